@@ -1,0 +1,1 @@
+//! Tensors, kernels, the tape, the optimiser step, random numbers.

@@ -1,0 +1,1 @@
+//! Datasets, mixtures, packing and importers.

@@ -1,0 +1,1 @@
+//! Sampling, the key-value cache, batching and best-of-N.

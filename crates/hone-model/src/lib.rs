@@ -1,0 +1,1 @@
+//! Transformers, heads, LoRA and their files.

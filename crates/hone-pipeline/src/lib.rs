@@ -1,0 +1,1 @@
+//! Recipes, quickstart and comparisons.

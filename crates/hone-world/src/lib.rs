@@ -1,0 +1,1 @@
+//! The bundled small world, its tasks and its labeler.
