@@ -1,0 +1,27 @@
+//! The kernels of the processor: slices in, slices out. Nothing here knows of tensors or models.
+
+pub(crate) mod simd;
+
+use crate::isa::{Isa, Level, Precision};
+use crate::pool::Pool;
+
+/// What every kernel needs to know.
+pub(crate) struct Cpu {
+    pub isa: Isa,
+    pub level: Level,
+    pub precision: Precision,
+    pub pool: Pool,
+}
+
+impl Cpu {
+    /// Kernels of `isa`, which must run on this machine.
+    pub fn new(isa: Isa, precision: Precision, threads: usize) -> Self {
+        assert!(isa.runs_here(), "{isa} does not run on this machine");
+        Self {
+            isa,
+            level: isa.level(),
+            precision,
+            pool: Pool::new(threads),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Instruction sets, and the one that a run uses.
+
+use std::fmt;
+
+/// How matrix products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Operands rounded to bf16, accumulated in f32. The key-value cache holds bf16.
+    Bf16,
+    /// Everything in f32.
+    F32,
+}
+
+/// An instruction set for which bits are promised: the same run under the same one gives the same bits everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// AMX tiles for bf16 products, AVX-512 for the rest. Emulated to the bit by AVX-512 where there are no tiles.
+    Amx,
+    /// `vdpbf16ps` for bf16 products, AVX-512 for the rest.
+    Avx512Bf16,
+    /// AVX-512 without bf16 arithmetic: operands are rounded to bf16 and multiplied in f32.
+    Avx512,
+    /// AVX2 and FMA; as above.
+    Avx2,
+    /// Plain Rust; as above, without fused multiply-add.
+    Portable,
+}
+
+/// The width of the vector code that goes with an [`Isa`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    Avx512,
+    Avx2,
+    Portable,
+}
+
+/// `HONE_ISA` names something else, or something this machine lacks.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IsaError {
+    /// No such instruction set.
+    #[error("HONE_ISA is `{got}`; expected one of amx, avx512bf16, avx512, avx2, portable")]
+    Unknown {
+        /// What was named.
+        got: String,
+    },
+    /// This machine cannot run it.
+    #[error("HONE_ISA is `{got}`, which this machine does not have; it has {available}")]
+    Unavailable {
+        /// What was named.
+        got: Isa,
+        /// What there is, joined by commas.
+        available: String,
+    },
+}
+
+impl Isa {
+    /// All of them, the fastest first.
+    pub const ALL: [Self; 5] = [
+        Self::Amx,
+        Self::Avx512Bf16,
+        Self::Avx512,
+        Self::Avx2,
+        Self::Portable,
+    ];
+
+    /// The name used in `HONE_ISA` and recorded in runs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Amx => "amx",
+            Self::Avx512Bf16 => "avx512bf16",
+            Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
+            Self::Portable => "portable",
+        }
+    }
+
+    /// The instruction set of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// The fastest that this machine has in hardware.
+    pub fn detect() -> Self {
+        Self::ALL
+            .into_iter()
+            .find(|isa| isa.in_hardware())
+            .unwrap_or(Self::Portable)
+    }
+
+    /// What `HONE_ISA` names, or else the fastest.
+    pub fn from_environment() -> Result<Self, IsaError> {
+        let Ok(name) = std::env::var("HONE_ISA") else {
+            return Ok(Self::detect());
+        };
+        if name.is_empty() {
+            return Ok(Self::detect());
+        }
+        let isa = Self::from_name(&name).ok_or(IsaError::Unknown { got: name })?;
+        if isa.runs_here() {
+            return Ok(isa);
+        }
+        let available: Vec<_> = Self::all_here().into_iter().map(Self::name).collect();
+        Err(IsaError::Unavailable {
+            got: isa,
+            available: available.join(", "),
+        })
+    }
+
+    /// Those that run on this machine, emulated ones too.
+    pub fn all_here() -> Vec<Self> {
+        Self::ALL
+            .into_iter()
+            .filter(|isa| isa.runs_here())
+            .collect()
+    }
+
+    /// Whether this machine runs it, if need be emulated.
+    pub fn runs_here(self) -> bool {
+        self.in_hardware() || (self == Self::Amx && Self::Avx512.in_hardware())
+    }
+
+    /// Whether this machine has its instructions.
+    pub fn in_hardware(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.in_hardware()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                Self::Avx512.in_hardware() && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Bf16.in_hardware() && tiles_granted(),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    pub(crate) fn level(self) -> Level {
+        match self {
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => Level::Avx512,
+            Self::Avx2 => Level::Avx2,
+            Self::Portable => Level::Portable,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether the processor has bf16 tiles and the system lets this process use them (asked once).
+#[cfg(target_arch = "x86_64")]
+fn tiles_granted() -> bool {
+    use std::sync::OnceLock;
+    static GRANTED: OnceLock<bool> = OnceLock::new();
+    *GRANTED.get_or_init(|| {
+        let (highest, ..) = {
+            let leaf = std::arch::x86_64::__cpuid(0);
+            (leaf.eax,)
+        };
+        if highest < 7 {
+            return false;
+        }
+        let leaf = std::arch::x86_64::__cpuid_count(7, 0);
+        let (bf16, tile) = (leaf.edx >> 22 & 1 == 1, leaf.edx >> 24 & 1 == 1);
+        bf16 && tile && request_tile_state()
+    })
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn request_tile_state() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // SAFETY: asks the kernel for a permission of this process; touches no memory.
+    unsafe {
+        libc::syscall(
+            libc::SYS_arch_prctl,
+            ARCH_REQ_XCOMP_PERM,
+            XFEATURE_XTILEDATA,
+        ) == 0
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn request_tile_state() -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for isa in Isa::ALL {
+            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+        }
+        assert_eq!(Isa::from_name("sse9"), None);
+    }
+
+    #[test]
+    fn the_detected_one_runs_here() {
+        assert!(Isa::detect().in_hardware());
+        assert!(Isa::all_here().contains(&Isa::Portable));
+    }
+}
