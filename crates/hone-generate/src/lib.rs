@@ -1,1 +1,15 @@
-//! Sampling, the key-value cache, batching and best-of-N.
+//! Sampling: requests in, completions out, with the log-probability that each token had.
+//!
+//! A completion is a function of the model, the prompt, the sampling parameters and the request's key. Which other
+//! requests run beside it, how many, and in which order does not matter: rows do not know each other.
+#![forbid(unsafe_code)]
+
+mod batch;
+mod bulk;
+mod logprobs;
+mod request;
+
+pub use batch::{Generator, GeneratorOptions};
+pub use bulk::{best_of, samples_of};
+pub use logprobs::{Scored, TokenScores, heads_of, logprobs_of, scores_of};
+pub use request::{Completion, FinishReason, GenerateError, Request, StopText, TokenEvent};

@@ -1,1 +1,23 @@
 //! Transformers, heads, LoRA and their files.
+//!
+//! A family is data: how its configuration maps to an [`Architecture`] and what its weights are called. The forward
+//! pass is written once, on the tape, for training and for decoding.
+
+mod architecture;
+mod config;
+mod error;
+mod heads;
+mod lora;
+mod names;
+mod read;
+mod safetensors_file;
+mod transformer;
+mod write;
+
+pub use architecture::{Architecture, Biases, Family, MlpKind, NormKind, Positions};
+pub use config::{ModelConfig, NewModel};
+pub use error::Error;
+pub use lora::{Adapter, LoraConfig};
+pub use read::{load, load_adapter, read_config};
+pub use safetensors_file::{Dtype, TensorFile, TensorToWrite, write_tensors};
+pub use transformer::{Tokens, Transformer};

@@ -1,0 +1,180 @@
+//! What a device must offer: operations on whole tensors. The tape composes them; models and stages see only the tape.
+
+use std::any::Any;
+
+use crate::isa::{Isa, Precision};
+use crate::layout::{AttentionShape, Layout, SequenceCache};
+use crate::optimizer::AdamWStep;
+use crate::rope::RopeTable;
+use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::tensor::Tensor;
+
+/// A weight, or a left operand, in the form of the kernels that read it.
+pub(crate) struct Packed(pub Box<dyn Any + Send + Sync>);
+
+/// Which way a rotation by position goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Forward,
+    Backward,
+}
+
+/// Activations of a gated or plain feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// GeLU by its tanh approximation (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// GeLU by the error function.
+    GeluErf,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// The last matrix and what is asked of it: shapes `[n, d]` and `[v, d]`.
+pub(crate) struct Vocabulary<'a> {
+    pub hidden: &'a Tensor,
+    pub forward: &'a Packed,
+    pub size: usize,
+    /// The token whose log-probability is asked, a row.
+    pub targets: &'a [u32],
+    pub temperature: f32,
+}
+
+/// Three numbers a token, each `[n, 1]`.
+pub(crate) struct TokenStatistics {
+    pub logprob: Tensor,
+    pub entropy: Tensor,
+    /// ln of the sum of exponentials.
+    pub normaliser: Tensor,
+}
+
+/// What a layer norm's backward needs of its forward.
+pub(crate) struct NormStatistics {
+    /// `[n, 1]`; none for a norm that takes no mean away.
+    pub mean: Option<Tensor>,
+    /// `[n, 1]`.
+    pub inverse: Tensor,
+}
+
+/// Where a norm's gradients go.
+pub(crate) struct NormGradients<'a> {
+    pub dx: &'a mut Tensor,
+    pub dweight: Option<&'a mut Tensor>,
+    pub dbias: Option<&'a mut Tensor>,
+}
+
+/// Rotation by position: which heads, which angles.
+pub(crate) struct Rotation<'a> {
+    pub head_dim: usize,
+    pub positions: &'a [u32],
+    pub table: &'a RopeTable,
+    pub turn: Turn,
+}
+
+/// The forward pass of an attention, for its backward.
+pub(crate) struct AttentionForward<'a> {
+    pub shape: &'a AttentionShape,
+    pub layout: &'a Layout,
+    pub q: &'a Tensor,
+    pub out: &'a Tensor,
+    pub log_sum: &'a Tensor,
+    pub caches: &'a [SequenceCache],
+}
+
+/// Gradients of an attention's three inputs.
+pub(crate) struct AttentionGradients {
+    pub dq: Tensor,
+    pub dk: Tensor,
+    pub dv: Tensor,
+}
+
+/// Gradients of the vocabulary operation, `dlogprob` and `dentropy` `[n, 1]`.
+pub(crate) struct VocabularyUpstream<'a> {
+    pub dlogprob: Option<&'a Tensor>,
+    pub dentropy: Option<&'a Tensor>,
+    pub statistics: &'a TokenStatistics,
+}
+
+/// Where the vocabulary operation's gradients go; none: not wanted.
+pub(crate) struct VocabularyGradients<'a> {
+    /// `W` packed for `dhidden = dlogits W`.
+    pub backward: &'a Packed,
+    pub dhidden: Option<&'a mut Tensor>,
+    pub dweight: Option<&'a mut Tensor>,
+}
+
+pub(crate) trait Backend: Send + Sync {
+    fn isa(&self) -> Isa;
+    fn precision(&self) -> Precision;
+    fn threads(&self) -> usize;
+
+    // Memory. The numbers of an `empty` tensor are whatever was there.
+    fn empty(&self, rows: usize, cols: usize) -> Tensor;
+    fn read(&self, tensor: &Tensor) -> Vec<f32>;
+    fn write(&self, tensor: &mut Tensor, values: &[f32]);
+    fn duplicate(&self, tensor: &Tensor) -> Tensor;
+    fn idle_bytes(&self) -> usize;
+    fn release_idle_memory(&self);
+
+    // Element by element.
+    fn fill(&self, tensor: &mut Tensor, value: f32);
+    fn add_assign(&self, y: &mut Tensor, x: &Tensor);
+    fn scale_add(&self, y: &mut Tensor, x: &Tensor, factor: f32);
+    fn scale(&self, y: &mut Tensor, factor: f32);
+    fn sum_of_squares(&self, x: &Tensor) -> f64;
+    fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f32);
+    fn adamw_step(&self, step: &AdamWStep, parameter: &mut Tensor, gradient: &Tensor, moments: (&mut Tensor, &mut Tensor));
+
+    // Products. A weight is [out, in].
+    fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
+    fn pack_backward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
+    fn pack_left(&self, x: &Tensor) -> Packed;
+    /// `out (+)= left weight`.
+    fn product(&self, left: &Packed, weight: &Packed, out: &mut Tensor, accumulate: bool);
+    /// `gradients[i] += dys[i]^T x`, with `x` packed once.
+    fn weight_gradients(&self, x: &Tensor, dys: &[&Tensor], gradients: &mut [Option<&mut Tensor>]);
+    fn add_bias(&self, y: &mut Tensor, bias: &Tensor);
+    fn bias_gradient(&self, dy: &Tensor, dbias: &mut Tensor);
+    /// `y[i] = x[i] . w`, in f32.
+    fn row_dot(&self, x: &Tensor, w: &Tensor) -> Tensor;
+    fn row_dot_backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor, into: (Option<&mut Tensor>, Option<&mut Tensor>));
+
+    // Rows.
+    fn gather(&self, table: &Tensor, rows: &[u32]) -> Tensor;
+    /// `table[rows[i]] += x[i]`.
+    fn scatter_add(&self, x: &Tensor, rows: &[u32], table: &mut Tensor);
+
+    // Layers.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> (Tensor, NormStatistics);
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> (Tensor, NormStatistics);
+    /// Adds to what `into` holds.
+    fn norm_backward(&self, x: &Tensor, weight: &Tensor, statistics: &NormStatistics, dy: &Tensor, into: NormGradients<'_>);
+    fn rotate(&self, x: &mut Tensor, rotation: &Rotation<'_>);
+    fn activate(&self, kind: Activation, x: &Tensor) -> Tensor;
+    fn activate_backward(&self, kind: Activation, x: &Tensor, dy: &Tensor) -> Tensor;
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Tensor;
+    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor);
+
+    // Attention. `append` rounds keys and values into the caches of one layer, one a span of the layout.
+    fn append(&self, caches: &mut [&mut SequenceCache], layer: usize, layout: &Layout, kv: (&Tensor, &Tensor));
+    /// The output, and `[n, heads]` for the backward where it is wanted.
+    fn attention(
+        &self,
+        shape: &AttentionShape,
+        layout: &Layout,
+        q: &Tensor,
+        caches: (&[&SequenceCache], usize),
+        for_backward: bool,
+    ) -> (Tensor, Option<Tensor>);
+    fn attention_backward(&self, forward: &AttentionForward<'_>, dout: &Tensor) -> AttentionGradients;
+
+    // The vocabulary, in chunks: no [n, v] array outlives a block of rows.
+    fn token_statistics(&self, vocabulary: &Vocabulary<'_>) -> TokenStatistics;
+    fn token_statistics_backward(&self, vocabulary: &Vocabulary<'_>, upstream: &VocabularyUpstream<'_>, into: VocabularyGradients<'_>);
+    /// Statistics, and the gradients of `sum of weights[i] * logprob[i]`, in one pass.
+    fn weighted_logprobs(&self, vocabulary: &Vocabulary<'_>, weights: &[f32], into: VocabularyGradients<'_>) -> TokenStatistics;
+    /// One token a row of `hidden`, with its log-probability.
+    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, SamplingError>;
+}

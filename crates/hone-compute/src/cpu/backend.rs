@@ -1,0 +1,355 @@
+//! The processor as a device: whole-tensor operations in terms of the kernels.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::attention::{self, KvPages};
+use super::buffer::Store as Memory;
+use super::gemm::{self, LeftMatrix, Product, RightMatrix, Store};
+use super::{Cpu, activation, elementwise, embedding, norm, optimizer, rope, vocabulary};
+use crate::backend::{
+    Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
+    TokenStatistics, Turn, Vocabulary, VocabularyGradients, VocabularyUpstream,
+};
+use crate::isa::{Isa, Precision};
+use crate::layout::{AttentionShape, Layout, SequenceCache};
+use crate::optimizer::AdamWStep;
+use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::tensor::Tensor;
+
+pub(crate) struct CpuBackend {
+    pub(super) cpu: Cpu,
+    memory: Arc<Memory>,
+    lefts: Spare<LeftMatrix>,
+    rights: Spare<RightMatrix>,
+}
+
+/// Operands in packed form that wait to be used again.
+struct Spare<T>(Arc<Mutex<Vec<T>>>);
+
+/// One of them, which goes back when dropped.
+pub(super) struct Lent<T> {
+    item: Option<T>,
+    home: Arc<Mutex<Vec<T>>>,
+}
+
+impl<T> Spare<T> {
+    fn take(&self, make: impl FnOnce() -> T) -> Lent<T> {
+        let item = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_else(make);
+        Lent { item: Some(item), home: Arc::clone(&self.0) }
+    }
+}
+
+impl<T> Drop for Lent<T> {
+    fn drop(&mut self) {
+        if let Some(item) = self.item.take() {
+            self.home.lock().unwrap_or_else(PoisonError::into_inner).push(item);
+        }
+    }
+}
+
+impl<T> Lent<T> {
+    pub(super) fn get(&self) -> &T {
+        self.item.as_ref().expect("an operand is there until it is dropped")
+    }
+
+    pub(super) fn get_mut(&mut self) -> &mut T {
+        self.item.as_mut().expect("an operand is there until it is dropped")
+    }
+}
+
+impl CpuBackend {
+    pub fn new(isa: Isa, precision: Precision, threads: usize) -> Self {
+        Self {
+            cpu: Cpu::new(isa, precision, threads),
+            memory: Arc::default(),
+            lefts: Spare(Arc::default()),
+            rights: Spare(Arc::default()),
+        }
+    }
+
+    pub(super) fn left(&self) -> Lent<LeftMatrix> {
+        self.lefts.take(LeftMatrix::new)
+    }
+
+    pub(super) fn right(&self) -> Lent<RightMatrix> {
+        self.rights.take(RightMatrix::new)
+    }
+
+    pub(super) fn scratch(&self, length: usize) -> super::buffer::Buffer {
+        self.memory.take(length)
+    }
+}
+
+pub(super) fn right_matrix(packed: &Packed) -> &RightMatrix {
+    packed.0.downcast_ref().expect("a weight packed by this backend")
+}
+
+fn pack_weight(reuse: Option<Packed>, pack: impl FnOnce(&mut RightMatrix)) -> Packed {
+    let mut right = reuse.and_then(|p| p.0.downcast::<RightMatrix>().ok()).unwrap_or_else(|| Box::new(RightMatrix::new()));
+    pack(&mut right);
+    Packed(right)
+}
+
+impl Backend for CpuBackend {
+    fn isa(&self) -> Isa {
+        self.cpu.isa
+    }
+
+    fn precision(&self) -> Precision {
+        self.cpu.precision
+    }
+
+    fn threads(&self) -> usize {
+        self.cpu.pool.threads()
+    }
+
+    fn empty(&self, rows: usize, cols: usize) -> Tensor {
+        Tensor::on_cpu(rows, cols, self.memory.take(rows * cols))
+    }
+
+    fn read(&self, tensor: &Tensor) -> Vec<f32> {
+        tensor.cpu().to_vec()
+    }
+
+    fn write(&self, tensor: &mut Tensor, values: &[f32]) {
+        tensor.cpu_mut().copy_from_slice(values);
+    }
+
+    fn duplicate(&self, tensor: &Tensor) -> Tensor {
+        let mut copy = self.empty(tensor.rows(), tensor.cols());
+        copy.cpu_mut().copy_from_slice(tensor.cpu());
+        copy
+    }
+
+    fn idle_bytes(&self) -> usize {
+        self.memory.idle_bytes()
+    }
+
+    fn release_idle_memory(&self) {
+        self.memory.clear();
+        self.lefts.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.rights.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn fill(&self, tensor: &mut Tensor, value: f32) {
+        tensor.cpu_mut().fill(value);
+    }
+
+    fn add_assign(&self, y: &mut Tensor, x: &Tensor) {
+        elementwise::add_assign(&self.cpu, y.cpu_mut(), x.cpu());
+    }
+
+    fn scale_add(&self, y: &mut Tensor, x: &Tensor, factor: f32) {
+        elementwise::scale_add(&self.cpu, y.cpu_mut(), x.cpu(), factor);
+    }
+
+    fn scale(&self, y: &mut Tensor, factor: f32) {
+        elementwise::scale(&self.cpu, y.cpu_mut(), factor);
+    }
+
+    fn sum_of_squares(&self, x: &Tensor) -> f64 {
+        optimizer::sum_of_squares(&self.cpu, x.cpu())
+    }
+
+    fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f32) {
+        optimizer::exponential_average(&self.cpu, average.cpu_mut(), value.cpu(), decay);
+    }
+
+    fn adamw_step(&self, step: &AdamWStep, parameter: &mut Tensor, gradient: &Tensor, moments: (&mut Tensor, &mut Tensor)) {
+        let (m, v) = moments;
+        optimizer::adamw_step(&self.cpu, step, parameter.cpu_mut(), gradient.cpu(), (m.cpu_mut(), v.cpu_mut()));
+    }
+
+    fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
+        pack_weight(reuse, |right| right.pack_transposed(&self.cpu, weight.cpu(), weight.cols(), weight.rows()))
+    }
+
+    fn pack_backward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
+        pack_weight(reuse, |right| right.pack(&self.cpu, weight.cpu(), weight.rows(), weight.cols()))
+    }
+
+    fn pack_left(&self, x: &Tensor) -> Packed {
+        let mut left = self.left();
+        left.get_mut().pack(&self.cpu, x.cpu(), x.rows(), x.cols());
+        Packed(Box::new(left))
+    }
+
+    fn product(&self, left: &Packed, weight: &Packed, out: &mut Tensor, accumulate: bool) {
+        let left: &Lent<LeftMatrix> = left.0.downcast_ref().expect("a left operand packed by this backend");
+        let store = if accumulate { Store::Accumulate } else { Store::Overwrite };
+        let cols = out.cols();
+        gemm::multiply(&self.cpu, &Product::whole(left.get(), right_matrix(weight)), out.cpu_mut(), cols, store);
+    }
+
+    fn weight_gradients(&self, x: &Tensor, dys: &[&Tensor], gradients: &mut [Option<&mut Tensor>]) {
+        let mut right = self.right();
+        right.get_mut().pack(&self.cpu, x.cpu(), x.rows(), x.cols());
+        for (dy, gradient) in dys.iter().zip(gradients) {
+            let Some(gradient) = gradient else { continue };
+            let mut left = self.left();
+            left.get_mut().pack_transposed(&self.cpu, dy.cpu(), dy.cols(), dy.rows());
+            let cols = gradient.cols();
+            gemm::multiply(&self.cpu, &Product::whole(left.get(), right.get()), gradient.cpu_mut(), cols, Store::Accumulate);
+        }
+    }
+
+    fn add_bias(&self, y: &mut Tensor, bias: &Tensor) {
+        let d = y.cols();
+        elementwise::add_bias(&self.cpu, y.cpu_mut(), bias.cpu(), d);
+    }
+
+    fn bias_gradient(&self, dy: &Tensor, dbias: &mut Tensor) {
+        elementwise::bias_backward(&self.cpu, dy.cpu(), dy.cols(), dbias.cpu_mut());
+    }
+
+    fn row_dot(&self, x: &Tensor, w: &Tensor) -> Tensor {
+        let mut y = self.empty(x.rows(), 1);
+        elementwise::row_dot(&self.cpu, x.cpu(), w.cpu(), x.cols(), y.cpu_mut());
+        y
+    }
+
+    fn row_dot_backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor, into: (Option<&mut Tensor>, Option<&mut Tensor>)) {
+        let (dx, dw) = into;
+        let inputs = elementwise::RowDotBackward { x: x.cpu(), w: w.cpu(), dy: dy.cpu(), d: x.cols() };
+        elementwise::row_dot_backward(&self.cpu, &inputs, dx.map(Tensor::cpu_mut), dw.map(Tensor::cpu_mut));
+    }
+
+    fn gather(&self, table: &Tensor, rows: &[u32]) -> Tensor {
+        let mut y = self.empty(rows.len(), table.cols());
+        embedding::gather(&self.cpu, table.cpu(), rows, table.cols(), y.cpu_mut());
+        y
+    }
+
+    fn scatter_add(&self, x: &Tensor, rows: &[u32], table: &mut Tensor) {
+        embedding::scatter_add(&self.cpu, rows, x.cpu(), x.cols(), table.cpu_mut());
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> (Tensor, NormStatistics) {
+        let mut y = self.empty(x.rows(), x.cols());
+        let mut inverse = self.empty(x.len() / weight.len(), 1);
+        norm::rms_norm_forward(&self.cpu, x.cpu(), weight.cpu(), eps, y.cpu_mut(), inverse.cpu_mut());
+        (y, NormStatistics { mean: None, inverse })
+    }
+
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> (Tensor, NormStatistics) {
+        let mut y = self.empty(x.rows(), x.cols());
+        let (mut mean, mut inverse) = (self.empty(x.rows(), 1), self.empty(x.rows(), 1));
+        let affine = norm::Affine { weight: weight.cpu(), bias: bias.cpu(), eps };
+        norm::layer_norm_forward(&self.cpu, x.cpu(), &affine, y.cpu_mut(), (mean.cpu_mut(), inverse.cpu_mut()));
+        (y, NormStatistics { mean: Some(mean), inverse })
+    }
+
+    fn norm_backward(&self, x: &Tensor, weight: &Tensor, statistics: &NormStatistics, dy: &Tensor, into: NormGradients<'_>) {
+        let (dx, dweight) = (into.dx.cpu_mut(), into.dweight.map(Tensor::cpu_mut));
+        let (x, weight, dy, inverse) = (x.cpu(), weight.cpu(), dy.cpu(), statistics.inverse.cpu());
+        match &statistics.mean {
+            None => norm::rms_norm_backward(&self.cpu, &norm::RmsBackward { x, weight, inverse, dy }, dx, dweight),
+            Some(mean) => {
+                let inputs = norm::LayerBackward { x, weight, mean: mean.cpu(), inverse, dy };
+                norm::layer_norm_backward(&self.cpu, &inputs, dx, dweight, into.dbias.map(Tensor::cpu_mut));
+            }
+        }
+    }
+
+    fn rotate(&self, x: &mut Tensor, rotation: &Rotation<'_>) {
+        let heads = rope::Heads { heads: x.cols() / rotation.head_dim, head_dim: rotation.head_dim };
+        let direction = match rotation.turn {
+            Turn::Forward => rope::Direction::Forward,
+            Turn::Backward => rope::Direction::Backward,
+        };
+        rope::rotate(&self.cpu, x.cpu_mut(), heads, rotation.positions, rotation.table, direction);
+    }
+
+    fn activate(&self, kind: Activation, x: &Tensor) -> Tensor {
+        let mut y = self.empty(x.rows(), x.cols());
+        activation::forward(&self.cpu, kind, x.cpu(), y.cpu_mut());
+        y
+    }
+
+    fn activate_backward(&self, kind: Activation, x: &Tensor, dy: &Tensor) -> Tensor {
+        let mut dx = self.empty(x.rows(), x.cols());
+        activation::backward(&self.cpu, kind, x.cpu(), dy.cpu(), dx.cpu_mut());
+        dx
+    }
+
+    fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Tensor {
+        let mut y = self.empty(gate.rows(), gate.cols());
+        activation::swiglu_forward(&self.cpu, gate.cpu(), up.cpu(), y.cpu_mut());
+        y
+    }
+
+    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
+        let mut dgate = self.empty(gate.rows(), gate.cols());
+        let mut dup = self.empty(gate.rows(), gate.cols());
+        activation::swiglu_backward(&self.cpu, gate.cpu(), up.cpu(), dy.cpu(), dgate.cpu_mut(), dup.cpu_mut());
+        (dgate, dup)
+    }
+
+    fn append(&self, caches: &mut [&mut SequenceCache], layer: usize, layout: &Layout, kv: (&Tensor, &Tensor)) {
+        let mut pages: Vec<&mut KvPages> = caches.iter_mut().map(|cache| &mut cache.layers[layer]).collect();
+        for (page, span) in pages.iter().zip(layout.spans()) {
+            assert_eq!(page.len(), span.start, "a cache ends where its span starts");
+        }
+        let rows: Vec<_> = layout.spans().iter().map(|span| span.row..span.row + span.length).collect();
+        attention::append_all(&self.cpu, &mut pages, kv.0.cpu(), kv.1.cpu(), &rows);
+    }
+
+    fn attention(
+        &self,
+        shape: &AttentionShape,
+        layout: &Layout,
+        q: &Tensor,
+        caches: (&[&SequenceCache], usize),
+        for_backward: bool,
+    ) -> (Tensor, Option<Tensor>) {
+        let spans = spans(layout, caches.0.iter().copied(), caches.1);
+        let mut out = self.empty(q.rows(), q.cols());
+        let mut log_sum = for_backward.then(|| self.empty(q.rows(), shape.heads));
+        let wanted = log_sum.as_mut().map(Tensor::cpu_mut);
+        attention::forward(&self.cpu, shape, q.cpu(), &spans, out.cpu_mut(), wanted);
+        (out, log_sum)
+    }
+
+    fn attention_backward(&self, forward: &AttentionForward<'_>, dout: &Tensor) -> AttentionGradients {
+        let spans = spans(forward.layout, forward.caches.iter(), 0);
+        let (rows, width) = (forward.q.rows(), forward.shape.kv_heads * forward.shape.head_dim);
+        let mut dq = self.empty(rows, forward.q.cols());
+        let (mut dk, mut dv) = (self.empty(rows, width), self.empty(rows, width));
+        let inputs = attention::Backward {
+            shape: forward.shape,
+            q: forward.q.cpu(),
+            out: forward.out.cpu(),
+            dout: dout.cpu(),
+            log_sum: forward.log_sum.cpu(),
+            spans: &spans,
+        };
+        attention::backward(&self.cpu, &inputs, dq.cpu_mut(), dk.cpu_mut(), dv.cpu_mut());
+        AttentionGradients { dq, dk, dv }
+    }
+
+    fn token_statistics(&self, vocabulary: &Vocabulary<'_>) -> TokenStatistics {
+        vocabulary::token_statistics(self, vocabulary)
+    }
+
+    fn token_statistics_backward(
+        &self,
+        vocabulary: &Vocabulary<'_>,
+        upstream: &VocabularyUpstream<'_>,
+        into: VocabularyGradients<'_>,
+    ) {
+        vocabulary::token_statistics_backward(self, vocabulary, upstream, into);
+    }
+
+    fn weighted_logprobs(&self, vocabulary: &Vocabulary<'_>, weights: &[f32], into: VocabularyGradients<'_>) -> TokenStatistics {
+        vocabulary::weighted_logprobs(self, vocabulary, weights, into)
+    }
+
+    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, SamplingError> {
+        vocabulary::sample(self, hidden, right_matrix(forward), size, rows)
+    }
+}
+
+fn spans<'a>(layout: &Layout, caches: impl Iterator<Item = &'a SequenceCache>, layer: usize) -> Vec<attention::Span<'a>> {
+    let spans = layout.spans().iter().zip(caches);
+    spans.map(|(s, cache)| attention::Span { row: s.row, length: s.length, start: s.start, kv: &cache.layers[layer] }).collect()
+}

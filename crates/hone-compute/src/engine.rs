@@ -1,0 +1,123 @@
+//! The engine: a device, a precision, and the operations on whole tensors that a device must offer.
+
+use std::sync::Arc;
+
+use crate::backend::Backend;
+use crate::cpu::backend::CpuBackend;
+use crate::isa::{Isa, IsaError, Precision};
+use crate::tensor::Tensor;
+
+/// How to make an [`Engine`].
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// The instruction set; none: `HONE_ISA`, or the fastest of the machine.
+    pub isa: Option<Isa>,
+    /// How matrix products are computed.
+    pub precision: Precision,
+    /// Threads; none: `HONE_THREADS`, or as many as the machine has cores. Results do not depend on it.
+    pub threads: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { isa: None, precision: Precision::Bf16, threads: None }
+    }
+}
+
+/// A device with its kernels. Cloning shares it.
+#[derive(Clone)]
+pub struct Engine {
+    backend: Arc<dyn Backend>,
+}
+
+impl Engine {
+    /// An engine on this machine's processor.
+    ///
+    /// # Errors
+    /// If `HONE_ISA` names an instruction set that this machine lacks.
+    pub fn new(options: &EngineOptions) -> Result<Self, IsaError> {
+        let isa = match options.isa {
+            Some(isa) if !isa.runs_here() => {
+                let available: Vec<_> = Isa::all_here().into_iter().map(Isa::name).collect();
+                return Err(IsaError::Unavailable { got: isa, available: available.join(", ") });
+            }
+            Some(isa) => isa,
+            None => Isa::from_environment()?,
+        };
+        let threads = options.threads.or_else(threads_from_environment).unwrap_or_else(cores).max(1);
+        Ok(Self { backend: Arc::new(CpuBackend::new(isa, options.precision, threads)) })
+    }
+
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.backend.isa()
+    }
+
+    /// How matrix products are computed.
+    pub fn precision(&self) -> Precision {
+        self.backend.precision()
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.backend.threads()
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(&self, rows: usize, cols: usize) -> Tensor {
+        let mut tensor = self.backend.empty(rows, cols);
+        self.backend.fill(&mut tensor, 0.0);
+        tensor
+    }
+
+    /// A tensor with these numbers, row by row.
+    ///
+    /// # Panics
+    /// If there are not `rows * cols` of them.
+    pub fn tensor(&self, rows: usize, cols: usize, values: &[f32]) -> Tensor {
+        let mut tensor = self.backend.empty(rows, cols);
+        self.write(&mut tensor, values);
+        tensor
+    }
+
+    /// The numbers of a tensor, row by row.
+    pub fn read(&self, tensor: &Tensor) -> Vec<f32> {
+        self.backend.read(tensor)
+    }
+
+    /// Replaces the numbers of a tensor.
+    ///
+    /// # Panics
+    /// If the count differs.
+    pub fn write(&self, tensor: &mut Tensor, values: &[f32]) {
+        assert_eq!(tensor.len(), values.len(), "as many numbers as the tensor holds");
+        self.backend.write(tensor, values);
+    }
+
+    /// `average = decay * average + (1 - decay) * value`, for averages of weights.
+    pub fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f32) {
+        self.backend.exponential_average(average, value, decay);
+    }
+
+    /// Bytes held for later use by freed tensors.
+    pub fn idle_bytes(&self) -> usize {
+        self.backend.idle_bytes()
+    }
+
+    /// Gives memory of freed tensors back to the system.
+    pub fn release_idle_memory(&self) {
+        self.backend.release_idle_memory();
+    }
+}
+
+fn threads_from_environment() -> Option<usize> {
+    std::env::var("HONE_THREADS").ok()?.parse().ok()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

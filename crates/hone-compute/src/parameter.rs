@@ -1,0 +1,270 @@
+//! Parameters, their packed forms, and gradients.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use crate::backend::Packed;
+use crate::engine::Engine;
+use crate::tensor::Tensor;
+
+/// Which parameter of a [`Parameters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ParameterId(pub(crate) usize);
+
+impl ParameterId {
+    /// Its place in the order of creation.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// One weight: f32 master copy, and the forms the kernels read, made when first needed.
+pub struct Parameter {
+    name: String,
+    value: Tensor,
+    trainable: bool,
+    decayed: bool,
+    forward: OnceLock<Packed>,
+    backward: OnceLock<Packed>,
+}
+
+impl Parameter {
+    /// Its name in files, such as `model.layers.0.self_attn.q_proj.weight`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The f32 master copy: `[out, in]` for a matrix, `[1, n]` for a vector.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Whether training changes it. Frozen parameters have no gradient and cost no gradient work.
+    pub fn trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Whether weight decay applies (matrices; not norms and biases).
+    pub fn decayed(&self) -> bool {
+        self.decayed
+    }
+
+    /// The form for `y = x W^T`.
+    pub(crate) fn packed_forward(&self, engine: &Engine) -> &Packed {
+        self.forward.get_or_init(|| engine.backend().pack_forward(&self.value, None))
+    }
+
+    /// The form for `dx = dy W`.
+    pub(crate) fn packed_backward(&self, engine: &Engine) -> &Packed {
+        self.backward.get_or_init(|| engine.backend().pack_backward(&self.value, None))
+    }
+}
+
+/// All weights of a model, in a fixed order.
+#[derive(Default)]
+pub struct Parameters {
+    items: Vec<Parameter>,
+    names: HashMap<String, ParameterId>,
+}
+
+impl Parameters {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a trainable parameter; matrices (more than one row) are subject to weight decay.
+    ///
+    /// # Panics
+    /// If the name is taken: names come from a model's own list, where each stands once.
+    pub fn add(&mut self, name: impl Into<String>, value: Tensor) -> ParameterId {
+        let name = name.into();
+        let id = ParameterId(self.items.len());
+        assert!(self.names.insert(name.clone(), id).is_none(), "parameter {name} is there already");
+        let decayed = value.rows() > 1;
+        self.items.push(Parameter {
+            name,
+            value,
+            trainable: true,
+            decayed,
+            forward: OnceLock::new(),
+            backward: OnceLock::new(),
+        });
+        id
+    }
+
+    /// How many parameters (tensors, not numbers).
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The parameter of this name.
+    pub fn find(&self, name: &str) -> Option<ParameterId> {
+        self.names.get(name).copied()
+    }
+
+    /// One of them.
+    pub fn get(&self, id: ParameterId) -> &Parameter {
+        &self.items[id.0]
+    }
+
+    /// All of them in order.
+    pub fn iter(&self) -> impl Iterator<Item = (ParameterId, &Parameter)> {
+        self.items.iter().enumerate().map(|(i, p)| (ParameterId(i), p))
+    }
+
+    /// Freezes or frees one.
+    pub fn set_trainable(&mut self, id: ParameterId, trainable: bool) {
+        self.items[id.0].trainable = trainable;
+    }
+
+    /// Freezes or frees all.
+    pub fn set_all_trainable(&mut self, trainable: bool) {
+        for item in &mut self.items {
+            item.trainable = trainable;
+        }
+    }
+
+    /// Numbers in all parameters, and in the trainable ones.
+    pub fn count(&self) -> (usize, usize) {
+        let all = self.items.iter().map(|p| p.value.len()).sum();
+        let trainable = self.items.iter().filter(|p| p.trainable).map(|p| p.value.len()).sum();
+        (all, trainable)
+    }
+
+    /// Changes the numbers of one through `change`, and brings its packed forms up to date.
+    pub fn update<R>(&mut self, engine: &Engine, id: ParameterId, change: impl FnOnce(&mut Tensor) -> R) -> R {
+        let item = &mut self.items[id.0];
+        let result = change(&mut item.value);
+        if let Some(packed) = item.forward.take() {
+            let packed = engine.backend().pack_forward(&item.value, Some(packed));
+            item.forward = OnceLock::from(packed);
+        }
+        if let Some(packed) = item.backward.take() {
+            let packed = engine.backend().pack_backward(&item.value, Some(packed));
+            item.backward = OnceLock::from(packed);
+        }
+        result
+    }
+
+    /// Sets the numbers of one.
+    ///
+    /// # Panics
+    /// If `values` has another length than the parameter.
+    pub fn set(&mut self, engine: &Engine, id: ParameterId, values: &[f32]) {
+        self.update(engine, id, |tensor| engine.write(tensor, values));
+    }
+
+    /// A copy with its own numbers.
+    pub fn duplicate(&self, engine: &Engine) -> Self {
+        let items = self.items.iter().map(|p| Parameter {
+            name: p.name.clone(),
+            value: engine.backend().duplicate(&p.value),
+            trainable: p.trainable,
+            decayed: p.decayed,
+            forward: OnceLock::new(),
+            backward: OnceLock::new(),
+        });
+        Self { items: items.collect(), names: self.names.clone() }
+    }
+}
+
+/// The gradients of the trainable parameters of a [`Parameters`], summed in f32.
+pub struct Gradients {
+    pub(crate) tensors: Vec<Option<Tensor>>,
+}
+
+impl Gradients {
+    /// Zero for every trainable parameter.
+    pub fn zeros(engine: &Engine, parameters: &Parameters) -> Self {
+        let tensors = parameters.items.iter().map(|p| p.trainable.then(|| engine.zeros(p.value.rows(), p.value.cols())));
+        Self { tensors: tensors.collect() }
+    }
+
+    /// The gradient of one; none if it is frozen.
+    pub fn get(&self, id: ParameterId) -> Option<&Tensor> {
+        self.tensors[id.0].as_ref()
+    }
+
+    /// Sets all to zero.
+    pub fn clear(&mut self, engine: &Engine) {
+        for tensor in self.tensors.iter_mut().flatten() {
+            engine.backend().fill(tensor, 0.0);
+        }
+    }
+
+    /// Adds those of another shard.
+    pub fn add(&mut self, engine: &Engine, other: &Self) {
+        for (mine, theirs) in self.tensors.iter_mut().zip(&other.tensors) {
+            if let (Some(mine), Some(theirs)) = (mine, theirs) {
+                engine.backend().add_assign(mine, theirs);
+            }
+        }
+    }
+
+    /// The Euclidean norm over all of them, in a fixed order.
+    pub fn norm(&self, engine: &Engine) -> f64 {
+        self.tensors.iter().flatten().map(|t| engine.backend().sum_of_squares(t)).sum::<f64>().sqrt()
+    }
+}
+
+/// Sums gradients of virtual shards in a fixed binary tree, whatever the order of work beneath a shard.
+///
+/// Shards 0 and 1 are added, 2 and 3, then the two sums, and so on; what has no partner at the end is folded in from
+/// the right. At most `log2(shards) + 1` buffers are alive.
+pub struct GradientTree {
+    stack: Vec<(u32, Gradients)>,
+}
+
+impl GradientTree {
+    /// No shard yet.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        Self { stack: Vec::new() }
+    }
+
+    /// Adds the next shard.
+    pub fn push(&mut self, engine: &Engine, shard: Gradients) {
+        let mut level = 0;
+        let mut sum = shard;
+        while self.stack.last().is_some_and(|(l, _)| *l == level) {
+            if let Some((_, mut left)) = self.stack.pop() {
+                left.add(engine, &sum);
+                sum = left;
+                level += 1;
+            }
+        }
+        self.stack.push((level, sum));
+    }
+
+    /// The sum of all shards; none if there was none.
+    pub fn finish(mut self, engine: &Engine) -> Option<Gradients> {
+        let (_, mut sum) = self.stack.pop()?;
+        while let Some((_, mut left)) = self.stack.pop() {
+            left.add(engine, &sum);
+            sum = left;
+        }
+        Some(sum)
+    }
+}
+
+impl Gradients {
+    /// Several of them at once; the ids must ascend.
+    pub(crate) fn several(&mut self, ids: &[ParameterId]) -> Vec<Option<&mut Tensor>> {
+        let mut found = Vec::with_capacity(ids.len());
+        let mut rest = self.tensors.as_mut_slice();
+        let mut passed = 0;
+        for id in ids {
+            let (head, tail) = rest.split_at_mut(id.0 + 1 - passed);
+            found.push(head.last_mut().and_then(Option::as_mut));
+            passed = id.0 + 1;
+            rest = tail;
+        }
+        found
+    }
+}

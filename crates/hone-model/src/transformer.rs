@@ -1,0 +1,370 @@
+//! The transformer: one block for all families.
+
+use std::sync::Arc;
+
+use hone_compute::rope::RopeTable;
+use hone_compute::{
+    AttentionInputs, Engine, Layout, LinearWeight, ParameterId, Parameters, SequenceCache, Tape, TokenLogprobs,
+    TokenTargets, Var,
+};
+use hone_math::Key;
+
+use crate::architecture::{Architecture, MlpKind, NormKind, Positions};
+use crate::lora::{Adapter, LoraWeights};
+use crate::names::{self, Start};
+
+/// A transformer with its weights.
+pub struct Transformer {
+    pub(crate) architecture: Architecture,
+    pub(crate) parameters: Parameters,
+    embedding: ParameterId,
+    position_embedding: Option<ParameterId>,
+    pub(crate) blocks: Vec<Block>,
+    norm: Norm,
+    output: ParameterId,
+    rope: Option<Arc<RopeTable>>,
+    pub(crate) head: Option<ScalarHead>,
+    pub(crate) adapter: Option<Adapter>,
+    recompute: bool,
+}
+
+/// One number a row, from the last hidden states: a score or a value.
+#[derive(Clone, Copy)]
+pub(crate) struct ScalarHead {
+    pub weight: ParameterId,
+    /// Added to the head's output: a reward model's scores are shifted so that demonstrations score 0 on average.
+    pub offset: f32,
+}
+
+#[derive(Clone, Copy)]
+struct Norm {
+    weight: ParameterId,
+    bias: Option<ParameterId>,
+}
+
+/// A linear layer, with its adapter where there is one.
+#[derive(Clone, Copy)]
+pub(crate) struct Linear {
+    pub weight: LinearWeight,
+    pub lora: Option<LoraWeights>,
+}
+
+pub(crate) struct Block {
+    attention_norm: Norm,
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    q_norm: Option<ParameterId>,
+    k_norm: Option<ParameterId>,
+    pub o: Linear,
+    mlp_norm: Norm,
+    pub gate: Option<Linear>,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+/// The tokens of a batch: sequences one after another, without padding.
+pub struct Tokens<'a> {
+    /// Token ids, `[n]`.
+    pub ids: &'a Arc<[u32]>,
+    /// Which rows belong to which sequence.
+    pub layout: &'a Layout,
+}
+
+impl Transformer {
+    /// A model with weights of its own, by GPT-2's rule: N(0, 0.02), smaller by sqrt(2 layers) for the matrices that
+    /// write to the residual stream, biases 0, norms 1.
+    pub fn random(engine: &Engine, architecture: Architecture, seed: u64) -> Self {
+        let layers = architecture.layers;
+        Self::build(engine, architecture, |index, spec| {
+            let key = Key::new(seed, "init", index as u64);
+            let count = (spec.rows * spec.cols) as u64;
+            let normal = |deviation: f64| (0..count).map(|i| (key.normal(i) * deviation) as f32).collect();
+            match spec.start {
+                Start::Normal => normal(0.02),
+                Start::Residual => normal(0.02 / (2.0 * layers as f64).sqrt()),
+                Start::One => vec![1.0; count as usize],
+                Start::Zero => vec![0.0; count as usize],
+            }
+        })
+    }
+
+    /// A model whose weights `values(index, spec)` gives.
+    pub(crate) fn build(
+        engine: &Engine,
+        architecture: Architecture,
+        mut values: impl FnMut(usize, &names::WeightSpec) -> Vec<f32>,
+    ) -> Self {
+        let mut parameters = Parameters::new();
+        for (index, spec) in names::weights(&architecture).iter().enumerate() {
+            let numbers = values(index, spec);
+            parameters.add(spec.name.clone(), engine.tensor(spec.rows, spec.cols, &numbers));
+        }
+        Self::assemble(architecture, parameters)
+    }
+
+    /// Finds the parts of a model among `parameters`, which hold every weight of [`names::weights`].
+    fn assemble(architecture: Architecture, parameters: Parameters) -> Self {
+        let find = |name: &str| parameters.find(name).expect("every weight of the list was added");
+        let optional = |name: String| parameters.find(&name);
+        let norm = |name: &str| Norm { weight: find(&format!("{name}.weight")), bias: optional(format!("{name}.bias")) };
+        let linear = |name: String| Linear {
+            weight: LinearWeight { weight: find(&format!("{name}.weight")), bias: optional(format!("{name}.bias")) },
+            lora: None,
+        };
+        let blocks = (0..architecture.layers).map(|i| {
+            let place = |rest: &str| format!("layers.{i}.{rest}");
+            Block {
+                attention_norm: norm(&place("input_layernorm")),
+                q: linear(place("self_attn.q_proj")),
+                k: linear(place("self_attn.k_proj")),
+                v: linear(place("self_attn.v_proj")),
+                q_norm: optional(place("self_attn.q_norm.weight")),
+                k_norm: optional(place("self_attn.k_norm.weight")),
+                o: linear(place("self_attn.o_proj")),
+                mlp_norm: norm(&place("post_attention_layernorm")),
+                gate: (architecture.mlp == MlpKind::SwiGlu).then(|| linear(place("mlp.gate_proj"))),
+                up: linear(place("mlp.up_proj")),
+                down: linear(place("mlp.down_proj")),
+            }
+        });
+        let blocks = blocks.collect();
+        let embedding = find("embed_tokens.weight");
+        let output = if architecture.tied { embedding } else { find("lm_head.weight") };
+        let rope = match &architecture.positions {
+            Positions::Rotary { theta, scaling } => {
+                Some(Arc::new(RopeTable::new(architecture.context, architecture.head_dim, *theta, scaling)))
+            }
+            Positions::Learned => None,
+        };
+        let position_embedding = optional("embed_positions.weight".into());
+        let norm = norm("norm");
+        Self {
+            architecture,
+            embedding,
+            position_embedding,
+            blocks,
+            norm,
+            output,
+            rope,
+            head: None,
+            adapter: None,
+            recompute: false,
+            parameters,
+        }
+    }
+
+    /// Its shape.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Its weights.
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Its weights, to be changed by an optimiser.
+    pub fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    /// The output matrix.
+    pub fn output(&self) -> ParameterId {
+        self.output
+    }
+
+    /// Whether the way back computes blocks again instead of keeping what is inside them.
+    pub fn set_recompute(&mut self, recompute: bool) {
+        self.recompute = recompute;
+    }
+
+    /// A copy with its own weights.
+    pub fn duplicate(&self, engine: &Engine) -> Self {
+        let mut copy = Self::assemble_like(self, self.parameters.duplicate(engine));
+        copy.recompute = self.recompute;
+        copy
+    }
+
+    fn assemble_like(other: &Self, parameters: Parameters) -> Self {
+        let mut model = Self::assemble(other.architecture.clone(), parameters);
+        for (mine, theirs) in model.blocks.iter_mut().zip(&other.blocks) {
+            mine.copy_adapters(theirs);
+        }
+        (model.head, model.adapter) = (other.head, other.adapter.clone());
+        model
+    }
+
+    /// An empty cache for one sequence.
+    pub fn new_cache(&self, engine: &Engine) -> SequenceCache {
+        SequenceCache::new(engine, self.architecture.layers, &self.architecture.attention())
+    }
+
+    /// Last hidden states `[n, d]` of whole sequences, after the final norm.
+    pub fn hidden<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>) -> Var {
+        let mut x = self.embed(tape, tokens);
+        for index in 0..self.blocks.len() {
+            let layout = tokens.layout.clone();
+            x = if self.recompute && tape.is_recording() {
+                tape.recompute(&x, move |tape, x| self.block(tape, index, x.clone(), &layout, None))
+            } else {
+                self.block(tape, index, x, &layout, None)
+            };
+        }
+        self.normalise(tape, &x, self.norm)
+    }
+
+    /// The same for the next tokens of sequences whose earlier ones are in `caches` (one a span of the layout), to
+    /// which they are added.
+    pub fn hidden_cached<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>, caches: &mut [&mut SequenceCache]) -> Var {
+        let mut x = self.embed(tape, tokens);
+        for index in 0..self.blocks.len() {
+            x = self.block(tape, index, x, tokens.layout, Some(&mut *caches));
+        }
+        self.normalise(tape, &x, self.norm)
+    }
+
+    /// Log-probabilities and entropies of `targets` from chosen rows of the hidden states.
+    pub fn logprobs(&self, tape: &mut Tape<'_>, hidden: &Var, targets: &Arc<[u32]>, temperature: f32) -> TokenLogprobs {
+        tape.token_logprobs(hidden, &self.targets(targets, temperature))
+    }
+
+    /// What the vocabulary operation is asked for these targets.
+    pub fn targets(&self, targets: &Arc<[u32]>, temperature: f32) -> TokenTargets {
+        TokenTargets { output: self.output, targets: Arc::clone(targets), temperature }
+    }
+
+    fn embed(&self, tape: &mut Tape<'_>, tokens: &Tokens<'_>) -> Var {
+        assert_eq!(tokens.ids.len(), tokens.layout.rows(), "one id a row");
+        let x = tape.embedding(self.embedding, tokens.ids); // [n, d]
+        match self.position_embedding {
+            Some(table) => {
+                let positions = tape.embedding(table, &tokens.layout.shared_positions());
+                tape.add(x, positions)
+            }
+            None => x,
+        }
+    }
+
+    fn block(
+        &self,
+        tape: &mut Tape<'_>,
+        index: usize,
+        x: Var,
+        layout: &Layout,
+        caches: Option<&mut [&mut SequenceCache]>,
+    ) -> Var {
+        let block = &self.blocks[index];
+        // 1. Attention on the normalised stream, added to the stream
+        let normed = self.normalise(tape, &x, block.attention_norm); // [n, d]
+        let attended = self.attend(tape, index, &normed, layout, caches);
+        drop(normed);
+        let x = tape.add(x, attended);
+        // 2. The feed-forward layer likewise
+        let normed = self.normalise(tape, &x, block.mlp_norm);
+        let inner = match &block.gate {
+            Some(gate) => {
+                let mut both = linears(tape, &normed, &[gate, &block.up]);
+                let up = both.swap_remove(1);
+                tape.swiglu(&both[0], &up) // [n, intermediate]
+            }
+            None => {
+                let up = linears(tape, &normed, &[&block.up]).swap_remove(0);
+                match self.architecture.mlp {
+                    MlpKind::Plain(kind) => tape.activate(kind, &up),
+                    MlpKind::SwiGlu => unreachable!("a gated layer has a gate"),
+                }
+            }
+        };
+        drop(normed);
+        let down = linears(tape, &inner, &[&block.down]).swap_remove(0); // [n, d]
+        tape.add(x, down)
+    }
+
+    fn attend(
+        &self,
+        tape: &mut Tape<'_>,
+        index: usize,
+        x: &Var,
+        layout: &Layout,
+        caches: Option<&mut [&mut SequenceCache]>,
+    ) -> Var {
+        let (block, a) = (&self.blocks[index], &self.architecture);
+        let mut qkv = linears(tape, x, &[&block.q, &block.k, &block.v]);
+        let v = qkv.pop().expect("three results");
+        let mut k = qkv.pop().expect("three results");
+        let mut q = qkv.pop().expect("three results"); // [n, heads * head_dim]
+        if let (Some(q_norm), Some(k_norm)) = (block.q_norm, block.k_norm) {
+            q = tape.rms_norm_heads(&q, q_norm, a.norm_eps);
+            k = tape.rms_norm_heads(&k, k_norm, a.norm_eps);
+        }
+        if let Some(table) = &self.rope {
+            q = tape.rotate(q, a.head_dim, layout, table);
+            k = tape.rotate(k, a.head_dim, layout, table);
+        }
+        let inputs = AttentionInputs { q, k, v };
+        let attended = match caches {
+            Some(caches) => tape.attention_cached(inputs, &a.attention(), layout, (caches, index)),
+            None => tape.attention(inputs, &a.attention(), layout),
+        };
+        linears(tape, &attended, &[&block.o]).swap_remove(0) // [n, d]
+    }
+
+    fn normalise(&self, tape: &mut Tape<'_>, x: &Var, norm: Norm) -> Var {
+        match (self.architecture.norm, norm.bias) {
+            (NormKind::Layer, Some(bias)) => tape.layer_norm(x, norm.weight, bias, self.architecture.norm_eps),
+            _ => tape.rms_norm(x, norm.weight, self.architecture.norm_eps),
+        }
+    }
+}
+
+impl Block {
+    /// Its linear layers by PEFT's short names.
+    pub(crate) fn linears_mut(&mut self) -> Vec<(&'static str, &mut Linear)> {
+        let mut all = vec![
+            ("self_attn.q_proj", &mut self.q),
+            ("self_attn.k_proj", &mut self.k),
+            ("self_attn.v_proj", &mut self.v),
+            ("self_attn.o_proj", &mut self.o),
+            ("mlp.up_proj", &mut self.up),
+            ("mlp.down_proj", &mut self.down),
+        ];
+        if let Some(gate) = &mut self.gate {
+            all.push(("mlp.gate_proj", gate));
+        }
+        all
+    }
+
+    fn copy_adapters(&mut self, other: &Self) {
+        self.q.lora = other.q.lora;
+        self.k.lora = other.k.lora;
+        self.v.lora = other.v.lora;
+        self.o.lora = other.o.lora;
+        self.up.lora = other.up.lora;
+        self.down.lora = other.down.lora;
+        if let (Some(mine), Some(theirs)) = (&mut self.gate, &other.gate) {
+            mine.lora = theirs.lora;
+        }
+    }
+}
+
+/// Several linear layers on one input, adapters unmerged: `x W^T + b + scale (x A^T) B^T` (Hu et al., 2021).
+fn linears(tape: &mut Tape<'_>, x: &Var, layers: &[&Linear]) -> Vec<Var> {
+    let adapters: Vec<_> = layers.iter().map(|l| l.lora).collect();
+    let weights: Vec<LinearWeight> =
+        layers.iter().map(|l| l.weight).chain(adapters.iter().flatten().map(|lora| lora.a.into())).collect();
+    let mut results = tape.linears(x, &weights);
+    let mut inner = results.split_off(layers.len()).into_iter();
+    let mut outputs = Vec::with_capacity(layers.len());
+    for (y, lora) in results.into_iter().zip(adapters) {
+        let low = lora.and_then(|lora| Some((lora, inner.next()?)));
+        outputs.push(match low {
+            Some((lora, low)) => {
+                let delta = tape.linear(&low, lora.b);
+                tape.add_scaled(y, delta, lora.scale)
+            }
+            None => y,
+        });
+    }
+    outputs
+}
