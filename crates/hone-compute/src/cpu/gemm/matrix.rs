@@ -21,7 +21,7 @@ const LINE: usize = 16;
 
 /// What a cell holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// Two bf16, the even `k` in the lower half.
     Pairs,
     /// One f32 that has been rounded to bf16.
@@ -231,7 +231,7 @@ impl RightMatrix {
 
 /// The columns `from..to` of a matrix `[k, width]`.
 #[derive(Clone, Copy)]
-struct Columns<'a> {
+pub(crate) struct Columns<'a> {
     values: &'a [f32],
     width: usize,
     from: usize,

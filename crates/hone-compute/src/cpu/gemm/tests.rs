@@ -1,5 +1,8 @@
 //! Every instruction set and precision against scalar models of its chain, and against f64.
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles;
+
 use super::*;
 use crate::isa::Precision;
 
