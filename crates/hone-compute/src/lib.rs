@@ -5,6 +5,7 @@
 //! gradients. It is the only crate of the workspace in which `unsafe` is usual: kernels need it.
 #![allow(unsafe_code)]
 
+pub mod bench;
 mod cpu;
 mod isa;
 mod pool;

@@ -1,0 +1,53 @@
+//! The bf16 kernel of AVX-512: one `vdpbf16ps` a pair of elements, `k` ascending.
+//!
+//! The instruction adds the product of the odd elements and then that of the even ones, each as a fused multiply-add
+//! that rounds to nearest even and takes and leaves denormals as zeros, whatever MXCSR says.
+
+use super::Strip;
+use std::arch::x86_64::*;
+
+/// # Safety
+/// The processor has AVX512-BF16, and the strip's pointers are good for its sizes, with panels of 64 columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16")]
+pub(super) unsafe fn strip(strip: &Strip) {
+    unsafe { super::fma::strip_by_rows!(strip, block::<(), 4>, [1, 2, 3, 4, 5, 6]) }
+}
+
+#[inline(always)]
+unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32, c: *mut f32) {
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); V]; R];
+        if strip.load {
+            for r in 0..R {
+                for v in 0..V {
+                    sums[r][v] = _mm512_loadu_ps(c.add(r * strip.c_stride + v * 16));
+                }
+            }
+        }
+        let mut b = strip.b;
+        for k in 0..strip.depth {
+            let mut right = [_mm512_setzero_si512(); V];
+            for v in 0..V {
+                right[v] = _mm512_loadu_si512(b.add(v * 16).cast());
+            }
+            for r in 0..R {
+                let left = _mm512_set1_epi32(*a.add(r * strip.a_stride + k) as i32);
+                for v in 0..V {
+                    sums[r][v] = _mm512_dpbf16_ps(sums[r][v], pairs(left), pairs(right[v]));
+                }
+            }
+            b = b.add(V * 16);
+        }
+        for r in 0..R {
+            for v in 0..V {
+                _mm512_storeu_ps(c.add(r * strip.c_stride + v * 16), sums[r][v]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn pairs(x: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without invalid patterns.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
+}

@@ -1,0 +1,86 @@
+//! The f32 kernel: one multiply-add an element, `k` ascending.
+
+use super::Strip;
+use crate::cpu::simd::{Portable, Simd};
+
+/// Computes a strip of panels `V` vectors wide, `R` rows at a time or fewer.
+macro_rules! strip_by_rows {
+    ($strip:expr, $kernel:ident::<$s:ty, $v:literal>, [$($r:literal),*]) => {{
+        let strip: &Strip = $strip;
+        const MOST: usize = { let rows = [$($r),*]; rows[rows.len() - 1] };
+        let mut row = 0;
+        while row < strip.rows {
+            let left = strip.rows - row;
+            let a = strip.a.add(row * strip.a_stride);
+            let c = strip.c.add(row * strip.c_stride);
+            row += match super::next_rows(left, MOST) {
+                $($r => { $kernel::<$s, $r, $v>(strip, a, c); $r })*
+                _ => unreachable!("at most {MOST} rows"),
+            };
+        }
+    }};
+}
+
+pub(super) use strip_by_rows;
+
+/// # Safety
+/// The processor has AVX-512, and the strip's pointers are good for its sizes, with panels of 64 columns.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+pub(super) unsafe fn avx512(strip: &Strip) {
+    use crate::cpu::simd::Avx512;
+    unsafe { strip_by_rows!(strip, block::<Avx512, 4>, [1, 2, 3, 4, 5, 6]) }
+}
+
+/// # Safety
+/// The processor has AVX2 and FMA, and the strip's pointers are good for its sizes, with panels of 16 columns.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn avx2(strip: &Strip) {
+    use crate::cpu::simd::Avx2;
+    unsafe { strip_by_rows!(strip, block::<Avx2, 2>, [1, 2, 3, 4, 5, 6]) }
+}
+
+/// # Safety
+/// The strip's pointers are good for its sizes, with panels of 16 columns.
+pub(super) unsafe fn portable(strip: &Strip) {
+    unsafe { strip_by_rows!(strip, block::<Portable, 2>, [1, 2]) }
+}
+
+#[inline(always)]
+unsafe fn block<S: Simd, const R: usize, const V: usize>(
+    strip: &Strip,
+    a: *const u32,
+    c: *mut f32,
+) {
+    unsafe {
+        let mut sums = [[S::splat(0.0); V]; R];
+        if strip.load {
+            for r in 0..R {
+                for v in 0..V {
+                    sums[r][v] = S::load(c.add(r * strip.c_stride + v * S::LANES));
+                }
+            }
+        }
+        let mut b = strip.b.cast::<f32>();
+        let a = a.cast::<f32>();
+        for k in 0..strip.depth {
+            let mut right = [S::splat(0.0); V];
+            for v in 0..V {
+                right[v] = S::load(b.add(v * S::LANES));
+            }
+            for r in 0..R {
+                let left = S::splat(*a.add(r * strip.a_stride + k));
+                for v in 0..V {
+                    sums[r][v] = S::fma(left, right[v], sums[r][v]);
+                }
+            }
+            b = b.add(V * S::LANES);
+        }
+        for r in 0..R {
+            for v in 0..V {
+                S::store(c.add(r * strip.c_stride + v * S::LANES), sums[r][v]);
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Matrix products.
+//!
+//! An element of a product is one chain of accumulation over `k` in one fixed order. The chain is a property of the
+//! instruction set and the precision alone: which rows and columns are asked for, how the work is cut into blocks and
+//! how many threads share it change nothing. A block that covers a part of `k` takes the accumulators up from the
+//! output and lays them down there again, as f32, which is exact.
+//!
+//! | operands | instruction set | chain |
+//! |---|---|---|
+//! | bf16 | `amx` | 32 elements at a time, as `tdpbf16ps` adds them: [`amx`] |
+//! | bf16 | `avx512bf16` | 2 elements at a time, as `vdpbf16ps` adds them: [`avx512bf16`] |
+//! | bf16 | others | operands rounded to bf16, otherwise as f32 |
+//! | f32 | `portable` | multiply, then add: [`fma`] |
+//! | f32 | others | fused multiply-add: [`fma`] |
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_emulated;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
+mod bf16;
+mod buffer;
+mod fma;
+mod matrix;
+#[cfg(test)]
+mod tests;
+mod transpose;
+
+use crate::cpu::Cpu;
+use crate::isa::{Isa, Level};
+pub(crate) use bf16::{round_bf16, round_bf16_slice, to_bf16_bits, to_bf16_slice};
+use matrix::Form;
+pub(crate) use matrix::{LeftMatrix, PANEL, RightMatrix};
+use std::ops::Range;
+
+/// Rows of a task: a multiple of every kernel's rows.
+const TASK_ROWS: usize = 192;
+/// Columns of a task.
+const TASK_COLUMNS: usize = 8 * PANEL;
+/// Multiply-adds below which a task is not worth its start.
+const TASK_LEAST: usize = 1 << 17;
+/// Tasks wanted for each thread, so that none waits long for another.
+const TASKS_PER_THREAD: usize = 4;
+/// Rows up to which a task streams the right operand, each panel once and whole.
+const STREAM_ROWS: usize = 32;
+/// Rows of the scratch block that takes the columns of an incomplete panel.
+const EDGE_ROWS: usize = 32;
+
+/// What happens to the output's former content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Store {
+    /// It is replaced: the chain starts from 0.
+    Overwrite,
+    /// It is added to: the chain starts from it.
+    Accumulate,
+}
+
+/// A product, or a part of one: `a[rows, :] b[:, cols]`.
+pub(crate) struct Product<'a> {
+    pub a: &'a LeftMatrix,
+    pub b: &'a RightMatrix,
+    pub rows: Range<usize>,
+    /// Starts at a multiple of [`PANEL`].
+    pub cols: Range<usize>,
+    pub store: Store,
+}
+
+impl<'a> Product<'a> {
+    /// All of `a b`, overwriting.
+    pub fn of(a: &'a LeftMatrix, b: &'a RightMatrix) -> Self {
+        Self {
+            a,
+            b,
+            rows: 0..a.m(),
+            cols: 0..b.n(),
+            store: Store::Overwrite,
+        }
+    }
+
+    /// Only these columns.
+    pub fn cols(self, cols: Range<usize>) -> Self {
+        Self { cols, ..self }
+    }
+
+    /// Only these rows.
+    pub fn rows(self, rows: Range<usize>) -> Self {
+        Self { rows, ..self }
+    }
+
+    /// Added to the output.
+    pub fn accumulate(self) -> Self {
+        Self {
+            store: Store::Accumulate,
+            ..self
+        }
+    }
+}
+
+/// A column strip of a product, for a kernel: `c[rows, width] = a[rows, depth] b[depth, width]`, in cells, or `+=`.
+///
+/// `width` is that of a panel. `depth` is above 0.
+struct Strip {
+    a: *const u32,
+    /// Cells from one row of `a` to the next.
+    a_stride: usize,
+    b: *const u32,
+    rows: usize,
+    depth: usize,
+    c: *mut f32,
+    /// Numbers from one row of `c` to the next.
+    c_stride: usize,
+    /// Whether the chain starts from what `c` holds.
+    load: bool,
+}
+
+/// How many of the `left` rows a block of `most` takes next: the last two blocks share evenly.
+#[inline(always)]
+fn next_rows(left: usize, most: usize) -> usize {
+    if left >= 2 * most || left == most {
+        most
+    } else if left > most {
+        left.div_ceil(2)
+    } else {
+        left
+    }
+}
+
+/// The code that computes strips, and how it wants them.
+struct Kernel {
+    run: unsafe fn(&Strip),
+    /// Cells along `k` that it takes at a time: the depth is padded to a multiple of it.
+    step: usize,
+    /// Cells along `k` in a block that stays in the nearest cache.
+    block: usize,
+}
+
+impl Kernel {
+    fn of(cpu: &Cpu, form: Form) -> Self {
+        let single = |run| Self {
+            run,
+            step: 1,
+            block: 128,
+        };
+        match (form, cpu.level) {
+            #[cfg(target_arch = "x86_64")]
+            (Form::Pairs, _) => {
+                let (run, step): (unsafe fn(&Strip), usize) = match cpu.isa {
+                    Isa::Amx if cpu.isa.in_hardware() => (amx::strip, amx::STEP),
+                    Isa::Amx => (amx_emulated::strip, amx::STEP),
+                    _ => (avx512bf16::strip, 1),
+                };
+                Self {
+                    run,
+                    step,
+                    block: 128,
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            (_, Level::Avx512) => single(fma::avx512),
+            #[cfg(target_arch = "x86_64")]
+            (_, Level::Avx2) => Self {
+                block: 256,
+                ..single(fma::avx2)
+            },
+            _ => Self {
+                block: 256,
+                ..single(fma::portable)
+            },
+        }
+    }
+}
+
+/// Computes `product` into `c`, whose row `i` starts at `i * ldc` and has as many elements as there are columns.
+pub(crate) fn multiply(cpu: &Cpu, product: &Product<'_>, c: &mut [f32], ldc: usize) {
+    let Product { a, b, .. } = *product;
+    let (rows, cols) = (product.rows.clone(), product.cols.clone());
+    assert_eq!(a.k(), b.k(), "multiply: lengths of the sums");
+    assert!(rows.end <= a.m() && cols.end <= b.n(), "multiply: range");
+    assert_eq!(cols.start % PANEL, 0, "multiply: first column");
+    if rows.is_empty() || cols.is_empty() {
+        return;
+    }
+    let (m, n) = (rows.len(), cols.len());
+    assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "multiply: output");
+    let form = Form::of(cpu);
+    assert!(
+        a.form == form && b.form == form && b.width == matrix::panel_width(cpu.level),
+        "multiply: operands packed for something else"
+    );
+    let kernel = Kernel::of(cpu, form);
+    let work = Work {
+        product,
+        kernel: &kernel,
+        depth: form.cells(a.k()).next_multiple_of(kernel.step),
+        c: c.as_mut_ptr(),
+        ldc,
+    };
+    let cut = Cut::of(m, n, work.depth, cpu.pool.threads());
+    let (down, across) = (m.div_ceil(cut.rows), n.div_ceil(cut.columns));
+    // Tasks that follow each other share columns, so that threads read the same panels at about the same time.
+    cpu.pool.run(down * across, &|task| {
+        let (i, j) = (task % down, task / down);
+        let rows = i * cut.rows..m.min((i + 1) * cut.rows);
+        let columns = j * cut.columns..n.min((j + 1) * cut.columns);
+        work.block(rows, columns);
+    });
+}
+
+/// The size of a task.
+struct Cut {
+    rows: usize,
+    columns: usize,
+}
+
+impl Cut {
+    fn of(m: usize, n: usize, depth: usize, threads: usize) -> Self {
+        let mut cut = Self {
+            rows: TASK_ROWS.min(m.next_multiple_of(STREAM_ROWS)),
+            columns: TASK_COLUMNS.min(n.next_multiple_of(PANEL)),
+        };
+        if threads == 1 {
+            return cut;
+        }
+        let tasks = |cut: &Self| m.div_ceil(cut.rows) * n.div_ceil(cut.columns);
+        while tasks(&cut) < TASKS_PER_THREAD * threads
+            && cut.rows.min(m) * cut.columns * depth > 2 * TASK_LEAST
+        {
+            if cut.columns > PANEL && cut.columns * 2 >= cut.rows {
+                cut.columns = (cut.columns / 2).next_multiple_of(PANEL);
+            } else if cut.rows > STREAM_ROWS {
+                cut.rows = (cut.rows / 2).next_multiple_of(STREAM_ROWS);
+            } else if cut.columns > PANEL {
+                cut.columns = (cut.columns / 2).next_multiple_of(PANEL);
+            } else {
+                break;
+            }
+        }
+        cut
+    }
+}
+
+struct Work<'a> {
+    product: &'a Product<'a>,
+    kernel: &'a Kernel,
+    /// Cells along `k`.
+    depth: usize,
+    /// The output: `m` rows of `n` numbers, `ldc` apart.
+    c: *mut f32,
+    ldc: usize,
+}
+// SAFETY: tasks write blocks of the output that do not overlap, and everything else is only read.
+unsafe impl Sync for Work<'_> {}
+
+impl Work<'_> {
+    /// Computes rows and columns of the output, counted within it.
+    fn block(&self, rows: Range<usize>, columns: Range<usize>) {
+        if self.depth == 0 {
+            if self.product.store == Store::Overwrite {
+                for row in rows {
+                    // SAFETY: the row lies in the output, and its columns belong to this task.
+                    unsafe { self.at(row, columns.start).write_bytes(0, columns.len()) };
+                }
+            }
+            return;
+        }
+        let step = if rows.len() <= STREAM_ROWS {
+            self.depth
+        } else {
+            self.kernel.block
+        };
+        for from in (0..self.depth).step_by(step) {
+            let depths = from..self.depth.min(from + step);
+            for first in columns.clone().step_by(self.product.b.width) {
+                let columns = first..columns.end.min(first + self.product.b.width);
+                self.strip(rows.clone(), columns, depths.clone());
+            }
+        }
+    }
+
+    /// Adds the part `depths` of the chains of one panel's columns.
+    fn strip(&self, rows: Range<usize>, columns: Range<usize>, depths: Range<usize>) {
+        let (a, b) = (self.product.a, self.product.b);
+        let width = b.width;
+        let panel = (self.product.cols.start + columns.start) / width;
+        let left = (self.product.rows.start + rows.start) * a.stride + depths.start;
+        let right = panel * b.panel() + depths.start * width;
+        let (a_cells, b_cells) = (a.cells.cells(), b.cells.cells());
+        assert!(left + (rows.len() - 1) * a.stride + depths.len() <= a_cells.len());
+        assert!(right + depths.len() * width <= b_cells.len());
+        let load = depths.start > 0 || self.product.store == Store::Accumulate;
+        let mut strip = Strip {
+            a: &raw const a_cells[left],
+            a_stride: a.stride,
+            b: &raw const b_cells[right],
+            rows: rows.len(),
+            depth: depths.len(),
+            c: self.at(rows.start, columns.start),
+            c_stride: self.ldc,
+            load,
+        };
+        if columns.len() == width {
+            // SAFETY: operands by the assertions; the block of `c` lies in the output and belongs to this task.
+            unsafe { (self.kernel.run)(&strip) };
+            return;
+        }
+        let mut edge = [0.0_f32; EDGE_ROWS * PANEL];
+        for from in rows.clone().step_by(EDGE_ROWS) {
+            strip.rows = EDGE_ROWS.min(rows.end - from);
+            strip.c = edge.as_mut_ptr();
+            strip.c_stride = width;
+            // SAFETY: as above, with `c` a block of scratch, which `edge` is large enough for.
+            unsafe {
+                for (i, edge) in edge.chunks_exact_mut(width).take(strip.rows).enumerate() {
+                    let c = self.at(from + i, columns.start);
+                    edge.as_mut_ptr().copy_from_nonoverlapping(c, columns.len());
+                }
+                (self.kernel.run)(&strip);
+                for (i, edge) in edge.chunks_exact(width).take(strip.rows).enumerate() {
+                    let c = self.at(from + i, columns.start);
+                    c.copy_from_nonoverlapping(edge.as_ptr(), columns.len());
+                }
+            }
+            strip.a = strip.a.wrapping_add(EDGE_ROWS * a.stride);
+        }
+    }
+
+    fn at(&self, row: usize, column: usize) -> *mut f32 {
+        self.c.wrapping_add(row * self.ldc + column)
+    }
+}

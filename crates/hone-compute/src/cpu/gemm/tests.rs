@@ -1,0 +1,413 @@
+//! Every instruction set and precision against scalar models of its chain, and against f64.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles;
+
+use super::*;
+use crate::isa::Precision;
+
+/// Numbers that are the same in every run.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn bits(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.bits() >> 33) as usize % limit
+    }
+
+    /// Between -1 and 1.
+    fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn vector(&mut self, length: usize) -> Vec<f32> {
+        (0..length).map(|_| self.unit()).collect()
+    }
+
+    /// Magnitudes whose products reach from the normal numbers to far below the denormal ones, and some denormals.
+    fn tiny_vector(&mut self, length: usize) -> Vec<f32> {
+        (0..length)
+            .map(|_| {
+                let exponent = if self.below(8) == 0 {
+                    0
+                } else {
+                    56 + self.below(10) as u32
+                };
+                let bits = self.bits() as u32;
+                f32::from_bits(bits & 0x807f_ffff | exponent << 23)
+            })
+            .collect()
+    }
+}
+
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() {
+        0.0_f32.copysign(x)
+    } else {
+        x
+    }
+}
+
+/// A fused multiply-add that takes and leaves denormals as zeros.
+fn flushing_fma(a: f32, b: f32, c: f32) -> f32 {
+    flush(flush(a).mul_add(flush(b), flush(c)))
+}
+
+/// `c + a b` for one tile: `tdpbf16ps`, after Intel's manual.
+pub(super) fn tile_model(a: &[f32], b: &[f32], c: f32) -> f32 {
+    let (mut even, mut odd) = (0.0, 0.0);
+    for (a, b) in a.chunks_exact(2).zip(b.chunks_exact(2)) {
+        even = flushing_fma(a[0], b[0], even);
+        odd = flushing_fma(a[1], b[1], odd);
+    }
+    flush(flush(c) + flush(even + odd))
+}
+
+/// One element of a product, by scalar arithmetic.
+fn chain(cpu: &Cpu, a: &[f32], b: &[f32], start: f32) -> f32 {
+    let rounded = |x: &[f32], multiple: usize| -> Vec<f32> {
+        let mut x = x.to_vec();
+        if cpu.precision == Precision::Bf16 {
+            x.iter_mut().for_each(|x| *x = round_bf16(*x));
+        }
+        x.resize(x.len().next_multiple_of(multiple), 0.0);
+        x
+    };
+    match (cpu.precision, cpu.isa) {
+        (Precision::Bf16, Isa::Amx) => rounded(a, 32)
+            .chunks_exact(32)
+            .zip(rounded(b, 32).chunks_exact(32))
+            .fold(start, |c, (a, b)| tile_model(a, b, c)),
+        (Precision::Bf16, Isa::Avx512Bf16) => rounded(a, 2)
+            .chunks_exact(2)
+            .zip(rounded(b, 2).chunks_exact(2))
+            .fold(start, |c, (a, b)| {
+                flushing_fma(a[0], b[0], flushing_fma(a[1], b[1], c))
+            }),
+        (_, Isa::Portable) => rounded(a, 1)
+            .iter()
+            .zip(rounded(b, 1))
+            .fold(start, |c, (a, b)| a * b + c),
+        _ => rounded(a, 1)
+            .iter()
+            .zip(rounded(b, 1))
+            .fold(start, |c, (a, b)| a.mul_add(b, c)),
+    }
+}
+
+/// The transpose of `x`, which is `[rows, columns]`.
+fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..rows * columns)
+        .map(|i| x[i % rows * columns + i / rows])
+        .collect()
+}
+
+fn packed(cpu: &Cpu, a: &[f32], m: usize, b: &[f32], n: usize) -> (LeftMatrix, RightMatrix) {
+    let (mut left, mut right) = (LeftMatrix::new(), RightMatrix::new());
+    left.pack(cpu, a, m, a.len() / m);
+    right.pack(cpu, b, b.len() / n, n);
+    (left, right)
+}
+
+fn everywhere(threads: usize) -> impl Iterator<Item = Cpu> {
+    Isa::all_here().into_iter().flat_map(move |isa| {
+        [Precision::Bf16, Precision::F32].map(|precision| Cpu::new(isa, precision, threads))
+    })
+}
+
+fn assert_bits(got: &[f32], want: &[f32], what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert_eq!(
+            got.to_bits(),
+            want.to_bits(),
+            "{what}: {i}: {got:e}, {want:e}"
+        );
+    }
+}
+
+#[test]
+fn every_element_is_the_scalar_chain() {
+    let shapes = [
+        (1, 1, 1),
+        (2, 7, 3),
+        (5, 80, 17),
+        (7, 33, 65),
+        (13, 300, 64),
+        (40, 31, 130),
+        (33, 540, 70),
+        (197, 64, 66),
+    ];
+    for cpu in everywhere(2) {
+        let mut random = Random::new(1);
+        for (m, k, n) in shapes {
+            for tiny in [false, true] {
+                let [a, b, start] = [m * k, k * n, m * n].map(|length| {
+                    if tiny {
+                        random.tiny_vector(length)
+                    } else {
+                        random.vector(length)
+                    }
+                });
+                let (left, right) = packed(&cpu, &a, m, &b, n);
+                let columns = transposed(&b, k, n);
+                let model = |start: &[f32]| -> Vec<f32> {
+                    (0..m * n)
+                        .map(|i| {
+                            let (a, b) = (&a[i / n * k..][..k], &columns[i % n * k..][..k]);
+                            chain(&cpu, a, b, start[i])
+                        })
+                        .collect()
+                };
+                let what = format!("{} {:?} {m} {k} {n} {tiny}", cpu.isa, cpu.precision);
+                let mut c = vec![f32::NAN; m * n];
+                multiply(&cpu, &Product::of(&left, &right), &mut c, n);
+                assert_bits(&c, &model(&vec![0.0; m * n]), &what);
+                c.copy_from_slice(&start);
+                multiply(&cpu, &Product::of(&left, &right).accumulate(), &mut c, n);
+                assert_bits(&c, &model(&start), &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_are_close_to_those_in_f64() {
+    for cpu in everywhere(1) {
+        let mut random = Random::new(2);
+        for (m, k, n) in [(3, 1000, 5), (17, 256, 100), (64, 80, 64)] {
+            let (a, b) = (random.vector(m * k), random.vector(k * n));
+            let (left, right) = packed(&cpu, &a, m, &b, n);
+            let mut c = vec![0.0; m * n];
+            multiply(&cpu, &Product::of(&left, &right), &mut c, n);
+            let exact = |x: f32| match cpu.precision {
+                Precision::Bf16 => f64::from(round_bf16(x)),
+                Precision::F32 => f64::from(x),
+            };
+            for i in 0..m {
+                for j in 0..n {
+                    let products: Vec<f64> = (0..k)
+                        .map(|l| exact(a[i * k + l]) * exact(b[l * n + j]))
+                        .collect();
+                    let sum: f64 = products.iter().sum();
+                    // Higham, Accuracy and Stability of Numerical Algorithms, 3.1: at most 2 k roundings.
+                    let size: f64 = products.iter().map(|x| x.abs()).sum();
+                    let bound = 2.0 * k as f64 * f64::from(f32::EPSILON) / 2.0 * size;
+                    let error = (f64::from(c[i * n + j]) - sum).abs();
+                    assert!(error <= bound, "{} {m} {k} {n}: {error:e}", cpu.isa);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_have_the_bits_of_the_whole() {
+    let (m, k, n) = (211, 150, 50_257 % 1000 + 64);
+    for precision in [Precision::Bf16, Precision::F32] {
+        for isa in Isa::all_here() {
+            let cpu = Cpu::new(isa, precision, 1);
+            let mut random = Random::new(3);
+            let (a, b) = (random.vector(m * k), random.vector(k * n));
+            let (left, right) = packed(&cpu, &a, m, &b, n);
+            let mut whole = vec![0.0; m * n];
+            multiply(&cpu, &Product::of(&left, &right), &mut whole, n);
+            for threads in 1..=3 {
+                let cpu = Cpu::new(isa, precision, threads);
+                let mut c = vec![0.0; m * n];
+                multiply(&cpu, &Product::of(&left, &right), &mut c, n);
+                assert_bits(&c, &whole, &format!("{isa}, {threads} threads"));
+                for turn in 0..12 {
+                    let from = random.below(m);
+                    let rows = from..from + 1 + random.below((m - from).min(45));
+                    let from = random.below(n / PANEL + 1) * PANEL;
+                    let cols = from..from + 1 + random.below(n - from);
+                    let ldc = cols.len() + random.below(9);
+                    let mut c = vec![7.0; rows.len() * ldc];
+                    // Every other time the rows are packed by themselves, as another batch would have them.
+                    if turn % 2 == 0 {
+                        let part = Product::of(&left, &right)
+                            .rows(rows.clone())
+                            .cols(cols.clone());
+                        multiply(&cpu, &part, &mut c, ldc);
+                    } else {
+                        let some = &a[rows.start * k..rows.end * k];
+                        let (left, _) = packed(&cpu, some, rows.len(), &b, n);
+                        multiply(
+                            &cpu,
+                            &Product::of(&left, &right).cols(cols.clone()),
+                            &mut c,
+                            ldc,
+                        );
+                    }
+                    for (i, row) in rows.clone().enumerate() {
+                        let what = format!("{isa} {precision:?} {rows:?} {cols:?}, row {row}");
+                        let c = &c[i * ldc..(i + 1) * ldc];
+                        let whole = &whole[row * n..(row + 1) * n];
+                        assert_bits(&c[..cols.len()], &whole[cols.clone()], &what);
+                        assert!(c[cols.len()..].iter().all(|&x| x == 7.0), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_chain_can_be_cut_where_a_tile_ends() {
+    let (m, k, n) = (9, 96, 70);
+    for cpu in everywhere(1) {
+        let mut random = Random::new(4);
+        let (a, b) = (random.vector(m * k), random.vector(k * n));
+        let (left, right) = packed(&cpu, &a, m, &b, n);
+        let mut whole = vec![0.0; m * n];
+        multiply(&cpu, &Product::of(&left, &right), &mut whole, n);
+        let cut = 32;
+        let mut c = vec![0.0; m * n];
+        for part in [0..cut, cut..k] {
+            let a: Vec<f32> = a.chunks(k).flat_map(|a| a[part.clone()].to_vec()).collect();
+            let (left, right) = packed(&cpu, &a, m, &b[part.start * n..part.end * n], n);
+            multiply(&cpu, &Product::of(&left, &right).accumulate(), &mut c, n);
+        }
+        assert_bits(&c, &whole, cpu.isa.name());
+    }
+}
+
+#[test]
+fn transposed_operands_pack_to_the_same_cells() {
+    for cpu in everywhere(2) {
+        let mut random = Random::new(5);
+        for (m, k) in [(1, 1), (3, 7), (16, 32), (65, 31), (70, 81), (300, 130)] {
+            let a = random.vector(m * k);
+            let across = transposed(&a, m, k);
+            let (mut one, mut other) = (LeftMatrix::new(), LeftMatrix::new());
+            // The memory holds something else before.
+            other.pack(&cpu, &random.vector(400 * 200), 400, 200);
+            one.pack(&cpu, &a, m, k);
+            other.pack_transposed(&cpu, &across, m, k);
+            assert_eq!((other.m(), other.k()), (m, k));
+            assert!(
+                one.cells.cells() == other.cells.cells(),
+                "{} left {m} {k}",
+                cpu.isa
+            );
+            let (mut one, mut other) = (RightMatrix::new(), RightMatrix::new());
+            other.pack(&cpu, &random.vector(400 * 200), 400, 200);
+            one.pack(&cpu, &across, k, m);
+            other.pack_transposed(&cpu, &a, k, m);
+            assert_eq!((other.k(), other.n()), (k, m));
+            assert!(
+                one.cells.cells() == other.cells.cells(),
+                "{} right {m} {k}",
+                cpu.isa
+            );
+            assert!(other.bytes() >= m * k * 2);
+        }
+    }
+}
+
+#[test]
+fn empty_sums_are_zero() {
+    for cpu in everywhere(1) {
+        let (mut left, mut right) = (LeftMatrix::new(), RightMatrix::new());
+        left.pack(&cpu, &[], 3, 0);
+        right.pack(&cpu, &[], 0, 5);
+        let mut c = vec![1.0; 15];
+        multiply(&cpu, &Product::of(&left, &right).accumulate(), &mut c, 5);
+        assert_eq!(c, [1.0; 15]);
+        multiply(&cpu, &Product::of(&left, &right), &mut c, 5);
+        assert_eq!(c, [0.0; 15]);
+        right.pack_transposed(&cpu, &[], 0, 0);
+        multiply(&cpu, &Product::of(&left, &right), &mut [], 0);
+    }
+}
+
+#[test]
+fn what_is_not_finite_shows() {
+    let (m, k, n) = (7, 40, 20);
+    for cpu in everywhere(1) {
+        let mut a = vec![1.0; m * k];
+        let b = vec![1.0; k * n];
+        a[k + 39] = f32::NAN;
+        a[2 * k] = f32::INFINITY;
+        a[3 * k + 1] = f32::INFINITY;
+        a[3 * k + 5] = f32::NEG_INFINITY;
+        // Rounds to infinity in bf16, and not in f32.
+        a[4 * k + 2] = f32::MAX;
+        let (left, right) = packed(&cpu, &a, m, &b, n);
+        let mut c = vec![0.0; m * n];
+        multiply(&cpu, &Product::of(&left, &right), &mut c, n);
+        for j in 0..n {
+            assert_eq!(c[j], 40.0, "{}", cpu.isa);
+            assert!(c[n + j].is_nan(), "{}", cpu.isa);
+            assert_eq!(c[2 * n + j], f32::INFINITY, "{}", cpu.isa);
+            assert!(c[3 * n + j].is_nan(), "{}", cpu.isa);
+            let largest = match cpu.precision {
+                Precision::Bf16 => f32::INFINITY,
+                Precision::F32 => f32::MAX,
+            };
+            assert_eq!(c[4 * n + j], largest, "{}", cpu.isa);
+            assert_eq!(c[5 * n + j], 40.0, "{}", cpu.isa);
+        }
+    }
+}
+
+#[test]
+fn rounding_is_to_nearest_even() {
+    let cases = [
+        (0x3f80_0000, 0x3f80),
+        (0x3f80_7fff, 0x3f80),
+        // Halfway: to the even neighbour, below and above.
+        (0x3f80_8000, 0x3f80),
+        (0x3f81_8000, 0x3f82),
+        (0x3f80_8001, 0x3f81),
+        (0x8000_0000, 0x8000),
+        // The largest f32 rounds to infinity, a denormal to a denormal.
+        (0x7f7f_ffff, 0x7f80),
+        (0xff80_0000, 0xff80),
+        (0x0001_7fff, 0x0001),
+        (0x0000_8001, 0x0001),
+        // NaN stays NaN, its sign and upper bits kept, made quiet.
+        (0x7f80_0001, 0x7fc0),
+        (0xffa5_1234, 0xffe5),
+        (0x7fff_ffff, 0x7fff),
+    ];
+    let x: Vec<f32> = cases.iter().map(|c| f32::from_bits(c.0)).collect();
+    for cpu in everywhere(1) {
+        let mut rounded = vec![0.0; x.len()];
+        let mut bits = vec![0; x.len()];
+        round_bf16_slice(&cpu, &x, &mut rounded);
+        to_bf16_slice(&cpu, &x, &mut bits);
+        for (i, &(from, to)) in cases.iter().enumerate() {
+            assert_eq!(to_bf16_bits(x[i]), to, "{from:x}");
+            assert_eq!(bits[i], to, "{from:x}");
+            assert_eq!(round_bf16(x[i]).to_bits(), u32::from(to) << 16, "{from:x}");
+            assert_eq!(rounded[i].to_bits(), u32::from(to) << 16, "{from:x}");
+        }
+    }
+}
+
+#[test]
+fn long_slices_round_as_short_ones() {
+    let mut random = Random::new(6);
+    let x: Vec<f32> = (0..200_003)
+        .map(|_| f32::from_bits(random.bits() as u32))
+        .collect();
+    for cpu in everywhere(2) {
+        let mut rounded = vec![0.0; x.len()];
+        round_bf16_slice(&cpu, &x, &mut rounded);
+        for (x, y) in x.iter().zip(&rounded) {
+            assert_eq!(round_bf16(*x).to_bits(), y.to_bits());
+        }
+    }
+}
