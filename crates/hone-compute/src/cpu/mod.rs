@@ -1,6 +1,7 @@
 //! The kernels of the processor: slices in, slices out. Nothing here knows of tensors or models.
 
 pub(crate) mod gemm;
+pub(crate) mod attention;
 pub(crate) mod simd;
 
 use crate::isa::{Isa, Level, Precision};
