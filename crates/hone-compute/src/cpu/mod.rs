@@ -1,6 +1,9 @@
 //! The kernels of the processor: slices in, slices out. Nothing here knows of tensors or models.
 
+pub(crate) mod math;
 pub(crate) mod simd;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::isa::{Isa, Level, Precision};
 use crate::pool::Pool;
