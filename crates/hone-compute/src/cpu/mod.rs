@@ -1,5 +1,6 @@
 //! The kernels of the processor: slices in, slices out. Nothing here knows of tensors or models.
 
+pub(crate) mod elementwise;
 pub(crate) mod math;
 pub(crate) mod simd;
 #[cfg(test)]
