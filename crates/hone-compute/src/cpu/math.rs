@@ -215,9 +215,36 @@ impl<S: Simd> Lanes<S> {
     /// Reads up to sixteen numbers; the other lanes hold `fill`.
     #[inline(always)]
     pub(crate) unsafe fn load_part(x: &[f32], fill: f32) -> Self {
-        let mut padded = [fill; REDUCTION_LANES];
-        padded[..x.len()].copy_from_slice(x);
-        unsafe { Self::load(padded.as_ptr()) }
+        unsafe {
+            if x.len() == REDUCTION_LANES {
+                return Self::load(x.as_ptr());
+            }
+            let mut padded = [fill; REDUCTION_LANES];
+            padded[..x.len()].copy_from_slice(x);
+            Self::load(padded.as_ptr())
+        }
+    }
+
+    /// Writes sixteen numbers.
+    #[inline(always)]
+    pub(crate) unsafe fn store(self, p: *mut f32) {
+        unsafe {
+            S::store(p, self.0[0]);
+            if !Self::ONE {
+                S::store(p.add(8), self.0[1]);
+            }
+        }
+    }
+
+    /// Writes the first lanes, as many as `x` has places (up to sixteen).
+    #[inline(always)]
+    pub(crate) unsafe fn store_part(self, x: &mut [f32]) {
+        unsafe {
+            if x.len() == REDUCTION_LANES {
+                return self.store(x.as_mut_ptr());
+            }
+            x.copy_from_slice(&self.to_array()[..x.len()]);
+        }
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod elementwise;
 pub(crate) mod math;
+pub(crate) mod norm;
 pub(crate) mod simd;
 #[cfg(test)]
 pub(crate) mod testing;
