@@ -408,7 +408,7 @@ scalar! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::testing::{assert_close, f64s, levels, normal};
+    use crate::cpu::testing::{assert_close, erf_oracle, f64s, levels, normal};
     use crate::isa::Level;
 
     dispatch! { fn sum(x: &[f32]) -> f32 = sum_row; }
@@ -420,15 +420,6 @@ mod tests {
         let size = (expected.abs() as f32).max(f32::MIN_POSITIVE);
         let unit = f64::from(f32::from_bits(size.to_bits() + 1)) - f64::from(size);
         (f64::from(got) - expected).abs() / unit
-    }
-
-    fn erf_oracle(x: f64) -> f64 {
-        let (mut sum, mut term) = (0.0, x);
-        for n in 0..200 {
-            sum += term / f64::from(2 * n + 1);
-            term *= -x * x / f64::from(n + 1);
-        }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
     }
 
     /// The largest error over an even sweep of `low..high` and the numbers of every size within it.

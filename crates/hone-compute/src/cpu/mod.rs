@@ -1,6 +1,8 @@
 //! The kernels of the processor: slices in, slices out. Nothing here knows of tensors or models.
 
+pub(crate) mod activation;
 pub(crate) mod elementwise;
+pub(crate) mod embedding;
 pub(crate) mod math;
 pub(crate) mod norm;
 pub(crate) mod simd;

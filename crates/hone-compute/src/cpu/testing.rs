@@ -72,3 +72,22 @@ pub(crate) fn differences(x: &[f64], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
 pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
+
+/// The error function: its Taylor series, and far out the continued fraction of its complement.
+pub(crate) fn erf_oracle(x: f64) -> f64 {
+    if x.abs() > 3.0 {
+        let a = x.abs();
+        let mut fraction = a;
+        for n in (1..60).rev() {
+            fraction = a + f64::from(n) / 2.0 / fraction;
+        }
+        let complement = (-a * a).exp() / fraction / std::f64::consts::PI.sqrt();
+        return (1.0 - complement).copysign(x);
+    }
+    let (mut sum, mut term) = (0.0, x);
+    for n in 0..80 {
+        sum += term / f64::from(2 * n + 1);
+        term *= -x * x / f64::from(n + 1);
+    }
+    sum * std::f64::consts::FRAC_2_SQRT_PI
+}
