@@ -3,6 +3,7 @@
 pub(crate) mod activation;
 pub(crate) mod elementwise;
 pub(crate) mod embedding;
+pub(crate) mod logprob;
 pub(crate) mod math;
 pub(crate) mod norm;
 pub(crate) mod simd;
