@@ -2,7 +2,15 @@
 
 pub(crate) mod gemm;
 pub(crate) mod attention;
+pub(crate) mod activation;
+pub(crate) mod elementwise;
+pub(crate) mod embedding;
+pub(crate) mod logprob;
+pub(crate) mod math;
+pub(crate) mod norm;
 pub(crate) mod simd;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::isa::{Isa, Level, Precision};
 use crate::pool::Pool;
