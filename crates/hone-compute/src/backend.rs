@@ -4,7 +4,7 @@ use std::any::Any;
 
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::optimizer::AdamWStep;
+use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::rope::RopeTable;
 use crate::sampling::{Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
@@ -124,7 +124,7 @@ pub(crate) trait Backend: Send + Sync {
     fn scale_add(&self, y: &mut Tensor, x: &Tensor, factor: f32);
     fn scale(&self, y: &mut Tensor, factor: f32);
     fn sum_of_squares(&self, x: &Tensor) -> f64;
-    fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f32);
+    fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f64);
     fn adamw_step(&self, step: &AdamWStep, parameter: &mut Tensor, gradient: &Tensor, moments: (&mut Tensor, &mut Tensor));
 
     // Products. A weight is [out, in].
@@ -176,5 +176,5 @@ pub(crate) trait Backend: Send + Sync {
     /// Statistics, and the gradients of `sum of weights[i] * logprob[i]`, in one pass.
     fn weighted_logprobs(&self, vocabulary: &Vocabulary<'_>, weights: &[f32], into: VocabularyGradients<'_>) -> TokenStatistics;
     /// One token a row of `hidden`, with its log-probability.
-    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, SamplingError>;
+    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, (usize, SamplingError)>;
 }

@@ -99,7 +99,7 @@ impl Engine {
     }
 
     /// `average = decay * average + (1 - decay) * value`, for averages of weights.
-    pub fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f32) {
+    pub fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f64) {
         self.backend.exponential_average(average, value, decay);
     }
 

@@ -5,9 +5,28 @@
 //! gradients. It is the only crate of the workspace in which `unsafe` is usual: kernels need it.
 #![allow(unsafe_code)]
 
+mod backend;
 pub mod bench;
 mod cpu;
+mod engine;
 mod isa;
+mod layout;
+mod ops;
+mod optimizer;
+mod parameter;
 mod pool;
+pub mod rope;
+mod sampling;
+mod tape;
+mod tensor;
 
+pub use backend::Activation;
+pub use engine::{Engine, EngineOptions};
 pub use isa::{Isa, IsaError, Precision};
+pub use layout::{AttentionShape, Layout, Mask, SequenceCache, Span};
+pub use ops::{AttentionInputs, LinearWeight, TokenLogprobs, TokenTargets};
+pub use optimizer::{AdamW, Optimizer, StepRate, StepReport};
+pub use parameter::{GradientTree, Gradients, Parameter, ParameterId, Parameters};
+pub use sampling::{Choice, SampleRow, SamplingError, SamplingParameters};
+pub use tape::{Tape, Var};
+pub use tensor::Tensor;

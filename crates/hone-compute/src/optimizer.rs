@@ -1,5 +1,6 @@
 //! AdamW (Loshchilov and Hutter, 2019), one pass over each parameter, and clipping by the norm of all gradients.
 
+use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::engine::Engine;
 use crate::parameter::{Gradients, ParameterId, Parameters};
 use crate::tensor::Tensor;
@@ -21,22 +22,6 @@ impl Default for AdamW {
     fn default() -> Self {
         Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 }
     }
-}
-
-/// One step's numbers for one parameter; bias corrections are worked out beforehand in double precision.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AdamWStep {
-    pub beta1: f32,
-    pub beta2: f32,
-    /// Learning rate over the first moment's bias correction.
-    pub rate: f32,
-    /// The root of the second moment's bias correction, inverted.
-    pub inverse_root_correction: f32,
-    pub eps: f32,
-    /// `1 - learning_rate * weight_decay`.
-    pub shrink: f32,
-    /// Multiplies gradients: clipping.
-    pub gradient_scale: f32,
 }
 
 /// First and second moments of the trainable parameters, and how many steps were taken.
@@ -98,20 +83,18 @@ impl Optimizer {
         }
         self.steps += 1;
         let c = self.constants;
-        let correction1 = 1.0 - hone_math::pow(c.beta1, self.steps as f64);
-        let correction2 = 1.0 - hone_math::pow(c.beta2, self.steps as f64);
         let gradient_scale = rate.clip.filter(|&clip| grad_norm > clip).map_or(1.0, |clip| clip / grad_norm);
         for index in 0..self.moments.len() {
             let id = ParameterId(index);
             let (Some((m, v)), Some(gradient)) = (&mut self.moments[index], gradients.get(id)) else { continue };
             let decay = if parameters.get(id).decayed() { c.weight_decay } else { 0.0 };
             let step = AdamWStep {
-                beta1: c.beta1 as f32,
-                beta2: c.beta2 as f32,
-                rate: (rate.learning_rate / correction1) as f32,
-                inverse_root_correction: (1.0 / correction2.sqrt()) as f32,
-                eps: c.eps as f32,
-                shrink: (1.0 - rate.learning_rate * decay) as f32,
+                learning_rate: rate.learning_rate,
+                beta1: c.beta1,
+                beta2: c.beta2,
+                eps: c.eps,
+                weight_decay: decay,
+                step: self.steps,
                 gradient_scale: gradient_scale as f32,
             };
             parameters.update(engine, id, |value| engine.backend().adamw_step(&step, value, gradient, (m, v)));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hone_compute::Activation;
-use hone_compute::rope::RopeScaling;
+use hone_compute::rope::{RopeScaling, inverse_frequencies};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -98,12 +98,12 @@ impl NewModel {
         if gpt2 && (kv_heads != self.heads || head_dim * self.heads != self.width) {
             return fail("gpt2 has as many key heads as heads, and width = heads * head_dim".into());
         }
-        if !gpt2 && !head_dim.is_multiple_of(2) {
-            return fail(format!("head_dim {head_dim} is odd; rotation needs pairs"));
+        if !gpt2 && let Err(error) = inverse_frequencies(head_dim, self.rope_theta, &RopeScaling::Default) {
+            return fail(error.to_string());
         }
         let intermediate =
             self.intermediate.unwrap_or(if gpt2 { 4 * self.width } else { (self.width * 8).div_ceil(3).next_multiple_of(32) });
-        let positions = Positions::Rotary { theta: self.rope_theta, scaling: RopeScaling::None };
+        let positions = Positions::Rotary { theta: self.rope_theta, scaling: RopeScaling::Default };
         Ok(Architecture {
             family,
             vocab_size,
@@ -221,9 +221,6 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
         None if width.is_multiple_of(heads) => width / heads,
         None => return f.fail(format!("`hidden_size` {width} is not a multiple of `num_attention_heads` {heads}")),
     };
-    if !head_dim.is_multiple_of(2) {
-        return f.fail(format!("the head size {head_dim} is odd; rotation needs pairs"));
-    }
     match f.text("hidden_act")?.unwrap_or("silu") {
         "silu" | "swish" => {}
         other => return f.fail(format!("`hidden_act` is `{other}`; a {} of hone has silu", family.name())),
@@ -232,6 +229,12 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
         return f.fail("`use_sliding_window` is true; hone attends to the whole context only".into());
     }
     let bias = f.flag("attention_bias", family == Family::Qwen2)?;
+    let positions = Positions::Rotary { theta: theta(f)?, scaling: scaling(f)? };
+    if let Positions::Rotary { theta, scaling } = &positions
+        && let Err(error) = inverse_frequencies(head_dim, *theta, scaling)
+    {
+        return f.fail(error.to_string());
+    }
     Ok(Architecture {
         family,
         vocab_size: f.needed("vocab_size")?,
@@ -244,7 +247,7 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
         context: f.size("max_position_embeddings")?.unwrap_or(2048),
         norm: NormKind::Rms,
         norm_eps: f.float("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-        positions: Positions::Rotary { theta: theta(f)?, scaling: scaling(f)? },
+        positions,
         mlp: MlpKind::SwiGlu,
         biases: Biases {
             qkv: bias || family == Family::Qwen2,
@@ -272,7 +275,7 @@ fn theta(f: &Fields<'_>) -> Result<f64, Error> {
 }
 
 fn scaling(f: &Fields<'_>) -> Result<RopeScaling, Error> {
-    let Some(rope) = rope_fields(f) else { return Ok(RopeScaling::None) };
+    let Some(rope) = rope_fields(f) else { return Ok(RopeScaling::Default) };
     let kind = match rope.text("rope_type")? {
         Some(kind) => kind,
         None => rope.text("type")?.unwrap_or("default"),
@@ -282,22 +285,25 @@ fn scaling(f: &Fields<'_>) -> Result<RopeScaling, Error> {
         Some(size) => Some(size),
         None => f.size("max_position_embeddings")?,
     };
-    let original = original.unwrap_or(2048) as f64;
+    let original = original.unwrap_or(2048);
     Ok(match kind {
-        "default" => RopeScaling::None,
+        "default" => RopeScaling::Default,
         "linear" => RopeScaling::Linear { factor },
         "llama3" => RopeScaling::Llama3 {
             factor,
             low_freq_factor: rope.float("low_freq_factor")?.unwrap_or(1.0),
             high_freq_factor: rope.float("high_freq_factor")?.unwrap_or(4.0),
-            original_context: original,
+            original_max_position_embeddings: original,
         },
         "yarn" => RopeScaling::Yarn {
             factor,
-            original_context: original,
+            original_max_position_embeddings: original,
             beta_fast: rope.float("beta_fast")?.unwrap_or(32.0),
             beta_slow: rope.float("beta_slow")?.unwrap_or(1.0),
             attention_factor: rope.float("attention_factor")?,
+            mscale: rope.float("mscale")?,
+            mscale_all_dim: rope.float("mscale_all_dim")?,
+            truncate: rope.flag("truncate", true)?,
         },
         other => return rope.fail(format!("rope scaling is `{other}`; hone knows default, linear, llama3, yarn")),
     })
@@ -389,16 +395,31 @@ fn llama_fields(a: &Architecture) -> Value {
     if let Positions::Rotary { theta, scaling } = &a.positions {
         fields["rope_theta"] = json!(theta);
         let scaling = match *scaling {
-            RopeScaling::None => Value::Null,
+            RopeScaling::Default => Value::Null,
             RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => json!({
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
-                "high_freq_factor": high_freq_factor, "original_max_position_embeddings": original_context as u64 }),
-            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor } => {
+                "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_max_position_embeddings }),
+            RopeScaling::Yarn {
+                factor,
+                original_max_position_embeddings,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                mscale,
+                mscale_all_dim,
+                truncate,
+            } => {
                 let mut yarn = json!({ "rope_type": "yarn", "factor": factor, "beta_fast": beta_fast,
-                    "beta_slow": beta_slow, "original_max_position_embeddings": original_context as u64 });
-                if let Some(attention_factor) = attention_factor {
-                    yarn["attention_factor"] = json!(attention_factor);
+                    "beta_slow": beta_slow, "truncate": truncate,
+                    "original_max_position_embeddings": original_max_position_embeddings });
+                let optional =
+                    [("attention_factor", attention_factor), ("mscale", mscale), ("mscale_all_dim", mscale_all_dim)];
+                for (key, value) in optional {
+                    if let Some(value) = value {
+                        yarn[key] = json!(value);
+                    }
                 }
                 yarn
             }

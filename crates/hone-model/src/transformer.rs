@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hone_compute::rope::RopeTable;
+use hone_compute::rope::{RopeTable, inverse_frequencies};
 use hone_compute::{
     AttentionInputs, Engine, Layout, LinearWeight, ParameterId, Parameters, SequenceCache, Tape, TokenLogprobs,
     TokenTargets, Var,
@@ -133,7 +133,9 @@ impl Transformer {
         let output = if architecture.tied { embedding } else { find("lm_head.weight") };
         let rope = match &architecture.positions {
             Positions::Rotary { theta, scaling } => {
-                Some(Arc::new(RopeTable::new(architecture.context, architecture.head_dim, *theta, scaling)))
+                let angles = inverse_frequencies(architecture.head_dim, *theta, scaling);
+                let (frequencies, factor) = angles.expect("an architecture's angles were checked when it was made");
+                Some(Arc::new(RopeTable::new(&frequencies, factor, architecture.context)))
             }
             Positions::Learned => None,
         };

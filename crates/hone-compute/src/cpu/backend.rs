@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attention::{self, KvPages};
 use super::buffer::Store as Memory;
-use super::gemm::{self, LeftMatrix, Product, RightMatrix, Store};
+use super::gemm::{self, LeftMatrix, Product, RightMatrix};
 use super::{Cpu, activation, elementwise, embedding, norm, optimizer, rope, vocabulary};
 use crate::backend::{
     Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
@@ -12,7 +12,7 @@ use crate::backend::{
 };
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::optimizer::AdamWStep;
+use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::sampling::{Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -151,13 +151,13 @@ impl Backend for CpuBackend {
         optimizer::sum_of_squares(&self.cpu, x.cpu())
     }
 
-    fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f32) {
+    fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f64) {
         optimizer::exponential_average(&self.cpu, average.cpu_mut(), value.cpu(), decay);
     }
 
     fn adamw_step(&self, step: &AdamWStep, parameter: &mut Tensor, gradient: &Tensor, moments: (&mut Tensor, &mut Tensor)) {
         let (m, v) = moments;
-        optimizer::adamw_step(&self.cpu, step, parameter.cpu_mut(), gradient.cpu(), (m.cpu_mut(), v.cpu_mut()));
+        optimizer::adamw_step(&self.cpu, *step, parameter.cpu_mut(), gradient.cpu(), m.cpu_mut(), v.cpu_mut());
     }
 
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
@@ -176,9 +176,10 @@ impl Backend for CpuBackend {
 
     fn product(&self, left: &Packed, weight: &Packed, out: &mut Tensor, accumulate: bool) {
         let left: &Lent<LeftMatrix> = left.0.downcast_ref().expect("a left operand packed by this backend");
-        let store = if accumulate { Store::Accumulate } else { Store::Overwrite };
+        let product = Product::of(left.get(), right_matrix(weight));
+        let product = if accumulate { product.accumulate() } else { product };
         let cols = out.cols();
-        gemm::multiply(&self.cpu, &Product::whole(left.get(), right_matrix(weight)), out.cpu_mut(), cols, store);
+        gemm::multiply(&self.cpu, &product, out.cpu_mut(), cols);
     }
 
     fn weight_gradients(&self, x: &Tensor, dys: &[&Tensor], gradients: &mut [Option<&mut Tensor>]) {
@@ -189,7 +190,8 @@ impl Backend for CpuBackend {
             let mut left = self.left();
             left.get_mut().pack_transposed(&self.cpu, dy.cpu(), dy.cols(), dy.rows());
             let cols = gradient.cols();
-            gemm::multiply(&self.cpu, &Product::whole(left.get(), right.get()), gradient.cpu_mut(), cols, Store::Accumulate);
+            let product = Product::of(left.get(), right.get()).accumulate();
+            gemm::multiply(&self.cpu, &product, gradient.cpu_mut(), cols);
         }
     }
 
@@ -210,8 +212,8 @@ impl Backend for CpuBackend {
 
     fn row_dot_backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor, into: (Option<&mut Tensor>, Option<&mut Tensor>)) {
         let (dx, dw) = into;
-        let inputs = elementwise::RowDotBackward { x: x.cpu(), w: w.cpu(), dy: dy.cpu(), d: x.cols() };
-        elementwise::row_dot_backward(&self.cpu, &inputs, dx.map(Tensor::cpu_mut), dw.map(Tensor::cpu_mut));
+        let inputs = elementwise::RowDotBackward { x: x.cpu(), w: w.cpu(), dy: dy.cpu() };
+        elementwise::row_dot_backward(&self.cpu, inputs, dx.map(Tensor::cpu_mut), dw.map(Tensor::cpu_mut));
     }
 
     fn gather(&self, table: &Tensor, rows: &[u32]) -> Tensor {
@@ -234,8 +236,8 @@ impl Backend for CpuBackend {
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> (Tensor, NormStatistics) {
         let mut y = self.empty(x.rows(), x.cols());
         let (mut mean, mut inverse) = (self.empty(x.rows(), 1), self.empty(x.rows(), 1));
-        let affine = norm::Affine { weight: weight.cpu(), bias: bias.cpu(), eps };
-        norm::layer_norm_forward(&self.cpu, x.cpu(), &affine, y.cpu_mut(), (mean.cpu_mut(), inverse.cpu_mut()));
+        let statistics = (mean.cpu_mut(), inverse.cpu_mut());
+        norm::layer_norm_forward(&self.cpu, x.cpu(), weight.cpu(), bias.cpu(), eps, y.cpu_mut(), statistics.0, statistics.1);
         (y, NormStatistics { mean: Some(mean), inverse })
     }
 
@@ -243,32 +245,44 @@ impl Backend for CpuBackend {
         let (dx, dweight) = (into.dx.cpu_mut(), into.dweight.map(Tensor::cpu_mut));
         let (x, weight, dy, inverse) = (x.cpu(), weight.cpu(), dy.cpu(), statistics.inverse.cpu());
         match &statistics.mean {
-            None => norm::rms_norm_backward(&self.cpu, &norm::RmsBackward { x, weight, inverse, dy }, dx, dweight),
+            None => norm::rms_norm_backward(&self.cpu, norm::RmsBackward { x, weight, inverse, dy }, dx, dweight),
             Some(mean) => {
                 let inputs = norm::LayerBackward { x, weight, mean: mean.cpu(), inverse, dy };
-                norm::layer_norm_backward(&self.cpu, &inputs, dx, dweight, into.dbias.map(Tensor::cpu_mut));
+                norm::layer_norm_backward(&self.cpu, inputs, dx, dweight, into.dbias.map(Tensor::cpu_mut));
             }
         }
     }
 
     fn rotate(&self, x: &mut Tensor, rotation: &Rotation<'_>) {
-        let heads = rope::Heads { heads: x.cols() / rotation.head_dim, head_dim: rotation.head_dim };
+        let (heads, head_dim) = (x.cols() / rotation.head_dim, rotation.head_dim);
         let direction = match rotation.turn {
             Turn::Forward => rope::Direction::Forward,
             Turn::Backward => rope::Direction::Backward,
         };
-        rope::rotate(&self.cpu, x.cpu_mut(), heads, rotation.positions, rotation.table, direction);
+        rope::rotate(&self.cpu, x.cpu_mut(), heads, head_dim, rotation.positions, rotation.table, direction);
     }
 
     fn activate(&self, kind: Activation, x: &Tensor) -> Tensor {
         let mut y = self.empty(x.rows(), x.cols());
-        activation::forward(&self.cpu, kind, x.cpu(), y.cpu_mut());
+        let (x, y_numbers) = (x.cpu(), y.cpu_mut());
+        match kind {
+            Activation::Silu => activation::silu_forward(&self.cpu, x, y_numbers),
+            Activation::GeluTanh => activation::gelu_tanh_forward(&self.cpu, x, y_numbers),
+            Activation::GeluErf => activation::gelu_erf_forward(&self.cpu, x, y_numbers),
+            Activation::Relu => activation::relu_forward(&self.cpu, x, y_numbers),
+        }
         y
     }
 
     fn activate_backward(&self, kind: Activation, x: &Tensor, dy: &Tensor) -> Tensor {
         let mut dx = self.empty(x.rows(), x.cols());
-        activation::backward(&self.cpu, kind, x.cpu(), dy.cpu(), dx.cpu_mut());
+        let (x, dy, dx_numbers) = (x.cpu(), dy.cpu(), dx.cpu_mut());
+        match kind {
+            Activation::Silu => activation::silu_backward(&self.cpu, x, dy, dx_numbers),
+            Activation::GeluTanh => activation::gelu_tanh_backward(&self.cpu, x, dy, dx_numbers),
+            Activation::GeluErf => activation::gelu_erf_backward(&self.cpu, x, dy, dx_numbers),
+            Activation::Relu => activation::relu_backward(&self.cpu, x, dy, dx_numbers),
+        }
         dx
     }
 
@@ -344,7 +358,7 @@ impl Backend for CpuBackend {
         vocabulary::weighted_logprobs(self, vocabulary, weights, into)
     }
 
-    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, SamplingError> {
+    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, (usize, SamplingError)> {
         vocabulary::sample(self, hidden, right_matrix(forward), size, rows)
     }
 }

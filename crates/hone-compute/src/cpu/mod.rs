@@ -1,16 +1,22 @@
 //! The kernels of the processor: slices in, slices out. Nothing here knows of tensors or models.
 
-pub(crate) mod gemm;
-pub(crate) mod attention;
 pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod backend;
+pub(crate) mod buffer;
 pub(crate) mod elementwise;
 pub(crate) mod embedding;
+pub(crate) mod gemm;
 pub(crate) mod logprob;
 pub(crate) mod math;
 pub(crate) mod norm;
+pub(crate) mod optimizer;
+pub(crate) mod rope;
+pub(crate) mod sampling;
 pub(crate) mod simd;
 #[cfg(test)]
 pub(crate) mod testing;
+mod vocabulary;
 
 use crate::isa::{Isa, Level, Precision};
 use crate::pool::Pool;

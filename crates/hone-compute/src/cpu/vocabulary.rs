@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::backend::{CpuBackend, right_matrix};
-use super::gemm::{self, LeftMatrix, Product, RightMatrix, Store};
-use super::logprob::{self, LogprobState, VOCAB_CHUNK};
+use super::gemm::{self, LeftMatrix, Product, RightMatrix};
+use super::logprob::{self, LogprobBackward, LogprobState, VOCAB_CHUNK};
 use crate::backend::{Backend, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::pool::Parts;
 use crate::sampling::{Choice, SampleRow, SamplingError};
@@ -38,10 +38,10 @@ impl CpuBackend {
 
 fn finish(states: &[LogprobState], rows: Range<usize>, into: &mut TokenStatistics) {
     for (row, state) in rows.zip(states) {
-        let (logprob, entropy, normaliser) = logprob::finish(state);
-        into.logprob.cpu_mut()[row] = logprob;
-        into.entropy.cpu_mut()[row] = entropy;
-        into.normaliser.cpu_mut()[row] = normaliser;
+        let numbers = state.finish();
+        into.logprob.cpu_mut()[row] = numbers.logprob;
+        into.entropy.cpu_mut()[row] = numbers.entropy;
+        into.normaliser.cpu_mut()[row] = numbers.log_normaliser;
     }
 }
 
@@ -51,14 +51,15 @@ pub(super) fn token_statistics(backend: &CpuBackend, v: &Vocabulary<'_>) -> Toke
     let mut left = backend.left();
     left.get_mut().pack(cpu, v.hidden.cpu(), rows, v.hidden.cols());
     let mut statistics = backend.empty_statistics(rows);
-    let mut logits = backend.scratch(ROWS.min(rows) * VOCAB_CHUNK);
+    let stride = VOCAB_CHUNK.min(v.size);
+    let mut logits = backend.scratch(ROWS.min(rows) * stride);
     for block in blocks(rows, ROWS) {
-        let mut states = vec![LogprobState::new(); block.len()];
+        let mut states = vec![LogprobState::EMPTY; block.len()];
         for columns in chunks(v.size) {
-            let product = Product { left: left.get(), right: right_matrix(v.forward), rows: block.clone(), cols: columns.clone() };
-            gemm::multiply(cpu, &product, &mut logits, VOCAB_CHUNK, Store::Overwrite);
-            let chunk = logprob::Chunk { stride: VOCAB_CHUNK, columns, targets: &v.targets[block.clone()], temperature: v.temperature };
-            logprob::accumulate(cpu, &logits, &chunk, &mut states);
+            let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone()).cols(columns.clone());
+            gemm::multiply(cpu, &product, &mut logits, stride);
+            let targets = &v.targets[block.clone()];
+            logprob::accumulate(cpu, &logits, stride, columns, targets, v.temperature, &mut states);
         }
         finish(&states, block, &mut statistics);
     }
@@ -73,17 +74,21 @@ pub(super) fn token_statistics_backward(
 ) {
     let rows = v.hidden.rows();
     let zeros = vec![0.0; rows];
+    let dlogprob = upstream.dlogprob.map_or(zeros.as_slice(), Tensor::cpu);
+    let dentropy = upstream.dentropy.map_or(zeros.as_slice(), Tensor::cpu);
     let mut left = backend.left();
     left.get_mut().pack(&backend.cpu, v.hidden.cpu(), rows, v.hidden.cols());
     let mut logits = backend.scratch(whole_rows(v.size).min(rows) * v.size);
     for block in blocks(rows, whole_rows(v.size)) {
         whole_logits(backend, v, left.get(), &block, &mut logits);
-        let part = |tensor: Option<&'_ Tensor>| tensor.map_or(&zeros[block.clone()], |t| &t.cpu()[block.clone()]).to_vec();
-        let gradient = logprob::Gradient {
-            normaliser: &upstream.statistics.normaliser.cpu()[block.clone()],
+        let gradient = LogprobBackward {
+            columns: 0..v.size,
+            targets: &v.targets[block.clone()],
+            temperature: v.temperature,
+            log_normaliser: &upstream.statistics.normaliser.cpu()[block.clone()],
             entropy: &upstream.statistics.entropy.cpu()[block.clone()],
-            dlogprob: &part(upstream.dlogprob),
-            dentropy: &part(upstream.dentropy),
+            dlogprob: &dlogprob[block.clone()],
+            dentropy: &dentropy[block.clone()],
         };
         back_through_logits(backend, v, &gradient, &block, &mut logits, &mut into);
     }
@@ -104,19 +109,15 @@ pub(super) fn weighted_logprobs(
     let mut logits = backend.scratch(whole_rows(v.size).min(rows) * v.size);
     for block in blocks(rows, whole_rows(v.size)) {
         whole_logits(backend, v, left.get(), &block, &mut logits);
-        let mut states = vec![LogprobState::new(); block.len()];
-        for columns in chunks(v.size) {
-            let chunk = logprob::Chunk {
-                stride: v.size,
-                columns: columns.clone(),
-                targets: &v.targets[block.clone()],
-                temperature: v.temperature,
-            };
-            logprob::accumulate(cpu, &logits[columns.start..], &chunk, &mut states);
-        }
+        let mut states = vec![LogprobState::EMPTY; block.len()];
+        let targets = &v.targets[block.clone()];
+        logprob::accumulate(cpu, &logits, v.size, 0..v.size, targets, v.temperature, &mut states);
         finish(&states, block.clone(), &mut statistics);
-        let gradient = logprob::Gradient {
-            normaliser: &statistics.normaliser.cpu()[block.clone()],
+        let gradient = LogprobBackward {
+            columns: 0..v.size,
+            targets,
+            temperature: v.temperature,
+            log_normaliser: &statistics.normaliser.cpu()[block.clone()],
             entropy: &statistics.entropy.cpu()[block.clone()],
             dlogprob: &weights[block.clone()],
             dentropy: &zeros[block.clone()],
@@ -128,37 +129,35 @@ pub(super) fn weighted_logprobs(
 
 /// `logits[rows of the block, v]`.
 fn whole_logits(backend: &CpuBackend, v: &Vocabulary<'_>, left: &LeftMatrix, block: &Range<usize>, logits: &mut [f32]) {
-    let product = Product { left, right: right_matrix(v.forward), rows: block.clone(), cols: 0..v.size };
-    gemm::multiply(&backend.cpu, &product, logits, v.size, Store::Overwrite);
+    let product = Product::of(left, right_matrix(v.forward)).rows(block.clone());
+    gemm::multiply(&backend.cpu, &product, logits, v.size);
 }
 
 /// Turns logits into their gradient, and that into the gradients of the hidden states and the output matrix.
 fn back_through_logits(
     backend: &CpuBackend,
     v: &Vocabulary<'_>,
-    gradient: &logprob::Gradient<'_>,
+    gradient: &LogprobBackward<'_>,
     block: &Range<usize>,
     logits: &mut [f32],
     into: &mut VocabularyGradients<'_>,
 ) {
     let cpu = &backend.cpu;
     let d = v.hidden.cols();
-    let chunk =
-        logprob::Chunk { stride: v.size, columns: 0..v.size, targets: &v.targets[block.clone()], temperature: v.temperature };
-    logprob::backward_chunk(cpu, logits, &chunk, gradient);
+    logprob::backward_chunk(cpu, logits, v.size, gradient);
     let dlogits = &logits[..block.len() * v.size];
     if let Some(dhidden) = &mut into.dhidden {
         let mut left = backend.left();
         left.get_mut().pack(cpu, dlogits, block.len(), v.size);
         let rows = &mut dhidden.cpu_mut()[block.start * d..block.end * d];
-        gemm::multiply(cpu, &Product::whole(left.get(), right_matrix(into.backward)), rows, d, Store::Overwrite);
+        gemm::multiply(cpu, &Product::of(left.get(), right_matrix(into.backward)), rows, d);
     }
     if let Some(dweight) = &mut into.dweight {
         let mut left = backend.left();
         left.get_mut().pack_transposed(cpu, dlogits, v.size, block.len());
         let mut right = backend.right();
         right.get_mut().pack(cpu, &v.hidden.cpu()[block.start * d..block.end * d], block.len(), d);
-        gemm::multiply(cpu, &Product::whole(left.get(), right.get()), dweight.cpu_mut(), d, Store::Accumulate);
+        gemm::multiply(cpu, &Product::of(left.get(), right.get()).accumulate(), dweight.cpu_mut(), d);
     }
 }
 
@@ -168,7 +167,7 @@ pub(super) fn sample(
     right: &RightMatrix,
     size: usize,
     rows: &[SampleRow],
-) -> Result<Vec<Choice>, SamplingError> {
+) -> Result<Vec<Choice>, (usize, SamplingError)> {
     let cpu = &backend.cpu;
     let mut left = backend.left();
     left.get_mut().pack(cpu, hidden.cpu(), rows.len(), hidden.cols());
@@ -176,15 +175,23 @@ pub(super) fn sample(
     let failed = Mutex::new(None);
     let mut choices = vec![Choice::default(); rows.len()];
     for block in blocks(rows.len(), whole_rows(size)) {
-        let product = Product { left: left.get(), right, rows: block.clone(), cols: 0..size };
-        gemm::multiply(cpu, &product, &mut logits, size, Store::Overwrite);
+        let product = Product::of(left.get(), right).rows(block.clone());
+        gemm::multiply(cpu, &product, &mut logits, size);
         let parts = Parts::new(&mut choices[block.clone()]);
         cpu.pool.run(block.len(), &|i| {
             let row = &logits[i * size..(i + 1) * size];
             match sample_row(backend, row, &rows[block.start + i]) {
-                // SAFETY: each task has its own row.
-                Ok(choice) => unsafe { parts.get(i..i + 1) }[0] = choice,
-                Err(error) => *failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error),
+                Ok(choice) => {
+                    // SAFETY: each task has its own row.
+                    let own = unsafe { parts.get(i..i + 1) };
+                    own[0] = choice;
+                }
+                Err(error) => {
+                    let mut first = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if first.as_ref().is_none_or(|(row, _)| *row > block.start + i) {
+                        *first = Some((block.start + i, error));
+                    }
+                }
             }
         });
     }
@@ -195,13 +202,9 @@ pub(super) fn sample(
 }
 
 fn sample_row(backend: &CpuBackend, logits: &[f32], asked: &SampleRow) -> Result<Choice, SamplingError> {
-    let token = crate::sampling::choose(logits, &asked.parameters, asked.uniform)?;
-    let mut state = [LogprobState::new()];
-    for columns in chunks(logits.len()) {
-        let temperature = asked.parameters.logprob_temperature();
-        let chunk = logprob::Chunk { stride: logits.len(), columns: columns.clone(), targets: &[token], temperature };
-        logprob::accumulate(&backend.cpu, &logits[columns.start..], &chunk, &mut state);
-    }
-    let (logprob, ..) = logprob::finish(&state[0]);
-    Ok(Choice { token, logprob })
+    let token = super::sampling::choose(logits, &asked.parameters, asked.uniform)?;
+    let mut state = [LogprobState::EMPTY];
+    let temperature = asked.logprob_temperature();
+    logprob::accumulate(&backend.cpu, logits, logits.len(), 0..logits.len(), &[token], temperature, &mut state);
+    Ok(Choice { token, logprob: state[0].finish().logprob })
 }

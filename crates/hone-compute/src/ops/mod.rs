@@ -13,4 +13,5 @@ mod sum;
 mod vocabulary;
 
 pub use attention::AttentionInputs;
+pub use linear::LinearWeight;
 pub use vocabulary::{TokenLogprobs, TokenTargets};

@@ -95,8 +95,8 @@ impl Tape<'_> {
     /// Draws one token for each row of `hidden` `[n, d]`.
     ///
     /// # Errors
-    /// If a row has no finite logit, which a diverged model gives.
-    pub fn sample(&self, hidden: &Var, output: ParameterId, rows: &[SampleRow]) -> Result<Vec<Choice>, SamplingError> {
+    /// If a row (whose number is given) has no finite logit, which a diverged model gives.
+    pub fn sample(&self, hidden: &Var, output: ParameterId, rows: &[SampleRow]) -> Result<Vec<Choice>, (usize, SamplingError)> {
         assert_eq!(hidden.value.rows(), rows.len(), "one request a row");
         let parameter = self.parameters.get(output);
         let forward = parameter.packed_forward(self.engine);

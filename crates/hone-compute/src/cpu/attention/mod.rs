@@ -25,6 +25,7 @@ pub(crate) use pages::{BLOCK, KvPages, append_all};
 
 use super::simd::Simd;
 use crate::isa::Precision;
+pub(crate) use crate::layout::{AttentionShape, Mask};
 use pages::Line;
 
 /// Blocks of a segment: 512 keys.
@@ -32,30 +33,6 @@ pub(crate) const SEGMENT: usize = 8;
 
 /// Rows that the tiles below take at once: with 4 vectors to a row (2 where there are 16 registers), all registers.
 const ROWS: usize = 6;
-
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mask {
-    /// Those at its own position and before.
-    Causal,
-    /// All that the cache holds.
-    Full,
-}
-
-/// The sizes of an attention layer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AttentionShape {
-    /// Heads of the queries: a multiple of `kv_heads`.
-    pub heads: usize,
-    /// Heads of the keys and values; each serves `heads / kv_heads` neighbouring heads of the queries.
-    pub kv_heads: usize,
-    /// Dimensions of a head.
-    pub head_dim: usize,
-    /// What scores are multiplied by, usually `1 / sqrt(head_dim)`.
-    pub scale: f32,
-    /// Which keys a query sees.
-    pub mask: Mask,
-}
 
 impl AttentionShape {
     /// Heads of the queries that share one head of the keys.

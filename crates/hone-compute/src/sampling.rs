@@ -1,0 +1,29 @@
+//! What is asked of the sampler a row, and what it gives.
+
+pub use crate::cpu::sampling::{SamplingError, SamplingParameters};
+
+/// One token to be drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleRow {
+    /// Temperature and truncation.
+    pub parameters: SamplingParameters,
+    /// Uniform in (0, 1).
+    pub uniform: f64,
+}
+
+impl SampleRow {
+    /// The temperature under which the log-probability is given: that of the sampling, or 1 for greedy choice.
+    pub(crate) fn logprob_temperature(&self) -> f32 {
+        let temperature = self.parameters.temperature as f32;
+        if temperature > 0.0 { temperature } else { 1.0 }
+    }
+}
+
+/// A token that was drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Choice {
+    /// Its id.
+    pub token: u32,
+    /// ln p under the temperature, before any truncation.
+    pub logprob: f32,
+}
