@@ -8,5 +8,6 @@
 mod cpu;
 mod isa;
 mod pool;
+pub mod rope;
 
 pub use isa::{Isa, IsaError, Precision};

@@ -6,6 +6,8 @@ pub(crate) mod embedding;
 pub(crate) mod logprob;
 pub(crate) mod math;
 pub(crate) mod norm;
+pub(crate) mod optimizer;
+pub(crate) mod rope;
 pub(crate) mod simd;
 #[cfg(test)]
 pub(crate) mod testing;
