@@ -4,7 +4,7 @@
 //! one of `c` 16 rows of 16 columns. Up to 16 rows, four tiles of `c` cover a panel; up to 32, four tiles cover half
 //! of one. Fewer rows than tiles hold are told to the processor, which then neither reads nor writes the others.
 
-use super::Strip;
+use super::{PANEL, Strip};
 use std::arch::asm;
 
 /// Cells along `k` in a tile.
@@ -14,7 +14,7 @@ const TILE: usize = 16;
 /// Bytes in a row of a tile.
 const ROW: usize = 64;
 /// Bytes from one row of cells of a panel to the next.
-const PANEL_ROW: usize = super::PANEL * 4;
+const PANEL_ROW: usize = PANEL * 4;
 
 /// The operand of `ldtilecfg`.
 #[repr(C, align(64))]
@@ -43,7 +43,7 @@ impl Shapes {
         shapes
     }
 
-    /// For [`one_by_four`] with up to 16 rows.
+    /// For [`one_by_four`] and [`one_by_two`] with up to 16 rows.
     fn one_by_four(rows: usize) -> Self {
         Self::new([rows, rows, rows, rows, rows, TILE, TILE, TILE])
     }
@@ -77,8 +77,11 @@ pub(super) unsafe fn strip(strip: &Strip) {
                 shaped = rows;
             }
             if rows > TILE {
-                two_by_two(strip, a, strip.b, c);
-                two_by_two(strip, a, strip.b.add(2 * TILE), c.add(2 * TILE));
+                for column in (0..strip.columns).step_by(2 * TILE) {
+                    two_by_two(strip, a, strip.b.add(column), c.add(column));
+                }
+            } else if strip.columns < PANEL {
+                one_by_two(strip, a, c);
             } else {
                 one_by_four(strip, a, c);
             }
@@ -139,6 +142,14 @@ unsafe fn two_by_two(strip: &Strip, a: *const u32, b: *const u32, c: *mut f32) {
             c_low = in(reg) c_low,
             c_row = in(reg) strip.c_stride * 4,
             steps = inout(reg) strip.depth / STEP => _,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            out("tmm4") _,
+            out("tmm5") _,
+            out("tmm6") _,
+            out("tmm7") _,
             options(nostack),
         );
     }
@@ -185,6 +196,55 @@ unsafe fn one_by_four(strip: &Strip, a: *const u32, c: *mut f32) {
             c = in(reg) c,
             c_row = in(reg) strip.c_stride * 4,
             steps = inout(reg) strip.depth / STEP => _,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm2") _,
+            out("tmm3") _,
+            out("tmm4") _,
+            out("tmm5") _,
+            out("tmm6") _,
+            out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// 1 to 16 rows by 32 columns.
+unsafe fn one_by_two(strip: &Strip, a: *const u32, c: *mut f32) {
+    // SAFETY: tiles are shaped for these rows, and the pointers are good for them.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "test {load:e}, {load:e}",
+            "jz 2f",
+            "tileloadd tmm0, [{c} + {c_row}]",
+            "tileloadd tmm1, [{c} + {c_row} + 64]",
+            "2:",
+            "tileloadd tmm4, [{a} + {a_row}]",
+            "tileloadd tmm5, [{b} + {b_row}]",
+            "tdpbf16ps tmm0, tmm4, tmm5",
+            "tileloadd tmm6, [{b} + {b_row} + 64]",
+            "tdpbf16ps tmm1, tmm4, tmm6",
+            "add {a}, 64",
+            "add {b}, 4096",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{c} + {c_row}], tmm0",
+            "tilestored [{c} + {c_row} + 64], tmm1",
+            load = in(reg) u32::from(strip.load),
+            a = inout(reg) a => _,
+            a_row = in(reg) strip.a_stride * 4,
+            b = inout(reg) strip.b => _,
+            b_row = in(reg) PANEL_ROW,
+            c = in(reg) c,
+            c_row = in(reg) strip.c_stride * 4,
+            steps = inout(reg) strip.depth / STEP => _,
+            out("tmm0") _,
+            out("tmm1") _,
+            out("tmm4") _,
+            out("tmm5") _,
+            out("tmm6") _,
             options(nostack),
         );
     }

@@ -5,8 +5,9 @@
 //! to nearest even and takes and leaves denormals as zeros (Intel, Software Developer's Manual, volume 2). Here MXCSR
 //! makes the processor treat denormals in this way while a strip is computed.
 
-use super::Strip;
 use super::amx::STEP;
+use super::fma::strip_by_rows;
+use super::{PANEL, Strip};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -32,15 +33,15 @@ pub(super) unsafe fn strip(strip: &Strip) {
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn flushing_strip(strip: &Strip) {
-    unsafe { super::fma::strip_by_rows!(strip, block::<(), 2>, [1, 2, 3, 4, 5, 6]) }
+    unsafe { strip_by_rows!(strip, block::<(), 2>, [1, 2, 3, 4, 5, 6]) }
 }
 
 #[inline(always)]
 unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32, c: *mut f32) {
     unsafe {
-        for half in 0..2 {
-            let c = c.add(half * WIDTH);
-            let b = strip.b.add(half * WIDTH);
+        for column in (0..strip.columns).step_by(WIDTH) {
+            let c = c.add(column);
+            let b = strip.b.add(column);
             if !strip.load {
                 for r in 0..R {
                     for v in 0..V {
@@ -49,7 +50,7 @@ unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32,
                 }
             }
             for k in (0..strip.depth).step_by(STEP) {
-                tile::<R, V>(strip, a.add(k), b.add(k * 2 * WIDTH), c);
+                tile::<R, V>(strip, a.add(k), b.add(k * PANEL), c);
             }
         }
     }
@@ -71,7 +72,7 @@ unsafe fn tile<const R: usize, const V: usize>(
             let mut right_even = [_mm512_setzero_ps(); V];
             let mut right_odd = right_even;
             for v in 0..V {
-                let right = _mm512_loadu_si512(b.add(k * 2 * WIDTH + v * 16).cast());
+                let right = _mm512_loadu_si512(b.add(k * PANEL + v * 16).cast());
                 right_even[v] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(right));
                 right_odd[v] = _mm512_castsi512_ps(_mm512_and_si512(right, upper));
             }

@@ -3,14 +3,25 @@
 //! The instruction adds the product of the odd elements and then that of the even ones, each as a fused multiply-add
 //! that rounds to nearest even and takes and leaves denormals as zeros, whatever MXCSR says.
 
-use super::Strip;
+use super::fma::strip_by_rows;
+use super::{PANEL, Strip};
 use std::arch::x86_64::*;
 
 /// # Safety
 /// The processor has AVX512-BF16, and the strip's pointers are good for its sizes, with panels of 64 columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16")]
 pub(super) unsafe fn strip(strip: &Strip) {
-    unsafe { super::fma::strip_by_rows!(strip, block::<(), 4>, [1, 2, 3, 4, 5, 6]) }
+    unsafe {
+        if strip.columns == PANEL {
+            strip_by_rows!(strip, block::<(), 4>, [1, 2, 3, 4, 5, 6])
+        } else {
+            strip_by_rows!(
+                strip,
+                block::<(), 2>,
+                [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+            )
+        }
+    }
 }
 
 #[inline(always)]
@@ -36,7 +47,7 @@ unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32,
                     sums[r][v] = _mm512_dpbf16_ps(sums[r][v], pairs(left), pairs(right[v]));
                 }
             }
-            b = b.add(V * 16);
+            b = b.add(PANEL);
         }
         for r in 0..R {
             for v in 0..V {

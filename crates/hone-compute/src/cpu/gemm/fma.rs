@@ -1,9 +1,9 @@
 //! The f32 kernel: one multiply-add an element, `k` ascending.
 
-use super::Strip;
+use super::{PANEL, Strip};
 use crate::cpu::simd::{Portable, Simd};
 
-/// Computes a strip of panels `V` vectors wide, `R` rows at a time or fewer.
+/// Computes a strip `V` vectors wide, some rows at a time.
 macro_rules! strip_by_rows {
     ($strip:expr, $kernel:ident::<$s:ty, $v:literal>, [$($r:literal),*]) => {{
         let strip: &Strip = $strip;
@@ -29,7 +29,17 @@ pub(super) use strip_by_rows;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub(super) unsafe fn avx512(strip: &Strip) {
     use crate::cpu::simd::Avx512;
-    unsafe { strip_by_rows!(strip, block::<Avx512, 4>, [1, 2, 3, 4, 5, 6]) }
+    unsafe {
+        if strip.columns == PANEL {
+            strip_by_rows!(strip, block::<Avx512, 4>, [1, 2, 3, 4, 5, 6])
+        } else {
+            strip_by_rows!(
+                strip,
+                block::<Avx512, 2>,
+                [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+            )
+        }
+    }
 }
 
 /// # Safety
@@ -64,6 +74,8 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
         }
         let mut b = strip.b.cast::<f32>();
         let a = a.cast::<f32>();
+        // Half a panel of the widest vectors has the stride of a whole one.
+        let panel = if S::LANES == 16 { PANEL } else { V * S::LANES };
         for k in 0..strip.depth {
             let mut right = [S::splat(0.0); V];
             for v in 0..V {
@@ -75,7 +87,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
                     sums[r][v] = S::fma(left, right[v], sums[r][v]);
                 }
             }
-            b = b.add(V * S::LANES);
+            b = b.add(panel);
         }
         for r in 0..R {
             for v in 0..V {

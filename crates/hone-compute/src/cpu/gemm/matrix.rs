@@ -6,7 +6,7 @@
 
 use super::bf16::{narrow_kernel, rounded_bits};
 use super::buffer::Buffer;
-use super::transpose::{SIDE, Transpose};
+use super::transpose::{Rows, SIDE, Transpose};
 use crate::cpu::Cpu;
 use crate::cpu::simd::{Simd, dispatch};
 use crate::isa::{Isa, Level, Precision};
@@ -112,12 +112,13 @@ impl LeftMatrix {
         self.shape(cpu, m, k);
         let (form, stride) = (self.form, self.stride);
         let parts = Parts::new(self.cells.cells_mut());
-        let grain = GRAIN.div_ceil(k.max(1)).next_multiple_of(4 * SIDE);
+        let grain = GRAIN.div_ceil(k.max(1)).next_multiple_of(8 * SIDE);
         cpu.pool.ranges(m, grain, &|rows| {
             // SAFETY: row ranges do not overlap.
             let out = unsafe { parts.get(rows.start * stride..rows.end * stride) };
             let source = Columns {
                 values: a,
+                k,
                 width: m,
                 from: rows.start,
                 to: rows.end,
@@ -181,19 +182,19 @@ impl RightMatrix {
         self.shape(cpu, k, n);
         let (form, width, panel) = (self.form, self.width, self.panel());
         let parts = Parts::new(self.cells.cells_mut());
-        let grain = GRAIN.div_ceil(panel.max(1));
+        // Some panels at a time, so that what is read of a row of `b` is not too short.
+        let grain = GRAIN.div_ceil(panel.max(1)).max(2 * PANEL / width);
         cpu.pool.ranges(n.div_ceil(width), grain, &|panels| {
-            for p in panels {
-                // SAFETY: panels do not overlap.
-                let out = unsafe { parts.get(p * panel..(p + 1) * panel) };
-                let source = Columns {
-                    values: b,
-                    width: n,
-                    from: p * width,
-                    to: n.min((p + 1) * width),
-                };
-                columns_to_panel(cpu.level, form, source, width, out);
-            }
+            // SAFETY: panels do not overlap.
+            let out = unsafe { parts.get(panels.start * panel..panels.end * panel) };
+            let source = Columns {
+                values: b,
+                k,
+                width: n,
+                from: panels.start * width,
+                to: n.min(panels.end * width),
+            };
+            columns_to_panels(cpu.level, form, source, width, out);
         });
     }
 
@@ -233,20 +234,17 @@ impl RightMatrix {
 #[derive(Clone, Copy)]
 pub(crate) struct Columns<'a> {
     values: &'a [f32],
+    k: usize,
     width: usize,
     from: usize,
     to: usize,
 }
 
 impl<'a> Columns<'a> {
-    fn k(&self) -> usize {
-        self.values.len().checked_div(self.width).unwrap_or(0)
-    }
-
     /// Columns `start..start + length`, counted from `from`, of row `k`; nothing beyond the last row.
     #[inline(always)]
     fn row(&self, k: usize, start: usize, length: usize) -> &'a [f32] {
-        if k >= self.k() {
+        if k >= self.k {
             return &[];
         }
         let at = k * self.width + self.from + start;
@@ -324,7 +322,7 @@ unsafe fn cells_along<S: Simd>(form: Form, x: &[f32], out: &mut [u32]) {
 
 dispatch! { fn rows_to_rows(form: Form, x: &[f32], k: usize, out: &mut [u32]) = rows_to_rows_kernel; }
 dispatch! { fn columns_to_rows(form: Form, source: Columns<'_>, out: &mut [u32]) = columns_to_rows_kernel; }
-dispatch! { fn columns_to_panel(form: Form, source: Columns<'_>, width: usize, out: &mut [u32]) = columns_to_panel_kernel; }
+dispatch! { fn columns_to_panels(form: Form, source: Columns<'_>, width: usize, out: &mut [u32]) = columns_to_panels_kernel; }
 dispatch! { fn rows_to_panel(form: Form, x: &[f32], k: usize, width: usize, out: &mut [u32]) = rows_to_panel_kernel; }
 
 #[inline(always)]
@@ -340,29 +338,47 @@ unsafe fn rows_to_rows_kernel<S: Simd>(form: Form, x: &[f32], k: usize, out: &mu
     }
 }
 
+/// Rows of cells on their way to be transposed: long enough that they are written before they are read.
+type Stage = [[u32; STAGE + SIDE]; SIDE];
+/// Cells of a row that are used; the rest keeps rows out of each other's cache sets.
+const STAGE: usize = 16 * SIDE;
+
+/// The transposed block of a stage whose first column is `at`.
+#[inline(always)]
+fn staged(stage: &Stage, at: usize) -> Rows<*const u32> {
+    Rows {
+        first: &raw const stage[0][at],
+        stride: STAGE + SIDE,
+    }
+}
+
 #[inline(always)]
 unsafe fn columns_to_rows_kernel<S: Transpose>(form: Form, source: Columns<'_>, out: &mut [u32]) {
     let rows = source.to - source.from;
     let stride = out.len() / rows;
-    let depth = form.cells(source.k()).next_multiple_of(SIDE);
-    let mut block = [[0_u32; SIDE]; SIDE];
+    let filled = form.cells(source.k);
+    let depth = filled.next_multiple_of(SIDE);
+    let mut stage: Stage = [[0; STAGE + SIDE]; SIDE];
     for c in (0..depth).step_by(SIDE) {
-        for start in (0..rows).step_by(SIDE) {
-            let length = SIDE.min(rows - start);
-            if length < SIDE || c + SIDE > form.cells(source.k()) / SIDE * SIDE {
-                block = [[0; SIDE]; SIDE];
-            }
-            for (i, row) in block.iter_mut().enumerate() {
-                if length == SIDE {
-                    cells_across(form, &source, c + i, start, SIDE, row);
+        for from in (0..rows).step_by(STAGE) {
+            let length = STAGE.min(rows - from);
+            for (i, stage) in stage.iter_mut().enumerate() {
+                if c + i < filled {
+                    cells_across(form, &source, c + i, from, length, &mut stage[..length]);
                 } else {
-                    cells_across(form, &source, c + i, start, length, row);
+                    stage.fill(0);
                 }
             }
-            unsafe { S::transpose(&mut block) };
-            for (i, row) in block[..length].iter().enumerate() {
-                let at = (start + i) * stride + c;
-                out[at..at + SIDE].copy_from_slice(row);
+            for start in (0..length).step_by(SIDE) {
+                let some = SIDE.min(length - start);
+                let at = (from + start) * stride + c;
+                assert!(at + (some - 1) * stride + SIDE <= out.len());
+                let to = Rows {
+                    first: &raw mut out[at],
+                    stride,
+                };
+                // SAFETY: the last row written ends within `out`.
+                unsafe { S::transpose(staged(&stage, start), to, some) };
             }
         }
     }
@@ -372,22 +388,33 @@ unsafe fn columns_to_rows_kernel<S: Transpose>(form: Form, source: Columns<'_>, 
 }
 
 #[inline(always)]
-unsafe fn columns_to_panel_kernel<S: Simd>(
+unsafe fn columns_to_panels_kernel<S: Simd>(
     form: Form,
     source: Columns<'_>,
     width: usize,
     out: &mut [u32],
 ) {
-    let length = source.to - source.from;
-    let filled = form.cells(source.k());
-    for (c, row) in out.chunks_exact_mut(width).enumerate() {
-        if c >= filled {
-            row.fill(0);
-        } else if length == PANEL && width == PANEL {
-            cells_across(form, &source, c, 0, PANEL, row);
-        } else {
-            cells_across(form, &source, c, 0, length, row);
-            row[length..].fill(0);
+    let columns = source.to - source.from;
+    let filled = form.cells(source.k);
+    let panel = out.len() / columns.div_ceil(width);
+    for c in 0..panel / width {
+        for (from, out) in (0..columns)
+            .step_by(width)
+            .zip(out.chunks_exact_mut(panel.max(1)))
+        {
+            let row = &mut out[c * width..(c + 1) * width];
+            let length = width.min(columns - from);
+            if c >= filled {
+                row.fill(0);
+            } else if length == PANEL {
+                // A length that is known makes straight code; so below.
+                cells_across(form, &source, c, from, PANEL, &mut row[..PANEL]);
+            } else if length == SIDE {
+                cells_across(form, &source, c, from, SIDE, &mut row[..SIDE]);
+            } else {
+                cells_across(form, &source, c, from, length, &mut row[..length]);
+                row[length..].fill(0);
+            }
         }
     }
 }
@@ -406,24 +433,29 @@ unsafe fn rows_to_panel_kernel<S: Transpose>(
         Form::Rounded | Form::Full => 1,
     };
     let depth = out.len() / width;
+    let mut stage: Stage = [[0; STAGE + SIDE]; SIDE];
     for start in (0..width).step_by(SIDE) {
-        for c in (0..depth).step_by(SIDE) {
-            let mut block = [[0_u32; SIDE]; SIDE];
-            let (from, to) = (k.min(c * span), k.min((c + SIDE) * span));
-            for i in 0..SIDE.min(columns.saturating_sub(start)) {
-                let x = &x[(start + i) * k + from..(start + i) * k + to];
-                unsafe {
-                    if x.len() == span * SIDE {
-                        cells_along::<S>(form, &x[..span * SIDE], &mut block[i]);
-                    } else {
-                        cells_along::<S>(form, x, &mut block[i]);
-                    }
+        for c in (0..depth).step_by(STAGE) {
+            let length = STAGE.min(depth - c);
+            let elements = k.min(c * span)..k.min((c + length) * span);
+            for (i, stage) in stage.iter_mut().enumerate() {
+                let mut end = 0;
+                if start + i < columns {
+                    let x = &x[(start + i) * k..][elements.clone()];
+                    end = form.cells(x.len());
+                    unsafe { cells_along::<S>(form, x, &mut stage[..end]) };
                 }
+                stage[end..length].fill(0);
             }
-            unsafe { S::transpose(&mut block) };
-            for (i, row) in block.iter().enumerate() {
-                let at = (c + i) * width + start;
-                out[at..at + SIDE].copy_from_slice(row);
+            for j in (0..length).step_by(SIDE) {
+                let at = (c + j) * width + start;
+                assert!(at + (SIDE - 1) * width + SIDE <= out.len());
+                let to = Rows {
+                    first: &raw mut out[at],
+                    stride: width,
+                };
+                // SAFETY: the last row written ends within `out`.
+                unsafe { S::transpose(staged(&stage, j), to, SIDE) };
             }
         }
     }

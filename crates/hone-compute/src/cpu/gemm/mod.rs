@@ -44,6 +44,8 @@ const TASK_LEAST: usize = 1 << 17;
 const TASKS_PER_THREAD: usize = 4;
 /// Rows up to which a task streams the right operand, each panel once and whole.
 const STREAM_ROWS: usize = 32;
+/// Cells of the left operand that the second cache holds beside the rest.
+const NEAR_CELLS: usize = 1 << 17;
 /// Rows of the scratch block that takes the columns of an incomplete panel.
 const EDGE_ROWS: usize = 32;
 
@@ -97,15 +99,16 @@ impl<'a> Product<'a> {
     }
 }
 
-/// A column strip of a product, for a kernel: `c[rows, width] = a[rows, depth] b[depth, width]`, in cells, or `+=`.
+/// A column strip of a product, for a kernel: `c[rows, columns] = a[rows, depth] b[depth, columns]`, in cells, or `+=`.
 ///
-/// `width` is that of a panel. `depth` is above 0.
+/// `columns` is the width of a panel, or, where the kernel can, half of it. `depth` is above 0.
 struct Strip {
     a: *const u32,
     /// Cells from one row of `a` to the next.
     a_stride: usize,
     b: *const u32,
     rows: usize,
+    columns: usize,
     depth: usize,
     c: *mut f32,
     /// Numbers from one row of `c` to the next.
@@ -269,11 +272,25 @@ impl Work<'_> {
         } else {
             self.kernel.block
         };
-        for from in (0..self.depth).step_by(step) {
+        let width = self.product.b.width;
+        let strip = |from: usize, first: usize| {
             let depths = from..self.depth.min(from + step);
-            for first in columns.clone().step_by(self.product.b.width) {
-                let columns = first..columns.end.min(first + self.product.b.width);
-                self.strip(rows.clone(), columns, depths.clone());
+            let columns = first..columns.end.min(first + width);
+            self.strip(rows.clone(), columns, depths);
+        };
+        if rows.len() * self.depth <= NEAR_CELLS {
+            // All of `a` stays near, so that each panel's columns are finished in one go.
+            for first in columns.clone().step_by(width) {
+                (0..self.depth)
+                    .step_by(step)
+                    .for_each(|from| strip(from, first));
+            }
+        } else {
+            for from in (0..self.depth).step_by(step) {
+                columns
+                    .clone()
+                    .step_by(width)
+                    .for_each(|first| strip(from, first));
             }
         }
     }
@@ -288,18 +305,21 @@ impl Work<'_> {
         let (a_cells, b_cells) = (a.cells.cells(), b.cells.cells());
         assert!(left + (rows.len() - 1) * a.stride + depths.len() <= a_cells.len());
         assert!(right + depths.len() * width <= b_cells.len());
+        // Half a panel where that is enough, in the kernels whose panels are wide.
+        let unit = if width == PANEL { PANEL / 2 } else { width };
         let load = depths.start > 0 || self.product.store == Store::Accumulate;
         let mut strip = Strip {
             a: &raw const a_cells[left],
             a_stride: a.stride,
             b: &raw const b_cells[right],
             rows: rows.len(),
+            columns: columns.len().next_multiple_of(unit),
             depth: depths.len(),
             c: self.at(rows.start, columns.start),
             c_stride: self.ldc,
             load,
         };
-        if columns.len() == width {
+        if columns.len() == strip.columns {
             // SAFETY: operands by the assertions; the block of `c` lies in the output and belongs to this task.
             unsafe { (self.kernel.run)(&strip) };
             return;

@@ -10,41 +10,45 @@ pub(super) const SIDE: usize = 16;
 /// # Safety
 /// As for [`Simd`].
 pub(super) trait Transpose: Simd {
-    unsafe fn transpose(block: &mut [[u32; SIDE]; SIDE]);
+    /// Writes the transpose of a block to the first `rows` rows of `to`, at most `SIDE`.
+    unsafe fn transpose(from: Rows<*const u32>, to: Rows<*mut u32>, rows: usize);
 }
 
-#[inline(always)]
-fn transpose_scalar(block: &mut [[u32; SIDE]; SIDE]) {
-    for i in 0..SIDE {
-        for j in 0..i {
-            let x = block[i][j];
-            block[i][j] = block[j][i];
-            block[j][i] = x;
-        }
-    }
+/// Where rows of cells lie.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<P> {
+    pub first: P,
+    /// Cells from one to the next.
+    pub stride: usize,
 }
 
 impl Transpose for Portable {
     #[inline(always)]
-    unsafe fn transpose(block: &mut [[u32; SIDE]; SIDE]) {
-        transpose_scalar(block);
+    unsafe fn transpose(from: Rows<*const u32>, to: Rows<*mut u32>, rows: usize) {
+        for i in 0..rows {
+            for j in 0..SIDE {
+                unsafe {
+                    *to.first.add(i * to.stride + j) = *from.first.add(j * from.stride + i);
+                }
+            }
+        }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{SIDE, Transpose};
+    use super::{Rows, SIDE, Transpose};
     use crate::cpu::simd::{Avx2, Avx512};
     use std::arch::x86_64::*;
 
     impl Transpose for Avx512 {
         #[inline(always)]
-        unsafe fn transpose(block: &mut [[u32; SIDE]; SIDE]) {
+        unsafe fn transpose(from: Rows<*const u32>, to: Rows<*mut u32>, rows: usize) {
             unsafe {
                 let mut a = [_mm512_setzero_si512(); SIDE];
                 let mut b = a;
                 for i in 0..SIDE {
-                    a[i] = _mm512_loadu_si512(block[i].as_ptr().cast());
+                    a[i] = _mm512_loadu_si512(from.first.add(i * from.stride).cast());
                 }
                 // Pairs of rows, then fours: within each quarter of a vector.
                 for i in 0..8 {
@@ -71,7 +75,9 @@ mod x86 {
                     a[12 + j] = _mm512_shuffle_i32x4::<0xdd>(b[4 + j], b[12 + j]);
                 }
                 for i in 0..SIDE {
-                    _mm512_storeu_si512(block[i].as_mut_ptr().cast(), a[i]);
+                    if i < rows {
+                        _mm512_storeu_si512(to.first.add(i * to.stride).cast(), a[i]);
+                    }
                 }
             }
         }
@@ -79,32 +85,34 @@ mod x86 {
 
     impl Transpose for Avx2 {
         #[inline(always)]
-        unsafe fn transpose(block: &mut [[u32; SIDE]; SIDE]) {
-            unsafe {
-                for (i, j) in [(0, 0), (8, 8), (0, 8)] {
-                    let first = transpose_quarter(block, i, j);
-                    if i != j {
-                        let second = transpose_quarter(block, j, i);
-                        store_quarter(block, i, j, second);
+        unsafe fn transpose(from: Rows<*const u32>, to: Rows<*mut u32>, rows: usize) {
+            for i in (0..rows).step_by(8) {
+                for j in [0, 8] {
+                    unsafe {
+                        let quarter =
+                            transposed_quarter(from.first.add(j * from.stride + i), from.stride);
+                        for (r, row) in quarter.into_iter().enumerate() {
+                            if i + r < rows {
+                                _mm256_storeu_si256(
+                                    to.first.add((i + r) * to.stride + j).cast(),
+                                    row,
+                                );
+                            }
+                        }
                     }
-                    store_quarter(block, j, i, first);
                 }
             }
         }
     }
 
-    /// The transposed 8 by 8 block whose first cell is at `row`, `column`.
+    /// The transpose of 8 by 8 cells.
     #[inline(always)]
-    unsafe fn transpose_quarter(
-        block: &[[u32; SIDE]; SIDE],
-        row: usize,
-        column: usize,
-    ) -> [__m256i; 8] {
+    unsafe fn transposed_quarter(first: *const u32, stride: usize) -> [__m256i; 8] {
         unsafe {
             let mut a = [_mm256_setzero_si256(); 8];
             let mut b = a;
             for i in 0..8 {
-                a[i] = _mm256_loadu_si256(block[row + i].as_ptr().add(column).cast());
+                a[i] = _mm256_loadu_si256(first.add(i * stride).cast());
             }
             for i in 0..4 {
                 b[2 * i] = _mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
@@ -123,18 +131,6 @@ mod x86 {
             b
         }
     }
-
-    #[inline(always)]
-    unsafe fn store_quarter(
-        block: &mut [[u32; SIDE]; SIDE],
-        row: usize,
-        column: usize,
-        values: [__m256i; 8],
-    ) {
-        for (i, value) in values.into_iter().enumerate() {
-            unsafe { _mm256_storeu_si256(block[row + i].as_mut_ptr().add(column).cast(), value) };
-        }
-    }
 }
 
 #[cfg(test)]
@@ -143,24 +139,35 @@ mod tests {
     use crate::cpu::simd::dispatch;
 
     #[inline(always)]
-    unsafe fn kernel<S: Transpose>(block: &mut [[u32; SIDE]; SIDE]) {
-        unsafe { S::transpose(block) }
+    unsafe fn kernel<S: Transpose>(from: &[u32], stride: usize, to: &mut [u32], rows: usize) {
+        let from = Rows {
+            first: from.as_ptr(),
+            stride,
+        };
+        let to = Rows {
+            first: to.as_mut_ptr(),
+            stride: SIDE + 1,
+        };
+        unsafe { S::transpose(from, to, rows) }
     }
-    dispatch! { fn transpose(block: &mut [[u32; SIDE]; SIDE]) = kernel; }
+    dispatch! { fn transpose(from: &[u32], stride: usize, to: &mut [u32], rows: usize) = kernel; }
 
     #[test]
     fn rows_become_columns() {
+        let stride = SIDE + 5;
+        let from: Vec<u32> = (0..SIDE * stride).map(|i| i as u32).collect();
         for isa in crate::Isa::all_here() {
-            let mut block = [[0; SIDE]; SIDE];
-            for i in 0..SIDE {
-                for j in 0..SIDE {
-                    block[i][j] = (100 * i + j) as u32;
-                }
-            }
-            transpose(isa.level(), &mut block);
-            for i in 0..SIDE {
-                for j in 0..SIDE {
-                    assert_eq!(block[i][j], (100 * j + i) as u32, "{isa}: {i}, {j}");
+            for rows in 1..=SIDE {
+                let mut to = vec![u32::MAX; SIDE * (SIDE + 1)];
+                transpose(isa.level(), &from, stride, &mut to, rows);
+                for (at, &cell) in to.iter().enumerate() {
+                    let (i, j) = (at / (SIDE + 1), at % (SIDE + 1));
+                    let want = if i < rows && j < SIDE {
+                        (j * stride + i) as u32
+                    } else {
+                        u32::MAX
+                    };
+                    assert_eq!(cell, want, "{isa}, {rows} rows: {i}, {j}");
                 }
             }
         }

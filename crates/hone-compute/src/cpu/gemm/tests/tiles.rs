@@ -254,7 +254,13 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
     }
     let mut random = Random::new(7);
     for rows in [1, 2, 5, 15, 16, 17, 23, 31, 32, 33, 48, 49, 64, 65] {
-        for (depth, load, tiny) in [(16, false, false), (48, true, false), (32, false, true)] {
+        for (columns, depth, load, tiny) in [
+            (PANEL, 16, false, false),
+            (PANEL, 48, true, false),
+            (PANEL, 32, false, true),
+            (PANEL / 2, 32, true, false),
+            (PANEL / 2, 16, false, true),
+        ] {
             let a_stride = depth + [0, 16, 48][rows % 3];
             let c_stride = PANEL + rows % 7;
             let mut cells = |count: usize| -> Vec<u32> {
@@ -280,6 +286,7 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
                         a_stride,
                         b: b.as_ptr(),
                         rows,
+                        columns,
                         depth,
                         c: c.as_mut_ptr(),
                         c_stride,
@@ -289,11 +296,11 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
                     unsafe { run(&strip) };
                     c
                 });
-            let what = format!("{rows} rows, depth {depth}, load {load}");
+            let what = format!("{rows} rows, {columns} columns, depth {depth}, load {load}");
             super::assert_bits(&hardware, &emulated, &what);
-            assert_ne!(hardware[..PANEL], before[..PANEL], "{what}");
+            assert_ne!(hardware[..columns], before[..columns], "{what}");
             for row in 0..rows {
-                let gap = row * c_stride + PANEL..(row + 1) * c_stride;
+                let gap = row * c_stride + columns..(row + 1) * c_stride;
                 assert_eq!(hardware[gap.clone()], before[gap], "{what}: between rows");
             }
         }
