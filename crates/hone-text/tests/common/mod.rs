@@ -31,7 +31,7 @@ pub fn options(vocab_size: usize) -> TrainOptions {
 
 /// A small trained tokenizer with ChatML.
 pub fn trained() -> Tokenizer {
-    train_bpe(corpus().into_iter(), &options(400)).unwrap()
+    train_bpe(corpus().into_iter(), &options(320)).unwrap()
 }
 
 /// Numbers for tests, from a linear congruential generator.
