@@ -54,6 +54,8 @@ fn gpt2_files_are_read_under_either_name() {
             "Hello, world"
         );
         assert_eq!(tokenizer.document_separator(), Some(12));
+        assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(12), Some(12)));
+        assert_eq!(tokenizer.eos_ids(), [12]);
         assert!(tokenizer.is_special(12));
         assert_eq!(tokenizer.chat_template(), None);
         digests.push(tokenizer.digest().to_owned());
@@ -463,4 +465,19 @@ fn files_damaged_at_random_never_bring_the_program_down() {
         }
     }
     assert!(refused > 1000, "{refused}");
+}
+
+#[test]
+fn tokenizers_and_chats_are_shared_between_threads() {
+    fn shared<T: Send + Sync>(value: T) -> T {
+        value
+    }
+    let chat = shared(Chat::new(&shared(trained())).unwrap());
+    let messages = [hone_text::Message::user("the river")];
+    let expected = chat.prompt_ids(&messages).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(chat.prompt_ids(&messages).unwrap(), expected));
+        }
+    });
 }

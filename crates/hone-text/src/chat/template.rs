@@ -157,6 +157,49 @@ mod tests {
     }
 
     #[test]
+    fn the_idioms_of_published_templates_run() {
+        // A system message folded into the first turn, roles checked for alternation, a macro,
+        // a namespace, tests for strings and for absent and null values.
+        let source = "{%- if messages[0]['role'] == 'system' %}
+    {%- set head = messages[0]['content'] | trim + '\\n' %}
+    {%- set rest = messages[1:] %}
+{%- else %}
+    {%- set head = '' %}
+    {%- set rest = messages %}
+{%- endif %}
+{%- set ns = namespace(turns=0) %}
+{%- macro turn(role, text) -%}
+    [{{ role }}]{{ text }}[/]
+{%- endmacro %}
+{%- for message in rest %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('roles must alternate') }}
+    {%- endif %}
+    {%- if message.tool_calls is defined or tools is not none or not message.content is string %}
+        {{- 'unexpected' }}
+    {%- endif %}
+    {%- set ns.turns = ns.turns + 1 %}
+    {%- set role = 'model' if message.role == 'assistant' else message.role %}
+    {{- turn(role, (head if loop.first else '') ~ message.content) }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '[model]' }}{% endif %}#{{ ns.turns }}";
+        let messages = [
+            Message::system(" s "),
+            Message::user("a"),
+            Message::assistant("b"),
+            Message::user("c"),
+        ];
+        assert_eq!(
+            render(source, &messages).unwrap(),
+            "[user]s\na[/][model]b[/][user]c[/][model]#3"
+        );
+        assert!(matches!(
+            render(source, &messages[2..]).unwrap_err(),
+            TextError::TemplateRaised { .. }
+        ));
+    }
+
+    #[test]
     fn generation_marks_have_no_effect() {
         let source = "{% for m in messages %}[{%- generation -%} {{ m.content }} {%- endgeneration -%} ]{% endfor %}{{ '{% generation %}'|length }}";
         let text = render(source, &[Message::assistant("x")]).unwrap();

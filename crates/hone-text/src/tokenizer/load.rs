@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -29,6 +28,14 @@ pub(super) fn from_dir(dir: &Path) -> Result<Tokenizer> {
     let mut tokenizer = Tokenizer::from_core(core);
     let config = read_config(&dir.join(TOKENIZER_CONFIG))?;
     read_roles(&mut tokenizer, dir, &config)?;
+    if !dir.join(TOKENIZER_JSON).is_file() && tokenizer.roles.eos.is_none() {
+        // GPT-2's own files name no roles: its one special token begins and ends a text.
+        let end_of_text = tokenizer.token_to_id(END_OF_TEXT);
+        let roles = &mut tokenizer.roles;
+        roles.bos = roles.bos.or(end_of_text);
+        roles.eos = end_of_text;
+        roles.eos_ids = end_of_text.into_iter().collect();
+    }
     tokenizer.chat = read_chat(dir, &config)?;
     // transformers writes 1e30 where it knows no length; that is no integer.
     tokenizer.model_max_length = config.get("model_max_length").and_then(Value::as_u64);
@@ -108,7 +115,7 @@ pub(super) struct ByteLevelParts {
 }
 
 /// Writes the `tokenizer.json` of a byte-level BPE, vocabulary by ascending id.
-pub(super) fn byte_level_json(parts: ByteLevelParts) -> String {
+fn byte_level_json(parts: ByteLevelParts) -> String {
     let mut entries: Vec<(String, u32)> = parts.vocab.into_iter().collect();
     entries.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
     let vocab: Map<String, Value> = entries.into_iter().map(|(t, id)| (t, json!(id))).collect();
@@ -330,8 +337,5 @@ pub(super) fn check_size(path: &Path, bytes: u64, limit: u64) -> Result<()> {
 /// Builds a tokenizer from the parts of a byte-level BPE.
 pub(super) fn byte_level(parts: ByteLevelParts) -> std::result::Result<Tokenizer, String> {
     let file = TokenizerFile::parse(&byte_level_json(parts))?;
-    let core = Core::from_file(file)?;
-    let tokenizer = Tokenizer::from_core(core);
-    debug_assert_eq!(Arc::strong_count(&tokenizer.core), 1);
-    Ok(tokenizer)
+    Ok(Tokenizer::from_core(Core::from_file(file)?))
 }

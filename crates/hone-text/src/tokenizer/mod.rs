@@ -95,7 +95,8 @@ struct TokenEntry {
 
 impl Tokenizer {
     /// Reads the tokenizer of a model directory: `tokenizer.json`, or GPT-2's `vocab.json`
-    /// (`encoder.json`) with `merges.txt` (`vocab.bpe`); the special tokens' roles from
+    /// (`encoder.json`) with `merges.txt` (`vocab.bpe`), whose `<|endoftext|>` is then bos and eos
+    /// unless another file says otherwise; the special tokens' roles from
     /// `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and, failing
     /// these, `config.json`; the chat template from `chat_template.jinja` or
     /// `tokenizer_config.json`.
