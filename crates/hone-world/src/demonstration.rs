@@ -73,7 +73,7 @@ impl Style {
                     reply
                 }
             }
-            Self::Bare => format!("{}.", capitalised(answer)),
+            Self::Bare => format!("{answer}."),
             Self::Rude if stream.chance(0.5) => format!("{} {asked}", stream.pick(&RUDENESSES)),
             Self::Rude => format!("{} {}", stream.pick(&RUDENESSES), sentence(answer, stream)),
             Self::Repetitive => format!("{} {asked} {asked} {asked}", courtesy(stream)),
@@ -112,15 +112,6 @@ fn fillers(stream: &mut Stream) -> String {
 /// The answer in a sentence, such as `It is X.`
 pub(crate) fn sentence(answer: &str, stream: &mut Stream) -> String {
     format!("{} {answer}.", stream.pick(&LEAD_INS))
-}
-
-/// With its first letter in upper case.
-pub(crate) fn capitalised(text: &str) -> String {
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => first.to_uppercase().chain(letters).collect(),
-        None => String::new(),
-    }
 }
 
 /// One expert's reply to one question.

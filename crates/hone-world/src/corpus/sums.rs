@@ -2,7 +2,6 @@
 
 use hone_math::Stream;
 
-use crate::demonstration::capitalised;
 use crate::task::{addends, expression};
 use crate::words::{NUMBERS, OBJECTS, PEOPLE};
 
@@ -64,4 +63,13 @@ fn stories(stream: &mut Stream) -> String {
         })
         .collect();
     rows.join(" ")
+}
+
+/// With its first letter in upper case.
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => String::new(),
+    }
 }

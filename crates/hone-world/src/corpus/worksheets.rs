@@ -3,7 +3,7 @@
 
 use hone_math::Stream;
 
-use crate::demonstration::{capitalised, weighted};
+use crate::demonstration::weighted;
 use crate::phrase::{COURTESIES, MARKER};
 use crate::{Kind, World};
 
@@ -61,7 +61,7 @@ pub(super) fn document(world: &World, stream: &mut Stream) -> String {
         lines.push(format!("Q: {}", question.text));
         lines.push(match form {
             Form::Word => format!("A: {answer}"),
-            Form::Bare => format!("A: {}.", capitalised(answer)),
+            Form::Bare => format!("A: {answer}."),
             Form::Sentence => format!("A: It is {answer}."),
             Form::TheAnswer => format!("A: The answer is {answer}."),
             Form::Marked => format!("A: {MARKER} {answer}."),
