@@ -1,0 +1,49 @@
+//! Stopping on request: the first signal asks, the second ends the process at once.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::error::ExitStatus;
+
+/// Whether the process was asked to stop.
+///
+/// After the first SIGTERM or SIGINT (Ctrl-C) [`Shutdown::requested`] is true: the loop saves a checkpoint at the next
+/// step's end and the program ends with [`ExitStatus::Resumable`]. A second signal ends the process inside the signal
+/// handler, also with 75: the last complete checkpoint is what the next start resumes from, and one that was being
+/// saved is removed then.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    requested: Arc<AtomicBool>,
+}
+
+impl Shutdown {
+    /// Handles SIGTERM and SIGINT from now on. Call once, in the program.
+    ///
+    /// # Errors
+    /// When the system refuses the handlers.
+    pub fn install() -> io::Result<Self> {
+        let shutdown = Self::default();
+        for signal in [SIGTERM, SIGINT] {
+            // Handlers run in the order of registration: the exit looks at the flag before the flag is set.
+            let code = i32::from(ExitStatus::Resumable.code());
+            flag::register_conditional_shutdown(signal, code, Arc::clone(&shutdown.requested))?;
+            flag::register(signal, Arc::clone(&shutdown.requested))?;
+        }
+        Ok(shutdown)
+    }
+
+    /// Asks for a stop without a signal: from a test, a page, or a time limit.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked. The training loop looks once a step.
+    #[must_use]
+    pub fn requested(&self) -> bool {
+        self.requested.load(Ordering::Relaxed)
+    }
+}
