@@ -14,7 +14,7 @@ pub struct SampleRow {
 impl SampleRow {
     /// The temperature under which the log-probability is given: that of the sampling, or 1 for greedy choice.
     pub(crate) fn logprob_temperature(&self) -> f32 {
-        let temperature = self.parameters.temperature as f32;
+        let temperature = self.parameters.temperature;
         if temperature > 0.0 { temperature } else { 1.0 }
     }
 }
