@@ -357,9 +357,10 @@ unsafe fn rows_kernel<S: Simd, E: Element, const R: usize>(
 #[inline(always)]
 unsafe fn merge<S: Simd>(s: &mut Scratch<'_>, begin: usize, padded: usize, first: bool) {
     if first {
-        s.total_maximum[begin..].copy_from_slice(&s.maximum[begin..]);
-        s.total_sum[begin..].copy_from_slice(&s.sum[begin..]);
-        s.total_out[begin * padded..].copy_from_slice(&s.out[begin * padded..]);
+        // All rows see the first segment.
+        std::mem::swap(&mut s.total_maximum, &mut s.maximum);
+        std::mem::swap(&mut s.total_sum, &mut s.sum);
+        std::mem::swap(&mut s.total_out, &mut s.out);
         return;
     }
     for row in begin..s.maximum.len() {

@@ -81,7 +81,7 @@ impl Layout {
         v: &[f32],
         round: impl Fn(f32) -> E,
     ) {
-        // Positions transposed at a time: few enough that their cache lines stay in the first-level cache.
+        // Positions and dimensions transposed at a time.
         const TILE: usize = 16;
         let (dim, padded) = (self.head_dim, self.padded());
         let width = self.kv_heads * dim;
@@ -89,11 +89,21 @@ impl Layout {
         for (head, page) in page.chunks_exact_mut(self.head()).enumerate() {
             let (keys, values) = page.split_at_mut(BLOCK * dim);
             for tile in (0..rows).step_by(TILE) {
-                let end = rows.min(tile + TILE);
-                for d in 0..dim {
-                    let column = &mut keys[d * BLOCK + first..][tile..end];
-                    for (row, key) in (tile..end).zip(column) {
-                        *key = round(k[row * width + head * dim + d]);
+                let count = TILE.min(rows - tile);
+                for from in (0..dim).step_by(TILE) {
+                    let mut part = [[E::zeroed(); TILE]; TILE];
+                    let dims = TILE.min(dim - from);
+                    for (row, part) in part[..count].iter_mut().enumerate() {
+                        let source = &k[(tile + row) * width + head * dim + from..][..dims];
+                        for (to, &x) in part.iter_mut().zip(source) {
+                            *to = round(x);
+                        }
+                    }
+                    for d in 0..dims {
+                        let column = &mut keys[(from + d) * BLOCK + first + tile..][..count];
+                        for (key, part) in column.iter_mut().zip(&part) {
+                            *key = part[d];
+                        }
                     }
                 }
             }

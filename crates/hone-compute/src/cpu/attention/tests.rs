@@ -323,11 +323,16 @@ fn chunks_and_single_queries_give_the_bits_of_the_whole() {
 
 #[test]
 fn later_keys_leave_no_trace() {
-    // Values that round to -0 in the running output, and infinities and NaNs that a query must not see.
+    // Running outputs that are -0, and infinities and NaNs that a query must not see.
     for cpu in cpus(1) {
         let mut s = Sequence::new(5, shape(2, 1, 16, Mask::Causal), 100);
-        s.v[..16].fill(-1e-44);
-        s.k[..16].fill(-30.0);
+        // The first key gets nearly all the weight and its value is 0; the others' values, the smallest negative
+        // ones, are then rounded to -0 in the sum.
+        s.q.fill(1.0);
+        s.k[..40 * 16].fill(0.0);
+        s.k[..16].fill(4.0);
+        s.v[..40 * 16].fill(-f32::from_bits(1 << 16));
+        s.v[..16].fill(0.0);
         for (i, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
             .into_iter()
             .enumerate()
@@ -336,6 +341,14 @@ fn later_keys_leave_no_trace() {
             s.v[(90 + i) * 16 + 5] = bad;
         }
         let whole = bits(&s.whole(&cpu).0[..90 * s.row()]);
+        // Without fused arithmetic, the product is rounded first and 0 + -0 is 0.
+        let zero = if cpu.level == Level::Portable {
+            0
+        } else {
+            1 << 31
+        };
+        let zeros = &whole[2 * s.row()..40 * s.row()];
+        assert!(zeros.iter().all(|&x| x == zero), "{}", name(&cpu));
         let single = bits(&s.chunks(&cpu, || 1)[..90 * s.row()]);
         assert_eq!(whole, single, "{}", name(&cpu));
     }
