@@ -8,6 +8,7 @@ pub(crate) mod math;
 pub(crate) mod norm;
 pub(crate) mod optimizer;
 pub(crate) mod rope;
+pub(crate) mod sampling;
 pub(crate) mod simd;
 #[cfg(test)]
 pub(crate) mod testing;
