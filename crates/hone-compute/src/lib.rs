@@ -10,4 +10,6 @@ mod isa;
 mod pool;
 pub mod rope;
 
+pub use cpu::logprob::VOCAB_CHUNK;
+pub use cpu::sampling::{SamplingError, SamplingParameters, choose};
 pub use isa::{Isa, IsaError, Precision};
