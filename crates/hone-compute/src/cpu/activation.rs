@@ -177,7 +177,9 @@ mod tests {
     type Forward = fn(&Cpu, &[f32], &mut [f32]);
     type Backward = fn(&Cpu, &[f32], &[f32], &mut [f32]);
 
-    const ALL: [(&str, Forward, Backward, fn(f64) -> f64); 5] = [
+    type Oracle = fn(f64) -> f64;
+
+    const ALL: [(&str, Forward, Backward, Oracle); 5] = [
         ("gelu_tanh", gelu_tanh_forward, gelu_tanh_backward, |x| {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
             0.5 * x * (1.0 + u.tanh())
