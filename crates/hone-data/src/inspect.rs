@@ -118,6 +118,7 @@ pub fn inspect(source: &Source) -> Result<Inspection, DataError> {
             notes: Vec::new(),
         },
         lengths: Vec::new(),
+        as_prompts: false,
     };
     match opened.contents {
         Contents::Text(text) => {
@@ -169,6 +170,8 @@ struct Inspector<'a> {
     most: u64,
     out: Inspection,
     lengths: Vec<(&'static str, Vec<u32>)>,
+    /// The first row is a conversation without a reply.
+    as_prompts: bool,
 }
 
 impl Inspector<'_> {
@@ -236,7 +239,12 @@ impl Inspector<'_> {
         let fields = crate::load::renamed(fields, self.source);
         if self.out.format.is_none() && self.out.notes.is_empty() {
             match Format::detect(&self.source.path, &fields, None) {
-                Ok(format) => self.out.format = Some(format),
+                Ok(format) => {
+                    self.out.format = Some(format);
+                    self.as_prompts = format.kind() == Kind::Conversations
+                        && convert::demonstration(format, fields.clone()).is_err()
+                        && convert::prompt(format, fields.clone()).is_ok();
+                }
                 Err(error) => self.out.notes.push(error.to_string()),
             }
         }
@@ -247,7 +255,12 @@ impl Inspector<'_> {
     }
 
     fn item(&mut self, format: Format, mut fields: Map<String, Value>) -> Result<(), String> {
-        match (format, format.kind()) {
+        let kind = if self.as_prompts {
+            Kind::Prompts
+        } else {
+            format.kind()
+        };
+        match (format, kind) {
             (_, Kind::Text) => {
                 let text = convert::document_text(&mut fields)?;
                 self.measure("text", &text);
@@ -281,7 +294,10 @@ impl Inspector<'_> {
     }
 
     fn finish(mut self) -> Inspection {
-        self.out.kind = self.out.format.map(Format::kind);
+        self.out.kind = match self.as_prompts {
+            true => Some(Kind::Prompts),
+            false => self.out.format.map(Format::kind),
+        };
         self.out.lengths = self
             .lengths
             .into_iter()

@@ -380,7 +380,8 @@ fn told(
     }
     let implicit = format == Format::Pairs && first.get("chosen").is_some_and(Value::is_array);
     for column in format.required() {
-        if !first.contains_key(*column) && !(implicit && *column == "prompt") {
+        let may_lack = implicit && *column == "prompt";
+        if !may_lack && !first.contains_key(*column) {
             return Err(missing(path, column, format!("format `{format}`"), &first));
         }
     }

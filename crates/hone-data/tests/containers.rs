@@ -442,7 +442,7 @@ fn bad_rows_are_counted_up_to_a_share() {
 #[test]
 fn columns_and_format_override() {
     let dir = TempDir::new().unwrap();
-    let path = file(&dir, "q,a,note\nwhat?,that,n\n");
+    let path = file(&dir, "q,a,note\nwhat?,that,n\nwho?,she,n\n");
     let error = load_demonstrations(&Source::new(&path))
         .unwrap_err()
         .to_string();
@@ -462,7 +462,7 @@ fn columns_and_format_override() {
         messages: vec![Message::user("what?"), Message::assistant("that")],
         extra: [("note".to_string(), "n".into())].into_iter().collect(),
     };
-    assert_eq!(loaded.items, [expected]);
+    assert_eq!((loaded.items.len(), &loaded.items[0]), (2, &expected));
     let prompts = load_prompts(&mapped(&[("prompt", "q")])).unwrap();
     assert_eq!(prompts.items[0].extra["a"], "that");
     let error = load_prompts(&mapped(&[("prompt", "qq")]))
@@ -487,7 +487,7 @@ fn columns_and_format_override() {
     };
     assert_eq!(
         load_documents(&plain).unwrap().items[0].text,
-        "q,a,note\nwhat?,that,n\n"
+        "q,a,note\nwhat?,that,n\nwho?,she,n\n"
     );
 }
 
@@ -570,4 +570,62 @@ fn an_inspection_says_what_a_file_is() {
         "{:?}",
         unknown.notes
     );
+}
+
+#[test]
+fn conversations_without_replies_are_prompts() {
+    let dir = TempDir::new().unwrap();
+    let content =
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"answer\": \"4\"}\n"
+            .repeat(3);
+    let source = Source::new(file(&dir, content));
+    let found = inspect(&source).unwrap();
+    assert_eq!(
+        (found.kind, found.bad, found.lengths.len()),
+        (Some(hone_data::Kind::Prompts), 0, 1)
+    );
+    assert_eq!(load_prompts(&source).unwrap().items.len(), 3);
+    let error = load_demonstrations(&source).unwrap_err().to_string();
+    assert!(error.contains("a conversation without a reply"), "{error}");
+}
+
+/// Damaged files of every kind end in a result or an error, never in a panic or an endless loop.
+#[test]
+fn damaged_files_are_survived() {
+    let dir = TempDir::new().unwrap();
+    let posts =
+        "<posts>\n<row Id=\"1\" PostTypeId=\"1\" Title=\"&lt;a&gt;\" Body=\"b\" />\n</posts>";
+    let tree = r#"{"prompt": {"text": "t", "role": "prompter", "replies": [{"text": "a", "role": "assistant", "rank": 0}]}}"#;
+    let ranking = r#"{"prompt": "p", "responses": ["a", "b"], "ranking": [[1], [0]]}"#;
+    let mut contents: Vec<Vec<u8>> = [LINES, ARRAY, CSV, TSV, posts, tree, ranking]
+        .map(Into::into)
+        .into();
+    contents.push(parquet_bytes());
+    contents.push(gzip(LINES.as_bytes()));
+    contents.push(zstd(ARRAY.as_bytes()));
+    let path = dir.path().join("damaged");
+    let mut results = [0, 0];
+    for (i, content) in contents.iter().enumerate() {
+        let mut random = hone_math::Key::new(1, "damage", i as u64).stream();
+        for _ in 0..60 {
+            let mut damaged = content.clone();
+            for _ in 0..1 + random.below(4) {
+                let at = random.below(damaged.len());
+                match random.below(3) {
+                    0 => damaged[at] = random.below(256) as u8,
+                    1 => damaged[at] ^= 1 << random.below(8),
+                    _ => damaged.truncate(at.max(1)),
+                }
+            }
+            std::fs::write(&path, &damaged).unwrap();
+            let source = Source::new(&path);
+            let ok = inspect(&source).is_ok();
+            results[usize::from(ok)] += 1;
+            let _ = (
+                load_demonstrations(&source).is_ok(),
+                load_rankings(&source).is_ok(),
+            );
+        }
+    }
+    assert!(results[0] > 50 && results[1] > 50, "{results:?}");
 }

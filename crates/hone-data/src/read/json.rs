@@ -162,9 +162,11 @@ impl Array {
                 Err(error) => return Err(self.meter.explain(error, line)),
             };
             if available.is_empty() {
-                return Err(self.broken(format!(
-                    "the array is cut short: the row of line {line} does not end"
-                )));
+                let what = match depth == 0 && !in_string {
+                    true => "its `]` is missing".to_string(),
+                    false => format!("the row of line {line} does not end"),
+                };
+                return Err(self.broken(format!("the array is cut short: {what}")));
             }
             let mut end = None;
             for (i, &byte) in available.iter().enumerate() {

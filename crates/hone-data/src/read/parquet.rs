@@ -38,7 +38,8 @@ pub(super) fn rows(file: File, place: &Place, limits: &Limits) -> Result<Rows, D
             });
         }
     }
-    let (row_cap, path) = (limits.row_bytes, place.path.clone());
+    let (row_cap, total_cap, path) = (limits.row_bytes, limits.total_bytes, place.path.clone());
+    let mut total = 0;
     let mut rows = reader.into_iter();
     let mut line = 0;
     Ok(Rows::new(std::iter::from_fn(move || {
@@ -56,6 +57,14 @@ pub(super) fn rows(file: File, place: &Place, limits: &Limits) -> Result<Rows, D
                         path,
                         line,
                         cap: row_cap,
+                    }));
+                }
+                total += bytes;
+                if total > total_cap {
+                    let path = path.clone();
+                    return Some(Err(DataError::TooLarge {
+                        path,
+                        cap: total_cap,
                     }));
                 }
                 Some(Ok(Row::good(line, fields)))

@@ -236,7 +236,7 @@ fn holds(haystack: &[u8], needle: &[u8]) -> bool {
 }
 
 /// A header is a first line of distinct identifiers of which one is a known column; or of two or more identifiers, with
-/// at least two records under it that have as many fields.
+/// at least two records under it that have as many fields. A single column is `text`, `prompt`, or a name that was given.
 fn has_header(text: &str, separator: char, complete: bool, hints: &Hints) -> bool {
     let Some(first) = text.lines().next() else {
         return false;
@@ -256,11 +256,13 @@ fn has_header(text: &str, separator: char, complete: bool, hints: &Hints) -> boo
         return false;
     }
     let known = |name: &str| crate::format::known_columns().any(|c| c == name) || expected(name);
-    if names.iter().any(|n| known(n)) && (names.len() > 1 || text.lines().nth(1).is_some()) {
-        return true;
+    if let [name] = names.as_slice() {
+        // a table of one column: only where that column is all a format needs
+        let enough = matches!(*name, "text" | "prompt") || expected(name);
+        return separator == ',' && enough && text.lines().nth(1).is_some();
     }
-    if names.len() < 2 {
-        return false;
+    if names.iter().any(|n| known(n)) {
+        return true;
     }
     let mut records = csv::ReaderBuilder::new()
         .delimiter(separator as u8)
