@@ -215,6 +215,32 @@ mod tests {
     }
 
     #[test]
+    fn approxkl_is_of_the_old_policy_against_the_new() {
+        // The sampled token became e^2 times likelier: k1 = -2, k2 = 2, k3 = e^2 - 1 - 2
+        let out = policy_loss(
+            &inputs(&[-1.0], &[-3.0], &[1.0], &[true]),
+            ClipRange::default(),
+            1,
+        )
+        .unwrap();
+        assert_eq!(out.stats.approxkl(Estimator::K1), -2.0);
+        assert_eq!(out.stats.approxkl(Estimator::K2), 2.0);
+        assert!((out.stats.approxkl(Estimator::K3) - 4.389_056_098_930_65).abs() < 1e-13);
+    }
+
+    #[test]
+    fn an_infinite_ratio_is_not_hidden_by_an_advantage_of_0() {
+        // The clipped term alone would be 0
+        let out = policy_loss(
+            &inputs(&[f32::INFINITY], &[0.0], &[0.0], &[true]),
+            ClipRange::default(),
+            1,
+        )
+        .unwrap();
+        assert!(out.loss.is_nan() && out.grad_logprobs[0].is_nan());
+    }
+
+    #[test]
     fn an_asymmetric_range_clips_each_side_at_its_own_end() {
         let ln = |x: f64| hone_math::ln(x) as f32;
         let (new, old) = ([ln(1.25), ln(1.25), ln(0.75), ln(0.75)], [0.0; 4]);
