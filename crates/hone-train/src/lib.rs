@@ -1,1 +1,21 @@
-//! The training stages.
+//! The training stages: pre-training, supervised tuning, reward modelling, PPO.
+//!
+//! Every stage has the same rooms: `config` (what can be set), `batch` or `rollout` (what a step works on), `step` (one
+//! optimiser step or update, readable as the method's paper), `run` (the loop with its checkpoints, metrics and
+//! results). What stages share lies beside them; no stage imports another.
+#![forbid(unsafe_code)]
+
+pub mod artefact;
+mod error;
+mod job;
+pub mod language;
+mod learner;
+pub mod pretrain;
+mod schedule;
+pub mod sections;
+pub mod sft;
+mod text;
+
+pub use error::{Result, TrainError};
+pub use job::{Job, Outcome};
+pub use learner::{Applied, Ema, Learner};

@@ -1,0 +1,115 @@
+//! Models on disk, as stages hand them on: a directory in Hugging Face's layout with its tokenizer.
+
+use std::path::{Path, PathBuf};
+
+use hone_compute::Engine;
+use hone_model::{Dtype, ModelConfig, Transformer, load_adapter};
+use hone_run::{Run, publish_dir};
+use hone_text::Tokenizer;
+use serde_json::{Map, Value};
+
+use crate::error::{Result, TrainError};
+
+/// A model with what belongs to it.
+pub struct Artefact {
+    /// The model.
+    pub model: Transformer,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// `bos_token_id` and its like, as they go into `config.json`.
+    pub tokens: Map<String, Value>,
+    /// Where it came from; under an adapter, where its base is.
+    pub base: Option<PathBuf>,
+}
+
+/// Loads a model directory, or an adapter's directory onto its base.
+///
+/// # Errors
+/// If files are missing or damaged, or the tokenizer has more tokens than the model.
+pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
+    if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
+        return load_with_adapter(engine, directory);
+    }
+    let (model, config) = hone_model::load(engine, directory)?;
+    let tokenizer = tokenizer_for(directory, &model)?;
+    Ok(Artefact { model, tokenizer, tokens: config.tokens, base: Some(directory.into()) })
+}
+
+fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
+    let base = adapter_base(directory)?;
+    let (mut model, ModelConfig { tokens, .. }) = hone_model::load(engine, &base)?;
+    load_adapter(engine, &mut model, directory)?;
+    let own = directory.join("tokenizer.json").is_file();
+    let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
+    Ok(Artefact { model, tokenizer, tokens, base: Some(base) })
+}
+
+/// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
+fn adapter_base(directory: &Path) -> Result<PathBuf> {
+    let path = directory.join("adapter_config.json");
+    let fail = |reason: String| TrainError::setting(path.display().to_string(), reason);
+    let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
+    let base = value.get("base_model_name_or_path").and_then(Value::as_str);
+    let base = base.ok_or_else(|| fail("`base_model_name_or_path` is missing".into()))?;
+    Ok(directory.join(base))
+}
+
+fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_dir(directory)?;
+    let rows = model.architecture().vocab_size;
+    if tokenizer.vocab_size() > rows {
+        let reason = format!("the tokenizer has {} tokens, the model's embedding {rows} rows", tokenizer.vocab_size());
+        return Err(TrainError::setting(directory.display().to_string(), reason));
+    }
+    Ok(tokenizer)
+}
+
+/// `bos_token_id`, `eos_token_id` and `pad_token_id` of a tokenizer.
+pub fn token_fields(tokenizer: &Tokenizer) -> Map<String, Value> {
+    let mut fields = Map::new();
+    let mut put = |key: &str, id: Option<u32>| {
+        if let Some(id) = id {
+            fields.insert(key.into(), id.into());
+        }
+    };
+    put("bos_token_id", tokenizer.bos());
+    put("eos_token_id", tokenizer.eos());
+    put("pad_token_id", tokenizer.pad());
+    fields
+}
+
+/// Publishes a model as `model/` of a run: complete or not at all.
+///
+/// # Errors
+/// If writing fails.
+pub fn publish(engine: &Engine, run: &Run, artefact: &Artefact, model: &Transformer) -> Result<PathBuf> {
+    Ok(run.publish("model", &mut |dir| write(engine, dir, artefact, model))?)
+}
+
+/// Publishes a model at a path of its own.
+///
+/// # Errors
+/// If writing fails.
+pub fn publish_at(engine: &Engine, path: &Path, artefact: &Artefact, model: &Transformer) -> Result<()> {
+    publish_dir(path, &mut |dir| write(engine, dir, artefact, model))?;
+    Ok(())
+}
+
+fn write(engine: &Engine, dir: &Path, artefact: &Artefact, model: &Transformer) -> Result<(), hone_run::Error> {
+    let caller = |error: std::io::Error| hone_run::Error::caller(error);
+    artefact.tokenizer.save(dir).map_err(hone_run::Error::caller)?;
+    let file = |name: &str| std::fs::File::create(dir.join(name)).map(std::io::BufWriter::new).map_err(caller);
+    if let (Some(base), Some(_)) = (&artefact.base, model.adapter()) {
+        let base = std::path::absolute(base).map_err(caller)?;
+        let json = model.adapter_json(&base.display().to_string()).unwrap_or_default();
+        std::fs::write(dir.join("adapter_config.json"), json).map_err(caller)?;
+        let mut out = file("adapter_model.safetensors")?;
+        model.write_adapter(engine, &mut out).map_err(caller)?;
+        return std::io::Write::flush(&mut out).map_err(caller);
+    }
+    std::fs::write(dir.join("config.json"), model.config_json(&artefact.tokens)).map_err(caller)?;
+    let mut out = file("model.safetensors")?;
+    model.write_weights(engine, Dtype::F32, &mut out).map_err(caller)?;
+    std::io::Write::flush(&mut out).map_err(caller)
+}

@@ -1,0 +1,88 @@
+//! What can stop a stage.
+
+use hone_run::ExitStatus;
+
+/// A stage's result.
+pub type Result<T, E = TrainError> = std::result::Result<T, E>;
+
+/// Why a stage stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The run directory or the configuration.
+    #[error(transparent)]
+    Run(#[from] hone_run::Error),
+    /// A model's files.
+    #[error(transparent)]
+    Model(#[from] hone_model::Error),
+    /// A data set.
+    #[error(transparent)]
+    Data(#[from] hone_data::DataError),
+    /// A tokenizer or a template.
+    #[error(transparent)]
+    Text(#[from] hone_text::TextError),
+    /// An objective that its numbers do not fit.
+    #[error(transparent)]
+    Objective(#[from] hone_objective::Error),
+    /// Sampling.
+    #[error(transparent)]
+    Generate(#[from] hone_generate::GenerateError),
+    /// `HONE_ISA`.
+    #[error(transparent)]
+    Isa(#[from] hone_compute::IsaError),
+    /// A setting that makes no sense.
+    #[error("{key}: {reason}")]
+    Setting {
+        /// Its dotted key.
+        key: String,
+        /// What is wrong and what is expected.
+        reason: String,
+    },
+    /// Steps whose gradients were not finite, one after another.
+    #[error("diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Lower train.learning_rate, or look at the data of these steps")]
+    Diverged {
+        /// How many.
+        count: u32,
+        /// The last of them.
+        step: u64,
+    },
+    /// Sampled and recomputed log-probabilities differ.
+    #[error("an invariant is broken: at update {update}, token {token} of episode {episode} had log-probability {sampled} when it was sampled, and the training pass computes {trained}; {count} tokens differ. This is a fault of hone or of this machine: results would be wrong, so the run stops")]
+    Mismatch {
+        /// Which update.
+        update: u64,
+        /// Which episode of its rollout.
+        episode: usize,
+        /// Which token of the response.
+        token: usize,
+        /// As stored.
+        sampled: f32,
+        /// As recomputed.
+        trained: f32,
+        /// How many tokens differ.
+        count: usize,
+    },
+    /// Nothing is left to train on.
+    #[error("{what}: nothing is left to train on; {hint}")]
+    NoData {
+        /// Which data.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+}
+
+impl TrainError {
+    pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Setting { key: key.into(), reason: reason.into() }
+    }
+
+    /// The program's exit status.
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Run(error) => error.exit_status(),
+            Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
+            Self::Diverged { .. } | Self::Mismatch { .. } => ExitStatus::Diverged,
+            _ => ExitStatus::Failed,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! One stage's job: where it runs, who watches, when it must stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hone_compute::{Engine, EngineOptions};
+use hone_run::{Checkpoint, CheckpointWriter, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::error::{Result, TrainError};
+use crate::sections::TrainSection;
+
+/// What a stage is given beside its configuration.
+pub struct Job {
+    /// The run's directory.
+    pub dir: PathBuf,
+    /// Relative paths of the configuration are taken from here.
+    pub base: PathBuf,
+    /// Told of progress.
+    pub observer: Arc<dyn Observer>,
+    /// Asked before every step whether to stop.
+    pub shutdown: Shutdown,
+    /// Resume under another instruction set.
+    pub allow_isa_change: bool,
+    /// Threads; none: as many as the machine has.
+    pub threads: Option<usize>,
+}
+
+/// How a stage ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It is done: the model's directory, and figures.
+    Done {
+        /// The result.
+        model: PathBuf,
+        /// What it came to.
+        summary: Value,
+        /// Whether an earlier run had done it.
+        before: bool,
+    },
+    /// It was asked to stop and can go on from a checkpoint.
+    Stopped {
+        /// Steps done.
+        step: u64,
+    },
+}
+
+/// A run that is open, from scratch or from a checkpoint.
+pub(crate) struct Started {
+    pub run: Run,
+    pub checkpoint: Option<Checkpoint>,
+}
+
+/// What a run's folder held.
+pub(crate) enum Start {
+    Go(Box<Started>),
+    Before(Outcome),
+}
+
+/// Keys of a configuration on which no result depends.
+const MAY_CHANGE: [&str; 2] = ["train.keep_checkpoints", "model.recompute"];
+
+impl Job {
+    /// An engine for these settings.
+    pub(crate) fn engine(&self, train: &TrainSection) -> Result<Engine> {
+        if train.shards == 0 {
+            return Err(TrainError::setting("train.shards", "is 0; expected at least 1"));
+        }
+        if train.microbatch_tokens == 0 {
+            return Err(TrainError::setting("train.microbatch_tokens", "is 0; expected at least 1"));
+        }
+        if train.checkpoint_every == 0 {
+            return Err(TrainError::setting("train.checkpoint_every", "is 0; expected at least 1"));
+        }
+        let options = EngineOptions { isa: None, precision: train.precision.into(), threads: self.threads };
+        Ok(Engine::new(&options)?)
+    }
+
+    /// A path of the configuration.
+    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.base.join(path)
+    }
+
+    /// Opens the run.
+    pub(crate) fn open<T>(&self, engine: &Engine, config: &Resolved<T>, train: &TrainSection) -> Result<Start>
+    where
+        T: DeserializeOwned + Serialize + JsonSchema,
+    {
+        let environment = [
+            ("isa".to_string(), engine.isa().name().to_string()),
+            ("hone".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+        ];
+        let options = OpenOptions {
+            environment: environment.into_iter().collect(),
+            allow_isa_change: self.allow_isa_change,
+            keep: train.keep_checkpoints,
+            may_change: MAY_CHANGE.map(String::from).to_vec(),
+            observer: Arc::clone(&self.observer),
+        };
+        Ok(match Run::open(&self.dir, config, options)? {
+            Opened::Finished { dir, summary } => {
+                Start::Before(Outcome::Done { model: dir.join("model"), summary, before: true })
+            }
+            Opened::Fresh(run) => Start::Go(Box::new(Started { run, checkpoint: None })),
+            Opened::Resumed { run, checkpoint } => {
+                self.message(format!("resuming after step {}", checkpoint.step()));
+                Start::Go(Box::new(Started { run, checkpoint: Some(checkpoint) }))
+            }
+        })
+    }
+
+    /// Says something to whoever watches.
+    pub(crate) fn message(&self, text: impl Into<String>) {
+        self.observer.event(&Event::Message(text.into()));
+    }
+}
+
+/// The places in a run where something besides a step happens.
+pub(crate) struct Cadence {
+    pub total: u64,
+    pub checkpoint_every: u64,
+    pub eval_every: u64,
+}
+
+impl Cadence {
+    /// Whether a checkpoint is due after `done` steps.
+    pub fn saves(&self, done: u64) -> bool {
+        done.is_multiple_of(self.checkpoint_every) || done == self.total
+    }
+
+    /// Whether an evaluation is due after `done` steps.
+    pub fn evaluates(&self, done: u64) -> bool {
+        done == self.total || (self.eval_every > 0 && done.is_multiple_of(self.eval_every))
+    }
+}
+
+/// Saves a checkpoint of whatever `write` gives.
+pub(crate) fn save(
+    run: &mut Run,
+    step: u64,
+    state: Value,
+    mut write: impl FnMut(&mut CheckpointWriter) -> Result<(), hone_run::Error>,
+) -> Result<()> {
+    run.save_checkpoint(step, &mut write, state)?;
+    Ok(())
+}

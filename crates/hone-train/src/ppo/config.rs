@@ -1,0 +1,181 @@
+//! `ppo.toml`.
+
+use hone_data::Source;
+use hone_model::LoraConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::sections::{EvalSection, ModelSection, TrainSection};
+
+/// Configuration of `hone ppo`. Defaults of `[train]` here: learning rate 1e-5, eps 1e-5 unless set, constant schedule
+/// unless set; `epochs`, `steps` and `batch` have no meaning (see `[ppo]`).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PpoConfig {
+    /// The policy's start, which is also the reference.
+    pub model: ModelSection,
+    /// What is maximised.
+    pub reward: RewardSection,
+    /// Prompts.
+    pub data: PpoData,
+    /// The method.
+    pub ppo: PpoSection,
+    /// The pre-training term; absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ptx: Option<PtxSection>,
+    /// The optimiser.
+    pub train: TrainSection,
+    /// An adapter of low rank; absent: all weights are tuned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraConfig>,
+    /// What is looked at on the way.
+    pub eval: EvalSection,
+}
+
+/// `[reward]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RewardSection {
+    /// A reward model's directory. Its tokenizer may be another than the policy's: it is scored from text.
+    pub path: String,
+}
+
+/// `[data]` of PPO.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PpoData {
+    /// Prompts with their weights in the mixture.
+    pub prompts: Vec<Source>,
+    /// The share of each source that is held out, for samples.
+    pub held_out: f64,
+    /// Longer prompts are dropped, and counted.
+    pub max_prompt_length: usize,
+}
+
+impl Default for PpoData {
+    fn default() -> Self {
+        Self { prompts: Vec::new(), held_out: 0.05, max_prompt_length: 256 }
+    }
+}
+
+/// `[ppo]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PpoSection {
+    /// Updates: a rollout and its optimiser steps each.
+    pub updates: u64,
+    /// Episodes a rollout.
+    #[doc(alias = "batch_size")]
+    pub rollout_batch: usize,
+    /// Episodes an optimiser step; divides the rollout.
+    #[doc(alias = "mini_batch_size")]
+    pub minibatch: usize,
+    /// Passes over a rollout.
+    #[doc(alias = "num_ppo_epochs")]
+    pub ppo_epochs: usize,
+    /// Most tokens of a response.
+    pub max_new_tokens: usize,
+    /// Divides the logits when sampling and in every log-probability.
+    pub temperature: f64,
+    /// Weight of the KL penalty to the reference, a token.
+    #[doc(alias = "beta")]
+    pub kl_coef: f64,
+    /// KL to be held, in nats a response; absent: `kl_coef` stays as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl_target: Option<f64>,
+    /// Episodes over which the controller reacts.
+    pub kl_horizon: f64,
+    /// The ratio is clipped to 1 plus and minus this.
+    #[doc(alias = "cliprange")]
+    pub clip_range: f64,
+    /// New values stay within this of the old ones.
+    #[doc(alias = "cliprange_value")]
+    pub value_clip_range: f64,
+    /// Weight of the value loss.
+    #[doc(alias = "vf_coef")]
+    pub value_coef: f64,
+    /// Discount.
+    pub gamma: f64,
+    /// GAE's lambda.
+    #[doc(alias = "lam")]
+    pub gae_lambda: f64,
+    /// Advantages are whitened over the rollout.
+    pub whiten_advantages: bool,
+    /// Rewards are whitened over the rollout, their mean kept.
+    pub whiten_rewards: bool,
+    /// Replaces the score of a response that did not end; absent: it is scored as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing_eos_score: Option<f64>,
+    /// Decay of the moving average of weights, which is then the result; absent: the last weights are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema_decay: Option<f64>,
+    /// The learning rate of the value network; the policy's where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_learning_rate: Option<f64>,
+    /// Updates in which only the value network learns.
+    pub value_warmup_updates: u64,
+    /// Where the value network starts.
+    pub value_start: ValueStart,
+}
+
+/// Where the value network starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValueStart {
+    /// At the reward model where both share a tokenizer, else at the policy's start.
+    #[default]
+    RewardModel,
+    /// At the policy's start, with a head of zeros.
+    Policy,
+}
+
+impl Default for PpoSection {
+    fn default() -> Self {
+        Self {
+            updates: 100,
+            rollout_batch: 64,
+            minibatch: 64,
+            ppo_epochs: 4,
+            max_new_tokens: 64,
+            temperature: 1.0,
+            kl_coef: 0.05,
+            kl_target: None,
+            kl_horizon: 10_000.0,
+            clip_range: 0.2,
+            value_clip_range: 0.2,
+            value_coef: 0.1,
+            gamma: 1.0,
+            gae_lambda: 0.95,
+            whiten_advantages: true,
+            whiten_rewards: false,
+            missing_eos_score: Some(-1.0),
+            ema_decay: None,
+            value_learning_rate: None,
+            value_warmup_updates: 0,
+            value_start: ValueStart::RewardModel,
+        }
+    }
+}
+
+/// `[ptx]`: the gradient of the pre-training loss is added to the policy's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PtxSection {
+    /// Texts, as in pre-training.
+    pub train: Vec<Source>,
+    /// Weight of the pre-training loss.
+    #[doc(alias = "gamma_ptx")]
+    pub ptx_coef: f64,
+    /// Tokens of a window.
+    pub max_length: usize,
+    /// Windows an optimiser step.
+    pub windows: usize,
+}
+
+impl Default for PtxSection {
+    fn default() -> Self {
+        Self { train: Vec::new(), ptx_coef: 1.0, max_length: 256, windows: 8 }
+    }
+}
+
+pub(super) const LEARNING_RATE: f64 = 1e-5;

@@ -1,0 +1,109 @@
+//! Texts as windows of tokens, drawn from a mixture.
+
+use hone_data::{
+    Boundaries, Document, MixtureOrder, MixturePlan, Source, TokenStream, Window, hold_out_documents, load_documents,
+};
+use hone_text::{AddSpecial, Tokenizer};
+
+use super::config::PretrainData;
+use crate::error::{Result, TrainError};
+use crate::job::Job;
+use crate::sections::resolved;
+
+/// One source's tokens.
+pub(super) struct SourceTokens {
+    pub name: String,
+    pub weight: f64,
+    pub train: TokenStream,
+    pub held_out: TokenStream,
+    /// UTF-8 bytes of the held-out text.
+    pub held_out_bytes: u64,
+}
+
+/// All sources.
+pub(super) struct Corpus {
+    pub sources: Vec<SourceTokens>,
+    boundaries: Boundaries,
+    length: usize,
+}
+
+impl Corpus {
+    /// Reads and tokenises the sources.
+    pub fn load(job: &Job, data: &PretrainData, tokenizer: &Tokenizer) -> Result<Self> {
+        if data.train.is_empty() {
+            return Err(TrainError::setting("data.train", "is empty; expected at least one source, such as [\"text.txt\"]"));
+        }
+        if data.max_length < 2 {
+            return Err(TrainError::setting("data.max_length", format!("is {}; expected at least 2", data.max_length)));
+        }
+        let mut sources = Vec::new();
+        for source in resolved(&data.train, &job.base) {
+            sources.push(load_source(job, data, tokenizer, &source)?);
+        }
+        let boundaries = if data.cross_document { Boundaries::Cross } else { Boundaries::Separate };
+        Ok(Self { sources, boundaries, length: data.max_length })
+    }
+
+    /// The order of windows, and how often each source is seen in `windows` of them.
+    pub fn order(&self, seed: u64) -> Result<MixtureOrder> {
+        let counts: Vec<usize> =
+            self.sources.iter().map(|s| s.train.windows(self.length, self.boundaries).map_or(0, |w| w.len())).collect();
+        let weights: Vec<f64> = self.sources.iter().map(|s| s.weight).collect();
+        Ok(MixtureOrder::new(&counts, &weights, seed)?)
+    }
+
+    /// Tokens and epochs that `tokens` drawn tokens mean for each source.
+    pub fn plan(&self, tokens: u64) -> Result<MixturePlan> {
+        let counts: Vec<u64> = self.sources.iter().map(|s| s.train.ids().len() as u64).collect();
+        let weights: Vec<f64> = self.sources.iter().map(|s| s.weight).collect();
+        Ok(MixturePlan::new(&counts, &weights, tokens)?)
+    }
+
+    /// Tokens to train on in all sources.
+    pub fn train_tokens(&self) -> u64 {
+        self.sources.iter().map(|s| s.train.ids().len() as u64).sum()
+    }
+
+    /// The windows of a step.
+    pub fn batch(&self, order: &MixtureOrder, step: u64, batch: usize) -> Result<Vec<Window<'_>>> {
+        let draws = order.batch(step, batch).into_iter();
+        draws.map(|draw| Ok(self.sources[draw.source].train.windows(self.length, self.boundaries)?.get(draw.item))).collect()
+    }
+}
+
+fn load_source(job: &Job, data: &PretrainData, tokenizer: &Tokenizer, source: &Source) -> Result<SourceTokens> {
+    let separator = tokenizer.document_separator().ok_or_else(|| {
+        TrainError::setting("model.tokenizer", "has no token that separates documents; expected <|endoftext|>, bos or eos")
+    })?;
+    let loaded = load_documents(source)?;
+    let name = source.path.file_name().map_or_else(|| source.path.display().to_string(), |n| n.to_string_lossy().into_owned());
+    for note in &loaded.report.notes {
+        job.message(format!("{name}: {note}"));
+    }
+    if loaded.report.bad > 0 {
+        job.message(format!("{name}: {} of {} rows could not be used", loaded.report.bad, loaded.report.rows));
+    }
+    let split = hold_out_documents(loaded.items, data.held_out)?;
+    let stream = |documents: &[Document]| -> Result<TokenStream> {
+        let mut stream = TokenStream::new(separator, data.token_cap);
+        for document in documents {
+            stream.push_ids(&tokenizer.encode(&document.text, AddSpecial::No)?)?;
+        }
+        Ok(stream)
+    };
+    let (train, held_out) = (stream(&split.train)?, stream(&split.held_out)?);
+    if train.documents() == 0 {
+        let hint = "lower data.held_out, or give more text".into();
+        return Err(TrainError::NoData { what: format!("data.train: {}", source.path.display()), hint });
+    }
+    let held_out_bytes = split.held_out.iter().map(|d| d.text.len() as u64).sum();
+    Ok(SourceTokens { name, weight: source.weight, train, held_out, held_out_bytes })
+}
+
+/// Windows of the held-out text of a source, for evaluation.
+pub(super) fn held_out_windows(source: &SourceTokens, length: usize) -> Vec<Window<'_>> {
+    match source.held_out.windows(length, Boundaries::Separate) {
+        Ok(windows) if source.held_out.documents() > 0 => (0..windows.len()).map(|i| windows.get(i)).collect(),
+        _ => Vec::new(),
+    }
+}

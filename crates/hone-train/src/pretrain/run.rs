@@ -1,0 +1,195 @@
+//! The loop of pre-training.
+
+use std::time::Instant;
+
+use hone_compute::Engine;
+use hone_data::MixtureOrder;
+use hone_model::Transformer;
+use hone_objective::cross_entropy::TokenStats;
+use hone_run::{Event, Resolved, Run, report::Report};
+use hone_text::Tokenizer;
+use serde_json::{Value, json};
+
+use super::batch::{Corpus, held_out_windows};
+use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
+use super::step::{Stepped, step};
+use crate::artefact::{self, Artefact};
+use crate::error::{Result, TrainError};
+use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::language::{LanguageBatch, evaluate, shards_of};
+use crate::learner::Learner;
+use crate::schedule::{Rates, adamw};
+
+/// Pre-trains as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or the model is at fault, or training diverges.
+pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
+    let c = &config.config;
+    let engine = job.engine(&c.train)?;
+    let started = match job.open(&engine, config, &c.train)? {
+        Start::Before(outcome) => return Ok(outcome),
+        Start::Go(started) => *started,
+    };
+    let mut run = started.run;
+    let artefact = load_or_new(job, &engine, c)?;
+    let (context, length) = (artefact.model.architecture().context, c.data.max_length);
+    if length > context {
+        return Err(TrainError::setting("data.max_length", format!("is {length}; the model's context is {context}")));
+    }
+    let corpus = Corpus::load(job, &c.data, &artefact.tokenizer)?;
+    let order = corpus.order(c.train.seed)?;
+    let batch = c.train.batch.unwrap_or(BATCH);
+    if batch == 0 {
+        return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
+    }
+    let total = total_steps(c, &corpus, batch)?;
+    tell_plan(job, &corpus, total * (batch * length) as u64)?;
+
+    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+    let base = Artefact { model: artefact.model.duplicate(&engine), ..artefact };
+    let mut learner = Learner::new(&engine, base.model.duplicate(&engine), adamw(&c.train)?);
+    learner.model.set_recompute(c.model.recompute);
+    let mut done = 0;
+    if let Some(checkpoint) = &started.checkpoint {
+        done = checkpoint.step();
+        learner.load(&engine, "model", checkpoint, checkpoint.state())?;
+    }
+
+    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
+    job.observer.event(&Event::Started { stage: "pretrain".into(), step: done, total });
+    while done < total {
+        if job.shutdown.requested() {
+            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            job.observer.event(&Event::Finished { step: done, stopped: true });
+            return Ok(Outcome::Stopped { step: done });
+        }
+        let started = Instant::now();
+        let windows = corpus.batch(&order, done, batch)?;
+        let stepped = step(&engine, &mut learner, windows, (&c.train, rates.at(done), done))?;
+        done += 1;
+        record(job, &mut run, (done, total), &stepped, started)?;
+        if cadence.evaluates(done) {
+            let held_out = held_out_loss(&engine, &learner.model, &corpus, c)?;
+            run.record(done, &held_out.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>())?;
+        }
+        if cadence.saves(done) {
+            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            job.observer.event(&Event::Saved { step: done });
+        }
+    }
+    finish(job, &engine, run, &base, &learner, summary(&corpus, &order, (total, batch)))
+}
+
+fn finish(job: &Job, engine: &Engine, run: Run, base: &Artefact, learner: &Learner, summary: Value) -> Result<Outcome> {
+    let model = artefact::publish(engine, &run, base, &learner.model)?;
+    Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
+    let step = learner.state()["optimizer_steps"].as_u64().unwrap_or(0);
+    run.finish(summary.clone())?;
+    job.observer.event(&Event::Finished { step, stopped: false });
+    Ok(Outcome::Done { model, summary, before: false })
+}
+
+/// The model to start from.
+fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefact> {
+    match (&c.model.path, &c.model.new, &c.model.tokenizer) {
+        (Some(path), None, None) => artefact::load(engine, &job.path(path)),
+        (None, Some(new), Some(tokenizer)) => {
+            let tokenizer = Tokenizer::from_dir(job.path(tokenizer))?;
+            let architecture = new.architecture(tokenizer.vocab_size())?;
+            let model = Transformer::random(engine, architecture, c.train.seed);
+            Ok(Artefact { model, tokens: artefact::token_fields(&tokenizer), tokenizer, base: None })
+        }
+        (None, Some(_), None) => Err(TrainError::setting(
+            "model.tokenizer",
+            "is missing; a model from scratch needs one (hone tokenizer train FILES --vocab-size 4096 --out DIR)",
+        )),
+        _ => Err(TrainError::setting("model", "expected either path, or [model.new] with tokenizer")),
+    }
+}
+
+fn total_steps(c: &PretrainConfig, corpus: &Corpus, batch: usize) -> Result<u64> {
+    match (c.train.steps, c.train.epochs) {
+        (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
+        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
+        (Some(steps), None) => Ok(steps),
+        (None, epochs) => {
+            let epochs = epochs.unwrap_or(1.0);
+            if !(epochs > 0.0 && epochs.is_finite()) {
+                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
+            }
+            let tokens = corpus.train_tokens() as f64 * epochs;
+            Ok((tokens / (batch * c.data.max_length) as f64).ceil().max(1.0) as u64)
+        }
+    }
+}
+
+fn tell_plan(job: &Job, corpus: &Corpus, tokens: u64) -> Result<()> {
+    for (source, plan) in corpus.sources.iter().zip(&corpus.plan(tokens)?.sources) {
+        let have = source.train.ids().len();
+        job.message(format!(
+            "{}: {have} tokens, {:.1}% of the mixture, {:.2} epochs planned",
+            source.name,
+            100.0 * plan.share,
+            plan.epochs
+        ));
+    }
+    Ok(())
+}
+
+fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
+    let (stats, applied) = (&stepped.stats, &stepped.applied);
+    run.record(
+        done,
+        &[
+            ("train/loss", stats.mean_nll()),
+            ("grad_norm", applied.grad_norm),
+            ("learning_rate", applied.learning_rate),
+            ("train/tokens", stats.tokens as f64),
+            ("train/skipped_steps", applied.skipped as f64),
+        ],
+    )?;
+    let seconds = started.elapsed().as_secs_f64();
+    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", stats.tokens as f64 / seconds)])?;
+    let headline = vec![("loss".to_string(), stats.mean_nll())];
+    job.observer.event(&Event::Step { step: done, total, tokens: stats.tokens, headline });
+    Ok(())
+}
+
+/// Held-out loss and bits per byte of each source, and of all.
+fn held_out_loss(engine: &Engine, model: &Transformer, corpus: &Corpus, c: &PretrainConfig) -> Result<Vec<(String, f64)>> {
+    let mut metrics = Vec::new();
+    let (mut all, mut bytes) = (TokenStats::of(&[], &[])?, 0);
+    for source in &corpus.sources {
+        let mut stats = TokenStats::of(&[], &[])?;
+        let windows = held_out_windows(source, c.data.max_length);
+        for microbatch in shards_of(windows, 1, c.train.microbatch_tokens, |w| w.inputs.len()).into_iter().flatten() {
+            stats.merge(&evaluate(engine, model, &LanguageBatch::of_windows(microbatch))?);
+        }
+        if stats.tokens > 0 {
+            let source_bytes = source.held_out_bytes;
+            metrics.push((format!("eval/loss/{}", source.name), stats.mean_nll()));
+            if source_bytes > 0 {
+                metrics.push((format!("eval/bits_per_byte/{}", source.name), stats.bits_per_byte(source_bytes)));
+            }
+            all.merge(&stats);
+            bytes += source_bytes;
+        }
+    }
+    if all.tokens > 0 {
+        metrics.push(("eval/loss".into(), all.mean_nll()));
+        if bytes > 0 {
+            metrics.push(("eval/bits_per_byte".into(), all.bits_per_byte(bytes)));
+        }
+    }
+    Ok(metrics)
+}
+
+fn summary(corpus: &Corpus, order: &MixtureOrder, (steps, batch): (u64, usize)) -> Value {
+    let progress = order.progress(steps * batch as u64);
+    let sources = corpus.sources.iter().zip(progress);
+    let sources: Vec<Value> = sources
+        .map(|(s, p)| json!({ "source": s.name, "tokens": s.train.ids().len(), "windows_drawn": p.draws, "epochs": p.epochs }))
+        .collect();
+    json!({ "steps": steps, "sources": sources })
+}

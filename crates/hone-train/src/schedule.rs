@@ -1,0 +1,53 @@
+//! Learning rates and clipping of a stage, from its `[train]` section.
+
+use hone_compute::{AdamW, StepRate};
+use hone_objective::schedule::{Decay, Schedule};
+
+use crate::error::{Result, TrainError};
+use crate::sections::{ScheduleSetting, TrainSection};
+
+/// What an optimiser step needs to know of the configuration.
+pub(crate) struct Rates {
+    schedule: Schedule,
+    learning_rate: f64,
+    clip: Option<f64>,
+}
+
+impl Rates {
+    /// The rates of a run of `total` steps.
+    pub fn new(train: &TrainSection, learning_rate: f64, total: u64) -> Result<Self> {
+        if !(learning_rate > 0.0 && learning_rate.is_finite()) {
+            return Err(TrainError::setting("train.learning_rate", format!("is {learning_rate}; expected a number above 0")));
+        }
+        if !(train.clip_norm >= 0.0 && train.clip_norm.is_finite()) {
+            return Err(TrainError::setting("train.clip_norm", format!("is {}; expected 0 or a number above", train.clip_norm)));
+        }
+        let decay = match train.schedule {
+            ScheduleSetting::Constant => Decay::Constant,
+            ScheduleSetting::Linear => Decay::Linear,
+            ScheduleSetting::Cosine => Decay::Cosine,
+        };
+        let warmup = train.warmup_steps.min(total / 2);
+        let schedule = Schedule::new(decay, warmup, total.max(1), train.final_fraction)?;
+        let clip = (train.clip_norm > 0.0).then_some(train.clip_norm);
+        Ok(Self { schedule, learning_rate, clip })
+    }
+
+    /// The rate of step `step`, counted from 0.
+    pub fn at(&self, step: u64) -> StepRate {
+        StepRate { learning_rate: self.learning_rate * self.schedule.fraction(step), clip: self.clip }
+    }
+}
+
+/// AdamW's constants.
+pub(crate) fn adamw(train: &TrainSection) -> Result<AdamW> {
+    let check = |key: &str, value: f64, holds: bool, expected: &str| {
+        if holds { Ok(()) } else { Err(TrainError::setting(format!("train.{key}"), format!("is {value}; expected {expected}"))) }
+    };
+    let share = |value: f64| (0.0..1.0).contains(&value);
+    check("beta1", train.beta1, share(train.beta1), "at least 0 and below 1")?;
+    check("beta2", train.beta2, share(train.beta2), "at least 0 and below 1")?;
+    check("eps", train.eps, train.eps > 0.0 && train.eps.is_finite(), "a number above 0")?;
+    check("weight_decay", train.weight_decay, train.weight_decay >= 0.0 && train.weight_decay.is_finite(), "0 or a number above")?;
+    Ok(AdamW { beta1: train.beta1, beta2: train.beta2, eps: train.eps, weight_decay: train.weight_decay })
+}

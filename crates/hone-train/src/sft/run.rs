@@ -1,0 +1,264 @@
+//! The loop of supervised tuning.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hone_compute::{Engine, SamplingParameters};
+use hone_data::TokenExample;
+use hone_generate::{Generator, GeneratorOptions, Request};
+use hone_math::Key;
+use hone_model::Transformer;
+use hone_objective::cross_entropy::TokenStats;
+use hone_run::{Event, Resolved, Run, Sample, report::Report};
+use hone_text::{Chat, SkipSpecial};
+use serde_json::{Value, json};
+
+use super::batch::Examples;
+use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
+use super::step::{Stepped, step};
+use crate::artefact::{self, Artefact};
+use crate::error::{Result, TrainError};
+use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::language::{LanguageBatch, evaluate, shards_of};
+use crate::learner::{Ema, Learner};
+use crate::schedule::{Rates, adamw};
+
+/// The state of a run beside the learner's.
+struct Progress {
+    done: u64,
+    /// Lowest held-out loss so far, and the weights that had it.
+    best: Option<(f64, u64)>,
+    best_weights: Option<Ema>,
+}
+
+/// Tunes as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or the model is at fault, or training diverges.
+pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
+    let c = &config.config;
+    let engine = job.engine(&c.train)?;
+    let started = match job.open(&engine, config, &c.train)? {
+        Start::Before(outcome) => return Ok(outcome),
+        Start::Go(started) => *started,
+    };
+    let mut run = started.run;
+    let Some(path) = &c.model.path else {
+        return Err(TrainError::setting("model.path", "is missing; supervised tuning starts from a model"));
+    };
+    let base = artefact::load(&engine, &job.path(path))?;
+    let context = base.model.architecture().context;
+    if c.data.max_length > context {
+        let reason = format!("is {}; the model's context is {context}", c.data.max_length);
+        return Err(TrainError::setting("data.max_length", reason));
+    }
+    let chat = Chat::new(&base.tokenizer)?;
+    let examples = Examples::load(job, &c.data, &chat)?;
+    let order = examples.order(c.train.seed)?;
+    let batch = c.train.batch.unwrap_or(BATCH).min(examples.count());
+    if batch == 0 {
+        return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
+    }
+    let total = total_steps(c, examples.count(), batch)?;
+    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+
+    let mut model = base.model.duplicate(&engine);
+    if let Some(lora) = &c.lora {
+        model.add_adapter(&engine, lora, c.train.seed)?;
+    }
+    model.set_recompute(c.model.recompute);
+    let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
+    let mut progress = Progress { done: 0, best: None, best_weights: None };
+    if let Some(checkpoint) = &started.checkpoint {
+        progress.done = checkpoint.step();
+        learner.load(&engine, "model", checkpoint, &checkpoint.state()["learner"])?;
+        progress.load(&engine, &learner, checkpoint)?;
+    }
+
+    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
+    job.observer.event(&Event::Started { stage: "sft".into(), step: progress.done, total });
+    while progress.done < total {
+        if job.shutdown.requested() {
+            progress.save(&engine, &mut run, &learner)?;
+            job.observer.event(&Event::Finished { step: progress.done, stopped: true });
+            return Ok(Outcome::Stopped { step: progress.done });
+        }
+        let started = Instant::now();
+        let chosen = examples.batch(&order, progress.done, batch);
+        let stepped = step(&engine, &mut learner, chosen, (&c.train, rates.at(progress.done), progress.done))?;
+        progress.done += 1;
+        record(job, &mut run, (progress.done, total), &stepped, started)?;
+        if cadence.evaluates(progress.done) {
+            evaluate_all(&engine, &mut run, (&learner, &mut progress), (&examples, &chat), c)?;
+        }
+        if cadence.saves(progress.done) {
+            progress.save(&engine, &mut run, &learner)?;
+            job.observer.event(&Event::Saved { step: progress.done });
+        }
+    }
+    let result = match (&progress.best_weights, c.keep) {
+        (Some(best), Keep::Best) => &best.model,
+        _ => &learner.model,
+    };
+    let summary = summary(&examples, (total, batch), &progress);
+    let model = artefact::publish(&engine, &run, &base, result)?;
+    Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
+    run.finish(summary.clone())?;
+    job.observer.event(&Event::Finished { step: total, stopped: false });
+    Ok(Outcome::Done { model, summary, before: false })
+}
+
+impl Progress {
+    fn save(&self, engine: &Engine, run: &mut Run, learner: &Learner) -> Result<()> {
+        let state = json!({
+            "learner": learner.state(),
+            "best": self.best.map(|(loss, step)| json!({ "loss_bits": loss.to_bits(), "step": step })),
+        });
+        save(run, self.done, state, |writer| {
+            learner.save(engine, "model", writer)?;
+            match &self.best_weights {
+                Some(best) => best.save(engine, "best", writer),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn load(&mut self, engine: &Engine, learner: &Learner, checkpoint: &hone_run::Checkpoint) -> Result<()> {
+        let best = &checkpoint.state()["best"];
+        if let (Some(bits), Some(step)) = (best["loss_bits"].as_u64(), best["step"].as_u64()) {
+            self.best = Some((f64::from_bits(bits), step));
+        }
+        if checkpoint.path_of("best.weights.safetensors").is_ok() {
+            let mut weights = Ema::new(engine, &learner.model, 0.0);
+            weights.load(engine, "best", checkpoint)?;
+            self.best_weights = Some(weights);
+        }
+        Ok(())
+    }
+}
+
+fn total_steps(c: &SftConfig, examples: usize, batch: usize) -> Result<u64> {
+    match (c.train.steps, c.train.epochs) {
+        (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
+        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
+        (Some(steps), None) => Ok(steps),
+        (None, epochs) => {
+            let epochs = epochs.unwrap_or(EPOCHS);
+            if !(epochs > 0.0 && epochs.is_finite()) {
+                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
+            }
+            Ok((examples as f64 * epochs / batch as f64).ceil().max(1.0) as u64)
+        }
+    }
+}
+
+fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
+    let (stats, applied) = (&stepped.stats, &stepped.applied);
+    run.record(
+        done,
+        &[
+            ("train/loss", stats.mean_nll()),
+            ("grad_norm", applied.grad_norm),
+            ("learning_rate", applied.learning_rate),
+            ("train/tokens", stepped.tokens as f64),
+            ("train/target_tokens", stats.tokens as f64),
+            ("train/skipped_steps", applied.skipped as f64),
+        ],
+    )?;
+    let seconds = started.elapsed().as_secs_f64();
+    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", stepped.tokens as f64 / seconds)])?;
+    let headline = vec![("loss".to_string(), stats.mean_nll())];
+    job.observer.event(&Event::Step { step: done, total, tokens: stepped.tokens, headline });
+    Ok(())
+}
+
+/// Held-out loss, samples of held-out prompts, and whether these are the best weights so far.
+fn evaluate_all(
+    engine: &Engine,
+    run: &mut Run,
+    (learner, progress): (&Learner, &mut Progress),
+    (examples, chat): (&Examples, &Chat),
+    c: &SftConfig,
+) -> Result<()> {
+    let step = progress.done;
+    let mut metrics = Vec::new();
+    if !examples.held_out.is_empty() {
+        let stats = held_out_loss(engine, &learner.model, &examples.held_out, c.train.microbatch_tokens)?;
+        let loss = stats.mean_nll();
+        metrics.push(("eval/loss", loss));
+        if c.keep == Keep::Best && progress.best.is_none_or(|(best, _)| loss < best) {
+            progress.best = Some((loss, step));
+            progress.best_weights = Some(Ema::new(engine, &learner.model, 0.0));
+        }
+    }
+    let samples = answers(engine, &learner.model, (examples, chat), c, step)?;
+    if !samples.is_empty() {
+        let count = samples.len() as f64;
+        let field = |key: &str| samples.iter().filter_map(|s| s.extra.get(key)?.as_f64()).sum::<f64>() / count;
+        metrics.push(("completions/mean_length", field("tokens")));
+        metrics.push(("completions/ended", field("ended")));
+        run.record_samples(&samples)?;
+    }
+    run.record(step, &metrics)?;
+    Ok(())
+}
+
+fn held_out_loss(engine: &Engine, model: &Transformer, examples: &[TokenExample], tokens: usize) -> Result<TokenStats> {
+    let mut stats = TokenStats::of(&[], &[])?;
+    for microbatch in shards_of(examples.iter().collect(), 1, tokens, |e: &&TokenExample| e.ids.len()).into_iter().flatten() {
+        stats.merge(&evaluate(engine, model, &LanguageBatch::of_examples(microbatch))?);
+    }
+    Ok(stats)
+}
+
+/// The model's own answers to the first held-out prompts.
+fn answers(
+    engine: &Engine,
+    model: &Transformer,
+    (examples, chat): (&Examples, &Chat),
+    c: &SftConfig,
+    step: u64,
+) -> Result<Vec<Sample>> {
+    let stop: Arc<[u32]> = chat.stop_ids()?.into();
+    let key = Key::new(c.train.seed, "eval samples", step);
+    let (mut requests, mut prompts) = (Vec::new(), Vec::new());
+    for (i, row) in examples.held_out_demonstrations.iter().take(c.eval.samples).enumerate() {
+        let before: Vec<_> = row.messages.iter().take_while(|m| m.role != "assistant").cloned().collect();
+        let prompt: Arc<[u32]> = chat.prompt_ids(&crate::text::messages(&before))?.into();
+        if prompt.len() >= model.architecture().context {
+            continue;
+        }
+        requests.push(Request {
+            prompt,
+            sampling: SamplingParameters::default(),
+            key: key.child(i as u64),
+            max_new_tokens: c.eval.max_new_tokens,
+            stop_tokens: Arc::clone(&stop),
+            stop_texts: None,
+        });
+        prompts.push(before.last().map_or_else(String::new, |m| m.content.clone()));
+    }
+    let completions = Generator::new(engine, model, GeneratorOptions::default()).run(&requests)?;
+    let mut samples = Vec::new();
+    for (prompt, completion) in prompts.into_iter().zip(completions) {
+        let response = chat.tokenizer().decode(&completion.ids, SkipSpecial::Yes)?;
+        let mut extra = serde_json::Map::new();
+        extra.insert("tokens".into(), completion.ids.len().into());
+        let ended = completion.finish == hone_generate::FinishReason::Stop;
+        extra.insert("ended".into(), Value::from(f64::from(u8::from(ended))));
+        samples.push(Sample { step, prompt, response, score: None, kl: None, extra });
+    }
+    Ok(samples)
+}
+
+fn summary(examples: &Examples, (steps, batch): (u64, usize), progress: &Progress) -> Value {
+    let sources: Vec<Value> =
+        examples.sources.iter().map(|s| json!({ "source": s.name, "examples": s.train.len() })).collect();
+    json!({
+        "steps": steps,
+        "batch": batch,
+        "sources": sources,
+        "held_out_examples": examples.held_out.len(),
+        "best": progress.best.map(|(loss, step)| json!({ "eval/loss": loss, "step": step })),
+    })
+}
