@@ -23,12 +23,12 @@ mod bf16;
 mod buffer;
 mod fma;
 mod matrix;
+mod pack;
 #[cfg(test)]
 mod tests;
 mod transpose;
 
 use crate::cpu::Cpu;
-use crate::isa::{Isa, Level};
 pub(crate) use bf16::{round_bf16, round_bf16_slice, to_bf16_bits, to_bf16_slice};
 use matrix::Form;
 pub(crate) use matrix::{LeftMatrix, PANEL, RightMatrix};
@@ -38,10 +38,13 @@ use std::ops::Range;
 const TASK_ROWS: usize = 192;
 /// Columns of a task.
 const TASK_COLUMNS: usize = 8 * PANEL;
-/// Multiply-adds below which a task is not worth its start.
+/// Cells along `k` of a panel that all rows of a task are multiplied with before the next: a multiple of every step.
+/// Deeper than the first cache holds, which costs the kernels nothing and saves reloading accumulators.
+const BLOCK_DEPTH: usize = 256;
+/// Multiply-adds of cells below which a task is not worth its start.
 const TASK_LEAST: usize = 1 << 17;
 /// Tasks wanted for each thread, so that none waits long for another.
-const TASKS_PER_THREAD: usize = 4;
+const TASKS_PER_THREAD: usize = 8;
 /// Rows up to which a task streams the right operand, each panel once and whole.
 const STREAM_ROWS: usize = 32;
 /// Cells of the left operand that the second cache holds beside the rest.
@@ -134,43 +137,26 @@ struct Kernel {
     run: unsafe fn(&Strip),
     /// Cells along `k` that it takes at a time: the depth is padded to a multiple of it.
     step: usize,
-    /// Cells along `k` in a block that stays in the nearest cache.
-    block: usize,
 }
 
 impl Kernel {
     fn of(cpu: &Cpu, form: Form) -> Self {
-        let single = |run| Self {
-            run,
-            step: 1,
-            block: 128,
+        #[cfg(target_arch = "x86_64")]
+        use crate::isa::{Isa, Level};
+        let (run, step): (unsafe fn(&Strip), usize) = match (form, cpu.level) {
+            #[cfg(target_arch = "x86_64")]
+            (Form::Pairs, _) => match cpu.isa {
+                Isa::Amx if cpu.isa.in_hardware() => (amx::strip, amx::STEP),
+                Isa::Amx => (amx_emulated::strip, amx::STEP),
+                _ => (avx512bf16::strip, 1),
+            },
+            #[cfg(target_arch = "x86_64")]
+            (_, Level::Avx512) => (fma::avx512, 1),
+            #[cfg(target_arch = "x86_64")]
+            (_, Level::Avx2) => (fma::avx2, 1),
+            _ => (fma::portable, 1),
         };
-        match (form, cpu.level) {
-            #[cfg(target_arch = "x86_64")]
-            (Form::Pairs, _) => {
-                let (run, step): (unsafe fn(&Strip), usize) = match cpu.isa {
-                    Isa::Amx if cpu.isa.in_hardware() => (amx::strip, amx::STEP),
-                    Isa::Amx => (amx_emulated::strip, amx::STEP),
-                    _ => (avx512bf16::strip, 1),
-                };
-                Self {
-                    run,
-                    step,
-                    block: 128,
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx512) => single(fma::avx512),
-            #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx2) => Self {
-                block: 256,
-                ..single(fma::avx2)
-            },
-            _ => Self {
-                block: 256,
-                ..single(fma::portable)
-            },
-        }
+        Self { run, step }
     }
 }
 
@@ -270,7 +256,7 @@ impl Work<'_> {
         let step = if rows.len() <= STREAM_ROWS {
             self.depth
         } else {
-            self.kernel.block
+            BLOCK_DEPTH
         };
         let width = self.product.b.width;
         let strip = |from: usize, first: usize| {
