@@ -37,7 +37,12 @@ unsafe fn flushing_strip(strip: &Strip) {
 }
 
 #[inline(always)]
-unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32, c: *mut f32) {
+unsafe fn block<X, const R: usize, const V: usize>(
+    strip: &Strip,
+    a: *const u32,
+    c: *mut f32,
+    _: (*const u32, usize),
+) {
     unsafe {
         for column in (0..strip.columns).step_by(WIDTH) {
             let c = c.add(column);

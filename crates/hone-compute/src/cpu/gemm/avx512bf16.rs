@@ -25,7 +25,12 @@ pub(super) unsafe fn strip(strip: &Strip) {
 }
 
 #[inline(always)]
-unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32, c: *mut f32) {
+unsafe fn block<X, const R: usize, const V: usize>(
+    strip: &Strip,
+    a: *const u32,
+    c: *mut f32,
+    (mut line, line_step): (*const u32, usize),
+) {
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         if strip.load {
@@ -37,6 +42,8 @@ unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32,
         }
         let mut b = strip.b;
         for k in 0..strip.depth {
+            super::fetch(line);
+            line = line.wrapping_add(line_step);
             let mut right = [_mm512_setzero_si512(); V];
             for v in 0..V {
                 right[v] = _mm512_loadu_si512(b.add(v * 16).cast());

@@ -110,6 +110,8 @@ struct Strip {
     /// Cells from one row of `a` to the next.
     a_stride: usize,
     b: *const u32,
+    /// The cells of `b` that the next strip reads, for fetching them ahead; need not exist.
+    next: *const u32,
     rows: usize,
     columns: usize,
     depth: usize,
@@ -130,6 +132,35 @@ fn next_rows(left: usize, most: usize) -> usize {
     } else {
         left
     }
+}
+
+impl Strip {
+    /// What to fetch while the block that starts at `row` is computed, a line for each cell of the depth, and how far
+    /// apart: four blocks of wide panels fetch all of the next one, and later blocks nothing new. A single
+    /// block reads memory in one stream, which the processor itself fetches ahead.
+    #[inline(always)]
+    fn ahead(&self, row: usize, block_rows: usize) -> (*const u32, usize) {
+        const LINE: usize = 16;
+        let block = row.div_ceil(block_rows);
+        if self.rows > block_rows && block * LINE < self.columns {
+            (self.next.wrapping_add(block * self.depth * LINE), LINE)
+        } else {
+            (self.b, 0)
+        }
+    }
+}
+
+/// Asks for a cache line to be brought to the second cache.
+#[inline(always)]
+fn fetch(line: *const u32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that a program can see, and may be given any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
 }
 
 /// The code that computes strips, and how it wants them.
@@ -259,12 +290,18 @@ impl Work<'_> {
             BLOCK_DEPTH
         };
         let width = self.product.b.width;
+        let near = rows.len() * self.depth <= NEAR_CELLS;
         let strip = |from: usize, first: usize| {
             let depths = from..self.depth.min(from + step);
+            let next = if near {
+                depths.len() * width
+            } else {
+                self.product.b.panel()
+            };
             let columns = first..columns.end.min(first + width);
-            self.strip(rows.clone(), columns, depths);
+            self.strip(rows.clone(), columns, depths, next);
         };
-        if rows.len() * self.depth <= NEAR_CELLS {
+        if near {
             // All of `a` stays near, so that each panel's columns are finished in one go.
             for first in columns.clone().step_by(width) {
                 (0..self.depth)
@@ -281,8 +318,8 @@ impl Work<'_> {
         }
     }
 
-    /// Adds the part `depths` of the chains of one panel's columns.
-    fn strip(&self, rows: Range<usize>, columns: Range<usize>, depths: Range<usize>) {
+    /// Adds the part `depths` of the chains of one panel's columns; `next` cells on, the next call reads.
+    fn strip(&self, rows: Range<usize>, columns: Range<usize>, depths: Range<usize>, next: usize) {
         let (a, b) = (self.product.a, self.product.b);
         let width = b.width;
         let panel = (self.product.cols.start + columns.start) / width;
@@ -298,6 +335,7 @@ impl Work<'_> {
             a: &raw const a_cells[left],
             a_stride: a.stride,
             b: &raw const b_cells[right],
+            next: (&raw const b_cells[right]).wrapping_add(next),
             rows: rows.len(),
             columns: columns.len().next_multiple_of(unit),
             depth: depths.len(),
