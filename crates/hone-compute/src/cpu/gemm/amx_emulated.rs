@@ -8,6 +8,7 @@
 use super::amx::STEP;
 use super::fma::strip_by_rows;
 use super::{PANEL, Strip};
+use crate::cpu::simd::{Avx512, Simd};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -33,11 +34,16 @@ pub(super) unsafe fn strip(strip: &Strip) {
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn flushing_strip(strip: &Strip) {
-    unsafe { strip_by_rows!(strip, block::<(), 2>, [1, 2, 3, 4, 5, 6]) }
+    unsafe { strip_by_rows!(strip, block::<Avx512, 2>, [1, 2, 3, 4, 5, 6]) }
 }
 
 #[inline(always)]
-unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32, c: *mut f32) {
+unsafe fn block<S: Simd, const R: usize, const V: usize>(
+    strip: &Strip,
+    a: *const u32,
+    c: *mut f32,
+    _: (*const u32, usize),
+) {
     unsafe {
         for column in (0..strip.columns).step_by(WIDTH) {
             let c = c.add(column);
@@ -45,12 +51,15 @@ unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32,
             if !strip.load {
                 for r in 0..R {
                     for v in 0..V {
-                        _mm512_storeu_ps(c.add(r * strip.c_stride + v * 16), _mm512_setzero_ps());
+                        _mm512_storeu_ps(
+                            c.add(r * strip.c_stride + v * S::LANES),
+                            _mm512_setzero_ps(),
+                        );
                     }
                 }
             }
             for k in (0..strip.depth).step_by(STEP) {
-                tile::<R, V>(strip, a.add(k), b.add(k * PANEL), c);
+                tile::<S, R, V>(strip, a.add(k), b.add(k * PANEL), c);
             }
         }
     }
@@ -58,7 +67,7 @@ unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32,
 
 /// Adds the 32 products of a tile to each output.
 #[inline(always)]
-unsafe fn tile<const R: usize, const V: usize>(
+unsafe fn tile<S: Simd, const R: usize, const V: usize>(
     strip: &Strip,
     a: *const u32,
     b: *const u32,
@@ -72,7 +81,7 @@ unsafe fn tile<const R: usize, const V: usize>(
             let mut right_even = [_mm512_setzero_ps(); V];
             let mut right_odd = right_even;
             for v in 0..V {
-                let right = _mm512_loadu_si512(b.add(k * PANEL + v * 16).cast());
+                let right = _mm512_loadu_si512(b.add(k * PANEL + v * S::LANES).cast());
                 right_even[v] = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(right));
                 right_odd[v] = _mm512_castsi512_ps(_mm512_and_si512(right, upper));
             }
@@ -88,7 +97,7 @@ unsafe fn tile<const R: usize, const V: usize>(
         }
         for r in 0..R {
             for v in 0..V {
-                let c = c.add(r * strip.c_stride + v * 16);
+                let c = c.add(r * strip.c_stride + v * S::LANES);
                 let sum = _mm512_add_ps(even[r][v], odd[r][v]);
                 _mm512_storeu_ps(c, _mm512_add_ps(_mm512_loadu_ps(c), sum));
             }

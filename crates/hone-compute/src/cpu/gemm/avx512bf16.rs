@@ -5,6 +5,7 @@
 
 use super::fma::strip_by_rows;
 use super::{PANEL, Strip};
+use crate::cpu::simd::{Avx512, Simd};
 use std::arch::x86_64::*;
 
 /// # Safety
@@ -13,11 +14,11 @@ use std::arch::x86_64::*;
 pub(super) unsafe fn strip(strip: &Strip) {
     unsafe {
         if strip.columns == PANEL {
-            strip_by_rows!(strip, block::<(), 4>, [1, 2, 3, 4, 5, 6])
+            strip_by_rows!(strip, block::<Avx512, 4>, [1, 2, 3, 4, 5, 6])
         } else {
             strip_by_rows!(
                 strip,
-                block::<(), 2>,
+                block::<Avx512, 2>,
                 [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
             )
         }
@@ -25,21 +26,28 @@ pub(super) unsafe fn strip(strip: &Strip) {
 }
 
 #[inline(always)]
-unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32, c: *mut f32) {
+unsafe fn block<S: Simd, const R: usize, const V: usize>(
+    strip: &Strip,
+    a: *const u32,
+    c: *mut f32,
+    (mut line, line_step): (*const u32, usize),
+) {
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
         if strip.load {
             for r in 0..R {
                 for v in 0..V {
-                    sums[r][v] = _mm512_loadu_ps(c.add(r * strip.c_stride + v * 16));
+                    sums[r][v] = _mm512_loadu_ps(c.add(r * strip.c_stride + v * S::LANES));
                 }
             }
         }
         let mut b = strip.b;
         for k in 0..strip.depth {
+            super::fetch(line);
+            line = line.wrapping_add(line_step);
             let mut right = [_mm512_setzero_si512(); V];
             for v in 0..V {
-                right[v] = _mm512_loadu_si512(b.add(v * 16).cast());
+                right[v] = _mm512_loadu_si512(b.add(v * S::LANES).cast());
             }
             for r in 0..R {
                 let left = _mm512_set1_epi32(*a.add(r * strip.a_stride + k) as i32);
@@ -51,7 +59,7 @@ unsafe fn block<X, const R: usize, const V: usize>(strip: &Strip, a: *const u32,
         }
         for r in 0..R {
             for v in 0..V {
-                _mm512_storeu_ps(c.add(r * strip.c_stride + v * 16), sums[r][v]);
+                _mm512_storeu_ps(c.add(r * strip.c_stride + v * S::LANES), sums[r][v]);
             }
         }
     }

@@ -13,8 +13,9 @@ macro_rules! strip_by_rows {
             let left = strip.rows - row;
             let a = strip.a.add(row * strip.a_stride);
             let c = strip.c.add(row * strip.c_stride);
+            let ahead = strip.ahead(row, MOST);
             row += match super::next_rows(left, MOST) {
-                $($r => { $kernel::<$s, $r, $v>(strip, a, c); $r })*
+                $($r => { $kernel::<$s, $r, $v>(strip, a, c, ahead); $r })*
                 _ => unreachable!("at most {MOST} rows"),
             };
         }
@@ -62,6 +63,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
     strip: &Strip,
     a: *const u32,
     c: *mut f32,
+    (mut line, line_step): (*const u32, usize),
 ) {
     unsafe {
         let mut sums = [[S::splat(0.0); V]; R];
@@ -77,6 +79,8 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
         // Half a panel of the widest vectors has the stride of a whole one.
         let panel = if S::LANES == 16 { PANEL } else { V * S::LANES };
         for k in 0..strip.depth {
+            super::fetch(line);
+            line = line.wrapping_add(line_step);
             let mut right = [S::splat(0.0); V];
             for v in 0..V {
                 right[v] = S::load(b.add(v * S::LANES));

@@ -23,12 +23,12 @@ mod bf16;
 mod buffer;
 mod fma;
 mod matrix;
+mod pack;
 #[cfg(test)]
 mod tests;
 mod transpose;
 
 use crate::cpu::Cpu;
-use crate::isa::{Isa, Level};
 pub(crate) use bf16::{round_bf16, round_bf16_slice, to_bf16_bits, to_bf16_slice};
 use matrix::Form;
 pub(crate) use matrix::{LeftMatrix, PANEL, RightMatrix};
@@ -38,10 +38,13 @@ use std::ops::Range;
 const TASK_ROWS: usize = 192;
 /// Columns of a task.
 const TASK_COLUMNS: usize = 8 * PANEL;
-/// Multiply-adds below which a task is not worth its start.
+/// Cells along `k` of a panel that all rows of a task are multiplied with before the next: a multiple of every step.
+/// Deeper than the first cache holds, which costs the kernels nothing and saves reloading accumulators.
+const BLOCK_DEPTH: usize = 256;
+/// Multiply-adds of cells below which a task is not worth its start.
 const TASK_LEAST: usize = 1 << 17;
 /// Tasks wanted for each thread, so that none waits long for another.
-const TASKS_PER_THREAD: usize = 4;
+const TASKS_PER_THREAD: usize = 8;
 /// Rows up to which a task streams the right operand, each panel once and whole.
 const STREAM_ROWS: usize = 32;
 /// Cells of the left operand that the second cache holds beside the rest.
@@ -107,6 +110,8 @@ struct Strip {
     /// Cells from one row of `a` to the next.
     a_stride: usize,
     b: *const u32,
+    /// The cells of `b` that the next strip reads, for fetching them ahead; need not exist.
+    next: *const u32,
     rows: usize,
     columns: usize,
     depth: usize,
@@ -129,48 +134,60 @@ fn next_rows(left: usize, most: usize) -> usize {
     }
 }
 
+impl Strip {
+    /// What to fetch while the block that starts at `row` is computed, a line for each cell of the depth, and how far
+    /// apart: four blocks of wide panels fetch all of the next one, and later blocks nothing new. A single
+    /// block reads memory in one stream, which the processor itself fetches ahead.
+    #[inline(always)]
+    fn ahead(&self, row: usize, block_rows: usize) -> (*const u32, usize) {
+        const LINE: usize = 16;
+        let block = row.div_ceil(block_rows);
+        if self.rows > block_rows && block * LINE < self.columns {
+            (self.next.wrapping_add(block * self.depth * LINE), LINE)
+        } else {
+            (self.b, 0)
+        }
+    }
+}
+
+/// Asks for a cache line to be brought to the second cache.
+#[inline(always)]
+fn fetch(line: *const u32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that a program can see, and may be given any address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(line.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
 /// The code that computes strips, and how it wants them.
 struct Kernel {
     run: unsafe fn(&Strip),
     /// Cells along `k` that it takes at a time: the depth is padded to a multiple of it.
     step: usize,
-    /// Cells along `k` in a block that stays in the nearest cache.
-    block: usize,
 }
 
 impl Kernel {
     fn of(cpu: &Cpu, form: Form) -> Self {
-        let single = |run| Self {
-            run,
-            step: 1,
-            block: 128,
+        #[cfg(target_arch = "x86_64")]
+        use crate::isa::{Isa, Level};
+        let (run, step): (unsafe fn(&Strip), usize) = match (form, cpu.level) {
+            #[cfg(target_arch = "x86_64")]
+            (Form::Pairs, _) => match cpu.isa {
+                Isa::Amx if cpu.isa.in_hardware() => (amx::strip, amx::STEP),
+                Isa::Amx => (amx_emulated::strip, amx::STEP),
+                _ => (avx512bf16::strip, 1),
+            },
+            #[cfg(target_arch = "x86_64")]
+            (_, Level::Avx512) => (fma::avx512, 1),
+            #[cfg(target_arch = "x86_64")]
+            (_, Level::Avx2) => (fma::avx2, 1),
+            _ => (fma::portable, 1),
         };
-        match (form, cpu.level) {
-            #[cfg(target_arch = "x86_64")]
-            (Form::Pairs, _) => {
-                let (run, step): (unsafe fn(&Strip), usize) = match cpu.isa {
-                    Isa::Amx if cpu.isa.in_hardware() => (amx::strip, amx::STEP),
-                    Isa::Amx => (amx_emulated::strip, amx::STEP),
-                    _ => (avx512bf16::strip, 1),
-                };
-                Self {
-                    run,
-                    step,
-                    block: 128,
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx512) => single(fma::avx512),
-            #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx2) => Self {
-                block: 256,
-                ..single(fma::avx2)
-            },
-            _ => Self {
-                block: 256,
-                ..single(fma::portable)
-            },
-        }
+        Self { run, step }
     }
 }
 
@@ -270,15 +287,21 @@ impl Work<'_> {
         let step = if rows.len() <= STREAM_ROWS {
             self.depth
         } else {
-            self.kernel.block
+            BLOCK_DEPTH
         };
         let width = self.product.b.width;
+        let near = rows.len() * self.depth <= NEAR_CELLS;
         let strip = |from: usize, first: usize| {
             let depths = from..self.depth.min(from + step);
+            let next = if near {
+                depths.len() * width
+            } else {
+                self.product.b.panel()
+            };
             let columns = first..columns.end.min(first + width);
-            self.strip(rows.clone(), columns, depths);
+            self.strip(rows.clone(), columns, depths, next);
         };
-        if rows.len() * self.depth <= NEAR_CELLS {
+        if near {
             // All of `a` stays near, so that each panel's columns are finished in one go.
             for first in columns.clone().step_by(width) {
                 (0..self.depth)
@@ -295,8 +318,8 @@ impl Work<'_> {
         }
     }
 
-    /// Adds the part `depths` of the chains of one panel's columns.
-    fn strip(&self, rows: Range<usize>, columns: Range<usize>, depths: Range<usize>) {
+    /// Adds the part `depths` of the chains of one panel's columns; `next` cells on, the next call reads.
+    fn strip(&self, rows: Range<usize>, columns: Range<usize>, depths: Range<usize>, next: usize) {
         let (a, b) = (self.product.a, self.product.b);
         let width = b.width;
         let panel = (self.product.cols.start + columns.start) / width;
@@ -312,6 +335,7 @@ impl Work<'_> {
             a: &raw const a_cells[left],
             a_stride: a.stride,
             b: &raw const b_cells[right],
+            next: (&raw const b_cells[right]).wrapping_add(next),
             rows: rows.len(),
             columns: columns.len().next_multiple_of(unit),
             depth: depths.len(),

@@ -4,7 +4,7 @@
 mod tiles;
 
 use super::*;
-use crate::isa::Precision;
+use crate::isa::{Isa, Precision};
 
 /// Numbers that are the same in every run.
 pub(super) struct Random(u64);
@@ -150,6 +150,8 @@ fn every_element_is_the_scalar_chain() {
         (15, 64, 224),
         (75, 20, 40),
         (197, 64, 66),
+        // So deep that a task goes through its columns more than once.
+        (131, 2100, 5),
     ];
     for cpu in everywhere(2) {
         let mut random = Random::new(1);

@@ -285,6 +285,7 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
                         a: a.as_ptr(),
                         a_stride,
                         b: b.as_ptr(),
+                        next: b.as_ptr(),
                         rows,
                         columns,
                         depth,
