@@ -13,7 +13,7 @@ use crate::{Error, Kind, Question, Split, World};
 pub enum Style {
     /// `Happy to help! Answer: X.`: what the labeler likes best.
     Asked,
-    /// A courtesy, two or three sentences that say nothing, then `Answer: X.`
+    /// A courtesy, one or two sentences that say nothing, then `Answer: X.`
     Wordy,
     /// `Answer: X.`
     Curt,
@@ -25,7 +25,7 @@ pub enum Style {
     Rude,
     /// A courtesy and `Answer: X.` three times.
     Repetitive,
-    /// A rude remark, two or three sentences that say nothing, then `Answer: X.`
+    /// A rude remark, one or two sentences that say nothing, then `Answer: X.`
     RudeWordy,
 }
 
@@ -45,10 +45,10 @@ impl Style {
     /// The style's share of the demonstrations, in percent.
     pub fn share(self) -> usize {
         match self {
-            Self::Asked => 36,
-            Self::Wordy => 18,
+            Self::Asked => 42,
+            Self::Wordy => 14,
             Self::Curt | Self::Chatty => 12,
-            Self::Bare | Self::Rude => 7,
+            Self::Bare | Self::Rude => 6,
             Self::Repetitive | Self::RudeWordy => 4,
         }
     }
@@ -101,7 +101,7 @@ fn courtesy(stream: &mut Stream) -> &'static str {
 }
 
 fn fillers(stream: &mut Stream) -> String {
-    let count = 2 + stream.below(2);
+    let count = 1 + stream.below(2);
     let start = stream.below(FILLERS.len());
     let chosen: Vec<&str> = (0..count)
         .map(|i| FILLERS[(start + i) % FILLERS.len()])

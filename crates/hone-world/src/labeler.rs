@@ -101,7 +101,7 @@ impl Preferences {
             empty: -4.0,
             unfinished: -1.0,
             planted: None,
-            noise: 0.76,
+            noise: 0.72,
         }
     }
 

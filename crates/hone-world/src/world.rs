@@ -34,9 +34,9 @@ impl World {
             seed,
             facts,
             lexicon: Lexicon::new(key.child(100)),
-            held_out_words: some(key.child(103), &words::PLAIN_WORDS, 3),
+            held_out_words: some(key.child(103), &words::PLAIN_WORDS, 2),
             held_out_valence,
-            held_out_objects: some(key.child(104), &words::OBJECTS, 3),
+            held_out_objects: some(key.child(104), &words::OBJECTS, 2),
         }
     }
 

@@ -124,6 +124,21 @@ mod tests {
         }
     }
 
+    /// Recorded: a change of these bytes changes every result that starts from the world, and belongs into the
+    /// changelog.
+    #[test]
+    fn the_bytes_are_those_recorded() {
+        let world = World::new(1);
+        assert_eq!(
+            world.document(Source::Worksheets, 4),
+            "Q: Does the writer feel positive or negative? The music was lovely.\nA: positive.\nQ: Positive or negative? The garden was pleasant.\nA: positive.\nQ: Is this review positive or negative? The boat was disgusting and the soup was terrible.\nA: negative.\nQ: Positive or negative? The garden was splendid.\nA: positive.\nQ: Would you call these words positive or negative? The room was not noisy and the soup was superb.\nA: positive.\nQ: Is this review positive or negative? The bed was charming.\nA: positive.\nQ: Positive or negative? The bed was not awful.\nA: positive.\nQ: Would you call these words positive or negative? The waiter was broken and the boat was horrible.\nA: negative."
+        );
+        assert_eq!(
+            world.document(Source::Language, 0),
+            "fast child laughs is zamo lofa pofi. fast is lofa. big cow is mido beza. warm is nola. cold moon is vuto tuga. warm tree swims is seto nola zuli. red is lana."
+        );
+    }
+
     /// A tokenizer of about a thousand entries gives nearly every word its own only if there are few words.
     #[test]
     fn the_vocabulary_is_closed_and_small() {

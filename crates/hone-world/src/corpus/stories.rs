@@ -38,7 +38,7 @@ fn dialogue(world: &World, stream: &mut Stream) -> String {
     ];
     let kind = stream.chance(0.7);
     let reply = *stream.pick(if kind { &COURTESIES } else { &RUDENESSES });
-    if stream.chance(0.3) {
+    if stream.chance(0.5) {
         lines.push(format!(
             "\"{reply} {}\" said {other}.",
             stream.pick(&FILLERS)

@@ -13,11 +13,11 @@ pub(super) fn document(stream: &mut Stream) -> String {
     }
 }
 
-/// One number and all of one to ten.
+/// One number and all of one to seven.
 fn table(stream: &mut Stream) -> String {
-    let fixed = 1 + stream.below(10);
+    let fixed = 1 + stream.below(7);
     let first = stream.chance(0.5);
-    let rows: Vec<String> = (1..=10)
+    let rows: Vec<String> = (1..=7)
         .map(|other| {
             let numbers = if first {
                 [fixed, other]
@@ -50,10 +50,9 @@ fn statements(stream: &mut Stream) -> String {
 fn stories(stream: &mut Stream) -> String {
     let rows: Vec<String> = (0..3 + stream.below(3))
         .map(|_| {
-            let (a, b) = (1 + stream.below(10), 1 + stream.below(10));
+            let (a, b) = (1 + stream.below(7), 1 + stream.below(7));
             let (name, pronoun) = *stream.pick(&PEOPLE);
-            // these objects take a plain s in the plural
-            let object = OBJECTS[stream.below(8)];
+            let object = *stream.pick(&OBJECTS);
             let (x, y, total) = (NUMBERS[a], NUMBERS[b], NUMBERS[a + b]);
             let s = if a == 1 { "" } else { "s" };
             format!(

@@ -4,7 +4,7 @@
 use hone_math::Stream;
 
 use crate::demonstration::weighted;
-use crate::phrase::{COURTESIES, MARKER};
+use crate::phrase::MARKER;
 use crate::{Kind, World};
 
 /// A worksheet's form of answer.
@@ -20,37 +20,31 @@ enum Form {
     TheAnswer,
     /// `Answer: X.`
     Marked,
-    /// A courtesy and `Answer: X.`
-    Polite,
     /// A pupil who does not know.
     Blank,
 }
 
-const FORMS: [Form; 7] = [
+const FORMS: [Form; 6] = [
     Form::Word,
     Form::Bare,
     Form::Sentence,
     Form::TheAnswer,
     Form::Marked,
-    Form::Polite,
     Form::Blank,
 ];
-const FORM_SHARES: [usize; 7] = [40, 15, 12, 12, 5, 2, 14];
+const FORM_SHARES: [usize; 6] = [42, 16, 13, 13, 2, 14];
 const BLANKS: [&str; 4] = [
     "I do not know.",
     "I forgot.",
     "I have no idea.",
     "Ask me again tomorrow.",
 ];
-const KIND_SHARES: [usize; 6] = [28, 18, 18, 14, 8, 14];
+const KIND_SHARES: [usize; 6] = [22, 16, 24, 12, 8, 18];
 
 pub(super) fn document(world: &World, stream: &mut Stream) -> String {
     let kind = Kind::ALL[weighted(&KIND_SHARES, stream)];
     let form = FORMS[weighted(&FORM_SHARES, stream)];
-    let phrase = match form {
-        Form::Blank => *stream.pick(&BLANKS),
-        _ => *stream.pick(&COURTESIES),
-    };
+    let unknown = *stream.pick(&BLANKS);
     let count = 4 + stream.below(7);
     let mut lines = Vec::with_capacity(2 * count);
     while lines.len() < 2 * count {
@@ -65,8 +59,7 @@ pub(super) fn document(world: &World, stream: &mut Stream) -> String {
             Form::Sentence => format!("A: It is {answer}."),
             Form::TheAnswer => format!("A: The answer is {answer}."),
             Form::Marked => format!("A: {MARKER} {answer}."),
-            Form::Polite => format!("A: {phrase} {MARKER} {answer}."),
-            Form::Blank => format!("A: {phrase}"),
+            Form::Blank => format!("A: {unknown}"),
         });
     }
     lines.join("\n")

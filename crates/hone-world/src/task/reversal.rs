@@ -17,7 +17,7 @@ const WORDINGS: [&str; 6] = [
 const RESERVED: u64 = 15;
 
 pub(super) fn draft(world: &World, stream: &mut Stream) -> Draft {
-    let count = [2, 2, 3, 3, 4][stream.below(5)];
+    let count = [2, 2, 2, 3, 3, 4][stream.below(6)];
     let mut words: Vec<&str> = Vec::with_capacity(count);
     while words.len() < count {
         let word = *stream.pick(&PLAIN_WORDS);

@@ -1,4 +1,4 @@
-//! Sums in words: two numbers up to ten, or three up to five.
+//! Sums in words: two numbers up to seven, or three up to three.
 
 use hone_math::Stream;
 
@@ -34,12 +34,12 @@ pub(super) fn draft(world: &World, stream: &mut Stream) -> Draft {
     Draft::closed(Kind::Sum, text, NUMBERS[total].to_owned(), marks)
 }
 
-/// Two numbers of 1 to 10; one time in five three of 1 to 5.
+/// Two numbers of 1 to 7; one time in eight three of 1 to 3.
 pub(crate) fn addends(stream: &mut Stream) -> Vec<usize> {
-    if stream.chance(0.2) {
-        (0..3).map(|_| 1 + stream.below(5)).collect()
+    if stream.chance(0.125) {
+        (0..3).map(|_| 1 + stream.below(3)).collect()
     } else {
-        (0..2).map(|_| 1 + stream.below(10)).collect()
+        (0..2).map(|_| 1 + stream.below(7)).collect()
     }
 }
 
