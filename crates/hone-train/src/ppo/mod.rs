@@ -1,0 +1,23 @@
+//! PPO from a reward model, with a penalty for leaving the reference.
+//!
+//! Sources: Schulman et al., "Proximal policy optimization algorithms" (2017); Ziegler et al., "Fine-tuning language
+//! models from human preferences" (2019) and its code; Ouyang et al. (2022) for the pre-training term; Huang et al.,
+//! "The N+ implementation details of RLHF with PPO" (2024). Where this differs:
+//!
+//! 1. Log-probabilities of the rollout are those that were stored while sampling. Before the first optimiser step of
+//!    every update the training pass computes them again, and one bit of difference stops the run.
+//! 2. Policy and value network are two models with an optimiser each.
+//! 3. The score of a response that did not end is replaced, not lessened.
+//! 4. Losses are means over the tokens of the minibatch, whatever the micro-batch.
+//! 5. Policy and reference log-probabilities are taken under the sampling temperature; truncation has no place here.
+//! 6. The reward model reads text, so its tokenizer may be its own.
+
+mod batch;
+mod config;
+mod prompts;
+mod rollout;
+mod run;
+mod step;
+
+pub use config::{PpoConfig, PpoData, PpoSection, PtxSection, RewardSection, ValueStart};
+pub use run::run;

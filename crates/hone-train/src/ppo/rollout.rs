@@ -1,0 +1,122 @@
+//! A rollout: prompts answered by the policy, with every number that an update needs of them.
+
+use std::sync::Arc;
+
+use hone_compute::{Engine, SamplingParameters};
+use hone_generate::{FinishReason, Generator, GeneratorOptions, Request, heads_of, logprobs_of};
+use hone_math::Key;
+use hone_model::Transformer;
+use hone_objective::rewards::replace_missing_eos;
+use hone_text::{SkipSpecial, Tokenizer};
+
+use super::config::PpoSection;
+use super::prompts::PreparedPrompt;
+use crate::error::Result;
+use crate::scorer::{Scorer, ToScore};
+
+/// One prompt and its response.
+pub(super) struct Episode {
+    /// Prompt and response, `[p + t]`.
+    pub ids: Arc<[u32]>,
+    /// Tokens of the prompt.
+    pub prompt_length: usize,
+    /// Log-probabilities of the response's tokens as they were sampled, `[t]`.
+    pub logprobs: Vec<f32>,
+    /// The same under the reference, `[t]`.
+    pub ref_logprobs: Vec<f32>,
+    /// Values read at the position before each token, `[t]`.
+    pub values: Vec<f32>,
+    /// The reward model's score, or what replaces it.
+    pub score: f32,
+    /// Whether the response ended by itself.
+    pub ended: bool,
+    /// The prompt and the response as text.
+    pub text: (String, String),
+}
+
+impl Episode {
+    /// Tokens of the response.
+    pub fn length(&self) -> usize {
+        self.ids.len() - self.prompt_length
+    }
+
+    /// The response's tokens.
+    pub fn response(&self) -> &[u32] {
+        &self.ids[self.prompt_length..]
+    }
+
+    /// Summed log-ratio to the reference, in nats.
+    pub fn kl(&self) -> f64 {
+        self.logprobs.iter().zip(&self.ref_logprobs).map(|(&p, &r)| f64::from(p) - f64::from(r)).sum()
+    }
+}
+
+/// The models that a rollout reads.
+pub(super) struct Models<'a> {
+    pub policy: &'a Transformer,
+    pub reference: &'a Transformer,
+    pub value: &'a Transformer,
+    pub scorer: &'a Scorer,
+    pub tokenizer: &'a Tokenizer,
+    pub stop: &'a Arc<[u32]>,
+}
+
+/// Samples responses to `prompts` and scores them.
+pub(super) fn collect(
+    engine: &Engine,
+    models: &Models<'_>,
+    prompts: &[&PreparedPrompt],
+    ppo: &PpoSection,
+    key: Key,
+) -> Result<Vec<Episode>> {
+    // 1. Responses, with the log-probabilities that their tokens had
+    let sampling = SamplingParameters { temperature: ppo.temperature as f32, ..SamplingParameters::default() };
+    let requests: Vec<Request> = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| Request {
+            prompt: Arc::clone(&prompt.ids),
+            sampling,
+            key: key.child(i as u64),
+            max_new_tokens: ppo.max_new_tokens,
+            stop_tokens: Arc::clone(models.stop),
+            stop_texts: None,
+        })
+        .collect();
+    let completions = Generator::new(engine, models.policy, GeneratorOptions::default()).run(&requests)?;
+    let sequences: Vec<Arc<[u32]>> =
+        prompts.iter().zip(&completions).map(|(p, c)| p.ids.iter().chain(&c.ids).copied().collect()).collect();
+    let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
+    // 2. The reference's log-probabilities of the same tokens, under the same temperature
+    let references = logprobs_of(engine, models.reference, &slices, ppo.temperature as f32);
+    // 3. Values at the position before each token
+    let values = heads_of(engine, models.value, &slices);
+    let offset = models.value.head_offset().unwrap_or(0.0);
+    // 4. Scores of the text; those that did not end are replaced
+    let responses: Result<Vec<String>> =
+        completions.iter().map(|c| Ok(models.tokenizer.decode(&c.ids, SkipSpecial::Yes)?)).collect();
+    let responses = responses?;
+    let to_score: Vec<ToScore<'_>> =
+        prompts.iter().zip(&responses).map(|(p, response)| ToScore { prompt: &p.prompt.input, response }).collect();
+    let mut scores = models.scorer.score(engine, &to_score)?;
+    let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
+    if let Some(score) = ppo.missing_eos_score {
+        replace_missing_eos(&mut scores, &ended, score as f32)?;
+    }
+    let mut episodes = Vec::with_capacity(prompts.len());
+    for (i, completion) in completions.into_iter().enumerate() {
+        let prompt_length = prompts[i].ids.len();
+        let before = prompt_length - 1..prompt_length - 1 + completion.ids.len();
+        episodes.push(Episode {
+            ids: Arc::clone(&sequences[i]),
+            prompt_length,
+            logprobs: completion.logprobs,
+            ref_logprobs: references[i].logprobs[before.clone()].to_vec(),
+            values: values[i][before].iter().map(|v| v + offset).collect(),
+            score: scores[i],
+            ended: ended[i],
+            text: (prompts[i].prompt.input.last_text().to_string(), responses[i].clone()),
+        });
+    }
+    Ok(episodes)
+}

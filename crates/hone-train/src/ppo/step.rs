@@ -1,0 +1,231 @@
+//! One update of PPO: constants of the rollout, the check, then epochs of clipped steps.
+
+use hone_compute::{Engine, Gradients, StepRate};
+use hone_data::Window;
+use hone_generate::logprobs_of;
+use hone_math::Key;
+use hone_model::Transformer;
+use hone_objective::cross_entropy::TokenStats;
+use hone_objective::ppo::{
+    ClipRange, PolicyInputs, PolicyStats, Prepared as Constants, ValueConfig, ValueInputs, ValueStats, policy_loss, value_loss,
+};
+
+use super::batch::{EpisodeBatch, Prepared};
+use super::config::{PpoSection, PtxSection};
+use super::rollout::Episode;
+use crate::error::{Result, TrainError};
+use crate::language::{LanguageBatch, cross_entropy_step, shards_of};
+use crate::learner::{Applied, Ema, Learner};
+use crate::sections::TrainSection;
+
+/// What learns.
+pub(super) struct Learners {
+    pub policy: Learner,
+    pub value: Learner,
+    pub ema: Option<Ema>,
+}
+
+/// What an update is given.
+pub(super) struct Update<'a> {
+    pub number: u64,
+    pub episodes: &'a [Episode],
+    pub constants: &'a Constants,
+    pub ppo: &'a PpoSection,
+    pub train: &'a TrainSection,
+    pub rates: (StepRate, StepRate),
+    /// The pre-training term: its windows for each optimiser step, one list a step.
+    pub ptx: Option<(&'a PtxSection, Vec<Vec<Window<'a>>>)>,
+}
+
+/// What an update saw and did.
+#[derive(Default)]
+pub(super) struct Report {
+    /// Of the first minibatch of the first epoch, before any step.
+    pub first: Option<PolicyStats>,
+    pub policy: PolicyStats,
+    pub value: ValueStats,
+    pub ptx: TokenStats,
+    pub applied: Option<(Applied, Applied)>,
+}
+
+/// One micro-batch's work.
+enum Work<'a> {
+    Episodes(Vec<&'a Prepared<'a>>),
+    Pretraining(Vec<Window<'a>>),
+}
+
+pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'_>) -> Result<Report> {
+    let prepared = split(update.episodes, update.constants);
+    let count = prepared.len();
+    let mut report = Report::default();
+    let mut step = 0;
+    for epoch in 0..update.ppo.ppo_epochs {
+        // 1. A new order every epoch, cut into minibatches
+        let key = Key::new(update.train.seed, "minibatches", update.number * update.ppo.ppo_epochs as u64 + epoch as u64);
+        let order = key.permutation(count);
+        for (index, minibatch) in order.chunks(update.ppo.minibatch).enumerate() {
+            let first = (epoch, index) == (0, 0);
+            let chosen: Vec<&Prepared<'_>> = minibatch.iter().map(|&i| &prepared[i]).collect();
+            if first {
+                // 2. Before the first step: episodes of other minibatches are checked by a pass of their own
+                let others: Vec<usize> = order[minibatch.len()..].to_vec();
+                check_others(engine, &learners.policy.model, update, &others)?;
+            }
+            // 3. Policy and value steps on the same episodes
+            let stats = policy_step(engine, learners, update, (&chosen, step, first))?;
+            if first {
+                report.first = Some(stats.0.clone());
+            }
+            report.policy.merge(&stats.0);
+            report.ptx.merge(&stats.1);
+            let (value_stats, value_applied) = value_step(engine, learners, update, &chosen)?;
+            report.value.merge(&value_stats);
+            report.applied = Some((stats.2, value_applied));
+            step += 1;
+        }
+    }
+    Ok(report)
+}
+
+/// Each episode with its slices of the constants.
+fn split<'a>(episodes: &'a [Episode], constants: &'a Constants) -> Vec<Prepared<'a>> {
+    let mut start = 0;
+    let mut prepared = Vec::with_capacity(episodes.len());
+    for episode in episodes {
+        let range = start..start + episode.length();
+        start = range.end;
+        prepared.push(Prepared {
+            episode,
+            advantages: &constants.advantages[range.clone()],
+            returns: &constants.returns[range],
+        });
+    }
+    prepared
+}
+
+fn policy_step(
+    engine: &Engine,
+    learners: &mut Learners,
+    update: &Update<'_>,
+    (chosen, step, first): (&[&Prepared<'_>], usize, bool),
+) -> Result<(PolicyStats, TokenStats, Applied)> {
+    let clip_range = ClipRange::symmetric(update.ppo.clip_range);
+    let temperature = update.ppo.temperature as f32;
+    let global_tokens: u64 = chosen.iter().map(|p| p.episode.length() as u64).sum();
+    let (mut stats, mut ptx_stats) = (PolicyStats::default(), TokenStats::default());
+    let (shards, ptx_tokens) = work(update, chosen, step);
+    let gradients = learners.policy.gradients(engine, shards, |policy, work, gradients| {
+        let episodes = match work {
+            Work::Episodes(episodes) => episodes,
+            Work::Pretraining(windows) => {
+                let scale = update.ptx.as_ref().map_or(0.0, |(ptx, _)| ptx.ptx_coef);
+                let batch = LanguageBatch::of_windows(windows);
+                ptx_stats.merge(&cross_entropy_step(engine, policy, &batch, (ptx_tokens, scale), gradients)?);
+                return Ok(());
+            }
+        };
+        let batch = EpisodeBatch::of(&episodes);
+        let numbers = batch.policy_numbers(engine, policy, temperature);
+        if first {
+            check(update.number, &episodes, &numbers.logprobs)?;
+        }
+        let inputs = PolicyInputs {
+            logprobs: &numbers.logprobs,
+            old_logprobs: &batch.old_logprobs,
+            advantages: &batch.advantages,
+            mask: &batch.mask,
+            entropies: Some(&numbers.entropies),
+        };
+        let loss = policy_loss(&inputs, clip_range, global_tokens)?;
+        stats.merge(&loss.stats);
+        let seed = engine.tensor(loss.grad_logprobs.len(), 1, &loss.grad_logprobs);
+        numbers.tape.backward(vec![(&numbers.logprob, seed)], gradients);
+        Ok(())
+    })?;
+    let applied = if update.number < update.ppo.value_warmup_updates {
+        Applied { grad_norm: gradients.norm(engine), learning_rate: 0.0, skipped: 0 }
+    } else {
+        learners.policy.apply(engine, &gradients, update.rates.0, update.number)?
+    };
+    if let Some(ema) = &mut learners.ema {
+        ema.update(engine, &learners.policy.model);
+    }
+    Ok((stats, ptx_stats, applied))
+}
+
+fn value_step(
+    engine: &Engine,
+    learners: &mut Learners,
+    update: &Update<'_>,
+    chosen: &[&Prepared<'_>],
+) -> Result<(ValueStats, Applied)> {
+    let config = ValueConfig { value_clip_range: update.ppo.value_clip_range, value_coef: update.ppo.value_coef };
+    let global_tokens: u64 = chosen.iter().map(|p| p.episode.length() as u64).sum();
+    let shards = shards_of(chosen.to_vec(), update.train.shards, update.train.microbatch_tokens, |p| p.episode.ids.len());
+    let mut stats = ValueStats::default();
+    let gradients = learners.value.gradients(engine, shards, |model: &Transformer, episodes, gradients: &mut Gradients| {
+        let batch = EpisodeBatch::of(&episodes);
+        let numbers = batch.values(engine, model);
+        let inputs = ValueInputs {
+            values: &numbers.values,
+            old_values: &batch.old_values,
+            returns: &batch.returns,
+            mask: &batch.mask,
+        };
+        let loss = value_loss(&inputs, config, global_tokens)?;
+        stats.merge(&loss.stats);
+        let seed = engine.tensor(loss.grad_values.len(), 1, &loss.grad_values);
+        numbers.tape.backward(vec![(&numbers.output, seed)], gradients);
+        Ok(())
+    })?;
+    let applied = learners.value.apply(engine, &gradients, update.rates.1, update.number)?;
+    Ok((stats, applied))
+}
+
+/// The micro-batches of a policy step, in shards: episodes, then the windows of the pre-training term. Also how many
+/// tokens those windows predict.
+fn work<'a>(update: &'a Update<'_>, chosen: &[&'a Prepared<'a>], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
+    let (shards, tokens) = (update.train.shards, update.train.microbatch_tokens);
+    let episodes = shards_of(chosen.to_vec(), shards, tokens, |p| p.episode.ids.len());
+    let mut work: Vec<Vec<Work<'a>>> = episodes.into_iter().map(|s| s.into_iter().map(Work::Episodes).collect()).collect();
+    let Some((_, windows)) = &update.ptx else { return (work, 0) };
+    let windows = windows[step].clone();
+    let global = windows.iter().map(|w| w.targets.len() as u64).sum();
+    for (shard, windows) in work.iter_mut().zip(shards_of(windows, shards, tokens, |w| w.inputs.len())) {
+        shard.extend(windows.into_iter().map(Work::Pretraining));
+    }
+    (work, global)
+}
+
+/// Compares sampled with recomputed log-probabilities of some episodes, bit by bit.
+fn check(update: u64, episodes: &[&Prepared<'_>], recomputed: &[f32]) -> Result<()> {
+    let mut at = 0;
+    for (index, prepared) in episodes.iter().enumerate() {
+        let sampled = &prepared.episode.logprobs;
+        let trained = &recomputed[at..at + sampled.len()];
+        at += sampled.len();
+        equal(update, index, sampled, trained)?;
+    }
+    Ok(())
+}
+
+fn check_others(engine: &Engine, policy: &Transformer, update: &Update<'_>, others: &[usize]) -> Result<()> {
+    let sequences: Vec<&[u32]> = others.iter().map(|&i| &*update.episodes[i].ids).collect();
+    let recomputed = logprobs_of(engine, policy, &sequences, update.ppo.temperature as f32);
+    for (&index, scores) in others.iter().zip(recomputed) {
+        let episode = &update.episodes[index];
+        equal(update.number, index, &episode.logprobs, &scores.logprobs[episode.prompt_length - 1..])?;
+    }
+    Ok(())
+}
+
+fn equal(update: u64, episode: usize, sampled: &[f32], trained: &[f32]) -> Result<()> {
+    let differ = |(a, b): &(&f32, &f32)| a.to_bits() != b.to_bits();
+    let count = sampled.iter().zip(trained).filter(differ).count();
+    match sampled.iter().zip(trained).position(|pair| differ(&pair)) {
+        None => Ok(()),
+        Some(token) => {
+            Err(TrainError::Mismatch { update, episode, token, sampled: sampled[token], trained: trained[token], count })
+        }
+    }
+}
