@@ -61,6 +61,14 @@ pub enum TrainError {
         /// How many tokens differ.
         count: usize,
     },
+    /// A response that the reward model cannot read.
+    #[error("response {index}: {reason}")]
+    Unscorable {
+        /// Which of those that were to be scored.
+        index: usize,
+        /// What is wrong and what is expected.
+        reason: String,
+    },
     /// Nothing is left to train on.
     #[error("{what}: nothing is left to train on; {hint}")]
     NoData {

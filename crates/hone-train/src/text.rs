@@ -24,3 +24,33 @@ pub(crate) fn prompt_ids(tokenizer: &Tokenizer, chat: Option<&Chat>, prompt: &Pr
         (PromptInput::Text(text), _) => tokenizer.encode(text, AddSpecial::Yes)?,
     })
 }
+
+/// A prompt with its response, as a reward model reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// Prompt, response, and the token that ends the response: the last one, at which the score is read.
+    pub ids: Vec<u32>,
+    /// How many of them are the response's, its end included.
+    pub response_tokens: usize,
+}
+
+/// A conversation with its response through the template, up to the response's end-of-turn token; what a template writes
+/// behind that token is left out.
+pub(crate) fn answered(chat: &Chat, prompt: &[Message], response: &str) -> Result<Answered> {
+    let mut turns = messages(prompt);
+    turns.push(hone_text::Message::assistant(response));
+    let mut tokens = chat.encode(&turns, TrainedTurns::Last)?;
+    let (start, end) = tokens.spans.last().map_or((0, tokens.ids.len()), |span| (span.start, span.end));
+    tokens.ids.truncate(end);
+    Ok(Answered { ids: tokens.ids, response_tokens: end - start })
+}
+
+/// Raw text with its response, without a template: both are tokenised apart, as sampling has them, and the response ends
+/// with the tokenizer's end token where there is one.
+pub(crate) fn answered_raw(tokenizer: &Tokenizer, prompt: &str, response: &str) -> Result<Answered> {
+    let mut ids = tokenizer.encode(prompt, AddSpecial::Yes)?;
+    let start = ids.len();
+    ids.extend(tokenizer.encode_ordinary(response)?);
+    ids.extend(tokenizer.eos());
+    Ok(Answered { response_tokens: ids.len() - start, ids })
+}
