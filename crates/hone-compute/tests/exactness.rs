@@ -101,7 +101,7 @@ fn token_step(engine: &Engine, parameters: &Parameters, recompute: bool) -> Step
     let mut numbers = engine.read(found.logprob.value());
     numbers.extend(engine.read(found.entropy.value()));
     numbers.extend(engine.read(score.value()));
-    let seed = |i| engine.tensor(layout.rows(), 1, &normal(50 + i, layout.rows(), 1, 1.0).to_f32());
+    let seed = |i: u64| engine.tensor(layout.rows(), 1, &normal(50 + i, layout.rows(), 1, 1.0).to_f32());
     let mut gradients = Gradients::zeros(engine, parameters);
     tape.backward(vec![(&found.logprob, seed(0)), (&found.entropy, seed(1)), (&score, seed(2))], &mut gradients);
     Step { numbers, gradients }
