@@ -211,7 +211,8 @@ fn rotation() {
 
 #[test]
 fn attention() {
-    let cases: [(usize, usize, usize, &[usize], Mask); 5] = [
+    type Sizes = (usize, usize, usize, &'static [usize], Mask);
+    let cases: [Sizes; 5] = [
         (4, 2, 8, &[3, 1, 9], Mask::Causal),
         (4, 1, 16, &[5, 12], Mask::Causal),
         (2, 2, 80, &[1, 6], Mask::Causal),
@@ -253,7 +254,8 @@ fn activations() {
         tolerances: F32,
     }
     .check();
-    let kinds: [(Activation, fn(f64) -> f64); 4] = [
+    type Function = fn(f64) -> f64;
+    let kinds: [(Activation, Function); 4] = [
         (Activation::Silu, naive::silu),
         (Activation::GeluTanh, naive::gelu_tanh),
         (Activation::GeluErf, naive::gelu_erf),
