@@ -8,7 +8,7 @@ use common::{engine, engines, ids, normal};
 use hone_compute::rope::RopeTable;
 use hone_compute::{
     Activation, AdamW, AttentionInputs, AttentionShape, Engine, GradientTree, Gradients, Isa, Layout, LinearWeight,
-    Mask, Optimizer, Parameters, Precision, StepRate, Tape, TokenTargets, Var,
+    Mask, Optimizer, Parameters, Precision, SequenceCache, StepRate, Tape, TokenTargets, Var,
 };
 use hone_testing::{assert_bits, assert_near};
 
@@ -378,4 +378,69 @@ fn a_step_takes_no_new_memory() {
     assert!(idle[0] > 0 && idle.iter().all(|&bytes| bytes == idle[0]), "{idle:?}");
     engine.release_idle_memory();
     assert_eq!(engine.idle_bytes(), 0);
+}
+
+/// Outputs of `queries` at the end of a cache whose keys and values are given.
+fn attend(engine: &Engine, shape: &AttentionShape, queries: &[f32], kv: [&[f32]; 2]) -> Vec<f32> {
+    let parameters = Parameters::new();
+    let width = shape.kv_heads * shape.head_dim;
+    let n = kv[0].len() / width;
+    let mut cache = SequenceCache::new(engine, 1, shape);
+    let mut tape = Tape::inference(engine, &parameters);
+    let mut out = Vec::new();
+    // All but the last three positions first, with queries of no interest
+    for range in [0..n - 3, n - 3..n] {
+        let rows = range.len();
+        let layout = Layout::continued([(range.start, rows)]);
+        let [k, v] = kv.map(|x| tape.constant(engine.tensor(rows, width, &x[range.start * width..range.end * width])));
+        let q = &queries[range.start * shape.heads * shape.head_dim..range.end * shape.heads * shape.head_dim];
+        let q = tape.constant(engine.tensor(rows, shape.heads * shape.head_dim, q));
+        let inputs = AttentionInputs { q, k, v };
+        let found = tape.attention_cached(inputs, shape, &layout, (&mut [&mut cache], 0));
+        out = engine.read(found.value());
+    }
+    out
+}
+
+#[test]
+fn one_unit_of_one_cached_number_shows() {
+    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16, scale: 0.25, mask: Mask::Causal };
+    for engine in engines() {
+        let n = 70;
+        // Numbers of bf16, so that a unit of the cache's type is known
+        let unit = if engine.precision() == Precision::Bf16 { 1 << 16 } else { 1 };
+        let rounded = |seed| -> Vec<f32> {
+            let numbers = normal(seed, n, 32, 1.0).to_f32();
+            numbers.into_iter().map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)).collect()
+        };
+        let (queries, keys, values) = (normal(1, n, 64, 1.0).to_f32(), rounded(2), rounded(3));
+        let as_it_was = attend(&engine, &shape, &queries, [&keys, &values]);
+        assert_bits("the same again", &attend(&engine, &shape, &queries, [&keys, &values]), &as_it_was);
+        let mut shown = 0;
+        let places: Vec<usize> = (0..60).map(|i| i * 35 % ((n - 3) * 32)).collect();
+        for &place in &places {
+            let nudged = |numbers: &[f32]| {
+                let mut numbers = numbers.to_vec();
+                numbers[place] = f32::from_bits(numbers[place].to_bits() + unit);
+                numbers
+            };
+            let by_key = attend(&engine, &shape, &queries, [&nudged(&keys), &values]);
+            let by_value = attend(&engine, &shape, &queries, [&keys, &nudged(&values)]);
+            for out in [by_key, by_value] {
+                let differ = |head: usize| {
+                    let columns = (0..3 * 64).filter(|c| c % 64 / 16 == head);
+                    columns.filter(|&c| out[c].to_bits() != as_it_was[c].to_bits()).count()
+                };
+                // Two query heads read each head of keys; the others must not notice.
+                let mine = place % 32 / 16;
+                let others = (0..4).filter(|h| h / 2 != mine).map(differ).sum::<usize>();
+                assert_eq!(others, 0, "{}: heads that do not read the number", engine.isa());
+                shown += usize::from((0..4).map(differ).sum::<usize>() > 0);
+            }
+        }
+        // A unit of f32 is often lost under a small weight; one of bf16 hardly ever.
+        let (shown, all) = (shown, 2 * places.len());
+        let least = if engine.precision() == Precision::Bf16 { all * 9 / 10 } else { all / 8 };
+        assert!(shown >= least, "{shown} of {all} on {} in {:?}", engine.isa(), engine.precision());
+    }
 }
