@@ -162,6 +162,52 @@ fn cross_entropy_is_token_logprobs_with_known_seeds() {
 }
 
 #[test]
+fn a_large_vocabulary_in_blocks_of_rows() {
+    // 50,257 tokens: 25 chunks, and two blocks of rows where whole rows of logits are made.
+    const ROWS: usize = 131;
+    let targets: Arc<[u32]> = ids(6, ROWS, 50_257).into();
+    let (x, w) = (normal(7, ROWS, 8, 1.0), normal(8, 50_257, 8, 1.0));
+    let oracle = {
+        let logits = hone_testing::linear(&x, &w, hone_testing::Rounding::None);
+        hone_testing::token_numbers(&logits, &targets, 1.0)
+    };
+    for (isa, precision) in [(Isa::detect(), Precision::Bf16), (Isa::detect(), Precision::F32), (Isa::Portable, Precision::F32)] {
+        let engine = engine(isa, precision, 2);
+        let mut parameters = Parameters::new();
+        let table = parameters.add("x", engine.tensor(x.rows, x.cols, &x.to_f32()));
+        let output = parameters.add("w", engine.tensor(w.rows, w.cols, &w.to_f32()));
+        let asked = TokenTargets { output, targets: Arc::clone(&targets), temperature: 1.0 };
+        let weights = normal(9, ROWS, 1, 1.0).to_f32();
+        let rows: Arc<[u32]> = (0..ROWS as u32).collect();
+
+        let mut tape = Tape::training(&engine, &parameters);
+        let hidden = tape.embedding(table, &rows);
+        let found = tape.token_logprobs(&hidden, &asked);
+        let logprobs = engine.read(found.logprob.value());
+        if precision == Precision::F32 {
+            assert_near("log-probabilities", &logprobs, &oracle.logprobs, 1e-6);
+            assert_near("entropies", &engine.read(found.entropy.value()), &oracle.entropies, 1e-6);
+        }
+        let mut separate = Gradients::zeros(&engine, &parameters);
+        let seed = engine.tensor(ROWS, 1, &weights.iter().map(|w| -w).collect::<Vec<_>>());
+        tape.backward(vec![(&found.logprob, seed)], &mut separate);
+
+        let mut tape = Tape::training(&engine, &parameters);
+        let hidden = tape.embedding(table, &rows);
+        let mut together = Gradients::zeros(&engine, &parameters);
+        let got = tape.backward_cross_entropy(&hidden, &asked, &weights, &mut together);
+        assert_bits("cross-entropy", &got.0, &logprobs);
+        assert_same("cross-entropy", &engine, &parameters, (&together, &separate));
+        // One row alone has the bits that it has among the others.
+        let mut tape = Tape::inference(&engine, &parameters);
+        let alone = tape.embedding(table, &[130].into());
+        let asked = TokenTargets { targets: [targets[130]].into(), ..asked };
+        let alone = tape.token_logprobs(&alone, &asked);
+        assert_bits("alone", &engine.read(alone.logprob.value()), &logprobs[130..]);
+    }
+}
+
+#[test]
 fn threads_change_no_bit() {
     for isa in Isa::all_here() {
         for precision in [Precision::F32, Precision::Bf16] {
