@@ -7,8 +7,9 @@ use std::sync::Arc;
 use common::{engine, engines, ids, normal};
 use hone_compute::rope::RopeTable;
 use hone_compute::{
-    Activation, AdamW, AttentionInputs, AttentionShape, Engine, GradientTree, Gradients, Isa, Layout, LinearWeight,
-    Mask, Optimizer, Parameters, Precision, SequenceCache, StepRate, Tape, TokenTargets, Var,
+    Activation, AdamW, AttentionInputs, AttentionShape, Engine, GradientTree, Gradients, Isa,
+    Layout, LinearWeight, Mask, Optimizer, Parameters, Precision, SequenceCache, StepRate, Tape,
+    TokenTargets, Var,
 };
 use hone_testing::{assert_bits, assert_near};
 
@@ -37,7 +38,14 @@ fn parameters(engine: &Engine) -> Parameters {
     ];
     for (i, (name, rows, cols)) in shapes.into_iter().enumerate() {
         let deviation = if rows == 1 { 1.0 } else { 0.2 };
-        parameters.add(name, engine.tensor(rows, cols, &normal(i as u64, rows, cols, deviation).to_f32()));
+        parameters.add(
+            name,
+            engine.tensor(
+                rows,
+                cols,
+                &normal(i as u64, rows, cols, deviation).to_f32(),
+            ),
+        );
     }
     parameters
 }
@@ -45,10 +53,23 @@ fn parameters(engine: &Engine) -> Parameters {
 fn block(tape: &mut Tape<'_>, x: &Var, layout: &Layout) -> Var {
     let p = tape.parameters();
     let id = |name| p.find(name).expect("a name of the list");
-    let shape = AttentionShape { heads: HEADS, kv_heads: 1, head_dim: 16, scale: 0.25, mask: Mask::Causal };
-    let table = Arc::new(RopeTable::new(&[1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005], 1.0, 256));
+    let shape = AttentionShape {
+        heads: HEADS,
+        kv_heads: 1,
+        head_dim: 16,
+        scale: 0.25,
+        mask: Mask::Causal,
+    };
+    let table = Arc::new(RopeTable::new(
+        &[1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005],
+        1.0,
+        256,
+    ));
     let normed = tape.rms_norm(x, id("norm"), 1e-5);
-    let q = LinearWeight { weight: id("q"), bias: Some(id("q bias")) };
+    let q = LinearWeight {
+        weight: id("q"),
+        bias: Some(id("q bias")),
+    };
     let mut qkv = tape.linears(&normed, &[q, id("k").into(), id("v").into()]);
     let (v, k, q) = (qkv.remove(2), qkv.remove(1), qkv.remove(0));
     let k = tape.rms_norm_heads(&k, id("head norm"), 1e-5);
@@ -96,21 +117,50 @@ fn token_step(engine: &Engine, parameters: &Parameters, recompute: bool) -> Step
     let hidden = hidden(&mut tape, &tokens, &layout, recompute);
     let output = parameters.find("embed").expect("there");
     let targets = ids(2, layout.rows(), VOCABULARY).into();
-    let found = tape.token_logprobs(&hidden, &TokenTargets { output, targets, temperature: 0.9 });
+    let found = tape.token_logprobs(
+        &hidden,
+        &TokenTargets {
+            output,
+            targets,
+            temperature: 0.9,
+        },
+    );
     let score = tape.scalar_head(&hidden, parameters.find("score").expect("there"), None);
     let mut numbers = engine.read(found.logprob.value());
     numbers.extend(engine.read(found.entropy.value()));
     numbers.extend(engine.read(score.value()));
-    let seed = |i: u64| engine.tensor(layout.rows(), 1, &normal(50 + i, layout.rows(), 1, 1.0).to_f32());
+    let seed = |i: u64| {
+        engine.tensor(
+            layout.rows(),
+            1,
+            &normal(50 + i, layout.rows(), 1, 1.0).to_f32(),
+        )
+    };
     let mut gradients = Gradients::zeros(engine, parameters);
-    tape.backward(vec![(&found.logprob, seed(0)), (&found.entropy, seed(1)), (&score, seed(2))], &mut gradients);
+    tape.backward(
+        vec![
+            (&found.logprob, seed(0)),
+            (&found.entropy, seed(1)),
+            (&score, seed(2)),
+        ],
+        &mut gradients,
+    );
     Step { numbers, gradients }
 }
 
-fn assert_same(what: &str, engine: &Engine, parameters: &Parameters, (got, expected): (&Gradients, &Gradients)) {
+fn assert_same(
+    what: &str,
+    engine: &Engine,
+    parameters: &Parameters,
+    (got, expected): (&Gradients, &Gradients),
+) {
     for (id, parameter) in parameters.iter() {
         let read = |g: &Gradients| engine.read(g.get(id).expect("all are trained"));
-        assert_bits(&format!("{what}: gradient of {}", parameter.name()), &read(got), &read(expected));
+        assert_bits(
+            &format!("{what}: gradient of {}", parameter.name()),
+            &read(got),
+            &read(expected),
+        );
     }
 }
 
@@ -118,10 +168,16 @@ fn assert_same(what: &str, engine: &Engine, parameters: &Parameters, (got, expec
 fn recomputing_changes_no_bit() {
     for engine in engines() {
         let parameters = parameters(&engine);
-        let [kept, again] = [false, true].map(|recompute| token_step(&engine, &parameters, recompute));
+        let [kept, again] =
+            [false, true].map(|recompute| token_step(&engine, &parameters, recompute));
         let what = format!("recomputed on {} in {:?}", engine.isa(), engine.precision());
         assert_bits(&what, &again.numbers, &kept.numbers);
-        assert_same(&what, &engine, &parameters, (&again.gradients, &kept.gradients));
+        assert_same(
+            &what,
+            &engine,
+            &parameters,
+            (&again.gradients, &kept.gradients),
+        );
     }
 }
 
@@ -144,7 +200,10 @@ fn cross_entropy_is_token_logprobs_with_known_seeds() {
         let mut tape = Tape::training(&engine, &parameters);
         let last = hidden(&mut tape, &tokens, &layout, false);
         let found = tape.token_logprobs(&last, &asked);
-        let expected = (engine.read(found.logprob.value()), engine.read(found.entropy.value()));
+        let expected = (
+            engine.read(found.logprob.value()),
+            engine.read(found.entropy.value()),
+        );
         let seed = engine.tensor(n, 1, &weights.iter().map(|w| -w).collect::<Vec<_>>());
         let mut separate = Gradients::zeros(&engine, &parameters);
         tape.backward(vec![(&found.logprob, seed)], &mut separate);
@@ -154,7 +213,11 @@ fn cross_entropy_is_token_logprobs_with_known_seeds() {
         let mut together = Gradients::zeros(&engine, &parameters);
         let got = tape.backward_cross_entropy(&last, &asked, &weights, &mut together);
 
-        let what = format!("cross-entropy on {} in {:?}", engine.isa(), engine.precision());
+        let what = format!(
+            "cross-entropy on {} in {:?}",
+            engine.isa(),
+            engine.precision()
+        );
         assert_bits(&what, &got.0, &expected.0);
         assert_bits(&what, &got.1, &expected.1);
         assert_same(&what, &engine, &parameters, (&together, &separate));
@@ -171,12 +234,20 @@ fn a_large_vocabulary_in_blocks_of_rows() {
         let logits = hone_testing::linear(&x, &w, hone_testing::Rounding::None);
         hone_testing::token_numbers(&logits, &targets, 1.0)
     };
-    for (isa, precision) in [(Isa::detect(), Precision::Bf16), (Isa::detect(), Precision::F32), (Isa::Portable, Precision::F32)] {
+    for (isa, precision) in [
+        (Isa::detect(), Precision::Bf16),
+        (Isa::detect(), Precision::F32),
+        (Isa::Portable, Precision::F32),
+    ] {
         let engine = engine(isa, precision, 2);
         let mut parameters = Parameters::new();
         let table = parameters.add("x", engine.tensor(x.rows, x.cols, &x.to_f32()));
         let output = parameters.add("w", engine.tensor(w.rows, w.cols, &w.to_f32()));
-        let asked = TokenTargets { output, targets: Arc::clone(&targets), temperature: 1.0 };
+        let asked = TokenTargets {
+            output,
+            targets: Arc::clone(&targets),
+            temperature: 1.0,
+        };
         let weights = normal(9, ROWS, 1, 1.0).to_f32();
         let rows: Arc<[u32]> = (0..ROWS as u32).collect();
 
@@ -186,7 +257,12 @@ fn a_large_vocabulary_in_blocks_of_rows() {
         let logprobs = engine.read(found.logprob.value());
         if precision == Precision::F32 {
             assert_near("log-probabilities", &logprobs, &oracle.logprobs, 1e-6);
-            assert_near("entropies", &engine.read(found.entropy.value()), &oracle.entropies, 1e-6);
+            assert_near(
+                "entropies",
+                &engine.read(found.entropy.value()),
+                &oracle.entropies,
+                1e-6,
+            );
         }
         let mut separate = Gradients::zeros(&engine, &parameters);
         let seed = engine.tensor(ROWS, 1, &weights.iter().map(|w| -w).collect::<Vec<_>>());
@@ -197,13 +273,25 @@ fn a_large_vocabulary_in_blocks_of_rows() {
         let mut together = Gradients::zeros(&engine, &parameters);
         let got = tape.backward_cross_entropy(&hidden, &asked, &weights, &mut together);
         assert_bits("cross-entropy", &got.0, &logprobs);
-        assert_same("cross-entropy", &engine, &parameters, (&together, &separate));
+        assert_same(
+            "cross-entropy",
+            &engine,
+            &parameters,
+            (&together, &separate),
+        );
         // One row alone has the bits that it has among the others.
         let mut tape = Tape::inference(&engine, &parameters);
         let alone = tape.embedding(table, &[130].into());
-        let asked = TokenTargets { targets: [targets[130]].into(), ..asked };
+        let asked = TokenTargets {
+            targets: [targets[130]].into(),
+            ..asked
+        };
         let alone = tape.token_logprobs(&alone, &asked);
-        assert_bits("alone", &engine.read(alone.logprob.value()), &logprobs[130..]);
+        assert_bits(
+            "alone",
+            &engine.read(alone.logprob.value()),
+            &logprobs[130..],
+        );
     }
 }
 
@@ -214,11 +302,21 @@ fn threads_change_no_bit() {
             let run = |threads| {
                 let engine = engine(isa, precision, threads);
                 let mut parameters = parameters(&engine);
-                let mut optimizer = Optimizer::new(&engine, &parameters, AdamW { weight_decay: 0.1, ..AdamW::default() });
+                let mut optimizer = Optimizer::new(
+                    &engine,
+                    &parameters,
+                    AdamW {
+                        weight_decay: 0.1,
+                        ..AdamW::default()
+                    },
+                );
                 let mut numbers = Vec::new();
                 for _ in 0..2 {
                     let step = token_step(&engine, &parameters, false);
-                    let rate = StepRate { learning_rate: 1e-3, clip: Some(1.0) };
+                    let rate = StepRate {
+                        learning_rate: 1e-3,
+                        clip: Some(1.0),
+                    };
                     let report = optimizer.step(&engine, &mut parameters, &step.gradients, rate);
                     assert!(report.applied && report.grad_norm > 1.0);
                     numbers.extend(step.numbers);
@@ -236,7 +334,11 @@ fn threads_change_no_bit() {
             let one = run(1);
             assert!(one.iter().all(|x| x.is_finite()));
             for threads in [2, 3] {
-                assert_bits(&format!("{threads} threads on {isa} in {precision:?}"), &run(threads), &one);
+                assert_bits(
+                    &format!("{threads} threads on {isa} in {precision:?}"),
+                    &run(threads),
+                    &one,
+                );
             }
         }
     }
@@ -277,7 +379,11 @@ fn the_tree_adds_neighbours_first() {
             left.iter_mut().zip(&expected).for_each(|(a, b)| *a += b);
             expected = left;
         }
-        assert_bits(&format!("{shards} shards"), &engine.read(sum.get(id).expect("there")), &expected);
+        assert_bits(
+            &format!("{shards} shards"),
+            &engine.read(sum.get(id).expect("there")),
+            &expected,
+        );
     }
     assert!(GradientTree::new().finish(&engine).is_none());
 }
@@ -290,7 +396,11 @@ fn gradient(engine: &Engine, parameters: &mut Parameters, numbers: &[f32]) -> Gr
     let x = tape.constant(engine.tensor(1, numbers.len(), numbers));
     let y = tape.scalar_head(&x, id, None);
     tape.backward(vec![(&y, engine.tensor(1, 1, &[1.0]))], &mut gradients);
-    assert_bits("the seed", &engine.read(gradients.get(id).expect("there")), numbers);
+    assert_bits(
+        "the seed",
+        &engine.read(gradients.get(id).expect("there")),
+        numbers,
+    );
     gradients
 }
 
@@ -299,16 +409,27 @@ fn adamw_as_written_down() {
     // Two matrices and a vector; the third gradient is above the clip, the fourth is not finite.
     for engine in engines() {
         let mut parameters = Parameters::new();
-        let starts = [normal(1, 5, 7, 1.0), normal(2, 3, 4, 1.0), normal(3, 1, 9, 1.0)];
+        let starts = [
+            normal(1, 5, 7, 1.0),
+            normal(2, 3, 4, 1.0),
+            normal(3, 1, 9, 1.0),
+        ];
         for (i, s) in starts.iter().enumerate() {
             parameters.add(format!("{i}"), engine.tensor(s.rows, s.cols, &s.to_f32()));
         }
         let frozen = parameters.add("frozen", engine.tensor(2, 2, &[1.0; 4]));
         parameters.set_trainable(frozen, false);
-        let constants = AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-6, weight_decay: 0.3 };
+        let constants = AdamW {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-6,
+            weight_decay: 0.3,
+        };
         let mut optimizer = Optimizer::new(&engine, &parameters, constants);
-        let mut expected: Vec<Vec<[f64; 3]>> =
-            starts.iter().map(|s| s.data.iter().map(|&p| [p, 0.0, 0.0]).collect()).collect();
+        let mut expected: Vec<Vec<[f64; 3]>> = starts
+            .iter()
+            .map(|s| s.data.iter().map(|&p| [p, 0.0, 0.0]).collect())
+            .collect();
         let mut taken = 0;
         for step in 0..5_u64 {
             let size = if step == 2 { 5.0 } else { 0.05 };
@@ -324,16 +445,28 @@ fn adamw_as_written_down() {
             assert!(gradients.get(frozen).is_none());
             fill(&engine, &parameters, &mut gradients, &numbers);
             let before = read_all(&engine, &parameters, &optimizer);
-            let rate = StepRate { learning_rate: 0.01 * (step + 1) as f64, clip: Some(2.0) };
+            let rate = StepRate {
+                learning_rate: 0.01 * (step + 1) as f64,
+                clip: Some(2.0),
+            };
             let report = optimizer.step(&engine, &mut parameters, &gradients, rate);
             if step == 3 {
                 assert!(!report.applied && !report.grad_norm.is_finite());
                 assert_eq!(optimizer.steps(), taken);
-                assert_bits("after a gradient that is not finite", &read_all(&engine, &parameters, &optimizer), &before);
+                assert_bits(
+                    "after a gradient that is not finite",
+                    &read_all(&engine, &parameters, &optimizer),
+                    &before,
+                );
                 continue;
             }
             taken += 1;
-            let norm = numbers.iter().flatten().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+            let norm = numbers
+                .iter()
+                .flatten()
+                .map(|&g| f64::from(g).powi(2))
+                .sum::<f64>()
+                .sqrt();
             assert!(report.applied && (report.grad_norm - norm).abs() < 1e-12 * norm);
             assert_eq!(norm > 2.0, step == 2);
             let scale = if norm > 2.0 { 2.0 / norm } else { 1.0 };
@@ -344,7 +477,8 @@ fn adamw_as_written_down() {
                     let g = f64::from(g) * scale;
                     *m = 0.9 * *m + 0.1 * g;
                     *v = 0.95 * *v + 0.05 * g * g;
-                    let (m_hat, v_hat) = (*m / (1.0 - 0.9_f64.powi(t)), *v / (1.0 - 0.95_f64.powi(t)));
+                    let (m_hat, v_hat) =
+                        (*m / (1.0 - 0.9_f64.powi(t)), *v / (1.0 - 0.95_f64.powi(t)));
                     *p -= rate.learning_rate * (decay * *p + m_hat / (v_hat.sqrt() + 1e-6));
                 }
             }
@@ -361,6 +495,48 @@ fn adamw_as_written_down() {
     }
 }
 
+#[test]
+fn a_resumed_optimiser_takes_the_same_step() {
+    for engine in engines() {
+        let mut parameters = parameters(&engine);
+        let constants = AdamW {
+            weight_decay: 0.1,
+            ..AdamW::default()
+        };
+        let mut optimizer = Optimizer::new(&engine, &parameters, constants);
+        let rate = StepRate {
+            learning_rate: 1e-2,
+            clip: Some(1.0),
+        };
+        for _ in 0..2 {
+            let gradients = token_step(&engine, &parameters, false).gradients;
+            optimizer.step(&engine, &mut parameters, &gradients, rate);
+        }
+        let mut resumed_parameters = parameters.duplicate(&engine);
+        let mut resumed = Optimizer::new(&engine, &resumed_parameters, constants);
+        resumed.set_steps(optimizer.steps());
+        for (id, _) in parameters.iter() {
+            let (m, v) = optimizer.moments(id).expect("trained");
+            let (m, v) = (engine.read(m), engine.read(v));
+            let (to_m, to_v) = resumed.moments_mut(id).expect("trained");
+            engine.write(to_m, &m);
+            engine.write(to_v, &v);
+        }
+        let gradients = token_step(&engine, &parameters, false).gradients;
+        optimizer.step(&engine, &mut parameters, &gradients, rate);
+        let gradients = token_step(&engine, &resumed_parameters, false).gradients;
+        resumed.step(&engine, &mut resumed_parameters, &gradients, rate);
+        let got = read_all(&engine, &resumed_parameters, &resumed);
+        assert_bits("resumed", &got, &read_all(&engine, &parameters, &optimizer));
+        // What kernels read was brought up to date too.
+        let [a, b] =
+            [&parameters, &resumed_parameters].map(|p| token_step(&engine, p, false).numbers);
+        assert_bits("after the step", &a, &b);
+        let fresh = token_step(&engine, &parameters.duplicate(&engine), false).numbers;
+        assert_bits("packed again after the step", &a, &fresh);
+    }
+}
+
 /// Gradients of these numbers: each tensor's rows are taken by an embedding whose seed they are.
 fn fill(engine: &Engine, parameters: &Parameters, gradients: &mut Gradients, numbers: &[Vec<f32>]) {
     let mut tape = Tape::training(engine, parameters);
@@ -369,7 +545,10 @@ fn fill(engine: &Engine, parameters: &Parameters, gradients: &mut Gradients, num
         .take(numbers.len())
         .map(|(id, p)| tape.embedding(id, &(0..p.value().rows() as u32).collect()))
         .collect();
-    let seeds = rows.iter().zip(numbers).map(|(x, n)| (x, engine.tensor(x.shape().0, x.shape().1, n)));
+    let seeds = rows
+        .iter()
+        .zip(numbers)
+        .map(|(x, n)| (x, engine.tensor(x.shape().0, x.shape().1, n)));
     tape.backward(seeds.collect(), gradients);
 }
 
@@ -416,12 +595,23 @@ fn a_step_takes_no_new_memory() {
     let mut idle = Vec::new();
     for _ in 0..6 {
         let step = token_step(&engine, &parameters, true);
-        optimizer.step(&engine, &mut parameters, &step.gradients, StepRate { learning_rate: 1e-3, clip: None });
+        optimizer.step(
+            &engine,
+            &mut parameters,
+            &step.gradients,
+            StepRate {
+                learning_rate: 1e-3,
+                clip: None,
+            },
+        );
         drop(step);
         idle.push(engine.idle_bytes());
     }
     // After the first step every buffer of the store waits to be used again, and no other is made.
-    assert!(idle[0] > 0 && idle.iter().all(|&bytes| bytes == idle[0]), "{idle:?}");
+    assert!(
+        idle[0] > 0 && idle.iter().all(|&bytes| bytes == idle[0]),
+        "{idle:?}"
+    );
     engine.release_idle_memory();
     assert_eq!(engine.idle_bytes(), 0);
 }
@@ -438,8 +628,11 @@ fn attend(engine: &Engine, shape: &AttentionShape, queries: &[f32], kv: [&[f32];
     for range in [0..n - 3, n - 3..n] {
         let rows = range.len();
         let layout = Layout::continued([(range.start, rows)]);
-        let [k, v] = kv.map(|x| tape.constant(engine.tensor(rows, width, &x[range.start * width..range.end * width])));
-        let q = &queries[range.start * shape.heads * shape.head_dim..range.end * shape.heads * shape.head_dim];
+        let [k, v] = kv.map(|x| {
+            tape.constant(engine.tensor(rows, width, &x[range.start * width..range.end * width]))
+        });
+        let q = &queries
+            [range.start * shape.heads * shape.head_dim..range.end * shape.heads * shape.head_dim];
         let q = tape.constant(engine.tensor(rows, shape.heads * shape.head_dim, q));
         let inputs = AttentionInputs { q, k, v };
         let found = tape.attention_cached(inputs, shape, &layout, (&mut [&mut cache], 0));
@@ -450,18 +643,35 @@ fn attend(engine: &Engine, shape: &AttentionShape, queries: &[f32], kv: [&[f32];
 
 #[test]
 fn one_unit_of_one_cached_number_shows() {
-    let shape = AttentionShape { heads: 4, kv_heads: 2, head_dim: 16, scale: 0.25, mask: Mask::Causal };
+    let shape = AttentionShape {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        scale: 0.25,
+        mask: Mask::Causal,
+    };
     for engine in engines() {
         let n = 70;
         // Numbers of bf16, so that a unit of the cache's type is known
-        let unit = if engine.precision() == Precision::Bf16 { 1 << 16 } else { 1 };
+        let unit = if engine.precision() == Precision::Bf16 {
+            1 << 16
+        } else {
+            1
+        };
         let rounded = |seed| -> Vec<f32> {
             let numbers = normal(seed, n, 32, 1.0).to_f32();
-            numbers.into_iter().map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)).collect()
+            numbers
+                .into_iter()
+                .map(|x| f32::from_bits(x.to_bits() & 0xffff_0000))
+                .collect()
         };
         let (queries, keys, values) = (normal(1, n, 64, 1.0).to_f32(), rounded(2), rounded(3));
         let as_it_was = attend(&engine, &shape, &queries, [&keys, &values]);
-        assert_bits("the same again", &attend(&engine, &shape, &queries, [&keys, &values]), &as_it_was);
+        assert_bits(
+            "the same again",
+            &attend(&engine, &shape, &queries, [&keys, &values]),
+            &as_it_was,
+        );
         let mut shown = 0;
         let places: Vec<usize> = (0..60).map(|i| i * 35 % ((n - 3) * 32)).collect();
         for &place in &places {
@@ -475,18 +685,34 @@ fn one_unit_of_one_cached_number_shows() {
             for out in [by_key, by_value] {
                 let differ = |head: usize| {
                     let columns = (0..3 * 64).filter(|c| c % 64 / 16 == head);
-                    columns.filter(|&c| out[c].to_bits() != as_it_was[c].to_bits()).count()
+                    columns
+                        .filter(|&c| out[c].to_bits() != as_it_was[c].to_bits())
+                        .count()
                 };
                 // Two query heads read each head of keys; the others must not notice.
                 let mine = place % 32 / 16;
                 let others = (0..4).filter(|h| h / 2 != mine).map(differ).sum::<usize>();
-                assert_eq!(others, 0, "{}: heads that do not read the number", engine.isa());
+                assert_eq!(
+                    others,
+                    0,
+                    "{}: heads that do not read the number",
+                    engine.isa()
+                );
                 shown += usize::from((0..4).map(differ).sum::<usize>() > 0);
             }
         }
         // A unit of f32 is often lost under a small weight; one of bf16 hardly ever.
         let (shown, all) = (shown, 2 * places.len());
-        let least = if engine.precision() == Precision::Bf16 { all * 9 / 10 } else { all / 8 };
-        assert!(shown >= least, "{shown} of {all} on {} in {:?}", engine.isa(), engine.precision());
+        let least = if engine.precision() == Precision::Bf16 {
+            all * 9 / 10
+        } else {
+            all / 8
+        };
+        assert!(
+            shown >= least,
+            "{shown} of {all} on {} in {:?}",
+            engine.isa(),
+            engine.precision()
+        );
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use common::{engines, ids, normal};
 use hone_compute::rope::{RopeScaling, RopeTable, inverse_frequencies};
 use hone_compute::{
-    Activation, AttentionInputs, AttentionShape, Gradients, Layout, LinearWeight, Mask, ParameterId, Parameters,
-    Precision, Tape, TokenTargets, Var,
+    Activation, AttentionInputs, AttentionShape, Gradients, Layout, LinearWeight, Mask,
+    ParameterId, Parameters, Precision, Tape, TokenTargets, Var,
 };
 use hone_testing as naive;
 use hone_testing::{AttentionSizes, Differences, Matrix, Rounding, assert_near, differences};
@@ -39,35 +39,66 @@ struct Case<'a> {
 const SAMPLED: usize = 150;
 
 fn seeds(outputs: &[Matrix]) -> Vec<Matrix> {
-    outputs.iter().enumerate().map(|(i, o)| normal(900 + i as u64, o.rows, o.cols, 1.0)).collect()
+    outputs
+        .iter()
+        .enumerate()
+        .map(|(i, o)| normal(900 + i as u64, o.rows, o.cols, 1.0))
+        .collect()
 }
 
 impl Case<'_> {
     fn check(&self) {
-        let expected = [Rounding::None, Rounding::Bf16].map(|rounding| (self.oracle)(&self.tables, rounding));
+        let expected =
+            [Rounding::None, Rounding::Bf16].map(|rounding| (self.oracle)(&self.tables, rounding));
         let seeds = seeds(&expected[0]);
-        let derivatives: Vec<Differences> = (0..self.tables.len()).map(|i| self.derivatives(i, &seeds)).collect();
+        let derivatives: Vec<Differences> = (0..self.tables.len())
+            .map(|i| self.derivatives(i, &seeds))
+            .collect();
         for engine in engines() {
-            let what = format!("{} on {} in {:?}", self.name, engine.isa(), engine.precision());
+            let what = format!(
+                "{} on {} in {:?}",
+                self.name,
+                engine.isa(),
+                engine.precision()
+            );
             let bf16 = engine.precision() == Precision::Bf16;
             let mut parameters = Parameters::new();
             for (i, t) in self.tables.iter().enumerate() {
-                parameters.add(format!("table {i}"), engine.tensor(t.rows, t.cols, &t.to_f32()));
+                parameters.add(
+                    format!("table {i}"),
+                    engine.tensor(t.rows, t.cols, &t.to_f32()),
+                );
             }
             let mut tape = Tape::training(&engine, &parameters);
             let leaves: Vec<Leaf> = parameters
                 .iter()
-                .map(|(id, p)| Leaf { id, x: tape.embedding(id, &(0..p.value().rows() as u32).collect()) })
+                .map(|(id, p)| Leaf {
+                    id,
+                    x: tape.embedding(id, &(0..p.value().rows() as u32).collect()),
+                })
                 .collect();
             let outputs = (self.run)(&mut tape, &leaves);
             assert_eq!(outputs.len(), seeds.len(), "{what}: how many results");
-            for (i, (out, expected)) in outputs.iter().zip(&expected[usize::from(bf16)]).enumerate() {
-                assert_eq!(out.shape(), (expected.rows, expected.cols), "{what}: result {i}");
+            for (i, (out, expected)) in outputs.iter().zip(&expected[usize::from(bf16)]).enumerate()
+            {
+                assert_eq!(
+                    out.shape(),
+                    (expected.rows, expected.cols),
+                    "{what}: result {i}"
+                );
                 let got = engine.read(out.value());
-                assert_near(&format!("{what}: result {i}"), &got, &expected.data, self.tolerances[usize::from(bf16)]);
+                assert_near(
+                    &format!("{what}: result {i}"),
+                    &got,
+                    &expected.data,
+                    self.tolerances[usize::from(bf16)],
+                );
             }
             let mut gradients = Gradients::zeros(&engine, &parameters);
-            let upstream = outputs.iter().zip(&seeds).map(|(o, s)| (o, engine.tensor(s.rows, s.cols, &s.to_f32())));
+            let upstream = outputs
+                .iter()
+                .zip(&seeds)
+                .map(|(o, s)| (o, engine.tensor(s.rows, s.cols, &s.to_f32())));
             tape.backward(upstream.collect(), &mut gradients);
             for (i, (leaf, expected)) in leaves.iter().zip(&derivatives).enumerate() {
                 let got = engine.read(gradients.get(leaf.id).expect("every table is trained"));
@@ -85,7 +116,12 @@ impl Case<'_> {
         differences(&mut numbers, SAMPLED, |numbers| {
             tables[i].data.copy_from_slice(numbers);
             let outputs = (self.oracle)(&tables, Rounding::None);
-            outputs.iter().zip(seeds).flat_map(|(o, s)| o.data.iter().zip(&s.data)).map(|(o, s)| o * s).sum()
+            outputs
+                .iter()
+                .zip(seeds)
+                .flat_map(|(o, s)| o.data.iter().zip(&s.data))
+                .map(|(o, s)| o * s)
+                .sum()
         })
     }
 }
@@ -110,7 +146,12 @@ fn embedding_and_select_rows() {
         name: "select_rows",
         tables: vec![normal(2, 7, 20, 1.0)],
         // The input is used twice, so that its gradient is a sum.
-        run: &|tape, l| vec![tape.select_rows(&l[0].x, &chosen), tape.activate(Activation::Silu, &l[0].x)],
+        run: &|tape, l| {
+            vec![
+                tape.select_rows(&l[0].x, &chosen),
+                tape.activate(Activation::Silu, &l[0].x),
+            ]
+        },
         oracle: &|t, _| vec![t[0].select(&chosen), naive::map(&t[0], naive::silu)],
         tolerances: F32,
     }
@@ -139,13 +180,17 @@ fn linear_layers() {
         ],
         // Not in the order of the parameters
         run: &|tape, l| {
-            let biased = |w: usize, b: usize| LinearWeight { weight: l[w].id, bias: Some(l[b].id) };
+            let biased = |w: usize, b: usize| LinearWeight {
+                weight: l[w].id,
+                bias: Some(l[b].id),
+            };
             let mut all = tape.linears(&l[0].x, &[biased(4, 5), l[3].id.into(), biased(1, 2)]);
             all.swap_remove(1);
             all
         },
         oracle: &|t, r| {
-            let biased = |w: usize, b: usize| naive::add_bias(&naive::linear(&t[0], &t[w], r), &t[b]);
+            let biased =
+                |w: usize, b: usize| naive::add_bias(&naive::linear(&t[0], &t[w], r), &t[b]);
             vec![biased(4, 5), biased(1, 2)]
         },
         tolerances: PRODUCT,
@@ -167,14 +212,28 @@ fn norms() {
         name: "rms_norm_heads",
         tables: vec![normal(13, 5, 24, 0.1), normal(14, 1, 8, 1.0)],
         // A large eps, which shows where it stands; the input is used twice.
-        run: &|tape, l| vec![tape.rms_norm_heads(&l[0].x, l[1].id, 0.01), tape.activate(Activation::Silu, &l[0].x)],
-        oracle: &|t, _| vec![naive::rms_norm(&t[0], &t[1], f64::from(0.01_f32)), naive::map(&t[0], naive::silu)],
+        run: &|tape, l| {
+            vec![
+                tape.rms_norm_heads(&l[0].x, l[1].id, 0.01),
+                tape.activate(Activation::Silu, &l[0].x),
+            ]
+        },
+        oracle: &|t, _| {
+            vec![
+                naive::rms_norm(&t[0], &t[1], f64::from(0.01_f32)),
+                naive::map(&t[0], naive::silu),
+            ]
+        },
         tolerances: F32,
     }
     .check();
     Case {
         name: "layer_norm",
-        tables: vec![normal(15, 66, 17, 0.2), normal(16, 1, 17, 1.0), normal(17, 1, 17, 1.0)],
+        tables: vec![
+            normal(15, 66, 17, 0.2),
+            normal(16, 1, 17, 1.0),
+            normal(17, 1, 17, 1.0),
+        ],
         run: &|tape, l| vec![tape.layer_norm(&l[0].x, l[1].id, l[2].id, 0.01)],
         oracle: &|t, _| vec![naive::layer_norm(&t[0], &t[1], &t[2], f64::from(0.01_f32))],
         tolerances: F32,
@@ -185,7 +244,10 @@ fn norms() {
 #[test]
 fn rotation() {
     let layout = Layout::whole(&[3, 1, 7]);
-    for (head_dim, scaling) in [(8, RopeScaling::Default), (80, RopeScaling::Linear { factor: 3.0 })] {
+    for (head_dim, scaling) in [
+        (8, RopeScaling::Default),
+        (80, RopeScaling::Linear { factor: 3.0 }),
+    ] {
         let (frequencies, factor) = inverse_frequencies(head_dim, 100.0, &scaling).expect("valid");
         // Plain angles by hand, 100^(-2 i / head_dim), divided by the linear factor
         let divisor = if head_dim == 80 { 3.0 } else { 1.0 };
@@ -200,7 +262,13 @@ fn rotation() {
                 tables: vec![normal(18, 11, 2 * head_dim, 1.0)],
                 run: &|tape, l| vec![tape.rotate(l[0].x.clone(), head_dim, &layout, &table)],
                 oracle: &|t, _| {
-                    vec![naive::rotate(&t[0], head_dim, layout.positions(), &frequencies[..used], factor)]
+                    vec![naive::rotate(
+                        &t[0],
+                        head_dim,
+                        layout.positions(),
+                        &frequencies[..used],
+                        factor,
+                    )]
                 },
                 tolerances: F32,
             }
@@ -222,9 +290,21 @@ fn attention() {
     for (heads, kv_heads, head_dim, lengths, mask) in cases {
         let layout = Layout::whole(lengths);
         let scale = 1.0 / (head_dim as f32).sqrt();
-        let shape = AttentionShape { heads, kv_heads, head_dim, scale, mask };
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+            mask,
+        };
         let causal = mask == Mask::Causal;
-        let sizes = AttentionSizes { heads, kv_heads, head_dim, scale: f64::from(scale), causal };
+        let sizes = AttentionSizes {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: f64::from(scale),
+            causal,
+        };
         let n = layout.rows();
         Case {
             name: "attention",
@@ -234,7 +314,11 @@ fn attention() {
                 normal(21, n, kv_heads * head_dim, 1.0),
             ],
             run: &|tape, l| {
-                let inputs = AttentionInputs { q: l[0].x.clone(), k: l[1].x.clone(), v: l[2].x.clone() };
+                let inputs = AttentionInputs {
+                    q: l[0].x.clone(),
+                    k: l[1].x.clone(),
+                    v: l[2].x.clone(),
+                };
                 vec![tape.attention(inputs, &shape, &layout)]
             },
             oracle: &|t, r| vec![naive::attention((&t[0], &t[1], &t[2]), sizes, lengths, r)],
@@ -250,7 +334,11 @@ fn activations() {
         name: "swiglu",
         tables: vec![normal(22, 5, 37, 2.0), normal(23, 5, 37, 1.0)],
         run: &|tape, l| vec![tape.swiglu(&l[0].x, &l[1].x)],
-        oracle: &|t, _| vec![Matrix::from_fn(5, 37, |r, c| naive::silu(t[0].at(r, c)) * t[1].at(r, c))],
+        oracle: &|t, _| {
+            vec![Matrix::from_fn(5, 37, |r, c| {
+                naive::silu(t[0].at(r, c)) * t[1].at(r, c)
+            })]
+        },
         tolerances: F32,
     }
     .check();
@@ -298,9 +386,16 @@ fn sums() {
 fn scalar_heads() {
     Case {
         name: "scalar_head",
-        tables: vec![normal(27, 67, 30, 1.0), normal(28, 1, 30, 1.0), normal(29, 1, 1, 1.0)],
+        tables: vec![
+            normal(27, 67, 30, 1.0),
+            normal(28, 1, 30, 1.0),
+            normal(29, 1, 1, 1.0),
+        ],
         run: &|tape, l| {
-            vec![tape.scalar_head(&l[0].x, l[1].id, Some(l[2].id)), tape.scalar_head(&l[0].x, l[1].id, None)]
+            vec![
+                tape.scalar_head(&l[0].x, l[1].id, Some(l[2].id)),
+                tape.scalar_head(&l[0].x, l[1].id, None),
+            ]
         },
         oracle: &|t, _| {
             let bare = naive::linear(&t[0], &t[1], Rounding::None);
@@ -314,16 +409,27 @@ fn scalar_heads() {
 #[test]
 fn token_logprobs() {
     // Two chunks of 2048 and a part; logits far apart; a temperature; either seed alone in the two results of others
-    for (n, d, v, temperature, deviation) in
-        [(6, 20, 37, 1.0, 1.0), (3, 8, 4500, 0.7, 0.7), (70, 8, 65, 1.6, 2.0), (5, 16, 50, 1.0, 8.0)]
-    {
+    for (n, d, v, temperature, deviation) in [
+        (6, 20, 37, 1.0, 1.0),
+        (3, 8, 4500, 0.7, 0.7),
+        (70, 8, 65, 1.6, 2.0),
+        (5, 16, 50, 1.0, 3.0),
+    ] {
         let targets: Arc<[u32]> = ids(30, n, v).into();
         let tables = vec![normal(31, n, d, 1.0), normal(32, v, d, deviation)];
-        let asked = |output| TokenTargets { output, targets: Arc::clone(&targets), temperature };
+        let asked = |output| TokenTargets {
+            output,
+            targets: Arc::clone(&targets),
+            temperature,
+        };
         let numbers = |t: &[Matrix], r| {
             let logits = naive::linear(&t[0], &t[1], r);
             let numbers = naive::token_numbers(&logits, &targets, f64::from(temperature));
-            let column = |data| Matrix { rows: n, cols: 1, data };
+            let column = |data| Matrix {
+                rows: n,
+                cols: 1,
+                data,
+            };
             [column(numbers.logprobs), column(numbers.entropies)]
         };
         let oracle = |which: Option<usize>| {

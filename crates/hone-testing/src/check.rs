@@ -7,9 +7,18 @@
 #[track_caller]
 pub fn assert_bits(what: &str, got: &[f32], expected: &[f32]) {
     assert_eq!(got.len(), expected.len(), "{what}: how many numbers");
-    let differ = got.iter().zip(expected).filter(|(g, e)| g.to_bits() != e.to_bits()).count();
+    let differ = got
+        .iter()
+        .zip(expected)
+        .filter(|(g, e)| g.to_bits() != e.to_bits())
+        .count();
     if let Some(i) = (0..got.len()).find(|&i| got[i].to_bits() != expected[i].to_bits()) {
-        panic!("{what}: {differ} of {} differ, first number {i}: {:e}, expected {:e}", got.len(), got[i], expected[i]);
+        panic!(
+            "{what}: {differ} of {} differ, first number {i}: {:e}, expected {:e}",
+            got.len(),
+            got[i],
+            expected[i]
+        );
     }
 }
 
@@ -21,8 +30,14 @@ pub fn assert_bits(what: &str, got: &[f32], expected: &[f32]) {
 pub fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(got.len(), expected.len(), "how many numbers");
     let size = expected.iter().fold(1e-6_f64, |m, e| m.max(e.abs()));
-    let distances = got.iter().zip(expected).map(|(&g, e)| (f64::from(g) - e).abs());
-    distances.fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) }) / size
+    let distances = got
+        .iter()
+        .zip(expected)
+        .map(|(&g, e)| (f64::from(g) - e).abs());
+    distances.fold(
+        0.0,
+        |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) },
+    ) / size
 }
 
 /// Asserts that the [`relative_error`] is at most `tolerance`.
@@ -32,7 +47,10 @@ pub fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
 #[track_caller]
 pub fn assert_near(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     let error = relative_error(got, expected);
-    assert!(error <= tolerance, "{what}: relative error {error:e} above {tolerance:e}");
+    assert!(
+        error <= tolerance,
+        "{what}: relative error {error:e} above {tolerance:e}"
+    );
 }
 
 /// Derivatives at some places of an array.
@@ -52,7 +70,11 @@ impl Differences {
 
 /// Central differences of `loss`, a function of `numbers`, at about `count` elements spread over the array (all, if
 /// there are no more).
-pub fn differences(numbers: &mut [f64], count: usize, mut loss: impl FnMut(&[f64]) -> f64) -> Differences {
+pub fn differences(
+    numbers: &mut [f64],
+    count: usize,
+    mut loss: impl FnMut(&[f64]) -> f64,
+) -> Differences {
     const STEP: f64 = 1e-5;
     // A stride without a common factor with the usual widths visits all columns.
     let mut stride = numbers.len().div_ceil(count.max(1)).max(1);

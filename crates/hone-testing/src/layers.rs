@@ -6,7 +6,14 @@ use crate::matrix::{Matrix, Rounding};
 pub fn linear(x: &Matrix, w: &Matrix, rounding: Rounding) -> Matrix {
     assert_eq!(x.cols, w.cols);
     let (x_rounded, w_rounded) = (map(x, |v| rounding.of(v)), map(w, |v| rounding.of(v)));
-    Matrix::from_fn(x.rows, w.rows, |r, c| x_rounded.row(r).iter().zip(w_rounded.row(c)).map(|(a, b)| a * b).sum())
+    Matrix::from_fn(x.rows, w.rows, |r, c| {
+        x_rounded
+            .row(r)
+            .iter()
+            .zip(w_rounded.row(c))
+            .map(|(a, b)| a * b)
+            .sum()
+    })
 }
 
 /// `bias` `[1, d]` added to every row.
@@ -16,7 +23,11 @@ pub fn add_bias(x: &Matrix, bias: &Matrix) -> Matrix {
 
 /// `f` of every number.
 pub fn map(x: &Matrix, f: impl Fn(f64) -> f64) -> Matrix {
-    Matrix { rows: x.rows, cols: x.cols, data: x.data.iter().map(|&v| f(v)).collect() }
+    Matrix {
+        rows: x.rows,
+        cols: x.cols,
+        data: x.data.iter().map(|&v| f(v)).collect(),
+    }
 }
 
 /// Every group of `weight.data.len()` columns divided by its root mean square, times the weight.
@@ -49,7 +60,13 @@ pub fn layer_norm(x: &Matrix, weight: &Matrix, bias: &Matrix, eps: f64) -> Matri
 
 /// Rotates each head's pairs `(i, i + half)` by `position * frequencies[i]`, times `factor`; `half` is the count of
 /// frequencies. Dimensions of a head from `2 half` on stay. Frequencies and angles are rounded to f32, as a model's are.
-pub fn rotate(x: &Matrix, head_dim: usize, positions: &[u32], frequencies: &[f64], factor: f64) -> Matrix {
+pub fn rotate(
+    x: &Matrix,
+    head_dim: usize,
+    positions: &[u32],
+    frequencies: &[f64],
+    factor: f64,
+) -> Matrix {
     let half = frequencies.len();
     let mut y = x.clone();
     for r in 0..x.rows {
@@ -88,7 +105,13 @@ pub fn attention(
     lengths: &[usize],
     rounding: Rounding,
 ) -> Matrix {
-    let AttentionSizes { heads, kv_heads, head_dim, scale, causal } = sizes;
+    let AttentionSizes {
+        heads,
+        kv_heads,
+        head_dim,
+        scale,
+        causal,
+    } = sizes;
     let mut out = Matrix::from_fn(q.rows, q.cols, |_, _| 0.0);
     let (k, v) = (map(k, |x| rounding.of(x)), map(v, |x| rounding.of(x)));
     let mut start = 0;
@@ -173,9 +196,17 @@ pub fn token_numbers(logits: &Matrix, targets: &[u32], temperature: f64) -> Toke
         let z: Vec<f64> = logits.row(r).iter().map(|z| z / temperature).collect();
         let p = softmax(&z);
         logprobs.push(p[target as usize].ln());
-        entropies.push(-p.iter().filter(|&&p| p > 0.0).map(|p| p * p.ln()).sum::<f64>());
+        entropies.push(
+            -p.iter()
+                .filter(|&&p| p > 0.0)
+                .map(|p| p * p.ln())
+                .sum::<f64>(),
+        );
     }
-    TokenNumbers { logprobs, entropies }
+    TokenNumbers {
+        logprobs,
+        entropies,
+    }
 }
 
 #[cfg(test)]
@@ -189,16 +220,35 @@ mod tests {
         assert!((gelu_erf(1.0) - 0.841_344_746_1).abs() < 1e-9);
         assert!((gelu_tanh(1.0) - 0.841_191_990_6).abs() < 1e-9);
         // Two logits ln 3 apart: 3/4 and 1/4
-        let numbers = token_numbers(&Matrix::from_fn(1, 2, |_, c| c as f64 * 3_f64.ln()), &[0], 1.0);
+        let numbers = token_numbers(
+            &Matrix::from_fn(1, 2, |_, c| c as f64 * 3_f64.ln()),
+            &[0],
+            1.0,
+        );
         assert!((numbers.logprobs[0] - 0.25_f64.ln()).abs() < 1e-12);
         assert!((numbers.entropies[0] - 0.562_335_144_6).abs() < 1e-9);
         // One query that sees two equal keys averages their values
         let one = Matrix::from_fn(2, 1, |r, _| r as f64 * 4.0);
         let zeros = Matrix::from_fn(2, 1, |_, _| 0.0);
-        let sizes = AttentionSizes { heads: 1, kv_heads: 1, head_dim: 1, scale: 1.0, causal: true };
-        assert_eq!(attention((&zeros, &zeros, &one), sizes, &[2], Rounding::None).data, [0.0, 2.0]);
+        let sizes = AttentionSizes {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 1,
+            scale: 1.0,
+            causal: true,
+        };
+        assert_eq!(
+            attention((&zeros, &zeros, &one), sizes, &[2], Rounding::None).data,
+            [0.0, 2.0]
+        );
         // A quarter turn takes (1, 0) to (0, 1)
-        let turned = rotate(&Matrix::from_f32(1, 2, &[1.0, 0.0]), 2, &[1], &[std::f64::consts::FRAC_PI_2], 1.0);
+        let turned = rotate(
+            &Matrix::from_f32(1, 2, &[1.0, 0.0]),
+            2,
+            &[1],
+            &[std::f64::consts::FRAC_PI_2],
+            1.0,
+        );
         assert!(turned.data[0].abs() < 1e-7 && (turned.data[1] - 1.0).abs() < 1e-7);
     }
 }

@@ -59,7 +59,11 @@ impl Matrix {
     /// If there are not `rows * cols` of them.
     pub fn from_f32(rows: usize, cols: usize, values: &[f32]) -> Self {
         assert_eq!(values.len(), rows * cols);
-        Self { rows, cols, data: values.iter().map(|&x| f64::from(x)).collect() }
+        Self {
+            rows,
+            cols,
+            data: values.iter().map(|&x| f64::from(x)).collect(),
+        }
     }
 
     /// In single precision.
@@ -88,7 +92,9 @@ impl Matrix {
     /// If the shapes differ.
     pub fn plus(&self, other: &Self, factor: f64) -> Self {
         assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        Self::from_fn(self.rows, self.cols, |r, c| self.at(r, c) + factor * other.at(r, c))
+        Self::from_fn(self.rows, self.cols, |r, c| {
+            self.at(r, c) + factor * other.at(r, c)
+        })
     }
 }
 
@@ -100,8 +106,8 @@ mod tests {
     fn rounds_to_eight_bits() {
         let cases = [
             (1.0, 1.0),
-            (1.00390625, 1.0),         // 1 + 2^-8: half way, to the even 1
-            (1.01171875, 1.015625),    // 1 + 3 * 2^-8: half way, to the even 1 + 2^-6
+            (1.00390625, 1.0),      // 1 + 2^-8: half way, to the even 1
+            (1.01171875, 1.015625), // 1 + 3 * 2^-8: half way, to the even 1 + 2^-6
             (1.0039064, 1.0078125), // above half way
             (-5.321, -5.3125),
             (0.0, 0.0),

@@ -8,21 +8,40 @@ use hone_math::{Key, Stream};
 use hone_model::{Architecture, NewModel, Tokens, Transformer};
 
 pub fn engine(isa: Isa, precision: Precision, threads: usize) -> Engine {
-    let options = EngineOptions { isa: Some(isa), precision, threads: Some(threads) };
+    let options = EngineOptions {
+        isa: Some(isa),
+        precision,
+        threads: Some(threads),
+    };
     Engine::new(&options).expect("an instruction set of this machine")
 }
 
 /// Leaves memory full of NaN for tensors to come, so that an operation that reads what it did not write is found out.
 pub fn poison(engine: &Engine) {
     let sizes = [64, 128, 256, 320, 512, 640, 1024, 1280, 2048, 4096];
-    let held: Vec<_> = sizes.iter().map(|&n| engine.tensor(1, n, &vec![f32::NAN; n])).collect();
+    let held: Vec<_> = sizes
+        .iter()
+        .map(|&n| engine.tensor(1, n, &vec![f32::NAN; n]))
+        .collect();
     drop(held);
 }
 
 /// Heads and their sizes: grouped, single and full; below, at and above a vector.
-pub const HEADS: [(usize, usize, usize); 6] = [(4, 2, 8), (2, 1, 80), (3, 3, 16), (4, 1, 8), (2, 2, 80), (4, 2, 16)];
+pub const HEADS: [(usize, usize, usize); 6] = [
+    (4, 2, 8),
+    (2, 1, 80),
+    (3, 3, 16),
+    (4, 1, 8),
+    (2, 2, 80),
+    (4, 2, 16),
+];
 
-pub fn architecture(family: &str, heads: (usize, usize, usize), vocabulary: usize, tied: bool) -> Architecture {
+pub fn architecture(
+    family: &str,
+    heads: (usize, usize, usize),
+    vocabulary: usize,
+    tied: bool,
+) -> Architecture {
     let gpt2 = family == "gpt2";
     let model = NewModel {
         family: family.into(),
@@ -56,13 +75,16 @@ pub fn random_model(engine: &Engine, architecture: &Architecture, seed: u64) -> 
     for id in ids {
         let parameter = model.parameters().get(id);
         let name = parameter.name();
-        let (mean, deviation) = match parameter.value().rows() {
-            1 if name.ends_with("norm.weight") => (1.0, 0.2),
-            _ => (0.0, 0.2),
-        };
-        let key = Key::new(seed, name, 1);
-        let numbers: Vec<f32> =
-            (0..parameter.value().len()).map(|i| (mean + deviation * key.normal(i as u64)) as f32).collect();
+        let mut numbers = engine.read(parameter.value());
+        if parameter.value().rows() > 1 {
+            // From a deviation of 0.02 to one of 0.2
+            numbers.iter_mut().for_each(|x| *x *= 10.0);
+        } else {
+            let key = Key::new(seed, name, 1);
+            for (i, x) in numbers.iter_mut().enumerate() {
+                *x += (0.2 * key.normal(i as u64)) as f32;
+            }
+        }
         model.parameters_mut().set(engine, id, &numbers);
     }
     model
@@ -83,25 +105,40 @@ pub fn training_pass(
 ) -> Vec<Vec<f32>> {
     let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
     let ids: Arc<[u32]> = sequences.concat().into();
-    let rows: Arc<[u32]> =
-        layout.spans().iter().flat_map(|s| s.row as u32..(s.row + s.length - 1) as u32).collect();
+    let rows: Arc<[u32]> = layout
+        .spans()
+        .iter()
+        .flat_map(|s| s.row as u32..(s.row + s.length - 1) as u32)
+        .collect();
     let targets: Arc<[u32]> = rows.iter().map(|&r| ids[r as usize + 1]).collect();
     let mut tape = Tape::training(engine, model.parameters());
-    let hidden = model.hidden(&mut tape, &Tokens { ids: &ids, layout: &layout });
+    let hidden = model.hidden(
+        &mut tape,
+        &Tokens {
+            ids: &ids,
+            layout: &layout,
+        },
+    );
     let chosen = tape.select_rows(&hidden, &rows);
     let weight = |row: u32| seed_of(ids[row as usize], ids[row as usize + 1]);
     let weights: Vec<f32> = rows.iter().map(|&r| weight(r)).collect();
     let logprobs = match pass {
         Pass::Known(gradients) => {
-            tape.backward_cross_entropy(&chosen, &model.targets(&targets, temperature), &weights, gradients).0
+            tape.backward_cross_entropy(
+                &chosen,
+                &model.targets(&targets, temperature),
+                &weights,
+                gradients,
+            )
+            .0
         }
         Pass::Seeded(gradients) => {
             let numbers = model.logprobs(&mut tape, &chosen, &targets, temperature);
             let logprobs = engine.read(numbers.logprob.value());
             let seeds: Vec<f32> = weights.iter().map(|w| -w).collect();
             let entropy: Vec<f32> = weights.iter().map(|w| 0.1 * w).collect();
-            let seeds =
-                [(&numbers.logprob, seeds), (&numbers.entropy, entropy)].map(|(v, s)| (v, engine.tensor(s.len(), 1, &s)));
+            let seeds = [(&numbers.logprob, seeds), (&numbers.entropy, entropy)]
+                .map(|(v, s)| (v, engine.tensor(s.len(), 1, &s)));
             tape.backward(seeds.into(), gradients);
             logprobs
         }

@@ -6,10 +6,16 @@ use std::sync::Arc;
 use hone_compute::{Activation, Engine, EngineOptions, Isa, Layout, Precision};
 use hone_math::Key;
 use hone_model::{Architecture, Biases, Family, MlpKind, NewModel, Positions, Transformer};
-use hone_testing::{Feed, Matrix, NaiveModel, NaiveShape, Place, Rounding, gelu_erf, gelu_tanh, relu};
+use hone_testing::{
+    Feed, Matrix, NaiveModel, NaiveShape, Place, Rounding, gelu_erf, gelu_tanh, relu,
+};
 
 pub fn engine(isa: Isa, precision: Precision, threads: usize) -> Engine {
-    let options = EngineOptions { isa: Some(isa), precision, threads: Some(threads) };
+    let options = EngineOptions {
+        isa: Some(isa),
+        precision,
+        threads: Some(threads),
+    };
     Engine::new(&options).expect("an instruction set of this machine")
 }
 
@@ -38,7 +44,11 @@ fn new(family: &str, heads: (usize, usize, usize), tied: bool) -> Architecture {
 /// Every family, with grouped and full heads, head sizes 8, 12, 16 and 80, tied and not, with biases where they may be.
 pub fn architectures() -> Vec<(&'static str, Architecture)> {
     let mut biased = new("llama", (4, 2, 8), false);
-    biased.biases = Biases { qkv: true, output: true, mlp: true };
+    biased.biases = Biases {
+        qkv: true,
+        output: true,
+        mlp: true,
+    };
     let mut erf = new("gpt2", (2, 2, 8), false);
     erf.mlp = MlpKind::Plain(Activation::GeluErf);
     let mut relu = new("gpt2", (1, 1, 16), true);
@@ -75,8 +85,9 @@ pub fn randomise(engine: &Engine, model: &mut Transformer, seed: u64) {
             _ => (0.0, 0.2),
         };
         let key = Key::new(seed, name, 1);
-        let numbers: Vec<f32> =
-            (0..parameter.value().len()).map(|i| (mean + deviation * key.normal(i as u64)) as f32).collect();
+        let numbers: Vec<f32> = (0..parameter.value().len())
+            .map(|i| (mean + deviation * key.normal(i as u64)) as f32)
+            .collect();
         model.parameters_mut().set(engine, id, &numbers);
     }
 }
@@ -109,19 +120,30 @@ pub fn naive(engine: &Engine, model: &Transformer, rounding: Rounding) -> NaiveM
         eps: f64::from(eps),
         place,
         feed,
-        lora_scale: model.adapter().map_or(0.0, |adapter| adapter.config.alpha / adapter.config.rank as f64),
+        lora_scale: model.adapter().map_or(0.0, |adapter| {
+            adapter.config.alpha / adapter.config.rank as f64
+        }),
     };
     let weight = |p: &hone_compute::Parameter| {
         let (rows, cols) = (p.value().rows(), p.value().cols());
-        (p.name().to_string(), Matrix::from_f32(rows, cols, &engine.read(p.value())))
+        (
+            p.name().to_string(),
+            Matrix::from_f32(rows, cols, &engine.read(p.value())),
+        )
     };
-    NaiveModel { shape, weights: model.parameters().iter().map(|(_, p)| weight(p)).collect(), rounding }
+    NaiveModel {
+        shape,
+        weights: model.parameters().iter().map(|(_, p)| weight(p)).collect(),
+        rounding,
+    }
 }
 
 /// Random ids of the models' vocabulary.
 pub fn tokens(seed: u64, count: usize) -> Vec<u32> {
     let key = Key::new(seed, "tokens", 0);
-    (0..count).map(|i| key.below(i as u64, VOCABULARY as u64) as u32).collect()
+    (0..count)
+        .map(|i| key.below(i as u64, VOCABULARY as u64) as u32)
+        .collect()
 }
 
 /// Sequences one after another, with the rows whose next token counts.
@@ -138,5 +160,10 @@ pub fn pack(sequences: &[Vec<u32>]) -> Pack {
     let next = |s: &hone_compute::Span| s.row as u32..(s.row + s.length - 1) as u32;
     let rows: Arc<[u32]> = layout.spans().iter().flat_map(next).collect();
     let targets = rows.iter().map(|&r| ids[r as usize + 1]).collect();
-    Pack { ids, layout, rows, targets }
+    Pack {
+        ids,
+        layout,
+        rows,
+        targets,
+    }
 }
