@@ -1,7 +1,7 @@
 //! What the tests of the tape share.
 #![allow(dead_code)]
 
-use hone_compute::{Engine, EngineOptions, Isa, Precision};
+use hone_compute::{Engine, EngineOptions, Isa, Optimizer, Parameters, Precision};
 use hone_math::Key;
 use hone_testing::Matrix;
 
@@ -56,4 +56,17 @@ pub fn ids(seed: u64, count: usize, bound: usize) -> Vec<u32> {
     (0..count)
         .map(|i| key.below(i as u64, bound as u64) as u32)
         .collect()
+}
+
+/// All parameters and moments.
+pub fn read_all(engine: &Engine, parameters: &Parameters, optimizer: &Optimizer) -> Vec<f32> {
+    let mut all = Vec::new();
+    for (id, parameter) in parameters.iter() {
+        all.extend(engine.read(parameter.value()));
+        if let Some((m, v)) = optimizer.moments(id) {
+            all.extend(engine.read(m));
+            all.extend(engine.read(v));
+        }
+    }
+    all
 }
