@@ -6,10 +6,12 @@
 #![forbid(unsafe_code)]
 
 pub mod artefact;
+mod corpus;
 mod error;
 mod job;
 pub mod language;
 mod learner;
+pub mod ppo;
 pub mod pretrain;
 mod schedule;
 mod scorer;

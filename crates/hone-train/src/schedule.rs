@@ -22,7 +22,7 @@ impl Rates {
         if !(train.clip_norm >= 0.0 && train.clip_norm.is_finite()) {
             return Err(TrainError::setting("train.clip_norm", format!("is {}; expected 0 or a number above", train.clip_norm)));
         }
-        let decay = match train.schedule {
+        let decay = match train.schedule.unwrap_or_default() {
             ScheduleSetting::Constant => Decay::Constant,
             ScheduleSetting::Linear => Decay::Linear,
             ScheduleSetting::Cosine => Decay::Cosine,
@@ -47,7 +47,8 @@ pub(crate) fn adamw(train: &TrainSection) -> Result<AdamW> {
     let share = |value: f64| (0.0..1.0).contains(&value);
     check("beta1", train.beta1, share(train.beta1), "at least 0 and below 1")?;
     check("beta2", train.beta2, share(train.beta2), "at least 0 and below 1")?;
-    check("eps", train.eps, train.eps > 0.0 && train.eps.is_finite(), "a number above 0")?;
+    let eps = train.eps.unwrap_or(AdamW::default().eps);
+    check("eps", eps, eps > 0.0 && eps.is_finite(), "a number above 0")?;
     check("weight_decay", train.weight_decay, train.weight_decay >= 0.0 && train.weight_decay.is_finite(), "0 or a number above")?;
-    Ok(AdamW { beta1: train.beta1, beta2: train.beta2, eps: train.eps, weight_decay: train.weight_decay })
+    Ok(AdamW { beta1: train.beta1, beta2: train.beta2, eps, weight_decay: train.weight_decay })
 }

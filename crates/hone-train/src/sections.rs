@@ -79,8 +79,9 @@ pub struct TrainSection {
     /// Highest learning rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// `constant`, `linear` or `cosine`.
-    pub schedule: ScheduleSetting,
+    /// `constant`, `linear` or `cosine`; where absent, cosine, in reinforcement learning constant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ScheduleSetting>,
     /// Steps over which the learning rate rises from 0.
     pub warmup_steps: u64,
     /// The learning rate at the end, as a share of the highest.
@@ -91,8 +92,9 @@ pub struct TrainSection {
     pub beta1: f64,
     /// Decay of the mean of squared gradients.
     pub beta2: f64,
-    /// Added to the root of the second moment.
-    pub eps: f64,
+    /// Added to the root of the second moment; where absent 1e-8, in PPO 1e-5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps: Option<f64>,
     /// Gradients are scaled down to this norm; 0: never.
     pub clip_norm: f64,
     /// Steps between checkpoints.
@@ -112,13 +114,13 @@ impl Default for TrainSection {
             microbatch_tokens: 4096,
             shards: 1,
             learning_rate: None,
-            schedule: ScheduleSetting::Cosine,
+            schedule: None,
             warmup_steps: 10,
             final_fraction: 0.1,
             weight_decay: 0.0,
             beta1: 0.9,
             beta2: 0.95,
-            eps: 1e-8,
+            eps: None,
             clip_norm: 1.0,
             checkpoint_every: 100,
             keep_checkpoints: 2,

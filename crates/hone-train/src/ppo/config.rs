@@ -179,3 +179,5 @@ impl Default for PtxSection {
 }
 
 pub(super) const LEARNING_RATE: f64 = 1e-5;
+/// AdamW's eps (Huang et al., 2024).
+pub(super) const EPS: f64 = 1e-5;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hone_compute::{Engine, SamplingParameters};
+use hone_data::PromptInput;
 use hone_generate::{FinishReason, Generator, GeneratorOptions, Request, heads_of, logprobs_of};
 use hone_math::Key;
 use hone_model::Transformer;
@@ -12,7 +13,7 @@ use hone_text::{SkipSpecial, Tokenizer};
 use super::config::PpoSection;
 use super::prompts::PreparedPrompt;
 use crate::error::Result;
-use crate::scorer::{Scorer, ToScore};
+use crate::scorer::Scorer;
 
 /// One prompt and its response.
 pub(super) struct Episode {
@@ -96,8 +97,7 @@ pub(super) fn collect(
     let responses: Result<Vec<String>> =
         completions.iter().map(|c| Ok(models.tokenizer.decode(&c.ids, SkipSpecial::Yes)?)).collect();
     let responses = responses?;
-    let to_score: Vec<ToScore<'_>> =
-        prompts.iter().zip(&responses).map(|(p, response)| ToScore { prompt: &p.prompt.input, response }).collect();
+    let to_score: Vec<_> = prompts.iter().zip(&responses).map(|(p, response)| (&p.prompt.input, response.as_str())).collect();
     let mut scores = models.scorer.score(engine, &to_score)?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
     if let Some(score) = ppo.missing_eos_score {
@@ -115,8 +115,13 @@ pub(super) fn collect(
             values: values[i][before].iter().map(|v| v + offset).collect(),
             score: scores[i],
             ended: ended[i],
-            text: (prompts[i].prompt.input.last_text().to_string(), responses[i].clone()),
+            text: (prompt_text(&prompts[i].prompt.input), responses[i].clone()),
         });
     }
     Ok(episodes)
+}
+
+/// What was asked last, for people to read.
+fn prompt_text(input: &PromptInput) -> String {
+    input.to_messages().pop().map_or_else(String::new, |message| message.content)
 }

@@ -7,7 +7,6 @@
 //! 2. A batch is a number of windows drawn from the mixture in a fixed order; the last window of a source is shorter.
 //! 3. Held out is the last share of each source, never trained on.
 
-mod batch;
 mod config;
 mod run;
 mod step;

@@ -10,10 +10,10 @@ use hone_run::{Event, Resolved, Run, report::Report};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
-use super::batch::{Corpus, held_out_windows};
 use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact};
+use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
@@ -37,7 +37,15 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     if length > context {
         return Err(TrainError::setting("data.max_length", format!("is {length}; the model's context is {context}")));
     }
-    let corpus = Corpus::load(job, &c.data, &artefact.tokenizer)?;
+    let options = CorpusOptions {
+        key: "data.train",
+        train: &c.data.train,
+        held_out: c.data.held_out,
+        max_length: length,
+        cross_document: c.data.cross_document,
+        token_cap: c.data.token_cap,
+    };
+    let corpus = Corpus::load(job, &options, &artefact.tokenizer)?;
     let order = corpus.order(c.train.seed)?;
     let batch = c.train.batch.unwrap_or(BATCH);
     if batch == 0 {

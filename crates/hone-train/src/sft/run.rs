@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::batch::Examples;
 use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
 use super::step::{Stepped, step};
-use crate::artefact::{self, Artefact};
+use crate::artefact;
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};

@@ -5,13 +5,23 @@ use hone_data::{
 };
 use hone_text::{AddSpecial, Tokenizer};
 
-use super::config::PretrainData;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::sections::resolved;
 
+/// What is read, and how it is cut.
+pub(crate) struct CorpusOptions<'a> {
+    /// The key of the configuration that names the sources, for messages.
+    pub key: &'a str,
+    pub train: &'a [Source],
+    pub held_out: f64,
+    pub max_length: usize,
+    pub cross_document: bool,
+    pub token_cap: usize,
+}
+
 /// One source's tokens.
-pub(super) struct SourceTokens {
+pub(crate) struct SourceTokens {
     pub name: String,
     pub weight: f64,
     pub train: TokenStream,
@@ -21,7 +31,7 @@ pub(super) struct SourceTokens {
 }
 
 /// All sources.
-pub(super) struct Corpus {
+pub(crate) struct Corpus {
     pub sources: Vec<SourceTokens>,
     boundaries: Boundaries,
     length: usize,
@@ -29,15 +39,15 @@ pub(super) struct Corpus {
 
 impl Corpus {
     /// Reads and tokenises the sources.
-    pub fn load(job: &Job, data: &PretrainData, tokenizer: &Tokenizer) -> Result<Self> {
+    pub fn load(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer) -> Result<Self> {
         if data.train.is_empty() {
-            return Err(TrainError::setting("data.train", "is empty; expected at least one source, such as [\"text.txt\"]"));
+            return Err(TrainError::setting(data.key, "is empty; expected at least one source, such as [\"text.txt\"]"));
         }
         if data.max_length < 2 {
-            return Err(TrainError::setting("data.max_length", format!("is {}; expected at least 2", data.max_length)));
+            return Err(TrainError::setting("max_length", format!("is {}; expected at least 2", data.max_length)));
         }
         let mut sources = Vec::new();
-        for source in resolved(&data.train, &job.base) {
+        for source in resolved(data.train, &job.base) {
             sources.push(load_source(job, data, tokenizer, &source)?);
         }
         let boundaries = if data.cross_document { Boundaries::Cross } else { Boundaries::Separate };
@@ -71,7 +81,7 @@ impl Corpus {
     }
 }
 
-fn load_source(job: &Job, data: &PretrainData, tokenizer: &Tokenizer, source: &Source) -> Result<SourceTokens> {
+fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, source: &Source) -> Result<SourceTokens> {
     let separator = tokenizer.document_separator().ok_or_else(|| {
         TrainError::setting("model.tokenizer", "has no token that separates documents; expected <|endoftext|>, bos or eos")
     })?;
@@ -94,14 +104,14 @@ fn load_source(job: &Job, data: &PretrainData, tokenizer: &Tokenizer, source: &S
     let (train, held_out) = (stream(&split.train)?, stream(&split.held_out)?);
     if train.documents() == 0 {
         let hint = "lower data.held_out, or give more text".into();
-        return Err(TrainError::NoData { what: format!("data.train: {}", source.path.display()), hint });
+        return Err(TrainError::NoData { what: format!("{}: {}", data.key, source.path.display()), hint });
     }
     let held_out_bytes = split.held_out.iter().map(|d| d.text.len() as u64).sum();
     Ok(SourceTokens { name, weight: source.weight, train, held_out, held_out_bytes })
 }
 
 /// Windows of the held-out text of a source, for evaluation.
-pub(super) fn held_out_windows(source: &SourceTokens, length: usize) -> Vec<Window<'_>> {
+pub(crate) fn held_out_windows(source: &SourceTokens, length: usize) -> Vec<Window<'_>> {
     match source.held_out.windows(length, Boundaries::Separate) {
         Ok(windows) if source.held_out.documents() > 0 => (0..windows.len()).map(|i| windows.get(i)).collect(),
         _ => Vec::new(),

@@ -1,0 +1,413 @@
+//! The loop of PPO.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hone_compute::Engine;
+use hone_data::{MixtureOrder, Window};
+use hone_math::Key;
+use hone_model::Transformer;
+use hone_objective::gae::GaeConfig;
+use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
+use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
+use hone_run::{Checkpoint, Event, Resolved, Run, Sample, report};
+use hone_text::Chat;
+use serde_json::{Value, json};
+
+use super::config::{EPS, LEARNING_RATE, PpoConfig, PpoSection, PtxSection, ValueStart};
+use super::prompts::Prompts;
+use super::rollout::{Episode, Models, collect};
+use super::step::{Learners, Report, Update, update};
+use crate::artefact::{self, Artefact};
+use crate::corpus::{Corpus, CorpusOptions};
+use crate::error::{Result, TrainError};
+use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::learner::{Ema, Learner};
+use crate::schedule::{Rates, adamw};
+use crate::scorer::Scorer;
+use crate::sections::ScheduleSetting;
+
+/// Improves a policy as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault, training diverges, or an invariant breaks.
+pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
+    let c = &with_defaults(&config.config);
+    check(c)?;
+    let engine = job.engine(&c.train)?;
+    let started = match job.open(&engine, config, &c.train)? {
+        Start::Before(outcome) => return Ok(outcome),
+        Start::Go(started) => *started,
+    };
+    let mut run = started.run;
+    let stage = Stage::load(job, &engine, c)?;
+    let mut state = State::new(&engine, &stage, c)?;
+    if let Some(checkpoint) = &started.checkpoint {
+        state.load(&engine, checkpoint)?;
+    }
+    let total = c.ppo.updates;
+    let rates = rates(c)?;
+    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
+    job.observer.event(&Event::Started { stage: "ppo".into(), step: state.done, total });
+    while state.done < total {
+        if job.shutdown.requested() {
+            state.save(&engine, &mut run)?;
+            job.observer.event(&Event::Finished { step: state.done, stopped: true });
+            return Ok(Outcome::Stopped { step: state.done });
+        }
+        let started = Instant::now();
+        // 1. The policy answers prompts
+        let episodes = stage.rollout(&engine, &state, c)?;
+        // 2. Rewards, advantages and returns of the whole rollout
+        let constants = constants(&episodes, state.kl.kl_coef(), &c.ppo)?;
+        // 3. Epochs of clipped steps
+        let step = Update {
+            number: state.done,
+            episodes: &episodes,
+            constants: &constants,
+            ppo: &c.ppo,
+            train: &c.train,
+            rates: (rates.0.at(state.done), rates.1.at(state.done)),
+            ptx: stage.ptx_windows(state.done, c)?,
+        };
+        let report = update(&engine, &mut state.learners, &step)?;
+        // 4. The penalty follows the KL that was reached
+        let kl_coef = state.kl.kl_coef();
+        state.kl.update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        state.done += 1;
+        record(job, &mut run, (state.done, total, kl_coef), (&episodes, &constants, &report), started)?;
+        if cadence.evaluates(state.done) {
+            record_samples(&mut run, state.done, &episodes, c.eval.samples)?;
+        }
+        if cadence.saves(state.done) {
+            state.save(&engine, &mut run)?;
+            job.observer.event(&Event::Saved { step: state.done });
+        }
+    }
+    let result = state.learners.ema.as_ref().map_or(&state.learners.policy.model, |ema| &ema.model);
+    let model = artefact::publish(&engine, &run, &stage.base, result)?;
+    report::Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
+    let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
+    run.finish(summary.clone())?;
+    job.observer.event(&Event::Finished { step: total, stopped: false });
+    Ok(Outcome::Done { model, summary, before: false })
+}
+
+/// The configuration with what reinforcement learning sets otherwise than the other stages.
+fn with_defaults(config: &PpoConfig) -> PpoConfig {
+    let mut config = config.clone();
+    config.train.schedule.get_or_insert(ScheduleSetting::Constant);
+    config.train.eps.get_or_insert(EPS);
+    config
+}
+
+fn check(c: &PpoConfig) -> Result<()> {
+    let p = &c.ppo;
+    let positive = [
+        ("ppo.updates", p.updates as usize),
+        ("ppo.rollout_batch", p.rollout_batch),
+        ("ppo.minibatch", p.minibatch),
+        ("ppo.ppo_epochs", p.ppo_epochs),
+        ("ppo.max_new_tokens", p.max_new_tokens),
+    ];
+    for (key, value) in positive {
+        if value == 0 {
+            return Err(TrainError::setting(key, "is 0; expected at least 1"));
+        }
+    }
+    if !p.rollout_batch.is_multiple_of(p.minibatch) {
+        let reason = format!("is {}, which does not divide ppo.rollout_batch = {}", p.minibatch, p.rollout_batch);
+        return Err(TrainError::setting("ppo.minibatch", reason));
+    }
+    let numbers = [
+        ("ppo.temperature", p.temperature, p.temperature > 0.0, "a number above 0"),
+        ("ppo.kl_coef", p.kl_coef, p.kl_coef >= 0.0, "0 or a number above"),
+        ("ppo.clip_range", p.clip_range, p.clip_range > 0.0, "a number above 0"),
+        ("ppo.value_clip_range", p.value_clip_range, p.value_clip_range > 0.0, "a number above 0"),
+        ("ppo.value_coef", p.value_coef, p.value_coef > 0.0, "a number above 0"),
+    ];
+    for (key, value, holds, expected) in numbers {
+        if !holds || !value.is_finite() {
+            return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
+        }
+    }
+    if let Some(decay) = p.ema_decay
+        && !(0.0..1.0).contains(&decay)
+    {
+        return Err(TrainError::setting("ppo.ema_decay", format!("is {decay}; expected at least 0 and below 1")));
+    }
+    for key in [("train.epochs", c.train.epochs.is_some()), ("train.steps", c.train.steps.is_some()), ("train.batch", c.train.batch.is_some())] {
+        if key.1 {
+            return Err(TrainError::setting(key.0, "has no meaning here; see ppo.updates, ppo.ppo_epochs and ppo.rollout_batch"));
+        }
+    }
+    Ok(())
+}
+
+/// Rates of the policy and of the value network. Reinforcement learning keeps its rate unless told otherwise.
+fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
+    let rate = c.train.learning_rate.unwrap_or(LEARNING_RATE);
+    Ok((Rates::new(&c.train, rate, c.ppo.updates)?, Rates::new(&c.train, c.ppo.value_learning_rate.unwrap_or(rate), c.ppo.updates)?))
+}
+
+/// What does not change during a run.
+struct Stage {
+    base: Artefact,
+    scorer: Scorer,
+    prompts: Prompts,
+    stop: Arc<[u32]>,
+    /// Where the value network started, in words.
+    value_start: &'static str,
+    ptx: Option<(Corpus, MixtureOrder)>,
+}
+
+impl Stage {
+    fn load(job: &Job, engine: &Engine, c: &PpoConfig) -> Result<Self> {
+        let Some(path) = &c.model.path else {
+            return Err(TrainError::setting("model.path", "is missing; PPO starts from a model"));
+        };
+        if c.reward.path.is_empty() {
+            return Err(TrainError::setting("reward.path", "is missing; PPO needs a reward model"));
+        }
+        let base = artefact::load(engine, &job.path(path))?;
+        let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
+        let chat = match base.tokenizer.chat_template() {
+            Some(_) => Some(Chat::new(&base.tokenizer)?),
+            None => None,
+        };
+        let prompts = Prompts::load(job, &c.data, (&base.tokenizer, chat.as_ref()), c.train.seed)?;
+        let stop = match &chat {
+            Some(chat) => chat.stop_ids()?,
+            None => base.tokenizer.eos_ids().to_vec(),
+        };
+        let longest = c.data.max_prompt_length + c.ppo.max_new_tokens;
+        if longest > base.model.architecture().context {
+            let reason = format!(
+                "and data.max_prompt_length sum to {longest} tokens; the model's context is {}",
+                base.model.architecture().context
+            );
+            return Err(TrainError::setting("ppo.max_new_tokens", reason));
+        }
+        let shared = scorer.shares_tokenizer_with(&base.tokenizer);
+        let value_start = match c.ppo.value_start {
+            ValueStart::RewardModel if shared => "reward model",
+            _ => "policy, head of zeros",
+        };
+        job.message(format!("the value network starts from the {value_start}"));
+        let ptx = match &c.ptx {
+            Some(ptx) => Some(load_ptx(job, ptx, &base, c.train.seed)?),
+            None => None,
+        };
+        Ok(Self { base, scorer, prompts, stop: stop.into(), value_start, ptx })
+    }
+
+    fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Vec<Episode>> {
+        let models = Models {
+            policy: &state.learners.policy.model,
+            reference: &self.base.model,
+            value: &state.learners.value.model,
+            scorer: &self.scorer,
+            tokenizer: &self.base.tokenizer,
+            stop: &self.stop,
+        };
+        let prompts = self.prompts.batch(state.done, c.ppo.rollout_batch);
+        collect(engine, &models, &prompts, &c.ppo, Key::new(c.train.seed, "rollout", state.done))
+    }
+
+    /// The pre-training windows of an update, one list an optimiser step.
+    fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<(&'a PtxSection, Vec<Vec<Window<'a>>>)>> {
+        let (Some(section), Some((corpus, order))) = (&c.ptx, &self.ptx) else { return Ok(None) };
+        let steps = (c.ppo.ppo_epochs * (c.ppo.rollout_batch / c.ppo.minibatch)) as u64;
+        let lists: Result<Vec<_>> =
+            (update * steps..(update + 1) * steps).map(|step| corpus.batch(order, step, section.windows)).collect();
+        Ok(Some((section, lists?)))
+    }
+}
+
+fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
+    if ptx.windows == 0 {
+        return Err(TrainError::setting("ptx.windows", "is 0; expected at least 1"));
+    }
+    let context = base.model.architecture().context;
+    if ptx.max_length > context {
+        return Err(TrainError::setting("ptx.max_length", format!("is {}; the model's context is {context}", ptx.max_length)));
+    }
+    let options = CorpusOptions {
+        key: "ptx.train",
+        train: &ptx.train,
+        held_out: 0.05,
+        max_length: ptx.max_length,
+        cross_document: false,
+        token_cap: hone_data::DEFAULT_TOKEN_CAP,
+    };
+    let corpus = Corpus::load(job, &options, &base.tokenizer)?;
+    let order = corpus.order(seed)?;
+    Ok((corpus, order))
+}
+
+/// What an update changes.
+struct State {
+    done: u64,
+    learners: Learners,
+    kl: KlController,
+}
+
+impl State {
+    fn new(engine: &Engine, stage: &Stage, c: &PpoConfig) -> Result<Self> {
+        let mut policy = stage.base.model.duplicate(engine);
+        if let Some(lora) = &c.lora {
+            policy.add_adapter(engine, lora, c.train.seed)?;
+        }
+        policy.set_recompute(c.model.recompute);
+        let ema = c.ppo.ema_decay.map(|decay| Ema::new(engine, &policy, decay));
+        let mut value = value_network(engine, stage);
+        value.set_recompute(c.model.recompute);
+        let constants = adamw(&c.train)?;
+        let kl = match c.ppo.kl_target {
+            None => KlController::Fixed { kl_coef: c.ppo.kl_coef },
+            Some(target) => {
+                KlController::Adaptive(AdaptiveKl { kl_coef: c.ppo.kl_coef, target, horizon: c.ppo.kl_horizon })
+            }
+        };
+        let learners =
+            Learners { policy: Learner::new(engine, policy, constants), value: Learner::new(engine, value, constants), ema };
+        Ok(Self { done: 0, learners, kl })
+    }
+
+    fn save(&self, engine: &Engine, run: &mut Run) -> Result<()> {
+        let learners = &self.learners;
+        let state = json!({
+            "policy": learners.policy.state(),
+            "value": learners.value.state(),
+            "kl_coef_bits": self.kl.kl_coef().to_bits(),
+        });
+        save(run, self.done, state, |writer| {
+            learners.policy.save(engine, "policy", writer)?;
+            learners.value.save(engine, "value", writer)?;
+            learners.ema.as_ref().map_or(Ok(()), |ema| ema.save(engine, "ema", writer))
+        })
+    }
+
+    fn load(&mut self, engine: &Engine, checkpoint: &Checkpoint) -> Result<()> {
+        let state: &Value = checkpoint.state();
+        self.done = checkpoint.step();
+        self.learners.policy.load(engine, "policy", checkpoint, &state["policy"])?;
+        self.learners.value.load(engine, "value", checkpoint, &state["value"])?;
+        if let Some(ema) = &mut self.learners.ema {
+            ema.load(engine, "ema", checkpoint)?;
+        }
+        if let (KlController::Adaptive(adaptive), Some(bits)) = (&mut self.kl, state["kl_coef_bits"].as_u64()) {
+            adaptive.kl_coef = f64::from_bits(bits);
+        }
+        Ok(())
+    }
+}
+
+fn value_network(engine: &Engine, stage: &Stage) -> Transformer {
+    if stage.value_start == "reward model" {
+        return stage.scorer.model().duplicate(engine);
+    }
+    let mut value = stage.base.model.duplicate(engine);
+    value.add_value_head(engine);
+    value
+}
+
+fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) -> Result<Prepared> {
+    let flat = |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(|e| of(e).iter().copied()).collect() };
+    let lengths: Vec<usize> = episodes.iter().map(Episode::length).collect();
+    let scores: Vec<f32> = episodes.iter().map(|e| e.score).collect();
+    let mask = vec![true; lengths.iter().sum()];
+    let (logprobs, ref_logprobs, values) = (flat(|e| &e.logprobs), flat(|e| &e.ref_logprobs), flat(|e| &e.values));
+    let rollout = Rollout {
+        logprobs: &logprobs,
+        ref_logprobs: &ref_logprobs,
+        values: &values,
+        mask: &mask,
+        lengths: &lengths,
+        scores: &scores,
+    };
+    let config = PrepareConfig {
+        kl_coef,
+        gae: GaeConfig { gamma: ppo.gamma, gae_lambda: ppo.gae_lambda },
+        whiten_advantages: ppo.whiten_advantages,
+        whiten_rewards: ppo.whiten_rewards,
+    };
+    Ok(prepare(&rollout, &config)?)
+}
+
+fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut count) = (0.0, 0_u64);
+    for number in numbers {
+        sum += number;
+        count += 1;
+    }
+    sum / count.max(1) as f64
+}
+
+fn record(
+    job: &Job,
+    run: &mut Run,
+    (done, total, kl_coef): (u64, u64, f64),
+    (episodes, constants, report): (&[Episode], &Prepared, &Report),
+    started: Instant,
+) -> Result<()> {
+    let count = episodes.len();
+    let scores = mean(episodes.iter().map(|e| f64::from(e.score)));
+    let kl = mean(episodes.iter().map(Episode::kl));
+    let tokens: u64 = episodes.iter().map(|e| e.length() as u64).sum();
+    let mut metrics = vec![
+        ("objective/scores", scores),
+        ("objective/kl", kl),
+        ("objective/entropy", constants.stats.entropy.mean()),
+        ("objective/non_score_reward", constants.stats.non_score_reward.mean()),
+        ("objective/rlhf_reward", constants.stats.total.mean()),
+        ("objective/kl_coef", kl_coef),
+        ("policy/approxkl_avg", report.policy.approxkl(Estimator::K2)),
+        ("policy/clipfrac_avg", report.policy.clipfrac()),
+        ("policy/entropy_avg", report.policy.entropy.mean()),
+        ("loss/policy_avg", report.policy.mean_loss()),
+        ("loss/value_avg", report.value.mean_loss()),
+        ("val/clipfrac_avg", report.value.clipfrac()),
+        ("val/ratio", report.policy.ratio.mean()),
+        ("val/ratio_var", report.policy.ratio.variance()),
+        ("val/explained_variance", report.value.explained_variance()),
+        // The update stops where it is not 0.
+        ("policy/logprob_mismatch_max", 0.0),
+        ("completions/mean_length", tokens as f64 / count as f64),
+        ("completions/ended", mean(episodes.iter().map(|e| f64::from(u8::from(e.ended))))),
+        ("episode", (done as usize * count) as f64),
+    ];
+    if let Some(first) = &report.first {
+        metrics.push(("policy/first_ratio", first.ratio.mean()));
+        metrics.push(("policy/first_ratio_var", first.ratio.variance()));
+        metrics.push(("policy/first_clipfrac", first.clipfrac()));
+    }
+    if report.ptx.tokens > 0 {
+        metrics.push(("loss/ptx", report.ptx.mean_nll()));
+    }
+    if let Some((policy, value)) = &report.applied {
+        metrics.push(("grad_norm", policy.grad_norm));
+        metrics.push(("learning_rate", policy.learning_rate));
+        metrics.push(("value/grad_norm", value.grad_norm));
+        metrics.push(("train/skipped_steps", (policy.skipped + value.skipped) as f64));
+    }
+    run.record(done, &metrics)?;
+    let seconds = started.elapsed().as_secs_f64();
+    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", tokens as f64 / seconds)])?;
+    let headline = vec![("score".to_string(), scores), ("kl".to_string(), kl)];
+    job.observer.event(&Event::Step { step: done, total, tokens, headline });
+    Ok(())
+}
+
+fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], count: usize) -> Result<()> {
+    let sample = |e: &Episode| {
+        let mut extra = serde_json::Map::new();
+        extra.insert("tokens".into(), e.length().into());
+        extra.insert("ended".into(), e.ended.into());
+        let (prompt, response) = e.text.clone();
+        Sample { step, prompt, response, score: Some(f64::from(e.score)), kl: Some(e.kl()), extra }
+    };
+    let samples: Vec<Sample> = episodes.iter().take(count).map(sample).collect();
+    run.record_samples(&samples)?;
+    Ok(())
+}
