@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hone_compute::{Engine, EngineOptions};
+use hone_run::report::{Report, Section};
 use hone_run::{Checkpoint, CheckpointWriter, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -110,6 +111,22 @@ impl Job {
                 Start::Go(Box::new(Started { run, checkpoint: Some(checkpoint) }))
             }
         })
+    }
+
+    /// Marks the run as done, with its page: the default one and `sections` behind its first.
+    pub(crate) fn finish(&self, run: Run, (model, summary): (PathBuf, Value), sections: Vec<Section>, step: u64) -> Result<Outcome> {
+        let page = run.dir().join("report.html");
+        let write = |dir: &Path| -> Result<()> {
+            let mut report = Report::from_run(dir)?;
+            let behind = report.sections.len().min(1);
+            report.sections.splice(behind..behind, sections.iter().cloned());
+            Ok(report.write(&page)?)
+        };
+        // Once before, so that a run that is done always has its page, and once after, so that it says that it is done
+        write(run.dir())?;
+        write(&run.finish(summary.clone())?)?;
+        self.observer.event(&Event::Finished { step, stopped: false });
+        Ok(Outcome::Done { model, summary, before: false })
     }
 
     /// Says something to whoever watches.

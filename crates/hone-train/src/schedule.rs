@@ -39,6 +39,22 @@ impl Rates {
     }
 }
 
+/// Optimiser steps: as configured, or as `epochs` passes over `items` take at `items_per_step` a step.
+pub(crate) fn total_steps(train: &TrainSection, epochs: f64, (items, items_per_step): (f64, f64)) -> Result<u64> {
+    match (train.steps, train.epochs) {
+        (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
+        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
+        (Some(steps), None) => Ok(steps),
+        (None, configured) => {
+            let epochs = configured.unwrap_or(epochs);
+            if !(epochs > 0.0 && epochs.is_finite()) {
+                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
+            }
+            Ok((items * epochs / items_per_step).ceil().max(1.0) as u64)
+        }
+    }
+}
+
 /// AdamW's constants.
 pub(crate) fn adamw(train: &TrainSection) -> Result<AdamW> {
     let check = |key: &str, value: f64, holds: bool, expected: &str| {

@@ -1,0 +1,105 @@
+//! Items of several sources, drawn as a weighted mixture in a fixed order.
+
+use hone_data::{DataError, Loaded, MixtureOrder, Opening, Source, hold_out};
+use serde_json::{Value, json};
+
+use crate::error::{Result, TrainError};
+use crate::job::Job;
+use crate::sections::resolved;
+
+/// What one source gives.
+pub(crate) struct SourceItems<T> {
+    pub name: String,
+    pub weight: f64,
+    pub items: Vec<T>,
+}
+
+/// Several sources with the order of their items.
+pub(crate) struct Mixture<T> {
+    sources: Vec<SourceItems<T>>,
+    order: MixtureOrder,
+}
+
+impl<T> Mixture<T> {
+    /// The order follows from `seed`.
+    pub fn new(sources: Vec<SourceItems<T>>, seed: u64) -> Result<Self> {
+        let counts: Vec<usize> = sources.iter().map(|s| s.items.len()).collect();
+        // A weight counts an item as often as it says: equal weights pass over all sources equally fast.
+        let weights: Vec<f64> = sources.iter().map(|s| s.weight * s.items.len() as f64).collect();
+        let order = MixtureOrder::new(&counts, &weights, seed)?;
+        Ok(Self { sources, order })
+    }
+
+    /// Items in all sources.
+    pub fn count(&self) -> usize {
+        self.sources.iter().map(|s| s.items.len()).sum()
+    }
+
+    /// All items, source by source.
+    pub fn items(&self) -> impl Iterator<Item = &T> {
+        self.sources.iter().flat_map(|s| &s.items)
+    }
+
+    /// The items of step `step` at `batch` a step.
+    pub fn batch(&self, step: u64, batch: usize) -> Vec<&T> {
+        self.order.batch(step, batch).into_iter().map(|draw| &self.sources[draw.source].items[draw.item]).collect()
+    }
+
+    /// The sources and how many items each has, for a summary.
+    pub fn described(&self, items: &str) -> Value {
+        self.sources.iter().map(|s| json!({ "source": s.name, items: s.items.len() })).collect()
+    }
+}
+
+/// A source as it was read, split.
+pub(crate) struct Split<T> {
+    pub name: String,
+    pub source: Source,
+    pub train: Vec<T>,
+    pub held_out: Vec<T>,
+}
+
+impl<T> Split<T> {
+    /// The source with its items encoded; it must have some.
+    pub fn with_items<U>(&self, items: Vec<U>) -> Result<SourceItems<U>> {
+        if items.is_empty() {
+            let what = format!("data.train: {}", self.source.path.display());
+            return Err(TrainError::NoData { what, hint: "raise data.max_length, or lower data.held_out".into() });
+        }
+        Ok(SourceItems { name: self.name.clone(), weight: self.source.weight, items })
+    }
+}
+
+/// Reads the sources of `data.train` and holds out a share of each.
+pub(crate) fn load_split<T: Opening>(
+    job: &Job,
+    (sources, held_out): (&[Source], f64),
+    example: &str,
+    load: impl Fn(&Source) -> Result<Loaded<T>, DataError>,
+) -> Result<Vec<Split<T>>> {
+    if sources.is_empty() {
+        let reason = format!("is empty; expected at least one source, such as [\"{example}\"]");
+        return Err(TrainError::setting("data.train", reason));
+    }
+    let mut splits = Vec::new();
+    for source in resolved(sources, &job.base) {
+        let (name, items) = load_items(job, &source, &load)?;
+        let split = hold_out(items, held_out)?;
+        splits.push(Split { name, source, train: split.train, held_out: split.held_out });
+    }
+    Ok(splits)
+}
+
+/// Reads one source and tells of rows that could not be used. Gives its file's name too.
+pub(crate) fn load_items<T>(
+    job: &Job,
+    source: &Source,
+    load: impl Fn(&Source) -> Result<Loaded<T>, DataError>,
+) -> Result<(String, Vec<T>)> {
+    let name = source.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let loaded = load(source)?;
+    if loaded.report.bad > 0 {
+        job.message(format!("{name}: {} of {} rows could not be used", loaded.report.bad, loaded.report.rows));
+    }
+    Ok((name, loaded.items))
+}

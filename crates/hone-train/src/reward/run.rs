@@ -1,0 +1,161 @@
+//! The loop of reward modelling.
+
+use std::time::Instant;
+
+use hone_compute::Engine;
+use hone_generate::scores_of;
+use hone_model::Transformer;
+use hone_run::{Event, Resolved, Run};
+use hone_text::Chat;
+use serde_json::json;
+
+use super::batch::{Rankings, centre};
+use super::config::{BATCH, EPOCHS, LEARNING_RATE, RewardConfig};
+use super::evaluation::Evaluation;
+use super::step::{Stepped, step};
+use crate::artefact::{self, Artefact};
+use crate::error::{Result, TrainError};
+use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::learner::Learner;
+use crate::schedule::{Rates, adamw, total_steps};
+
+/// Trains a reward model as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or the model is at fault, or training diverges.
+pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
+    let c = &config.config;
+    let engine = job.engine(&c.train)?;
+    let started = match job.open(&engine, config, &c.train)? {
+        Start::Before(outcome) => return Ok(outcome),
+        Start::Go(started) => *started,
+    };
+    let mut run = started.run;
+    let Some(path) = &c.model.path else {
+        return Err(TrainError::setting("model.path", "is missing; a reward model starts from a supervised model"));
+    };
+    let Artefact { model, tokenizer, tokens, base } = artefact::load(&engine, &job.path(path))?;
+    let context = model.architecture().context;
+    if c.data.max_length > context {
+        let reason = format!("is {}; the model's context is {context}", c.data.max_length);
+        return Err(TrainError::setting("data.max_length", reason));
+    }
+    let chat = Chat::new(&tokenizer)?;
+    let rankings = Rankings::load(job, c, &chat)?;
+    let batch = c.train.batch.unwrap_or(BATCH).min(rankings.train.count());
+    if batch == 0 {
+        return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
+    }
+    let total = total_steps(&c.train, EPOCHS, (rankings.train.count() as f64, batch as f64))?;
+    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+    let centre = centre(job, c, &rankings, &chat)?;
+
+    let model = with_head(&engine, model, c)?;
+    let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
+    let mut done = 0;
+    if let Some(checkpoint) = &started.checkpoint {
+        done = checkpoint.step();
+        learner.load(&engine, "model", checkpoint, checkpoint.state())?;
+    }
+
+    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
+    job.observer.event(&Event::Started { stage: "reward".into(), step: done, total });
+    while done < total {
+        if job.shutdown.requested() {
+            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            job.observer.event(&Event::Finished { step: done, stopped: true });
+            return Ok(Outcome::Stopped { step: done });
+        }
+        let started = Instant::now();
+        let chosen = rankings.train.batch(done, batch);
+        let stepped =
+            step(&engine, &mut learner, (chosen, c.reward.ties.into()), (&c.train, rates.at(done), done))?;
+        done += 1;
+        record(job, &mut run, (done, total), &stepped, started)?;
+        if cadence.evaluates(done) && done < total {
+            evaluate(&engine, &mut run, (&learner.model, &rankings), (c, done))?;
+        }
+        if cadence.saves(done) {
+            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
+        }
+    }
+
+    // What is evaluated last is what is handed on: adapter merged, scores centred
+    let (result, offset) = finished_model(&engine, &learner.model, &centre);
+    let evaluation = evaluate(&engine, &mut run, (&result, &rankings), (c, total))?;
+    let artefact = Artefact { model: result, tokenizer, tokens, base };
+    let model = artefact::publish(&engine, &run, &artefact, &artefact.model)?;
+    let summary = json!({
+        "steps": total,
+        "batch": batch,
+        "sources": rankings.train.described("rankings"),
+        "score_offset": offset,
+        "held_out": evaluation.as_ref().map(Evaluation::summary),
+    });
+    job.finish(run, (model, summary), evaluation.map(|e| e.sections()).unwrap_or_default(), total)
+}
+
+/// The trunk with a head, ready to train. An adapter of the supervised model is merged: it is not the reward model's.
+fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -> Result<Transformer> {
+    let mut model = if model.adapter().is_some() { model.merge_adapter(engine) } else { model };
+    if let Some(lora) = &c.lora {
+        model.add_adapter(engine, lora, c.train.seed)?;
+    }
+    // After the adapter, which freezes what is there: the head always learns
+    if !model.has_head() {
+        model.add_reward_head(engine, c.train.seed);
+    }
+    model.set_head_offset(0.0);
+    model.set_recompute(c.model.recompute);
+    Ok(model)
+}
+
+/// The model without its adapter, its offset such that `centre` scores 0 on average.
+fn finished_model(engine: &Engine, trained: &Transformer, centre: &[Vec<u32>]) -> (Transformer, f32) {
+    let copy = trained.duplicate(engine);
+    let mut model = if copy.adapter().is_some() { copy.merge_adapter(engine) } else { copy };
+    let sequences: Vec<&[u32]> = centre.iter().map(Vec::as_slice).collect();
+    let scores = scores_of(engine, &model, &sequences);
+    let mean = scores.iter().map(|s| f64::from(s.0)).sum::<f64>() / scores.len().max(1) as f64;
+    let offset = -mean as f32;
+    model.set_head_offset(offset);
+    (model, offset)
+}
+
+fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
+    let (stats, applied) = (&stepped.stats, &stepped.applied);
+    run.record(
+        done,
+        &[
+            ("train/loss", stats.mean_loss()),
+            ("rewards/accuracies", stats.accuracy()),
+            ("rewards/margins", stats.margin()),
+            ("grad_norm", applied.grad_norm),
+            ("learning_rate", applied.learning_rate),
+            ("train/tokens", stepped.tokens as f64),
+            ("train/pairs", stats.pairs as f64),
+            ("train/skipped_steps", applied.skipped as f64),
+        ],
+    )?;
+    let seconds = started.elapsed().as_secs_f64();
+    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", stepped.tokens as f64 / seconds)])?;
+    let headline = vec![("loss".to_string(), stats.mean_loss()), ("accuracy".to_string(), stats.accuracy())];
+    job.observer.event(&Event::Step { step: done, total, tokens: stepped.tokens, headline });
+    Ok(())
+}
+
+/// Records how the held-out rankings are scored, with samples.
+fn evaluate(
+    engine: &Engine,
+    run: &mut Run,
+    (model, rankings): (&Transformer, &Rankings),
+    (c, step): (&RewardConfig, u64),
+) -> Result<Option<Evaluation>> {
+    let held_out = &rankings.held_out;
+    let Some(evaluation) = Evaluation::of(engine, model, held_out, (c.reward.ties.into(), c.train.seed))? else {
+        return Ok(None);
+    };
+    run.record(step, &evaluation.metrics())?;
+    run.record_samples(&evaluation.samples(held_out, c.eval.samples, step))?;
+    Ok(Some(evaluation))
+}
