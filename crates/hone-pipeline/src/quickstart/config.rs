@@ -276,9 +276,9 @@ impl QuickstartConfig {
                     ..PpoSection::default()
                 },
                 ptx: None,
-                train: TrainSection { eps: 1e-5, ..train(None, None, 1e-4) },
+                train: TrainSection { ..train(None, None, 1e-4) },
                 lora: None,
-                eval: EvalSection { every: 10, samples: 64, max_new_tokens: 64 },
+                eval: EvalSection { every: 1, samples: 64, max_new_tokens: 64 },
             },
             ptx: PtxSection { train: corpora, ptx_coef: 1.0, max_length: 256, windows: sizes.windows },
             judge: JudgeSection { max_new_tokens: 64, best_of: 4, worked_examples: 3, resamples: 1000 },
