@@ -15,9 +15,18 @@ impl Observer for Lines {
         let Ok(mut last) = self.0.lock() else { return };
         let at = last.0.elapsed().as_secs_f64();
         match event {
-            Event::Step { step, total, .. } if step != total && last.1.elapsed().as_secs() < 5 => return,
-            Event::Step { step, total, tokens, headline } => eprintln!("{at:7.1} {step}/{total} {tokens} {headline:?}"),
-            Event::Started { stage, step, total } => eprintln!("{at:7.1} == {stage} {step}/{total}"),
+            Event::Step { step, total, .. } if step != total && last.1.elapsed().as_secs() < 5 => {
+                return;
+            }
+            Event::Step {
+                step,
+                total,
+                tokens,
+                headline,
+            } => eprintln!("{at:7.1} {step}/{total} {tokens} {headline:?}"),
+            Event::Started { stage, step, total } => {
+                eprintln!("{at:7.1} == {stage} {step}/{total}")
+            }
             Event::Saved { .. } => return,
             other => eprintln!("{at:7.1} {other:?}"),
         }
@@ -27,17 +36,35 @@ impl Observer for Lines {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let out = arguments.next().unwrap_or_else(|| "quickstart".into()).into();
-    let scale = if arguments.next().as_deref() == Some("smoke") { Scale::Smoke } else { Scale::Default };
+    let out = arguments
+        .next()
+        .unwrap_or_else(|| "quickstart".into())
+        .into();
+    let scale = if arguments.next().as_deref() == Some("smoke") {
+        Scale::Smoke
+    } else {
+        Scale::Default
+    };
     let seed = arguments.next().and_then(|s| s.parse().ok()).unwrap_or(1);
     let set = arguments.collect();
-    let options = QuickstartOptions { out, scale, seed, set, threads: None, allow_isa_change: false };
+    let options = QuickstartOptions {
+        out,
+        scale,
+        seed,
+        set,
+        threads: None,
+        allow_isa_change: false,
+    };
     let observer = Arc::new(Lines(Mutex::new((Instant::now(), Instant::now()))));
     match quickstart(&options, observer, Shutdown::default()) {
         Ok(result) => {
             println!("{}", result.closing());
             let missed = result.expectation_missed();
-            if missed { ExitStatus::ExpectationNotMet.into() } else { ExitStatus::Done.into() }
+            if missed {
+                ExitStatus::ExpectationNotMet.into()
+            } else {
+                ExitStatus::Done.into()
+            }
         }
         Err(error) => {
             eprintln!("{error}");

@@ -68,11 +68,17 @@ pub enum PipelineError {
 
 impl PipelineError {
     pub(crate) fn file(path: &std::path::Path, reason: impl Into<String>) -> Self {
-        Self::File { path: path.display().to_string(), reason: reason.into() }
+        Self::File {
+            path: path.display().to_string(),
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Setting { key: key.into(), reason: reason.into() }
+        Self::Setting {
+            key: key.into(),
+            reason: reason.into(),
+        }
     }
 
     /// The program's exit status.

@@ -7,8 +7,8 @@
 mod error;
 mod files;
 pub mod quickstart;
-
+pub mod recipe;
 
 pub use error::{PipelineError, Result};
 pub use quickstart::{QuickstartOptions, QuickstartResult, Scale, quickstart};
-
+pub use recipe::{RecipeOptions, RecipeResult, run_recipe};

@@ -42,7 +42,11 @@ impl Answerer {
     pub fn load(engine: &Engine, stage: &Path) -> Result<Self> {
         let loaded = artefact::load(engine, &stage.join("model"))?;
         let chat = Chat::new(&loaded.tokenizer)?;
-        Ok(Self { model: loaded.model, tokenizer: loaded.tokenizer, chat })
+        Ok(Self {
+            model: loaded.model,
+            tokenizer: loaded.tokenizer,
+            chat,
+        })
     }
 
     /// Answers through the chat template, `n` times a question, question by question.
@@ -56,7 +60,10 @@ impl Answerer {
         let stop: Arc<[u32]> = self.chat.stop_ids()?.into();
         let mut requests = Vec::with_capacity(questions.len() * n);
         for (i, question) in questions.iter().enumerate() {
-            let prompt: Arc<[u32]> = self.chat.prompt_ids(&[Message::user(&question.text)])?.into();
+            let prompt: Arc<[u32]> = self
+                .chat
+                .prompt_ids(&[Message::user(&question.text)])?
+                .into();
             for j in 0..n {
                 requests.push(Request {
                     prompt: Arc::clone(&prompt),
@@ -72,9 +79,17 @@ impl Answerer {
     }
 
     /// Goes on with plain prompts up to the end of the line or of the document.
-    pub fn complete(&self, engine: &Engine, prompts: &[String], max_new_tokens: usize, key: Key) -> Result<Vec<Answered>> {
+    pub fn complete(
+        &self,
+        engine: &Engine,
+        prompts: &[String],
+        max_new_tokens: usize,
+        key: Key,
+    ) -> Result<Vec<Answered>> {
         let separator = self.tokenizer.document_separator();
-        let separator = separator.ok_or_else(|| PipelineError::setting("tokenizer", "has no token that separates documents"))?;
+        let separator = separator.ok_or_else(|| {
+            PipelineError::setting("tokenizer", "has no token that separates documents")
+        })?;
         let tokenizer = self.tokenizer.clone();
         let stop_texts = StopText {
             texts: vec!["\n".to_string()].into(),
@@ -102,14 +117,26 @@ impl Answerer {
     }
 
     fn run(&self, engine: &Engine, requests: &[Request]) -> Result<Vec<Answered>> {
-        let options = GeneratorOptions { max_batch: BATCH, ..GeneratorOptions::default() };
+        let options = GeneratorOptions {
+            max_batch: BATCH,
+            ..GeneratorOptions::default()
+        };
         let completions = Generator::new(engine, &self.model, options).run(requests)?;
-        requests.iter().zip(completions).map(|(request, completion)| self.answered(request, &completion)).collect()
+        requests
+            .iter()
+            .zip(completions)
+            .map(|(request, completion)| self.answered(request, &completion))
+            .collect()
     }
 
     fn answered(&self, request: &Request, completion: &Completion) -> Result<Answered> {
         Ok(Answered {
-            ids: request.prompt.iter().chain(&completion.ids).copied().collect(),
+            ids: request
+                .prompt
+                .iter()
+                .chain(&completion.ids)
+                .copied()
+                .collect(),
             prompt_length: request.prompt.len(),
             text: self.tokenizer.decode(&completion.ids, SkipSpecial::Yes)?,
             logprob: completion.logprob(),

@@ -198,7 +198,10 @@ impl QuickstartConfig {
     pub fn new(scale: Scale, seed: u64) -> Self {
         let sizes = scale.sizes();
         let file = |name: &str| Source::new(format!("{}/{name}", folder::WORLD));
-        let model = |stage: &str| ModelSection { path: Some(format!("{stage}/model")), ..ModelSection::default() };
+        let model = |stage: &str| ModelSection {
+            path: Some(format!("{stage}/model")),
+            ..ModelSection::default()
+        };
         let corpora: Vec<Source> = Corpus::ALL.iter().map(|s| corpus_source(*s)).collect();
         let train = |steps, batch, learning_rate| TrainSection {
             seed,
@@ -221,7 +224,11 @@ impl QuickstartConfig {
             tied: true,
             rope_theta: 10_000.0,
         };
-        let eval = EvalSection { every: 0, samples: 8, max_new_tokens: 64 };
+        let eval = EvalSection {
+            every: 0,
+            samples: 8,
+            max_new_tokens: 64,
+        };
         Self {
             seed,
             world: WorldSection {
@@ -235,10 +242,22 @@ impl QuickstartConfig {
                 rankings: RankingsSetting::Labeler,
                 reuse: None,
             },
-            tokenizer: TokenizerSection { vocab_size: 1024, bytes: 1_000_000 },
+            tokenizer: TokenizerSection {
+                vocab_size: 1024,
+                bytes: 1_000_000,
+            },
             pretrain: PretrainConfig {
-                model: ModelSection { new: Some(new), tokenizer: Some(folder::TOKENIZER.into()), ..ModelSection::default() },
-                data: PretrainData { train: corpora.clone(), held_out: 0.05, max_length: 256, ..PretrainData::default() },
+                model: ModelSection {
+                    new: Some(new),
+                    tokenizer: Some(folder::TOKENIZER.into()),
+                    ..ModelSection::default()
+                },
+                data: PretrainData {
+                    train: corpora.clone(),
+                    held_out: 0.05,
+                    max_length: 256,
+                    ..PretrainData::default()
+                },
                 train: TrainSection {
                     weight_decay: 0.1,
                     warmup_steps: 30,
@@ -248,7 +267,12 @@ impl QuickstartConfig {
             },
             sft: SftConfig {
                 model: model(folder::PRETRAIN),
-                data: SftData { train: vec![file("demonstrations.jsonl")], held_out: 0.05, max_length: 192, ..SftData::default() },
+                data: SftData {
+                    train: vec![file("demonstrations.jsonl")],
+                    held_out: 0.05,
+                    max_length: 192,
+                    ..SftData::default()
+                },
                 train: train(Some(sizes.sft.0), Some(sizes.sft.1), 3e-4),
                 eval: eval.clone(),
                 ..SftConfig::default()
@@ -260,13 +284,22 @@ impl QuickstartConfig {
                     held_out: 0.1,
                     max_length: 192,
                 },
-                train: TrainSection { epochs: Some(1.0), ..train(None, Some(sizes.reward), 3e-4) },
+                train: TrainSection {
+                    epochs: Some(1.0),
+                    ..train(None, Some(sizes.reward), 3e-4)
+                },
                 ..RewardConfig::default()
             },
             ppo: PpoConfig {
                 model: model(folder::SFT),
-                reward: RewardSection { path: format!("{}/model", folder::REWARD) },
-                data: PpoData { prompts: vec![file("prompts.jsonl")], held_out: 0.02, max_prompt_length: 128 },
+                reward: RewardSection {
+                    path: format!("{}/model", folder::REWARD),
+                },
+                data: PpoData {
+                    prompts: vec![file("prompts.jsonl")],
+                    held_out: 0.02,
+                    max_prompt_length: 128,
+                },
                 ppo: PpoSection {
                     updates: sizes.ppo.0,
                     rollout_batch: sizes.ppo.1,
@@ -276,12 +309,28 @@ impl QuickstartConfig {
                     ..PpoSection::default()
                 },
                 ptx: None,
-                train: TrainSection { ..train(None, None, 1e-4) },
+                train: TrainSection {
+                    ..train(None, None, 1e-4)
+                },
                 lora: None,
-                eval: EvalSection { every: 1, samples: 64, max_new_tokens: 64 },
+                eval: EvalSection {
+                    every: 1,
+                    samples: 64,
+                    max_new_tokens: 64,
+                },
             },
-            ptx: PtxSection { train: corpora, ptx_coef: 1.0, max_length: 256, windows: sizes.windows },
-            judge: JudgeSection { max_new_tokens: 64, best_of: 4, worked_examples: 3, resamples: 1000 },
+            ptx: PtxSection {
+                train: corpora,
+                ptx_coef: 1.0,
+                max_length: 256,
+                windows: sizes.windows,
+            },
+            judge: JudgeSection {
+                max_new_tokens: 64,
+                best_of: 4,
+                worked_examples: 3,
+                resamples: 1000,
+            },
         }
     }
 
@@ -296,7 +345,10 @@ impl QuickstartConfig {
     /// As [`hone_run::config::parse`], with keys as they stand in `quickstart.toml`.
     pub fn with_overrides(scale: Scale, seed: u64, overrides: &[String]) -> Result<Resolved<Self>> {
         let base = Resolved::from_config(Self::new(scale, seed))?;
-        let overrides: Vec<String> = overrides.iter().map(|text| full_key(text, base.table())).collect();
+        let overrides: Vec<String> = overrides
+            .iter()
+            .map(|text| full_key(text, base.table()))
+            .collect();
         let resolved: Resolved<Self> = strict::parse("quickstart.toml", base.text(), &overrides)?;
         resolved.config.check()?;
         Ok(resolved)
@@ -317,10 +369,16 @@ impl QuickstartConfig {
         }
         if self.world.ranked_prompts > self.world.prompts {
             let (got, most) = (self.world.ranked_prompts, self.world.prompts);
-            return Err(PipelineError::setting("world.ranked_prompts", format!("is {got}; world.prompts is {most}")));
+            return Err(PipelineError::setting(
+                "world.ranked_prompts",
+                format!("is {got}; world.prompts is {most}"),
+            ));
         }
         if self.world.answers < 2 {
-            let reason = format!("is {}; expected at least 2, since one answer makes no ranking", self.world.answers);
+            let reason = format!(
+                "is {}; expected at least 2, since one answer makes no ranking",
+                self.world.answers
+            );
             return Err(PipelineError::setting("world.answers", reason));
         }
         Ok(())
@@ -328,24 +386,42 @@ impl QuickstartConfig {
 
     /// PPO's configuration with the pre-training term.
     pub fn ppo_ptx(&self) -> PpoConfig {
-        PpoConfig { ptx: Some(self.ptx.clone()), ..self.ppo.clone() }
+        PpoConfig {
+            ptx: Some(self.ptx.clone()),
+            ..self.ppo.clone()
+        }
     }
 }
 
 /// A corpus in the mixture, at its share.
 fn corpus_source(source: Corpus) -> Source {
     let path = format!("{}/{}.jsonl", folder::WORLD, source.name());
-    Source { weight: source.weight(), ..Source::new(path) }
+    Source {
+        weight: source.weight(),
+        ..Source::new(path)
+    }
 }
 
 /// `ppo.kl_coef=0` as `ppo.ppo.kl_coef=0`; other keys as they are.
 fn full_key(text: &str, table: &toml::Table) -> String {
-    let Some((key, value)) = text.split_once('=') else { return text.to_owned() };
-    let Some(inner) = key.trim().strip_prefix("ppo.") else { return text.to_owned() };
+    let Some((key, value)) = text.split_once('=') else {
+        return text.to_owned();
+    };
+    let Some(inner) = key.trim().strip_prefix("ppo.") else {
+        return text.to_owned();
+    };
     let first = inner.split(['.', '[']).next().unwrap_or(inner);
     // `lora` is absent where it is not set
-    let section = first == "lora" || table.get("ppo").and_then(|ppo| ppo.get(first)).is_some_and(toml::Value::is_table);
-    if section && inner != first { text.to_owned() } else { format!("ppo.ppo.{inner}={value}") }
+    let section = first == "lora"
+        || table
+            .get("ppo")
+            .and_then(|ppo| ppo.get(first))
+            .is_some_and(toml::Value::is_table);
+    if section && inner != first {
+        text.to_owned()
+    } else {
+        format!("ppo.ppo.{inner}={value}")
+    }
 }
 
 #[cfg(test)]
@@ -354,33 +430,62 @@ mod tests {
 
     #[test]
     fn overrides_reach_the_stage_they_name() -> Result<()> {
-        let texts = ["sft.train.learning_rate=0.25", "ppo.kl_coef=0", "ppo.train.learning_rate=0.5", "ptx.ptx_coef=3"];
+        let texts = [
+            "sft.train.learning_rate=0.25",
+            "ppo.kl_coef=0",
+            "ppo.train.learning_rate=0.5",
+            "ptx.ptx_coef=3",
+        ];
         let overrides: Vec<String> = texts.map(String::from).to_vec();
         let config = QuickstartConfig::with_overrides(Scale::Smoke, 7, &overrides)?.config;
         assert_eq!(config.sft.train.learning_rate, Some(0.25));
-        assert_eq!((config.ppo.ppo.kl_coef, config.ppo.train.learning_rate), (0.0, Some(0.5)));
+        assert_eq!(
+            (config.ppo.ppo.kl_coef, config.ppo.train.learning_rate),
+            (0.0, Some(0.5))
+        );
         let ptx = config.ppo_ptx();
-        assert_eq!((ptx.ppo.kl_coef, ptx.ptx.map(|p| p.ptx_coef)), (0.0, Some(3.0)));
+        assert_eq!(
+            (ptx.ppo.kl_coef, ptx.ptx.map(|p| p.ptx_coef)),
+            (0.0, Some(3.0))
+        );
         assert_eq!(config.pretrain.train.seed, 7);
-        let world = ["world.preferences=exchanged".to_string(), "world.rankings=shuffled".into()];
-        let world = QuickstartConfig::with_overrides(Scale::Default, 1, &world)?.config.world;
-        assert_eq!((world.preferences, world.rankings), (PreferencesSetting::Exchanged, RankingsSetting::Shuffled));
+        let world = [
+            "world.preferences=exchanged".to_string(),
+            "world.rankings=shuffled".into(),
+        ];
+        let world = QuickstartConfig::with_overrides(Scale::Default, 1, &world)?
+            .config
+            .world;
+        assert_eq!(
+            (world.preferences, world.rankings),
+            (PreferencesSetting::Exchanged, RankingsSetting::Shuffled)
+        );
         Ok(())
     }
 
     #[test]
     fn unknown_keys_and_senseless_values_are_refused() {
-        let fails = |text: &str| match QuickstartConfig::with_overrides(Scale::Smoke, 1, &[text.to_string()]) {
+        let fails = |text: &str| match QuickstartConfig::with_overrides(
+            Scale::Smoke,
+            1,
+            &[text.to_string()],
+        ) {
             Ok(_) => panic!("{text} was accepted"),
             Err(error) => (error.exit_status().code(), error.to_string()),
         };
         let (code, message) = fails("ppo.kl_coeff=0");
         assert!(code == 2 && message.contains("kl_coef`"), "{message}");
         let (code, message) = fails("world.preference=planted");
-        assert!(code == 2 && message.contains("world.preferences"), "{message}");
+        assert!(
+            code == 2 && message.contains("world.preferences"),
+            "{message}"
+        );
         let (code, message) = fails("world.answers=1");
         assert!(code == 2 && message.contains("at least 2"), "{message}");
         let (code, message) = fails("world.ranked_prompts=100000");
-        assert!(code == 2 && message.contains("world.prompts is"), "{message}");
+        assert!(
+            code == 2 && message.contains("world.prompts is"),
+            "{message}"
+        );
     }
 }

@@ -18,7 +18,7 @@ use hone_run::Event;
 use hone_text::AddSpecial;
 use hone_train::Scorer;
 use hone_train::language::{LanguageBatch, evaluate, shards_of};
-use hone_world::{Group, Kind, Labeler, Preferences, Question, World, WorkedForm, few_shot_prompt};
+use hone_world::{Group, Kind, Labeler, Preferences, Question, WorkedForm, World, few_shot_prompt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -90,8 +90,17 @@ pub(super) fn judge(steps: &Steps) -> Result<Judged> {
         (folder::PPO_PTX, folder::PPO_PTX, Way::Chat),
     ];
     let total = plan.len() as u64;
-    steps.event(&Event::Started { stage: folder::JUDGE.into(), step: 0, total });
-    let mut bench = Bench { steps, questions: &questions, tuned: None, scorer: None };
+    steps.event(&Event::Started {
+        stage: folder::JUDGE.into(),
+        step: 0,
+        total,
+    });
+    let mut bench = Bench {
+        steps,
+        questions: &questions,
+        tuned: None,
+        scorer: None,
+    };
     let mut rows = Vec::new();
     for (i, (name, stage, way)) in plan.into_iter().enumerate() {
         steps.check_stop(folder::JUDGE, i as u64)?;
@@ -103,13 +112,33 @@ pub(super) fn judge(steps: &Steps) -> Result<Judged> {
             Way::BestOf => Some(kl_bound(steps.config.judge.best_of as u64)?),
         };
         let tokens = verdicts.iter().map(|v| v.tokens as u64).sum();
-        let headline = vec![("utility".to_string(), mean(verdicts.iter().map(|v| v.utility)))];
-        steps.event(&Event::Step { step: i as u64 + 1, total, tokens, headline });
-        rows.push(JudgedRow { name: name.into(), verdicts, kl, bits_per_byte });
+        let headline = vec![(
+            "utility".to_string(),
+            mean(verdicts.iter().map(|v| v.utility)),
+        )];
+        steps.event(&Event::Step {
+            step: i as u64 + 1,
+            total,
+            tokens,
+            headline,
+        });
+        rows.push(JudgedRow {
+            name: name.into(),
+            verdicts,
+            kl,
+            bits_per_byte,
+        });
     }
-    steps.event(&Event::Finished { step: total, stopped: false });
+    steps.event(&Event::Finished {
+        step: total,
+        stopped: false,
+    });
     let reference = rows.remove(0).verdicts;
-    Ok(Judged { questions, reference, rows })
+    Ok(Judged {
+        questions,
+        reference,
+        rows,
+    })
 }
 
 /// What answering needs, loaded when it is first needed.
@@ -126,14 +155,19 @@ impl Bench<'_> {
         let dir = self.steps.out.join(folder::JUDGE);
         let path = dir.join(format!("{name}.jsonl"));
         if !path.exists() {
-            std::fs::create_dir_all(&dir).map_err(|e| PipelineError::file(&dir, format!("cannot be created: {e}")))?;
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| PipelineError::file(&dir, format!("cannot be created: {e}")))?;
             write_lines(&path, &self.answer(name, stage, way)?)?;
         }
         // Read back in any case, so that a resumed run has the same numbers
         let verdicts: Vec<Verdict> = read_lines(&path)?;
         let same = |(verdict, question): (&Verdict, &Question)| verdict.prompt == question.text;
-        if verdicts.len() != self.questions.len() || !verdicts.iter().zip(self.questions).all(same) {
-            return Err(PipelineError::file(&path, "has other prompts than world/held-out.jsonl; delete it to answer anew"));
+        if verdicts.len() != self.questions.len() || !verdicts.iter().zip(self.questions).all(same)
+        {
+            return Err(PipelineError::file(
+                &path,
+                "has other prompts than world/held-out.jsonl; delete it to answer anew",
+            ));
         }
         Ok(verdicts)
     }
@@ -146,10 +180,13 @@ impl Bench<'_> {
         let n = steps.config.judge.best_of;
         let mut answers = match way {
             Way::Bare => {
-                let prompts: Vec<String> = self.questions.iter().map(Question::bare_prompt).collect();
+                let prompts: Vec<String> =
+                    self.questions.iter().map(Question::bare_prompt).collect();
                 model.complete(engine, &prompts, most, key)?
             }
-            Way::FewShot => model.complete(engine, &self.few_shot_prompts(&model, most)?, most, key)?,
+            Way::FewShot => {
+                model.complete(engine, &self.few_shot_prompts(&model, most)?, most, key)?
+            }
             Way::Chat => model.chat(engine, self.questions, (1, most), key)?,
             Way::BestOf => model.chat(engine, self.questions, (n, most), key)?,
         };
@@ -158,8 +195,11 @@ impl Bench<'_> {
             scores = self.scores(&answers, answers.len() / self.questions.len())?;
         }
         if way == Way::BestOf {
-            let picked: Vec<usize> =
-                scores.chunks(n).enumerate().map(|(i, s)| i * n + best_of(s).unwrap_or_default()).collect();
+            let picked: Vec<usize> = scores
+                .chunks(n)
+                .enumerate()
+                .map(|(i, s)| i * n + best_of(s).unwrap_or_default())
+                .collect();
             scores = picked.iter().map(|&i| scores[i]).collect();
             let mut all: Vec<Option<Answered>> = answers.into_iter().map(Some).collect();
             answers = picked.into_iter().filter_map(|i| all[i].take()).collect();
@@ -194,17 +234,22 @@ impl Bench<'_> {
         let room = model.model.architecture().context.saturating_sub(most + 1);
         let (mut prompts, mut shortened) = (Vec::new(), 0);
         for (question, index) in self.questions.iter().zip(0_u64..) {
-            let mut examples = world.worked_examples(question.kind, wanted, WorkedForm::Expert, index);
+            let mut examples =
+                world.worked_examples(question.kind, wanted, WorkedForm::Expert, index);
             let mut prompt = few_shot_prompt(&examples, question);
             shortened += usize::from(model.tokenizer.encode(&prompt, AddSpecial::No)?.len() > room);
-            while !examples.is_empty() && model.tokenizer.encode(&prompt, AddSpecial::No)?.len() > room {
+            while !examples.is_empty()
+                && model.tokenizer.encode(&prompt, AddSpecial::No)?.len() > room
+            {
                 examples.remove(0);
                 prompt = few_shot_prompt(&examples, question);
             }
             prompts.push(prompt);
         }
         if shortened > 0 {
-            let text = format!("few-shot: {shortened} prompts have fewer than {wanted} worked examples, to fit the context");
+            let text = format!(
+                "few-shot: {shortened} prompts have fewer than {wanted} worked examples, to fit the context"
+            );
             self.steps.say(text);
         }
         Ok(prompts)
@@ -214,13 +259,28 @@ impl Bench<'_> {
     fn scores(&mut self, answers: &[Answered], n: usize) -> Result<Vec<f32>> {
         let engine = &self.steps.engine;
         if self.scorer.is_none() {
-            self.scorer = Some(Scorer::load(engine, &self.steps.out.join(folder::REWARD).join("model"))?);
+            self.scorer = Some(Scorer::load(
+                engine,
+                &self.steps.out.join(folder::REWARD).join("model"),
+            )?);
         }
-        let Some(scorer) = &self.scorer else { return Ok(Vec::new()) };
-        let message = |q: &Question| hone_data::Message { role: "user".into(), content: q.text.clone() };
-        let prompts: Vec<PromptInput> = self.questions.iter().map(|q| PromptInput::Messages(vec![message(q)])).collect();
-        let pairs: Vec<(&PromptInput, &str)> =
-            answers.iter().enumerate().map(|(i, a)| (&prompts[i / n], a.text.as_str())).collect();
+        let Some(scorer) = &self.scorer else {
+            return Ok(Vec::new());
+        };
+        let message = |q: &Question| hone_data::Message {
+            role: "user".into(),
+            content: q.text.clone(),
+        };
+        let prompts: Vec<PromptInput> = self
+            .questions
+            .iter()
+            .map(|q| PromptInput::Messages(vec![message(q)]))
+            .collect();
+        let pairs: Vec<(&PromptInput, &str)> = answers
+            .iter()
+            .enumerate()
+            .map(|(i, a)| (&prompts[i / n], a.text.as_str()))
+            .collect();
         Ok(scorer.score(engine, &pairs)?)
     }
 
@@ -230,7 +290,9 @@ impl Bench<'_> {
         if self.tuned.is_none() {
             self.tuned = Some(Answerer::load(engine, &stage_dir(self.steps, folder::SFT))?);
         }
-        let Some(tuned) = &self.tuned else { return Ok(Vec::new()) };
+        let Some(tuned) = &self.tuned else {
+            return Ok(Vec::new());
+        };
         let sequences: Vec<&[u32]> = answers.iter().map(|a| a.ids.as_slice()).collect();
         let reference = logprobs_of(engine, &tuned.model, &sequences, 1.0);
         let ratio = |(answer, scores): (&Answered, hone_generate::TokenScores)| {
@@ -250,15 +312,21 @@ fn stage_dir(steps: &Steps, stage: &str) -> std::path::PathBuf {
 
 /// Bits per byte of the held-out text under a stage's model.
 fn bits_per_byte(steps: &Steps, stage: &str) -> Result<f64> {
-    let path = steps.out.join(folder::JUDGE).join(format!("bits-per-byte-{stage}.json"));
+    let path = steps
+        .out
+        .join(folder::JUDGE)
+        .join(format!("bits-per-byte-{stage}.json"));
     if !path.exists() {
         let model = Answerer::load(&steps.engine, &stage_dir(steps, stage))?;
         let value = measure_bits_per_byte(steps, &model)?;
         write_json(&path, &json!({ "bits_per_byte": value }))?;
     }
-    read_json(&path)?["bits_per_byte"]
-        .as_f64()
-        .ok_or_else(|| PipelineError::file(&path, "has no number `bits_per_byte`; delete it to measure anew"))
+    read_json(&path)?["bits_per_byte"].as_f64().ok_or_else(|| {
+        PipelineError::file(
+            &path,
+            "has no number `bits_per_byte`; delete it to measure anew",
+        )
+    })
 }
 
 fn measure_bits_per_byte(steps: &Steps, model: &Answerer) -> Result<f64> {
@@ -282,8 +350,15 @@ fn measure_bits_per_byte(steps: &Steps, model: &Answerer) -> Result<f64> {
         }
         let windows = stream.windows(data.max_length, Boundaries::Separate)?;
         let windows: Vec<_> = (0..windows.len()).map(|i| windows.get(i)).collect();
-        for microbatch in shards_of(windows, 1, 4096, |w| w.inputs.len()).into_iter().flatten() {
-            stats.merge(&evaluate(&steps.engine, &model.model, &LanguageBatch::of_windows(microbatch))?);
+        for microbatch in shards_of(windows, 1, 4096, |w| w.inputs.len())
+            .into_iter()
+            .flatten()
+        {
+            stats.merge(&evaluate(
+                &steps.engine,
+                &model.model,
+                &LanguageBatch::of_windows(microbatch),
+            )?);
         }
     }
     Ok(stats.bits_per_byte(bytes))

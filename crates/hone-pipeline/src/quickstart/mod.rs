@@ -31,7 +31,8 @@ use crate::files::{read_json, write_json};
 use config::folder;
 
 pub use config::{
-    JudgeSection, PreferencesSetting, QuickstartConfig, RankingsSetting, Scale, TokenizerSection, WorldSection,
+    JudgeSection, PreferencesSetting, QuickstartConfig, RankingsSetting, Scale, TokenizerSection,
+    WorldSection,
 };
 pub use results::{Check, QuickstartResult, Row};
 
@@ -75,7 +76,11 @@ pub(crate) fn run(
     let steps = Steps::open(options, config, observer, shutdown)?;
     let before = steps.out.join(results::FILE);
     if before.is_file() {
-        steps.say(format!("{} is finished; its results stand in {}", steps.out.display(), results::FILE));
+        steps.say(format!(
+            "{} is finished; its results stand in {}",
+            steps.out.display(),
+            results::FILE
+        ));
         return QuickstartResult::read(&before);
     }
     // 1. The world: text, demonstrations, prompts
@@ -84,17 +89,29 @@ pub(crate) fn run(
     steps.timed(folder::TOKENIZER, || world::train_tokenizer(&steps))?;
     if steps.reused.is_none() {
         // 3. Pre-training
-        steps.stage(folder::PRETRAIN, &steps.config.pretrain, hone_train::pretrain::run)?;
+        steps.stage(
+            folder::PRETRAIN,
+            &steps.config.pretrain,
+            hone_train::pretrain::run,
+        )?;
         // 4. Imitation
         steps.stage(folder::SFT, &steps.config.sft, hone_train::sft::run)?;
     }
     // 5. Answers of the tuned model, ranked by the labeler
     steps.timed(folder::RANKINGS, || rank::write(&steps))?;
     // 6. What people prefer, as a model
-    steps.stage(folder::REWARD, &steps.config.reward, hone_train::reward::run)?;
+    steps.stage(
+        folder::REWARD,
+        &steps.config.reward,
+        hone_train::reward::run,
+    )?;
     // 7. Practice, without and with the pre-training term
     steps.stage(folder::PPO, &steps.config.ppo, hone_train::ppo::run)?;
-    steps.stage(folder::PPO_PTX, &steps.config.ppo_ptx(), hone_train::ppo::run)?;
+    steps.stage(
+        folder::PPO_PTX,
+        &steps.config.ppo_ptx(),
+        hone_train::ppo::run,
+    )?;
     // 8. The judge's verdicts on held-out prompts
     let judged = steps.timed(folder::JUDGE, || judge::judge(&steps))?;
     // 9. The table and the page
@@ -129,7 +146,10 @@ impl Steps {
         observer: Arc<dyn Observer>,
         shutdown: Shutdown,
     ) -> Result<Self> {
-        let engine = Engine::new(&EngineOptions { threads: options.threads, ..EngineOptions::default() })?;
+        let engine = Engine::new(&EngineOptions {
+            threads: options.threads,
+            ..EngineOptions::default()
+        })?;
         let out = options.out.clone();
         record_settings(&out, resolved)?;
         record_instruction_set(&out, engine.isa().name(), options.allow_isa_change)?;
@@ -143,7 +163,17 @@ impl Steps {
         }
         let as_given = QuickstartConfig::new(options.scale, options.seed) == resolved.config;
         let (threads, allow_isa_change) = (options.threads, options.allow_isa_change);
-        Ok(Self { out, config, as_given, reused, engine, observer, shutdown, threads, allow_isa_change })
+        Ok(Self {
+            out,
+            config,
+            as_given,
+            reused,
+            engine,
+            observer,
+            shutdown,
+            threads,
+            allow_isa_change,
+        })
     }
 
     /// A folder of the quickstart, or of the one that is reused.
@@ -162,7 +192,10 @@ impl Steps {
     /// Ends the pipeline if somebody asked for it.
     pub fn check_stop(&self, stage: &str, step: u64) -> Result<()> {
         if self.shutdown.requested() {
-            return Err(PipelineError::Stopped { stage: stage.into(), step });
+            return Err(PipelineError::Stopped {
+                stage: stage.into(),
+                step,
+            });
         }
         Ok(())
     }
@@ -197,11 +230,17 @@ impl Steps {
             threads: self.threads,
         };
         let resolved = Resolved::from_config(config.clone())?;
-        let outcome = run(&job, &resolved).map_err(|source| PipelineError::Stage { stage: name.into(), source })?;
+        let outcome = run(&job, &resolved).map_err(|source| PipelineError::Stage {
+            stage: name.into(),
+            source,
+        })?;
         match outcome {
             Outcome::Done { before: true, .. } => Ok(()),
             Outcome::Done { .. } => self.note_seconds(name, started),
-            Outcome::Stopped { step } => Err(PipelineError::Stopped { stage: name.into(), step }),
+            Outcome::Stopped { step } => Err(PipelineError::Stopped {
+                stage: name.into(),
+                step,
+            }),
         }
     }
 
@@ -217,13 +256,22 @@ impl Steps {
 fn record_settings(out: &Path, resolved: &Resolved<QuickstartConfig>) -> Result<()> {
     let path = out.join("quickstart.toml");
     if !path.exists() {
-        std::fs::create_dir_all(out).map_err(|e| PipelineError::file(out, format!("cannot be created: {e}")))?;
+        std::fs::create_dir_all(out)
+            .map_err(|e| PipelineError::file(out, format!("cannot be created: {e}")))?;
         hone_run::write_atomic(&path, resolved.text().as_bytes())?;
         return Ok(());
     }
     let before = hone_run::config::load::<QuickstartConfig>(&path, &[])?;
     let keys = hone_run::config::changed_keys(before.table(), resolved.table());
-    if keys.is_empty() { Ok(()) } else { Err(hone_run::Error::ConfigChanged { dir: out.to_path_buf(), keys }.into()) }
+    if keys.is_empty() {
+        Ok(())
+    } else {
+        Err(hone_run::Error::ConfigChanged {
+            dir: out.to_path_buf(),
+            keys,
+        }
+        .into())
+    }
 }
 
 /// Answers and weights of one folder come from one instruction set, unless the user allows otherwise.
@@ -236,7 +284,15 @@ fn record_instruction_set(out: &Path, isa: &str, allow_change: bool) -> Result<(
             return Ok(());
         }
         let (dir, recorded, current) = (out.to_path_buf(), recorded.to_owned(), isa.to_owned());
-        return Err(hone_run::Error::IsaChanged { dir, recorded, current }.into());
+        return Err(hone_run::Error::IsaChanged {
+            dir,
+            recorded,
+            current,
+        }
+        .into());
     }
-    write_json(&path, &serde_json::json!({ "isa": isa, "hone": env!("CARGO_PKG_VERSION") }))
+    write_json(
+        &path,
+        &serde_json::json!({ "isa": isa, "hone": env!("CARGO_PKG_VERSION") }),
+    )
 }

@@ -19,7 +19,11 @@ pub(super) fn write(steps: &Steps) -> Result<()> {
     if dir.exists() {
         return Ok(());
     }
-    steps.event(&Event::Started { stage: folder::RANKINGS.into(), step: 0, total: 1 });
+    steps.event(&Event::Started {
+        stage: folder::RANKINGS.into(),
+        step: 0,
+        total: 1,
+    });
     let (config, section) = (&steps.config, &steps.config.world);
     let mut asked = questions(steps, "prompts.jsonl")?;
     asked.truncate(section.ranked_prompts);
@@ -34,8 +38,13 @@ pub(super) fn write(steps: &Steps) -> Result<()> {
         }
         rows.push(row);
     }
-    publish_dir(&dir, &mut |dir| write_rows(&dir.join(FILE), &rows).map_err(RunError::caller))?;
-    steps.event(&Event::Finished { step: 1, stopped: false });
+    publish_dir(&dir, &mut |dir| {
+        write_rows(&dir.join(FILE), &rows).map_err(RunError::caller)
+    })?;
+    steps.event(&Event::Finished {
+        step: 1,
+        stopped: false,
+    });
     Ok(())
 }
 
@@ -46,17 +55,27 @@ fn answers(steps: &Steps, asked: &[Question]) -> Result<Vec<Vec<String>>> {
         let path = steps.shared(folder::RANKINGS).join(FILE);
         let rows = read_rankings(&path)?;
         let same = |(row, question): (&RankingRow, &Question)| {
-            row.prompt.last().is_some_and(|m| m.content == question.text) && row.responses.len() == section.answers
+            row.prompt
+                .last()
+                .is_some_and(|m| m.content == question.text)
+                && row.responses.len() == section.answers
         };
         if rows.len() < asked.len() || !rows.iter().zip(asked).all(same) {
             let reason = "its prompts or number of answers are others than those of [world]; give the same settings";
             return Err(PipelineError::file(&path, reason));
         }
-        return Ok(rows.into_iter().take(asked.len()).map(|row| row.responses).collect());
+        return Ok(rows
+            .into_iter()
+            .take(asked.len())
+            .map(|row| row.responses)
+            .collect());
     }
     let model = Answerer::load(&steps.engine, &steps.shared(folder::SFT))?;
     let key = Key::new(steps.config.seed, "quickstart/answers to rank", 0);
     let limits = (section.answers, steps.config.judge.max_new_tokens);
     let answers = model.chat(&steps.engine, asked, limits, key)?;
-    Ok(answers.chunks(section.answers).map(|chunk| chunk.iter().map(|a| a.text.clone()).collect()).collect())
+    Ok(answers
+        .chunks(section.answers)
+        .map(|chunk| chunk.iter().map(|a| a.text.clone()).collect())
+        .collect())
 }

@@ -72,11 +72,13 @@ pub struct QuickstartResult {
 
 impl QuickstartResult {
     pub(super) fn read(path: &Path) -> Result<Self> {
-        serde_json::from_value(read_json(path)?).map_err(|e| PipelineError::file(path, format!("is not a result: {e}")))
+        serde_json::from_value(read_json(path)?)
+            .map_err(|e| PipelineError::file(path, format!("is not a result: {e}")))
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let value = serde_json::to_value(self).map_err(|e| PipelineError::file(path, e.to_string()))?;
+        let value =
+            serde_json::to_value(self).map_err(|e| PipelineError::file(path, e.to_string()))?;
         write_json(path, &value)
     }
 
@@ -87,11 +89,17 @@ impl QuickstartResult {
 
     /// The table as lines of text.
     pub fn table(&self) -> String {
-        let mut text = format!("{:<12} {:>8}  {:^15} {:>7} {:>10}\n", "", "win rate", "95% interval", "KL", "bits/byte");
+        let mut text = format!(
+            "{:<12} {:>8}  {:^15} {:>7} {:>10}\n",
+            "", "win rate", "95% interval", "KL", "bits/byte"
+        );
         for row in &self.rows {
             let kl = row.kl.map_or("-".to_string(), |kl| format!("{kl:.2}"));
             let interval = format!("{:.3} - {:.3}", row.low, row.high);
-            text += &format!("{:<12} {:>8.3}  {interval:^15} {kl:>7} {:>10.4}\n", row.name, row.win_rate, row.bits_per_byte);
+            text += &format!(
+                "{:<12} {:>8.3}  {interval:^15} {kl:>7} {:>10.4}\n",
+                row.name, row.win_rate, row.bits_per_byte
+            );
         }
         text
     }
@@ -102,34 +110,67 @@ impl QuickstartResult {
         let mut text = self.table();
         text.push('\n');
         for check in &self.checks {
-            text += &format!("{} {} ({})\n", if check.holds { "yes" } else { "NO " }, check.expected, check.found);
+            text += &format!(
+                "{} {} ({})\n",
+                if check.holds { "yes" } else { "NO " },
+                check.expected,
+                check.found
+            );
         }
         text += &format!("\n{:.0} seconds\n", self.seconds);
         text += &format!("report: {}\n", out.join("report.html").display());
-        text + &format!("talk to it: hone chat --model {}\n", out.join(folder::PPO_PTX).join("model").display())
+        text + &format!(
+            "talk to it: hone chat --model {}\n",
+            out.join(folder::PPO_PTX).join("model").display()
+        )
     }
 }
 
 pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult> {
     let judge = Labeler::new(Preferences::standard(), 0);
-    let wins: Vec<Vec<f64>> = judged.rows.iter().map(|row| wins(&judge, &judged, row)).collect();
+    let wins: Vec<Vec<f64>> = judged
+        .rows
+        .iter()
+        .map(|row| wins(&judge, &judged, row))
+        .collect();
     let mut rows = Vec::new();
     for (i, (row, wins)) in judged.rows.iter().zip(&wins).enumerate() {
         let key = Key::new(steps.config.seed, "quickstart/bootstrap", i as u64);
-        let draws = Bootstrap { resamples: steps.config.judge.resamples, ..Bootstrap::new(key) };
+        let draws = Bootstrap {
+            resamples: steps.config.judge.resamples,
+            ..Bootstrap::new(key)
+        };
         let rate = bootstrap_interval(wins, &draws)?;
         let (win_rate, low, high) = (rate.estimate, rate.low, rate.high);
-        rows.push(Row { name: row.name.clone(), win_rate, low, high, kl: row.kl, bits_per_byte: row.bits_per_byte });
+        rows.push(Row {
+            name: row.name.clone(),
+            win_rate,
+            low,
+            high,
+            kl: row.kl,
+            bits_per_byte: row.bits_per_byte,
+        });
     }
     let checks = checks(&rows, &format!("best-of-{}", steps.config.judge.best_of));
     let mut details = Map::new();
-    details.insert("sft-first".into(), described(&judged.questions, &judged.reference, None));
+    details.insert(
+        "sft-first".into(),
+        described(&judged.questions, &judged.reference, None),
+    );
     for (row, wins) in judged.rows.iter().zip(&wins) {
-        details.insert(row.name.clone(), described(&judged.questions, &row.verdicts, Some(wins)));
+        details.insert(
+            row.name.clone(),
+            described(&judged.questions, &row.verdicts, Some(wins)),
+        );
     }
     let mut stages = Map::new();
-    let own = [folder::REWARD, folder::PPO, folder::PPO_PTX].map(|name| (name, steps.out.join(name)));
-    for (name, dir) in [folder::PRETRAIN, folder::SFT].map(|name| (name, steps.shared(name))).into_iter().chain(own) {
+    let own =
+        [folder::REWARD, folder::PPO, folder::PPO_PTX].map(|name| (name, steps.out.join(name)));
+    for (name, dir) in [folder::PRETRAIN, folder::SFT]
+        .map(|name| (name, steps.shared(name)))
+        .into_iter()
+        .chain(own)
+    {
         stages.insert(name.into(), summary(&dir)?);
     }
     let mut curve = Map::new();
@@ -151,18 +192,33 @@ pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult>
 
 /// 1, a half or 0 a prompt: the row's answer against the tuned model's first.
 fn wins(judge: &Labeler, judged: &Judged, row: &JudgedRow) -> Vec<f64> {
-    let triples = judged.questions.iter().zip(&row.verdicts).zip(&judged.reference);
-    triples.map(|((question, own), reference)| judge.prefers(question, &own.response, &reference.response)).collect()
+    let triples = judged
+        .questions
+        .iter()
+        .zip(&row.verdicts)
+        .zip(&judged.reference);
+    triples
+        .map(|((question, own), reference)| {
+            judge.prefers(question, &own.response, &reference.response)
+        })
+        .collect()
 }
 
 /// The order that the arc promises.
 fn checks(rows: &[Row], best: &str) -> Vec<Check> {
     let find = |name: &str| rows.iter().find(|row| row.name == name);
     let mut checks = Vec::new();
-    let mut check = |expected: &str, (a, b): (&str, &str), holds: &dyn Fn(&Row, &Row) -> bool, show: fn(&Row) -> String| {
+    let mut check = |expected: &str,
+                     (a, b): (&str, &str),
+                     holds: &dyn Fn(&Row, &Row) -> bool,
+                     show: fn(&Row) -> String| {
         if let (Some(a), Some(b)) = (find(a), find(b)) {
             let found = format!("{} {}, {} {}", a.name, show(a), b.name, show(b));
-            checks.push(Check { expected: expected.into(), holds: holds(a, b), found });
+            checks.push(Check {
+                expected: expected.into(),
+                holds: holds(a, b),
+                found,
+            });
         }
     };
     let rate = |row: &Row| format!("{:.3}", row.win_rate);
@@ -171,18 +227,37 @@ fn checks(rows: &[Row], best: &str) -> Vec<Check> {
     let less = |a: &Row, b: &Row| a.win_rate < b.win_rate;
     check("base is below few-shot", ("base", "few-shot"), &less, rate);
     check("few-shot is below sft", ("few-shot", "sft"), &less, rate);
-    check("the interval of ppo lies above that of sft", ("sft", "ppo"), &|a, b| a.high < b.low, interval);
+    check(
+        "the interval of ppo lies above that of sft",
+        ("sft", "ppo"),
+        &|a, b| a.high < b.low,
+        interval,
+    );
     check(&format!("{best} is above sft"), ("sft", best), &less, rate);
-    check("bits per byte are worse after ppo than before", ("sft", "ppo"), &|a, b| a.bits_per_byte < b.bits_per_byte, bits);
-    check("and less so after ppo-ptx", ("ppo-ptx", "ppo"), &|a, b| a.bits_per_byte < b.bits_per_byte, bits);
+    check(
+        "bits per byte are worse after ppo than before",
+        ("sft", "ppo"),
+        &|a, b| a.bits_per_byte < b.bits_per_byte,
+        bits,
+    );
+    check(
+        "and less so after ppo-ptx",
+        ("ppo-ptx", "ppo"),
+        &|a, b| a.bits_per_byte < b.bits_per_byte,
+        bits,
+    );
     checks
 }
 
 /// What the answers of a row look like.
 fn described(questions: &[Question], verdicts: &[Verdict], wins: Option<&[f64]>) -> Value {
-    let features: Vec<Features> =
-        questions.iter().zip(verdicts).map(|(question, v)| Features::of(question, &v.response)).collect();
-    let share = |of: fn(&Features) -> bool| mean(features.iter().map(|f| f64::from(u8::from(of(f)))));
+    let features: Vec<Features> = questions
+        .iter()
+        .zip(verdicts)
+        .map(|(question, v)| Features::of(question, &v.response))
+        .collect();
+    let share =
+        |of: fn(&Features) -> bool| mean(features.iter().map(|f| f64::from(u8::from(of(f)))));
     let mut map = Map::new();
     let mut put = |name: &str, value: f64| map.insert(name.into(), json!(value));
     put("utility", mean(verdicts.iter().map(|v| v.utility)));
@@ -192,22 +267,42 @@ fn described(questions: &[Question], verdicts: &[Verdict], wins: Option<&[f64]>)
     put("rude", share(|f| f.rude));
     put("unfinished", share(|f| f.unfinished));
     put("repeats", mean(features.iter().map(|f| f.repeats as f64)));
-    put("words", mean(verdicts.iter().map(|v| v.response.split_whitespace().count() as f64)));
+    put(
+        "words",
+        mean(
+            verdicts
+                .iter()
+                .map(|v| v.response.split_whitespace().count() as f64),
+        ),
+    );
     put("tokens", mean(verdicts.iter().map(|v| v.tokens as f64)));
-    put("ended", mean(verdicts.iter().map(|v| f64::from(u8::from(v.ended)))));
+    put(
+        "ended",
+        mean(verdicts.iter().map(|v| f64::from(u8::from(v.ended)))),
+    );
     if verdicts.iter().any(|v| v.score.is_some()) {
         put("score", mean(verdicts.iter().filter_map(|v| v.score)));
     }
     let part = |belongs: &dyn Fn(&Verdict) -> bool| {
-        let chosen: Vec<usize> = (0..verdicts.len()).filter(|&i| belongs(&verdicts[i])).collect();
-        let right = mean(chosen.iter().map(|&i| f64::from(u8::from(features[i].right))));
+        let chosen: Vec<usize> = (0..verdicts.len())
+            .filter(|&i| belongs(&verdicts[i]))
+            .collect();
+        let right = mean(
+            chosen
+                .iter()
+                .map(|&i| f64::from(u8::from(features[i].right))),
+        );
         let win_rate = wins.map(|wins| mean(chosen.iter().map(|&i| wins[i])));
         json!({ "prompts": chosen.len(), "right": right, "win_rate": win_rate })
     };
-    let kinds: Map<String, Value> =
-        Kind::ALL.iter().map(|kind| (kind.name().to_string(), part(&|v| v.kind == *kind))).collect();
-    let groups: Map<String, Value> =
-        Group::ALL.iter().map(|group| (group_name(*group).to_string(), part(&|v| v.group == *group))).collect();
+    let kinds: Map<String, Value> = Kind::ALL
+        .iter()
+        .map(|kind| (kind.name().to_string(), part(&|v| v.kind == *kind)))
+        .collect();
+    let groups: Map<String, Value> = Group::ALL
+        .iter()
+        .map(|group| (group_name(*group).to_string(), part(&|v| v.group == *group)))
+        .collect();
     map.insert("by_kind".into(), kinds.into());
     map.insert("by_group".into(), groups.into());
     map.into()
@@ -224,7 +319,10 @@ fn group_name(group: Group) -> &'static str {
 /// Seconds of all steps so far.
 fn seconds(steps: &Steps) -> Result<f64> {
     let lines: Vec<Value> = read_lines(&steps.out.join(TIMINGS))?;
-    Ok(lines.iter().filter_map(|line| line["seconds"].as_f64()).sum())
+    Ok(lines
+        .iter()
+        .filter_map(|line| line["seconds"].as_f64())
+        .sum())
 }
 
 #[cfg(test)]
@@ -232,7 +330,14 @@ mod tests {
     use super::*;
 
     fn row(name: &str, (low, win_rate, high): (f64, f64, f64), bits_per_byte: f64) -> Row {
-        Row { name: name.into(), win_rate, low, high, kl: None, bits_per_byte }
+        Row {
+            name: name.into(),
+            win_rate,
+            low,
+            high,
+            kl: None,
+            bits_per_byte,
+        }
     }
 
     fn good() -> Vec<Row> {
@@ -251,16 +356,35 @@ mod tests {
         let failing = |change: &dyn Fn(&mut Vec<Row>)| -> Vec<String> {
             let mut rows = good();
             change(&mut rows);
-            checks(&rows, "best-of-4").into_iter().filter(|c| !c.holds).map(|c| c.expected).collect()
+            checks(&rows, "best-of-4")
+                .into_iter()
+                .filter(|c| !c.holds)
+                .map(|c| c.expected)
+                .collect()
         };
         assert!(failing(&|_| ()).is_empty());
-        assert_eq!(failing(&|rows| rows[0].win_rate = 0.35), ["base is below few-shot"]);
-        assert_eq!(failing(&|rows| rows[1].win_rate = 0.5), ["few-shot is below sft"]);
-        assert_eq!(failing(&|rows| rows[4].low = 0.51), ["the interval of ppo lies above that of sft"]);
-        assert_eq!(failing(&|rows| rows[3].win_rate = 0.5), ["best-of-4 is above sft"]);
+        assert_eq!(
+            failing(&|rows| rows[0].win_rate = 0.35),
+            ["base is below few-shot"]
+        );
+        assert_eq!(
+            failing(&|rows| rows[1].win_rate = 0.5),
+            ["few-shot is below sft"]
+        );
+        assert_eq!(
+            failing(&|rows| rows[4].low = 0.51),
+            ["the interval of ppo lies above that of sft"]
+        );
+        assert_eq!(
+            failing(&|rows| rows[3].win_rate = 0.5),
+            ["best-of-4 is above sft"]
+        );
         assert_eq!(
             failing(&|rows| rows[4].bits_per_byte = 1.05),
-            ["bits per byte are worse after ppo than before", "and less so after ppo-ptx"]
+            [
+                "bits per byte are worse after ppo than before",
+                "and less so after ppo-ptx"
+            ]
         );
     }
 
@@ -282,8 +406,15 @@ mod tests {
         let table = result.table();
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 7);
-        assert_eq!(lines[1].split_whitespace().collect::<Vec<_>>(), ["base", "0.100", "0.000", "-", "0.200", "-", "1.0000"]);
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            ["base", "0.100", "0.000", "-", "0.200", "-", "1.0000"]
+        );
         assert!(lines[5].contains("3.14"), "{}", lines[5]);
-        assert!(result.closing().ends_with("talk to it: hone chat --model q/ppo-ptx/model\n"));
+        assert!(
+            result
+                .closing()
+                .ends_with("talk to it: hone chat --model q/ppo-ptx/model\n")
+        );
     }
 }
