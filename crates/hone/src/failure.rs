@@ -34,6 +34,11 @@ impl Failure {
         Self { status: ExitStatus::ExpectationNotMet, message: message.into(), hint: None }
     }
 
+    /// Stopped before the end; the same command goes on.
+    pub fn resumable(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Resumable, message: message.into(), hint: None }
+    }
+
     /// Adds what can be done about it.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -81,6 +86,12 @@ fn status(error: &Error) -> ExitStatus {
             return failure.status;
         }
         if let Some(error) = cause.downcast_ref::<hone_run::Error>() {
+            return error.exit_status();
+        }
+        if let Some(error) = cause.downcast_ref::<hone_train::TrainError>() {
+            return error.exit_status();
+        }
+        if let Some(error) = cause.downcast_ref::<hone_pipeline::PipelineError>() {
             return error.exit_status();
         }
         if cause.is::<IsaError>() {

@@ -1,0 +1,94 @@
+//! What can stop a pipeline.
+
+use hone_run::ExitStatus;
+
+/// A pipeline's result.
+pub type Result<T, E = PipelineError> = std::result::Result<T, E>;
+
+/// Why a pipeline stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A stage.
+    #[error("{stage}: {source}")]
+    Stage {
+        /// Its name.
+        stage: String,
+        /// What stopped it.
+        source: hone_train::TrainError,
+    },
+    /// The small world.
+    #[error(transparent)]
+    World(#[from] hone_world::Error),
+    /// A tokenizer or a template.
+    #[error(transparent)]
+    Text(#[from] hone_text::TextError),
+    /// Loading a model, scoring or evaluating.
+    #[error(transparent)]
+    Train(#[from] hone_train::TrainError),
+    /// Sampling.
+    #[error(transparent)]
+    Generate(#[from] hone_generate::GenerateError),
+    /// Statistics.
+    #[error(transparent)]
+    Objective(#[from] hone_objective::Error),
+    /// A data set.
+    #[error(transparent)]
+    Data(#[from] hone_data::DataError),
+    /// Configuration, run directory or report.
+    #[error(transparent)]
+    Run(#[from] hone_run::Error),
+    /// `HONE_ISA`.
+    #[error(transparent)]
+    Isa(#[from] hone_compute::IsaError),
+    /// A file that is not what was written there.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A setting that makes no sense.
+    #[error("{key}: {reason}")]
+    Setting {
+        /// Its dotted key.
+        key: String,
+        /// What is wrong and what is expected.
+        reason: String,
+    },
+    /// The process was asked to stop; the same command goes on.
+    #[error("stopped in {stage} after step {step}; the same command goes on from there")]
+    Stopped {
+        /// The stage that was under way.
+        stage: String,
+        /// Steps of it that are done.
+        step: u64,
+    },
+}
+
+impl PipelineError {
+    pub(crate) fn file(path: &std::path::Path, reason: impl Into<String>) -> Self {
+        Self::File {
+            path: path.display().to_string(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Setting {
+            key: key.into(),
+            reason: reason.into(),
+        }
+    }
+
+    /// The program's exit status.
+    pub fn exit_status(&self) -> ExitStatus {
+        match self {
+            Self::Stage { source, .. } | Self::Train(source) => source.exit_status(),
+            Self::Run(error) => error.exit_status(),
+            Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
+            Self::Stopped { .. } => ExitStatus::Resumable,
+            _ => ExitStatus::Failed,
+        }
+    }
+}

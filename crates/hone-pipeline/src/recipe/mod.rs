@@ -1,0 +1,269 @@
+//! `hone run RECIPE.toml`: stages in order, each in a folder of its own and resumable, then what is expected of them.
+//!
+//! ```toml
+//! [[stage]]
+//! name = "base"                       # its folder under the runs' folder
+//! kind = "pretrain"                   # tokenizer, pretrain, sft, reward, ppo or quickstart
+//! config = "base.toml"                # a file beside the recipe, or the settings themselves
+//!
+//! [[stage]]
+//! name = "tuned"
+//! kind = "sft"
+//! config = { model = { path = "{runs}/base/model" }, data = { train = ["demonstrations.jsonl"] } }
+//!
+//! [[expect]]
+//! that = "imitation helps"
+//! stage = "tuned"
+//! value = "best.eval/loss"            # of the stage's result; or metric = "eval/loss" with at = "first", "last", ..
+//! below = 1.0                         # or above; a number, or another value as "STAGE:VALUE"
+//! ```
+//! Paths are taken from the recipe's folder, and `{runs}` in any text is the runs' folder.
+
+mod config;
+mod expect;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hone_data::{Limits, for_each_document};
+use hone_run::{Error as RunError, Event, Observer, Resolved, Shutdown, publish_dir};
+use hone_text::{TrainOptions, train_bpe};
+use hone_train::{Job, Outcome};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::{PipelineError, Result};
+use crate::files::{read_json, write_json};
+use crate::quickstart::{self, QuickstartConfig, QuickstartOptions};
+
+pub use config::{Amount, At, Expect, Recipe, Settings, StageKind, StageSection, TokenizerConfig};
+pub use expect::Expectation;
+
+/// What to run, and where.
+#[derive(Clone, Debug)]
+pub struct RecipeOptions {
+    /// The recipe.
+    pub path: PathBuf,
+    /// The folder under which every stage has its own.
+    pub runs: PathBuf,
+    /// Overrides: `STAGE.KEY=VALUE`, the stage by its name in the recipe.
+    pub set: Vec<String>,
+    /// Threads; none: as many as the machine has.
+    pub threads: Option<usize>,
+    /// Go on under another instruction set.
+    pub allow_isa_change: bool,
+}
+
+/// How a recipe ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecipeResult {
+    /// The stages with what each came to.
+    pub stages: Vec<StageResult>,
+    /// What was expected, and whether it is so.
+    pub expectations: Vec<Expectation>,
+}
+
+/// What a stage came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageResult {
+    /// Its name.
+    pub name: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its summary; of a quickstart, its results.
+    pub summary: Value,
+}
+
+impl RecipeResult {
+    /// Whether the program should end with 3.
+    pub fn expectation_missed(&self) -> bool {
+        self.expectations
+            .iter()
+            .any(|expectation| !expectation.holds)
+    }
+
+    /// What a person reads at the end.
+    pub fn closing(&self) -> String {
+        let mut text = String::new();
+        for stage in &self.stages {
+            text += &format!("{}: {}\n", stage.name, stage.dir.display());
+        }
+        for e in &self.expectations {
+            text += &format!(
+                "{} {} ({})\n",
+                if e.holds { "yes" } else { "NO " },
+                e.that,
+                e.found
+            );
+        }
+        text
+    }
+}
+
+/// Runs a recipe, or goes on where it was interrupted.
+///
+/// # Errors
+/// A recipe that does not parse, whatever stops a stage, an expectation about a value that is not there.
+/// [`PipelineError::Stopped`] when it was asked to stop: the same call goes on.
+pub fn run_recipe(
+    options: &RecipeOptions,
+    observer: Arc<dyn Observer>,
+    shutdown: Shutdown,
+) -> Result<RecipeResult> {
+    let recipe = config::load(options)?;
+    let folder = options.path.parent().unwrap_or(Path::new(""));
+    let kitchen = Kitchen {
+        options,
+        folder,
+        observer,
+        shutdown,
+    };
+    let mut stages: Vec<StageResult> = Vec::new();
+    for stage in &recipe.stages {
+        kitchen.observer.event(&Event::Message(format!(
+            "stage {} ({})",
+            stage.name,
+            stage.kind.name()
+        )));
+        let dir = options.runs.join(&stage.name);
+        let summary = kitchen.run(stage, &dir)?;
+        stages.push(StageResult {
+            name: stage.name.clone(),
+            dir,
+            summary,
+        });
+    }
+    let expectations: Result<Vec<_>> = recipe
+        .expectations
+        .iter()
+        .map(|e| expect::check(e, &stages))
+        .collect();
+    Ok(RecipeResult {
+        stages,
+        expectations: expectations?,
+    })
+}
+
+/// What every stage of a recipe is given.
+struct Kitchen<'a> {
+    options: &'a RecipeOptions,
+    /// The recipe's folder.
+    folder: &'a Path,
+    observer: Arc<dyn Observer>,
+    shutdown: Shutdown,
+}
+
+impl Kitchen<'_> {
+    fn run(&self, stage: &config::ReadyStage, dir: &Path) -> Result<Value> {
+        match stage.kind {
+            StageKind::Tokenizer => self.tokenizer(stage, dir),
+            StageKind::Pretrain => self.train(stage, dir, hone_train::pretrain::run),
+            StageKind::Sft => self.train(stage, dir, hone_train::sft::run),
+            StageKind::Reward => self.train(stage, dir, hone_train::reward::run),
+            StageKind::Ppo => self.train(stage, dir, hone_train::ppo::run),
+            StageKind::Quickstart => self.quickstart(stage, dir),
+        }
+    }
+
+    fn resolve<C>(&self, stage: &config::ReadyStage) -> Result<Resolved<C>>
+    where
+        C: DeserializeOwned + Serialize + JsonSchema,
+    {
+        Ok(hone_run::config::parse(
+            &stage.source,
+            &stage.text,
+            &stage.overrides,
+        )?)
+    }
+
+    fn train<C>(
+        &self,
+        stage: &config::ReadyStage,
+        dir: &Path,
+        run: impl FnOnce(&Job, &Resolved<C>) -> hone_train::Result<Outcome>,
+    ) -> Result<Value>
+    where
+        C: DeserializeOwned + Serialize + JsonSchema,
+    {
+        let job = Job {
+            dir: dir.to_path_buf(),
+            base: stage.base.clone(),
+            observer: Arc::clone(&self.observer),
+            shutdown: self.shutdown.clone(),
+            allow_isa_change: self.options.allow_isa_change,
+            threads: self.options.threads,
+        };
+        let outcome = run(&job, &self.resolve(stage)?);
+        match outcome.map_err(|source| PipelineError::Stage {
+            stage: stage.name.clone(),
+            source,
+        })? {
+            Outcome::Done { summary, .. } => Ok(summary),
+            Outcome::Stopped { step } => Err(PipelineError::Stopped {
+                stage: stage.name.clone(),
+                step,
+            }),
+        }
+    }
+
+    fn tokenizer(&self, stage: &config::ReadyStage, dir: &Path) -> Result<Value> {
+        let resolved: Resolved<TokenizerConfig> = self.resolve(stage)?;
+        let record = dir.join("tokenizer.run.json");
+        if dir.exists() {
+            let before = read_json(&record)?;
+            if before["digest"] != resolved.digest() {
+                let keys = vec!["files, vocab_size or bytes".to_string()];
+                return Err(RunError::ConfigChanged {
+                    dir: dir.to_path_buf(),
+                    keys,
+                }
+                .into());
+            }
+            return Ok(before);
+        }
+        let mut texts = Vec::new();
+        let mut left = resolved.config.bytes;
+        for source in &resolved.config.files {
+            let source = source.clone().resolved_in(self.folder);
+            for_each_document(&source, &Limits::default(), &mut |document| {
+                if left > 0 {
+                    left = left.saturating_sub(document.text.len());
+                    texts.push(document.text);
+                }
+                Ok(())
+            })?;
+        }
+        let options = TrainOptions {
+            vocab_size: resolved.config.vocab_size,
+            ..TrainOptions::default()
+        };
+        let tokenizer = train_bpe(texts.into_iter(), &options)?;
+        let summary = json!({ "vocab_size": tokenizer.vocab_size(), "digest": resolved.digest() });
+        publish_dir(dir, &mut |dir| {
+            tokenizer.save(dir).map_err(RunError::caller)?;
+            write_json(&dir.join("tokenizer.run.json"), &summary).map_err(RunError::caller)
+        })?;
+        Ok(summary)
+    }
+
+    fn quickstart(&self, stage: &config::ReadyStage, dir: &Path) -> Result<Value> {
+        let options = QuickstartOptions {
+            out: dir.to_path_buf(),
+            scale: stage.scale.into(),
+            seed: stage.seed,
+            set: stage.overrides.clone(),
+            threads: self.options.threads,
+            allow_isa_change: self.options.allow_isa_change,
+        };
+        let config = QuickstartConfig::with_overrides(options.scale, options.seed, &options.set)?;
+        let result = quickstart::run(
+            &options,
+            &config,
+            Arc::clone(&self.observer),
+            self.shutdown.clone(),
+        )?;
+        serde_json::to_value(result).map_err(|e| PipelineError::file(dir, e.to_string()))
+    }
+}
