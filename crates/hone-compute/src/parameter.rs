@@ -254,8 +254,12 @@ impl GradientTree {
 }
 
 impl Gradients {
-    /// Several of them at once; the ids must ascend.
+    /// Several of them at once.
+    ///
+    /// # Panics
+    /// If the ids do not ascend, or one stands twice: it could not be lent twice.
     pub(crate) fn several(&mut self, ids: &[ParameterId]) -> Vec<Option<&mut Tensor>> {
+        assert!(ids.is_sorted_by(|a, b| a < b), "different parameters, in order");
         let mut found = Vec::with_capacity(ids.len());
         let mut rest = self.tensors.as_mut_slice();
         let mut passed = 0;

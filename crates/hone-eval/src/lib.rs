@@ -1,1 +1,16 @@
-//! Metrics and judging.
+//! Metrics and judging: what a model is worth, as pure functions of models, tokens and verdicts.
+//!
+//! - [`bits_per_byte`]: how well a model predicts documents, comparable across tokenizers.
+//! - [`win_rate`]: how often a judge prefers one system's answers to another's.
+//! - [`kl_of_samples`]: how far a policy has moved from its reference, measured on its own samples.
+#![forbid(unsafe_code)]
+
+mod bits_per_byte;
+mod error;
+mod kl;
+mod win_rate;
+
+pub use bits_per_byte::{BitsPerByte, TokenDocument, bits_per_byte};
+pub use error::Error;
+pub use kl::{KlOfSamples, kl_of_samples};
+pub use win_rate::{Verdict, WinRate, win_rate};

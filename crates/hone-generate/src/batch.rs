@@ -11,7 +11,7 @@ use crate::request::{Completion, FinishReason, GenerateError, Request, TokenEven
 /// How much runs at once.
 #[derive(Clone, Copy, Debug)]
 pub struct GeneratorOptions {
-    /// Sequences decoded together.
+    /// Sequences decoded together; at least one is.
     pub max_batch: usize,
     /// Tokens of prompts computed together.
     pub prefill_tokens: usize,
@@ -51,6 +51,7 @@ struct Waiting {
 impl<'m> Generator<'m> {
     /// A sampler for this model.
     pub fn new(engine: &'m Engine, model: &'m Transformer, options: GeneratorOptions) -> Self {
+        let options = GeneratorOptions { max_batch: options.max_batch.max(1), ..options };
         Self { engine, model, options }
     }
 

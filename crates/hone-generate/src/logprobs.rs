@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hone_compute::{Engine, Layout, Tape};
+use hone_compute::{Engine, Layout, Span, Tape};
 use hone_model::{Tokens, Transformer};
 
 /// Tokens computed together.
@@ -48,8 +48,9 @@ pub fn logprobs_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]], t
         // Rows whose next token is in the same sequence, and that token
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
         for span in layout.spans() {
-            rows.extend((span.row..(span.row + span.length).saturating_sub(1).max(span.row)).map(|r| r as u32));
-            targets.extend_from_slice(&ids[(span.row + 1).min(ids.len())..span.row + span.length.max(1)]);
+            let end = span.row + span.length;
+            rows.extend((span.row..end).skip(1).map(|row| row as u32 - 1));
+            targets.extend((span.row..end).skip(1).map(|row| ids[row]));
         }
         let mut tape = Tape::inference(engine, model.parameters());
         let hidden = model.hidden(&mut tape, &Tokens { ids: &ids, layout: &layout });
@@ -67,12 +68,16 @@ pub fn logprobs_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]], t
 }
 
 /// The head's output at the last token of each sequence, its offset added: scores of a reward model.
+///
+/// # Panics
+/// If a sequence has no token.
 pub fn scores_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> Vec<Scored> {
     let offset = model.head_offset().unwrap_or(0.0);
     let mut scores = Vec::with_capacity(sequences.len());
     for pack in packs(sequences) {
         let (outputs, layout) = head_pack(engine, model, &sequences[pack], |layout| {
-            layout.spans().iter().map(|s| (s.row + s.length - 1) as u32).collect()
+            let last = |s: &Span| s.row + s.length.checked_sub(1).expect("a sequence to be scored has a token");
+            layout.spans().iter().map(|s| last(s) as u32).collect()
         });
         debug_assert_eq!(outputs.len(), layout.spans().len());
         scores.extend(outputs.into_iter().map(|x| Scored(x + offset)));

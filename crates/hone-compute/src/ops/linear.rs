@@ -32,7 +32,7 @@ impl Tape<'_> {
         self.linears(x, &[weight.into()]).swap_remove(0)
     }
 
-    /// The same for several weights, which share the work on `x`.
+    /// The same for several different weights, which share the work on `x`.
     pub fn linears(&mut self, x: &Var, weights: &[LinearWeight]) -> Vec<Var> {
         let backend = self.engine.backend();
         let left = backend.pack_left(&x.value);

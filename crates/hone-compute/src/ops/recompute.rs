@@ -32,7 +32,9 @@ where
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let Some(dy) = upstream.remove(0) else { return };
         let mut tape = Tape::training(context.engine, context.parameters);
-        let input = tape.leaf(Arc::clone(&self.input.value));
+        let value = Arc::clone(&self.input.value);
+        // Where nothing before the block is trained, the gradient of its input is not wanted.
+        let input = if self.input.node.is_some() { tape.leaf(value) } else { Var { node: None, value } };
         let output = (self.block)(&mut tape, &input);
         let leaves: Vec<_> = input.node.into_iter().collect();
         let mut gradients = tape.run_backward(vec![(&output, dy)], context.gradients, &leaves);

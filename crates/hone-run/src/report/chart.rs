@@ -326,6 +326,7 @@ pub(super) fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     found
 }
 
+#[allow(clippy::disallowed_methods, reason = "places of ticks: a picture, not a result")]
 fn scale(power: i32) -> f64 {
     10_f64.powi(power)
 }

@@ -103,9 +103,10 @@ pub struct PpoSection {
     pub whiten_advantages: bool,
     /// Rewards are whitened over the rollout, their mean kept.
     pub whiten_rewards: bool,
-    /// Replaces the score of a response that did not end; absent: it is scored as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub missing_eos_score: Option<f64>,
+    /// What becomes of the score of a response that did not end.
+    pub missing_eos: MissingEos,
+    /// What replaces it, under `missing_eos = "replace"`.
+    pub missing_eos_score: f64,
     /// Decay of the moving average of weights, which is then the result; absent: the last weights are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
@@ -116,6 +117,17 @@ pub struct PpoSection {
     pub value_warmup_updates: u64,
     /// Where the value network starts.
     pub value_start: ValueStart,
+}
+
+/// What becomes of the score of a response that did not end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MissingEos {
+    /// It is replaced by `missing_eos_score`.
+    #[default]
+    Replace,
+    /// It stays what the reward model says.
+    Keep,
 }
 
 /// Where the value network starts.
@@ -148,7 +160,8 @@ impl Default for PpoSection {
             gae_lambda: 0.95,
             whiten_advantages: true,
             whiten_rewards: false,
-            missing_eos_score: Some(-1.0),
+            missing_eos: MissingEos::Replace,
+            missing_eos_score: -1.0,
             ema_decay: None,
             value_learning_rate: None,
             value_warmup_updates: 0,

@@ -18,6 +18,8 @@ mod prompts;
 mod rollout;
 mod run;
 mod step;
+#[cfg(test)]
+mod tests;
 
-pub use config::{PpoConfig, PpoData, PpoSection, PtxSection, RewardSection, ValueStart};
+pub use config::{MissingEos, PpoConfig, PpoData, PpoSection, PtxSection, RewardSection, ValueStart};
 pub use run::run;

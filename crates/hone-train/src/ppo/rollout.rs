@@ -10,7 +10,7 @@ use hone_model::Transformer;
 use hone_objective::rewards::replace_missing_eos;
 use hone_text::{SkipSpecial, Tokenizer};
 
-use super::config::PpoSection;
+use super::config::{MissingEos, PpoSection};
 use super::prompts::PreparedPrompt;
 use crate::error::Result;
 use crate::scorer::Scorer;
@@ -100,8 +100,8 @@ pub(super) fn collect(
     let to_score: Vec<_> = prompts.iter().zip(&responses).map(|(p, response)| (&p.prompt.input, response.as_str())).collect();
     let mut scores = models.scorer.score(engine, &to_score)?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
-    if let Some(score) = ppo.missing_eos_score {
-        replace_missing_eos(&mut scores, &ended, score as f32)?;
+    if ppo.missing_eos == MissingEos::Replace {
+        replace_missing_eos(&mut scores, &ended, ppo.missing_eos_score as f32)?;
     }
     let mut episodes = Vec::with_capacity(prompts.len());
     for (i, completion) in completions.into_iter().enumerate() {

@@ -312,7 +312,7 @@ fn value_network(engine: &Engine, stage: &Stage) -> Transformer {
     value
 }
 
-fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) -> Result<Prepared> {
+pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) -> Result<Prepared> {
     let flat = |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(|e| of(e).iter().copied()).collect() };
     let lengths: Vec<usize> = episodes.iter().map(Episode::length).collect();
     let scores: Vec<f32> = episodes.iter().map(|e| e.score).collect();

@@ -1,0 +1,55 @@
+//! What an evaluation cannot be made from.
+
+/// An evaluation that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing to evaluate.
+    #[error("{metric}: there is no {what}; expected at least one")]
+    Empty {
+        /// Which evaluation.
+        metric: &'static str,
+        /// What there is none of.
+        what: &'static str,
+    },
+    /// A token that the model does not have.
+    #[error(
+        "bits_per_byte: document {document} has the token id {id}; the model's vocabulary has {vocabulary}; is this tokenizer the model's?"
+    )]
+    UnknownToken {
+        /// Which document, from 0.
+        document: usize,
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocabulary: usize,
+    },
+    /// A log-probability that is not a number.
+    #[error(
+        "{metric}: the log-probability of token {token} of item {item} is {got}; has the model's training diverged?"
+    )]
+    NotFinite {
+        /// Which evaluation.
+        metric: &'static str,
+        /// Which document or sample, from 0.
+        item: usize,
+        /// Which token of it, from 0.
+        token: usize,
+        /// What it is.
+        got: f32,
+    },
+    /// Log-probabilities of the two models that do not belong together.
+    #[error(
+        "kl_of_samples: sample {sample} has {policy} log-probabilities under the policy and {reference} under the reference"
+    )]
+    Lengths {
+        /// Which sample, from 0.
+        sample: usize,
+        /// Numbers of the policy.
+        policy: usize,
+        /// Numbers of the reference.
+        reference: usize,
+    },
+    /// What the statistics refuse.
+    #[error(transparent)]
+    Statistics(#[from] hone_objective::Error),
+}

@@ -1,0 +1,175 @@
+//! Requests and sequences at the edges of what may be asked.
+
+mod common;
+
+use common::{architecture, engine, random_ids, random_model};
+use hone_compute::{Isa, Precision, SamplingParameters};
+use hone_generate::{
+    FinishReason, GenerateError, Generator, GeneratorOptions, Request, heads_of, logprobs_of,
+    samples_of, scores_of,
+};
+use hone_math::Key;
+use hone_testing::assert_bits;
+
+fn request(prompt: Vec<u32>, max_new_tokens: usize) -> Request {
+    let sampling = SamplingParameters::default();
+    let key = Key::new(1, "request", 0);
+    Request {
+        prompt: prompt.into(),
+        sampling,
+        key,
+        max_new_tokens,
+        stop_tokens: [].into(),
+        stop_texts: None,
+    }
+}
+
+#[test]
+fn sequences_without_a_next_token_have_no_logprob() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let engine = engine(Isa::detect(), precision, 2);
+        let model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);
+        assert!(logprobs_of(&engine, &model, &[], 1.0).is_empty());
+        let lists: [&[&[u32]]; 5] = [
+            &[&[]],
+            &[&[3]],
+            &[&[], &[]],
+            &[&[3], &[4]],
+            &[&[], &[3], &[4, 5, 6], &[7], &[]],
+        ];
+        for sequences in lists {
+            let scores = logprobs_of(&engine, &model, sequences, 1.0);
+            assert_eq!(scores.len(), sequences.len());
+            for (score, sequence) in scores.iter().zip(sequences) {
+                assert_eq!(score.logprobs.len(), sequence.len().saturating_sub(1));
+                assert_eq!(score.entropies.len(), score.logprobs.len());
+            }
+        }
+        let alone = logprobs_of(&engine, &model, &[&[4, 5, 6]], 1.0);
+        let among = logprobs_of(&engine, &model, lists[4], 1.0);
+        assert_bits("among empty ones", &among[2].logprobs, &alone[0].logprobs);
+    }
+}
+
+#[test]
+fn head_outputs_do_not_depend_on_the_batch() {
+    for (isa, precision) in Isa::all_here()
+        .into_iter()
+        .flat_map(|i| [(i, Precision::F32), (i, Precision::Bf16)])
+    {
+        let engine = engine(isa, precision, 2);
+        let mut model = random_model(&engine, &architecture("qwen3", (4, 2, 8), 31, true), 1);
+        model.add_reward_head(&engine, 2);
+        model.set_head_offset(0.25);
+        let r = &mut Key::new(1, "ids", 0).stream();
+        // More than one pack of 4,096 tokens
+        let sequences: Vec<Vec<u32>> = (0..40).map(|i| random_ids(r, 1 + i * 6, 31)).collect();
+        let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let together = scores_of(&engine, &model, &sequences);
+        let each = heads_of(&engine, &model, &sequences);
+        for (i, sequence) in sequences.iter().enumerate() {
+            assert_eq!(each[i].len(), sequence.len());
+            let last = each[i].last().expect("at least one token") + 0.25;
+            assert_eq!(last.to_bits(), together[i].0.to_bits());
+            if i % 8 == 0 {
+                let alone = scores_of(&engine, &model, &[sequence]);
+                assert_eq!(
+                    alone[0].0.to_bits(),
+                    together[i].0.to_bits(),
+                    "{isa} {precision:?}: sequence {i}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn limits_of_requests() {
+    let engine = engine(Isa::detect(), Precision::Bf16, 1);
+    let model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);
+    let generator = Generator::new(&engine, &model, GeneratorOptions::default());
+    let fail = |r: Request| generator.run(&[r]).expect_err("refused");
+    assert!(matches!(
+        fail(request(vec![], 1)),
+        GenerateError::EmptyPrompt { request: 0 }
+    ));
+    assert!(matches!(
+        fail(request(vec![31], 1)),
+        GenerateError::UnknownToken {
+            id: 31,
+            vocabulary: 31,
+            ..
+        }
+    ));
+    assert!(matches!(
+        fail(request(vec![1; 600], 1)),
+        GenerateError::PromptTooLong {
+            got: 600,
+            context: 600,
+            ..
+        }
+    ));
+    assert!(generator.run(&[]).expect("nothing to do").is_empty());
+
+    // The context ends a completion; so does a limit of no token.
+    let full = generator
+        .run(&[request(vec![1; 597], 10), request(vec![1; 3], 0)])
+        .expect("sound");
+    assert_eq!(
+        (full[0].ids.len(), full[0].finish),
+        (3, FinishReason::Length)
+    );
+    assert_eq!(
+        (full[1].ids.len(), full[1].finish),
+        (0, FinishReason::Length)
+    );
+
+    // At least one sequence runs, whatever is asked.
+    let none = GeneratorOptions {
+        max_batch: 0,
+        prefill_tokens: 0,
+    };
+    let one = Generator::new(&engine, &model, none)
+        .run(&samples_of(&request(vec![1, 2], 3), 4))
+        .expect("sound");
+    let many = generator
+        .run(&samples_of(&request(vec![1, 2], 3), 4))
+        .expect("sound");
+    assert_eq!(one, many);
+    assert_eq!(many.len(), 4);
+    assert!(many.iter().any(|c| c.ids != many[0].ids), "samples differ");
+}
+
+#[test]
+fn a_cancelled_request_leaves_others_alone() {
+    let engine = engine(Isa::detect(), Precision::Bf16, 1);
+    let model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);
+    let generator = Generator::new(
+        &engine,
+        &model,
+        GeneratorOptions {
+            max_batch: 3,
+            prefill_tokens: 5,
+        },
+    );
+    let requests = samples_of(&request(vec![1, 2], 8), 5);
+    let expected = generator.run(&requests).expect("sound");
+    let mut events = Vec::new();
+    let got = generator.run_with(&requests, &mut |event| {
+        events.push((event.request, event.token));
+        event.request != 1 || events.iter().filter(|e| e.0 == 1).count() < 3
+    });
+    let got = got.expect("sound");
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let told: Vec<u32> = events.iter().filter(|e| e.0 == i).map(|e| e.1).collect();
+        assert_eq!(told, got.ids);
+        if i == 1 {
+            assert_eq!(
+                (got.finish, &got.ids[..]),
+                (FinishReason::Cancelled, &expected.ids[..3])
+            );
+        } else {
+            assert_eq!(got, expected);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `hone bench`: how fast the machine does the work that users wait for, and how near that is to its limit.
+
+mod kernels;
+mod model;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use crate::machine;
+use crate::model::{EngineArguments, ModelArguments};
+use crate::output::Output;
+
+/// Measure speeds: tokens a second of training and generating, and what the machine's limits are
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Subcommand)]
+enum Work {
+    /// Optimiser steps on random tokens: forward, backward, clipping, AdamW
+    Train(model::TrainArguments),
+    /// Sampling with a key-value cache, prompts included
+    Generate(model::GenerateArguments),
+    /// Reading prompts
+    Prefill(model::PrefillArguments),
+    /// Matrix products
+    Gemm(kernels::GemmArguments),
+    /// Reading memory
+    Memory(kernels::MemoryArguments),
+}
+
+/// Model and engine of a measurement.
+#[derive(Args)]
+struct On {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    engine: EngineArguments,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Report {
+    /// In words: what, on what, how much of it.
+    work: String,
+    /// The median of `runs`; none where no tokens are counted.
+    tokens_per_second: Option<f64>,
+    /// Each run's figure, in `unit`.
+    runs: Vec<f64>,
+    unit: &'static str,
+    /// Runs that came first and are not counted.
+    warm_up: Vec<f64>,
+    /// The most memory that the process held.
+    peak_bytes: Option<u64>,
+    /// The figure over what the measured matrix and memory speed would allow.
+    fraction_of_limit: Option<f64>,
+}
+
+impl Report {
+    fn print(&self, json: bool) -> Result<()> {
+        let mut output = Output::new();
+        if json {
+            output.json(self)?;
+            return Ok(output.finish()?);
+        }
+        let (low, high) = self.runs.iter().fold((f64::INFINITY, 0.0), |(low, high), &run| (run.min(low), run.max(high)));
+        output.line(&self.work)?;
+        output.line(&format!("{:.1} {} (median of {}; {low:.1} to {high:.1})", median(&self.runs), self.unit, self.runs.len()))?;
+        if let Some(fraction) = self.fraction_of_limit {
+            output.line(&format!("{:.0}% of what this machine's matrix and memory speed allow", fraction * 100.0))?;
+        }
+        if let Some(bytes) = self.peak_bytes {
+            output.line(&format!("{:.2} GB at most", bytes as f64 / 1e9))?;
+        }
+        Ok(output.finish()?)
+    }
+}
+
+fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n.is_multiple_of(2) => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+        n => sorted[n / 2],
+    }
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.work {
+        Work::Train(arguments) => model::train(arguments),
+        Work::Generate(arguments) => model::generate(arguments),
+        Work::Prefill(arguments) => model::prefill(arguments),
+        Work::Gemm(arguments) => kernels::gemm(arguments),
+        Work::Memory(arguments) => kernels::memory(arguments),
+    }
+}
+
+/// The machine's limits, as measured: operations a second, and bytes a second.
+struct Limits {
+    flops: f64,
+    bytes: f64,
+}
+
+impl Limits {
+    fn measure(engine: &hone_compute::Engine) -> Self {
+        let flops = machine::matrix_speed(engine.isa(), engine.precision(), engine.threads(), 1024, 0.3) * 1e9;
+        let bytes = machine::read_speed(engine.threads(), 256 << 20, 3) * 1e9;
+        Self { flops, bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(&[]), 0.0);
+    }
+}

@@ -1,0 +1,13 @@
+//! One file a command.
+
+pub mod bench;
+pub mod chat;
+pub mod data;
+pub mod doctor;
+pub mod eval;
+pub mod export;
+pub mod logprobs;
+pub mod sample;
+pub mod score;
+pub mod tokenizer;
+pub mod world;
