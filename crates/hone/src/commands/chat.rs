@@ -7,7 +7,7 @@ use clap::Args;
 use hone_compute::Engine;
 use hone_generate::samples_of;
 use hone_math::Key;
-use hone_text::{Chat, Message};
+use hone_text::{Chat, Message, SkipSpecial};
 
 use super::sample::{SamplingArguments, request, stream_text};
 use crate::model::{EngineArguments, LoadedModel, ModelArguments};
@@ -98,7 +98,8 @@ impl Session<'_> {
         self.turns += 1;
         let stop = self.chat.stop_ids()?.into();
         let request = request(self.loaded, ids.into(), key, stop, &self.arguments.sampling);
-        let (_, reply) = stream_text(self.engine, self.loaded, &samples_of(&request, 1), output)?;
+        let decoder = self.loaded.tokenizer.decode_stream(SkipSpecial::Yes);
+        let reply = stream_text(self.engine, self.loaded, (&samples_of(&request, 1), decoder), output)?;
         output.stream("\n")?;
         self.messages.push(Message::assistant(reply));
         Ok(())

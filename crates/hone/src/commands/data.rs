@@ -251,13 +251,18 @@ fn document(text: &str, viewer: Option<&Viewer>) -> Result<Vec<Example>> {
 
 fn demonstration(d: &Demonstration, turns: TurnsArgument, viewer: Option<&Viewer>) -> Result<Vec<Example>> {
     let pieces = match viewer {
-        None => preview_messages(
-            &d.messages,
-            match turns {
+        None => {
+            let turns = match turns {
                 TurnsArgument::All => TrainedTurns::AllReplies,
                 TurnsArgument::Last => TrainedTurns::LastReply,
-            },
-        ),
+            };
+            let mut pieces = preview_messages(&d.messages, turns);
+            // Two pieces a turn, the first of which names the role
+            for role in pieces.iter_mut().step_by(2).skip(1) {
+                role.text.insert(0, '\n');
+            }
+            pieces
+        }
         Some(viewer) => viewer.conversation(d, turns)?,
     };
     Ok(vec![Example { title: format!("{} turns", d.messages.len()), pieces }])

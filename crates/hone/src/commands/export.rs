@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use hone_compute::Engine;
 use hone_generate::logprobs_of;
 use hone_math::Key;
-use hone_model::{Dtype, Transformer, load};
+use hone_model::{Dtype, Transformer, load, load_adapter};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -54,6 +54,9 @@ pub struct Arguments {
     /// The largest difference of log-probabilities that is let pass [default: 0.001 for f32, else none]
     #[arg(long, value_name = "NATS")]
     tolerance: Option<f64>,
+    /// Writes the adapter alone, in PEFT layout, instead of merging it
+    #[arg(long)]
+    unmerged: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -101,22 +104,34 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if fs::canonicalize(out).is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out)) {
         return Err(Failure::usage(format!("{}: the model itself; expected another folder", out.display())).into());
     }
-    let merged = loaded.model.adapter().is_some().then(|| loaded.model.duplicate(&engine).merge_adapter(&engine));
+    if arguments.unmerged && loaded.model.adapter().is_none() {
+        let failure = Failure::usage("--unmerged writes an adapter, and the model has none");
+        return Err(failure.hint("name its directory by --adapter").into());
+    }
+    let merges = !arguments.unmerged && loaded.model.adapter().is_some();
+    let merged = merges.then(|| loaded.model.duplicate(&engine).merge_adapter(&engine));
     let writes = Writes { engine: &engine, loaded: &loaded, model: merged.as_ref().unwrap_or(&loaded.model) };
     hone_run::publish_dir(out, &mut |folder| {
-        writes.all(folder, arguments.dtype).map_err(|source| hone_run::Error::Io {
+        let written = if arguments.unmerged { writes.adapter(folder) } else { writes.model(folder, arguments.dtype) };
+        written.map_err(|source| hone_run::Error::Io {
             action: "write the model",
             path: folder.to_path_buf(),
             source,
         })
     })?;
     drop(merged);
-    let (written, _) = load(&engine, out)?;
+    let written = if arguments.unmerged {
+        let (mut base, _) = load(&engine, &loaded.directory)?;
+        load_adapter(&engine, &mut base, out)?;
+        base
+    } else {
+        load(&engine, out)?.0
+    };
     let compared = compare(&engine, &loaded.model, &written);
     let mut output = Output::new();
     if arguments.json {
         output.json(&json!({
-            "out": out, "dtype": arguments.dtype.name(), "merged": loaded.model.adapter().is_some(),
+            "out": out, "dtype": arguments.dtype.name(), "merged": merges,
             "tokens": compared.tokens, "largest_difference": compared.largest, "mean_difference": compared.mean,
         }))?;
     } else {
@@ -142,7 +157,17 @@ struct Writes<'a> {
 }
 
 impl Writes<'_> {
-    fn all(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
+    /// The adapter in PEFT's layout, on the base model as it stands here.
+    fn adapter(&self, folder: &Path) -> io::Result<()> {
+        let base = fs::canonicalize(&self.loaded.directory)?;
+        let config = self.model.adapter_json(&base.to_string_lossy());
+        fs::write(folder.join("adapter_config.json"), config.unwrap_or_default())?;
+        let mut file = BufWriter::new(File::create(folder.join("adapter_model.safetensors"))?);
+        self.model.write_adapter(self.engine, &mut file)?;
+        file.flush()
+    }
+
+    fn model(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
         let mut config: Value = serde_json::from_str(&self.model.config_json(&self.loaded.config.tokens))?;
         for key in ["dtype", "torch_dtype"] {
             config[key] = json!(dtype.name());

@@ -8,7 +8,7 @@ use clap::Args;
 use hone_compute::{Engine, SamplingParameters};
 use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of};
 use hone_math::Key;
-use hone_text::{AddSpecial, Message, SkipSpecial, Tokenizer};
+use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -128,7 +128,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let loaded = arguments.model.load(&engine)?;
     let prepared = prepare(&loaded, rows, &arguments.sampling)?;
     if let ([only], 1, false) = (prepared.as_slice(), arguments.n, arguments.json) {
-        return stream(&engine, &loaded, &only.request, &arguments.sampling.stop);
+        return stream(&engine, &loaded, only, &arguments.sampling.stop);
     }
     let n = arguments.n as usize;
     let mut progress = Progress::new("completions", (prepared.len() * n) as u64);
@@ -145,7 +145,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         })?;
         for (i, completion) in completions.iter().enumerate() {
             let of = &block[i / n];
-            let text = completion_text(&loaded.tokenizer, completion, &arguments.sampling.stop)?;
+            let text = completion_text(&loaded.tokenizer, of, completion, &arguments.sampling.stop)?;
             if arguments.json {
                 output.json(&Sampled {
                     prompt: &of.prompt,
@@ -259,9 +259,21 @@ pub fn request(
     }
 }
 
-/// The text of a completion: without control tokens, and up to the stop text that ended it.
-fn completion_text(tokenizer: &Tokenizer, completion: &Completion, stop: &[String]) -> Result<String> {
-    let mut text = tokenizer.decode(&completion.ids, SkipSpecial::Yes)?;
+/// The text of a completion: without control tokens, and up to the stop text that ended it. After a raw prompt it is what
+/// the whole text has beyond the prompt's, so that the first space is kept.
+fn completion_text(tokenizer: &Tokenizer, of: &Prepared, completion: &Completion, stop: &[String]) -> Result<String> {
+    let decode = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
+    let mut text = match &of.prompt {
+        Prompt::Messages(_) => decode(&completion.ids)?,
+        Prompt::Text(_) => {
+            let prompt = decode(&of.request.prompt)?;
+            let whole = decode(&[&of.request.prompt, completion.ids.as_slice()].concat())?;
+            match whole.strip_prefix(&prompt) {
+                Some(rest) => rest.to_string(),
+                None => decode(&completion.ids)?,
+            }
+        }
+    };
     if completion.finish == FinishReason::Stop
         && let Some(end) = stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min()
     {
@@ -271,32 +283,37 @@ fn completion_text(tokenizer: &Tokenizer, completion: &Completion, stop: &[Strin
 }
 
 /// One completion, shown as it comes.
-fn stream(engine: &Engine, loaded: &LoadedModel, request: &Request, stop: &[String]) -> Result<()> {
+fn stream(engine: &Engine, loaded: &LoadedModel, of: &Prepared, stop: &[String]) -> Result<()> {
     let mut output = Output::new();
     // The same request as the first of `samples_of`, so that the seed gives the same text
-    let requests = samples_of(request, 1);
+    let requests = samples_of(&of.request, 1);
     if !stop.is_empty() {
         let completions = Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
-        output.line(&completion_text(&loaded.tokenizer, &completions[0], stop)?)?;
+        output.line(&completion_text(&loaded.tokenizer, of, &completions[0], stop)?)?;
         return Ok(output.finish()?);
     }
-    stream_text(engine, loaded, &requests, &mut output)?;
+    let mut decoder = loaded.tokenizer.decode_stream(SkipSpecial::Yes);
+    if let Prompt::Text(_) = of.prompt {
+        for &id in of.request.prompt.iter() {
+            decoder.push(id)?;
+        }
+    }
+    stream_text(engine, loaded, (&requests, decoder), &mut output)?;
     output.line("")?;
     Ok(output.finish()?)
 }
 
-/// Writes the text of one request's completion as it comes, and gives the completion's tokens and text.
+/// Writes the text of one request's completion as it comes out of the decoder, and gives it.
 pub fn stream_text(
     engine: &Engine,
     loaded: &LoadedModel,
-    requests: &[Request],
+    (requests, mut decoder): (&[Request], DecodeStream),
     output: &mut Output,
-) -> Result<(Vec<u32>, String)> {
-    let mut decoder = loaded.tokenizer.decode_stream(SkipSpecial::Yes);
+) -> Result<String> {
     let mut text = String::new();
     let mut failure = None;
     let generator = Generator::new(engine, &loaded.model, GeneratorOptions::default());
-    let completions = generator.run_with(requests, &mut |event| {
+    generator.run_with(requests, &mut |event| {
         let piece = decoder.push(event.token).map_err(anyhow::Error::from);
         let shown = piece.and_then(|piece| {
             text.push_str(&piece);
@@ -311,8 +328,7 @@ pub fn stream_text(
     let rest = decoder.finish()?;
     output.stream(&rest)?;
     text.push_str(&rest);
-    let ids = completions.into_iter().next().map(|c| c.ids).unwrap_or_default();
-    Ok((ids, text))
+    Ok(text)
 }
 
 /// The end of a prompt, for a person.
