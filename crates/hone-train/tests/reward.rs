@@ -4,14 +4,14 @@ mod common;
 
 use std::fs;
 
-use common::{Place, REWARD, engine, with_train, without};
+use common::{Place, REWARD, engine, with, with_train};
 use hone_data::{Message, PromptInput};
 use hone_text::Tokenizer;
 use hone_train::{Outcome, Scorer};
 use serde_json::{Value, json};
 
 fn longer(toml: &str, steps: u64) -> String {
-    with_train(&without(toml, "steps"), &format!("steps = {steps}"))
+    with(toml, "steps", &steps.to_string())
 }
 
 fn figure(summary: &Value, key: &str) -> f64 {
@@ -96,7 +96,7 @@ fn scores_are_centred() {
 fn an_adapter_is_merged_into_the_result() {
     let place = Place::with_base();
     let toml = format!("{}\n[lora]\nrank = 4\ntargets = [\"q\", \"v\", \"up\"]", longer(REWARD, 30));
-    let outcome = place.reward("lora", &with_train(&without(&toml, "learning_rate"), "learning_rate = 1e-2")).unwrap();
+    let outcome = place.reward("lora", &with(&toml, "learning_rate", "1e-2")).unwrap();
     let Outcome::Done { model, summary, .. } = outcome else { panic!("{outcome:?}") };
     assert!(model.join("config.json").is_file() && !model.join("adapter_config.json").exists());
     let engine = engine();
