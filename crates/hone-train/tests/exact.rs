@@ -119,7 +119,8 @@ fn losses_do_not_depend_on_how_a_batch_is_cut() {
         let mut reference: Option<Vec<(u64, f64)>> = None;
         for (cut, (shards, tokens)) in [(1, 100_000), (1, 40), (4, 100_000), (4, 40)].into_iter().enumerate() {
             let run = format!("{stage:?}-{cut}");
-            let toml = with(&with_train(&exact, &format!("shards = {shards}")), "microbatch_tokens", &tokens.to_string());
+            let toml =
+                with(&with_train(&exact, &format!("shards = {shards}")), "microbatch_tokens", &tokens.to_string());
             finish(stage, &place, &run, &toml);
             let losses = place.metrics(&run)["train/loss"].clone();
             let reference = reference.get_or_insert_with(|| losses.clone());
@@ -138,7 +139,8 @@ fn four_shards_are_a_tree() {
     let engine = engine();
     let loaded = artefact::load(&engine, &place.path("base/model")).unwrap();
     let learner = Learner::new(&engine, loaded.model, AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 });
-    let example = |i: u32| TokenExample { ids: (0..6).map(|t| 10 + (i * 7 + t * 3) % 40).collect(), trained: vec![true; 6] };
+    let example =
+        |i: u32| TokenExample { ids: (0..6).map(|t| 10 + (i * 7 + t * 3) % 40).collect(), trained: vec![true; 6] };
     let examples: Vec<TokenExample> = (0..8).map(example).collect();
     let add = |model: &_, part: Vec<&TokenExample>, gradients: &mut Gradients| {
         cross_entropy_step(&engine, model, &LanguageBatch::of_examples(part), (40, 1.0), gradients).map(|_| ())

@@ -38,7 +38,7 @@ fn settings_that_make_no_sense_are_named() {
             (with(&toml, "max_length", "97"), "data.max_length: is 97; the model's context is 96"),
             (with(&toml, "train", "[]"), "data.train: is empty; expected at least one source"),
             (with(&toml, "train", "[\"nothing.jsonl\"]"), "nothing.jsonl"),
-            (toml.replace("[data]", "[data]\nheld_out = 1.0").replacen("held_out = 0.1\n", "", 1).replacen("held_out = 0.25\n", "", 1), "held_out"),
+            (without(&toml, "held_out").replace("[data]", "[data]\nheld_out = 1.0"), "held_out"),
         ];
         for (i, (toml, expected)) in cases.iter().enumerate() {
             let said = refusal(stage, &place, &format!("{stage:?}-{i}"), toml);
@@ -103,9 +103,11 @@ fn data_that_does_not_fit_is_told() {
     assert!(messages.contains("rankings.jsonl: 1 rankings longer than 96 tokens dropped"), "{messages}");
     assert_eq!(summary["sources"][0]["rankings"], 43, "59 rows, a quarter held out, one too long");
     // Demonstrations to centre on that are all too long
-    let toml = format!("{}\n[reward]\ncentre_on = [\"demonstrations.jsonl\"]", with(REWARD, "max_length", "16"));
+    let turns = [json!({"role": "user", "content": "q"}), json!({"role": "assistant", "content": long})];
+    place.write_rows("long.jsonl", std::iter::once(json!({ "messages": turns })));
+    let toml = format!("{toml}\n[reward]\ncentre_on = [\"long.jsonl\"]");
     let said = refusal(Stage::Reward, &place, "centre", &toml);
-    assert!(said.contains("reward.centre_on: has no demonstration of at most data.max_length = 16 tokens"), "{said}");
+    assert!(said.contains("reward.centre_on: has no demonstration of at most data.max_length = 96 tokens"), "{said}");
 }
 
 #[test]
@@ -135,8 +137,10 @@ fn a_finished_run_says_so_and_is_left_alone() {
         let first = stage.start(&place.job(&run), &stage.toml()).unwrap();
         let before = common::results(&place.path(&run));
         let second = stage.start(&place.job(&run), &stage.toml()).unwrap();
-        let (Outcome::Done { model, summary, before: false }, Outcome::Done { model: again, summary: same, before: true }) =
-            (&first, &second)
+        let (
+            Outcome::Done { model, summary, before: false },
+            Outcome::Done { model: again, summary: same, before: true },
+        ) = (&first, &second)
         else {
             panic!("{first:?} {second:?}")
         };

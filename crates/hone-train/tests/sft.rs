@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 /// A demonstration repeated, so that its end is soon expected.
 fn one_answer(place: &Place) {
-    let turns = |i: usize| [json!({"role": "user", "content": format!("{i}")}), json!({"role": "assistant", "content": "red"})];
+    let turns =
+        |i: usize| [json!({"role": "user", "content": format!("{i}")}), json!({"role": "assistant", "content": "red"})];
     place.write_rows("demonstrations.jsonl", (0..40).map(|i| json!({ "messages": turns(i) })));
 }
 
@@ -27,7 +28,8 @@ fn the_loss_falls_and_replies_end() {
     assert_eq!(summary["sources"], json!([{ "source": "demonstrations.jsonl", "examples": 36 }]));
 
     let (before, after) = (place.metrics("first"), place.metrics("run"));
-    let last = |metrics: &std::collections::BTreeMap<String, Vec<(u64, f64)>>, key: &str| metrics[key].last().unwrap().1;
+    let last =
+        |metrics: &std::collections::BTreeMap<String, Vec<(u64, f64)>>, key: &str| metrics[key].last().unwrap().1;
     assert!(last(&before, "train/loss") > 3.0 && last(&after, "train/loss") < 0.1);
     assert!(last(&after, "eval/loss") < 0.1, "held-out prompts have the same answer");
     assert_eq!(last(&before, "completions/ended"), 0.0);
@@ -66,28 +68,30 @@ fn targets_are_the_reply_and_its_end() {
 fn an_adapter_is_written_as_peft_does_and_loads() {
     let place = Place::with_base();
     one_answer(&place);
-    let toml = format!("{SFT}\n[lora]\nrank = 2\nalpha = 4.0\ntargets = [\"q\", \"down\"]");
-    let outcome = place.sft("lora", &with(&with(&toml, "steps", "30"), "learning_rate", "1e-2")).unwrap();
+    let toml = format!("{SFT}\n[lora]\nrank = 4\nalpha = 32.0\ntargets = [\"q\", \"down\"]");
+    let outcome = place.sft("lora", &with(&with(&toml, "steps", "30"), "learning_rate", "5e-2")).unwrap();
     let Outcome::Done { model, .. } = outcome else { panic!("{outcome:?}") };
     let loss = &place.metrics("lora")["train/loss"];
-    assert!(loss.last().unwrap().1 < 0.8 * loss[0].1, "{loss:?}");
+    // With embeddings and the last norm frozen, logits stay within |h| |e| = sqrt(32) x 0.02 sqrt(32) = 0.64 of 0
+    assert!(loss.last().unwrap().1 < loss[0].1 - 0.5, "{loss:?}");
 
     assert!(!model.join("config.json").exists() && !model.join("model.safetensors").exists());
     let config: Value = serde_json::from_str(&fs::read_to_string(model.join("adapter_config.json")).unwrap()).unwrap();
-    assert_eq!((&config["r"], &config["lora_alpha"], &config["peft_type"]), (&json!(2), &json!(4.0), &json!("LORA")));
+    assert_eq!((&config["r"], &config["lora_alpha"], &config["peft_type"]), (&json!(4), &json!(32.0), &json!("LORA")));
     assert_eq!(config["target_modules"], json!(["down_proj", "q_proj"]));
     let mut file = hone_model::TensorFile::open(&model.join("adapter_model.safetensors")).unwrap();
     let b = file.read("base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight").unwrap();
-    assert!(b.len() == 64 && b.iter().any(|&x| x != 0.0), "B has left 0");
+    assert!(b.len() == 128 && b.iter().any(|&x| x != 0.0), "B has left 0");
 
-    // Loaded onto its base it is the model that was trained: the same held-out loss as the last evaluation's
+    // Loaded onto its base it is the model that was trained: the held-out rows (the last four) have the same loss
     let engine = Engine::new(&EngineOptions { isa: None, precision: Precision::Bf16, threads: Some(1) }).unwrap();
     let loaded = artefact::load(&engine, &model).unwrap();
     assert!(loaded.model.adapter().is_some());
     let chat = Chat::new(&loaded.tokenizer).unwrap();
     let (mut nll, mut count) = (0.0, 0);
-    for i in 38..40 {
-        let tokens = chat.encode(&[Message::user(format!("{i}")), Message::assistant("red")], TrainedTurns::All).unwrap();
+    for i in 36..40 {
+        let tokens =
+            chat.encode(&[Message::user(format!("{i}")), Message::assistant("red")], TrainedTurns::All).unwrap();
         let scores = hone_generate::logprobs_of(&engine, &loaded.model, &[&tokens.ids], 1.0);
         for (logprob, _) in scores[0].logprobs.iter().zip(&tokens.mask()[1..]).filter(|(_, trained)| **trained) {
             (nll, count) = (nll - f64::from(*logprob), count + 1);
@@ -95,14 +99,14 @@ fn an_adapter_is_written_as_peft_does_and_loads() {
     }
     let expected = place.metrics("lora")["eval/loss"].last().unwrap().1;
     let mean = nll / f64::from(count);
-    assert!((mean - expected).abs() < 0.05 * expected, "{mean} of four like these, {expected} in the run");
+    assert!((mean / expected - 1.0).abs() < 1e-9, "{mean} as loaded, {expected} in the run");
 }
 
 /// With `keep = "best"` the result is the model of the lowest held-out loss, not the last one.
 #[test]
 fn the_best_evaluation_can_be_kept() {
     let place = Place::with_base();
-    // The rate falls to nothing from its best place, or stays so high that the loss goes up again
+    // A rate so high that the loss goes up again
     let wild = with(&with_train(SFT, "schedule = \"constant\""), "learning_rate", "0.1");
     let wild = with(&wild, "every", "1");
     place.sft("last", &wild).unwrap();

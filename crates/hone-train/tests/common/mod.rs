@@ -39,7 +39,8 @@ impl Place {
         let text: String = (0..400).map(|i| sentence(i) + "\n").collect();
         place.write("text.txt", &text);
         let demonstrations = (0..60).map(|i| {
-            let turns = [json!({"role": "user", "content": question(i)}), json!({"role": "assistant", "content": sentence(i)})];
+            let turns =
+                [json!({"role": "user", "content": question(i)}), json!({"role": "assistant", "content": sentence(i)})];
             json!({ "messages": turns })
         });
         place.write_rows("demonstrations.jsonl", demonstrations);
