@@ -129,6 +129,18 @@ fn a_changed_configuration_is_refused_with_its_keys() {
     }
 }
 
+/// A first start that failed over a setting leaves nothing to protect: the corrected configuration goes on in its place.
+#[test]
+fn a_setting_can_be_corrected_after_a_failed_start() {
+    let place = Place::with_base();
+    for stage in Stage::ALL {
+        let run = format!("{stage:?}");
+        refusal(stage, &place, &run, &with(&stage.toml(), "max_length", "97"));
+        let outcome = stage.start(&place.job(&run), &stage.toml());
+        assert!(matches!(outcome, Ok(Outcome::Done { before: false, .. })), "{outcome:?}");
+    }
+}
+
 #[test]
 fn a_finished_run_says_so_and_is_left_alone() {
     let place = Place::with_base();

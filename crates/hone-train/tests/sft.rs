@@ -78,7 +78,7 @@ fn an_adapter_is_written_as_peft_does_and_loads() {
     assert!(!model.join("config.json").exists() && !model.join("model.safetensors").exists());
     let config: Value = serde_json::from_str(&fs::read_to_string(model.join("adapter_config.json")).unwrap()).unwrap();
     assert_eq!((&config["r"], &config["lora_alpha"], &config["peft_type"]), (&json!(4), &json!(32.0), &json!("LORA")));
-    assert_eq!(config["target_modules"], json!(["down_proj", "q_proj"]));
+    assert_eq!(config["target_modules"], json!(["q_proj", "down_proj"]));
     let mut file = hone_model::TensorFile::open(&model.join("adapter_model.safetensors")).unwrap();
     let b = file.read("base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight").unwrap();
     assert!(b.len() == 128 && b.iter().any(|&x| x != 0.0), "B has left 0");
