@@ -2,6 +2,7 @@
 //!
 //! The small models in `parity/golden/models` are always checked; those that `parity/models.py OUT` writes, with whole
 //! gradients, where `HONE_PARITY_MODELS` names OUT.
+#![allow(clippy::print_stderr)] // the differences themselves, with --nocapture
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

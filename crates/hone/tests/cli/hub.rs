@@ -12,18 +12,20 @@ use crate::common::Fixture;
 
 const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
+/// Each request's path, and its authorization.
+type Log = Mutex<Vec<(String, Option<String>)>>;
+
 /// A hub with one model, `org/tiny`; it lives as long as the test's process.
 struct Stub {
     endpoint: String,
-    /// Each request's path, and its authorization.
-    seen: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    seen: Arc<Log>,
 }
 
 impl Stub {
     fn new(files: BTreeMap<String, Vec<u8>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::new(Log::default());
         let (files, log) = (Arc::new(files), Arc::clone(&seen));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -35,11 +37,7 @@ impl Stub {
     }
 }
 
-fn answer(
-    stream: &TcpStream,
-    files: &BTreeMap<String, Vec<u8>>,
-    log: &Mutex<Vec<(String, Option<String>)>>,
-) {
+fn answer(stream: &TcpStream, files: &BTreeMap<String, Vec<u8>>, log: &Log) {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let Some(path) = lines
         .next()
