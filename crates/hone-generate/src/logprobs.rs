@@ -47,14 +47,10 @@ pub fn logprobs_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]], t
         let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
         // Rows whose next token is in the same sequence, and that token
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        for span in layout.spans().iter().filter(|span| span.length > 1) {
+        for span in layout.spans() {
             let end = span.row + span.length;
-            rows.extend((span.row..end - 1).map(|row| row as u32));
-            targets.extend_from_slice(&ids[span.row + 1..end]);
-        }
-        if rows.is_empty() {
-            scores.extend(sequences.iter().map(|_| TokenScores { logprobs: Vec::new(), entropies: Vec::new() }));
-            continue;
+            rows.extend((span.row..end).skip(1).map(|row| row as u32 - 1));
+            targets.extend((span.row..end).skip(1).map(|row| ids[row]));
         }
         let mut tape = Tape::inference(engine, model.parameters());
         let hidden = model.hidden(&mut tape, &Tokens { ids: &ids, layout: &layout });

@@ -14,9 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{
-    bench, chat, data, doctor, eval, export, logprobs, sample, score, tokenizer, world,
-};
+use commands::{bench, chat, data, doctor, eval, export, logprobs, sample, score, tokenizer, world};
 
 /// From raw text to a model people prefer, on the machine you own.
 #[derive(Parser)]
