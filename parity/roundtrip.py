@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 hone, models = sys.argv[1], pathlib.Path(sys.argv[2])
 texts = ["Once upon a time", "def f(x):\n    return x + 1\n", "a", "The quick brown fox jumps over the lazy dog. 0123456789 \u00e9\u4e2d"]
@@ -92,6 +92,30 @@ for directory in sorted(p for p in models.iterdir() if (p / "config.json").is_fi
         merged = temporary / "merged"
         run("export", "--model", directory, "--adapter", adapter, "--out", merged)
         report(name, "transformers on hone's merged export", rows, AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval())
+
+# A reward model: one score a text, at its last token
+with tempfile.TemporaryDirectory() as temporary:
+    temporary = pathlib.Path(temporary)
+    for family in ("llama", "qwen2", "qwen3", "gpt2"):
+        directory, out = temporary / family, temporary / f"{family}-out"
+        reward = AutoModelForSequenceClassification.from_pretrained(models / family, num_labels=1, dtype=torch.float32).eval()
+        with torch.no_grad():
+            reward.score.weight.normal_(0, 0.2)
+        reward.save_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(models / family)
+        tokenizer.save_pretrained(directory)
+        path = temporary / "pairs.jsonl"
+        path.write_text("".join(json.dumps({"prompt": t, "completion": " yes"}) + "\n" for t in texts))
+        got = [json.loads(line)["score"] for line in
+               run("score", "--model", directory, "--input", path, "--precision", "f32", "--json").splitlines()]
+        run("export", "--model", directory, "--out", out)
+        again = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
+        for check, model in (("hone on transformers' reward model", reward), ("transformers on hone's reward model", again)):
+            with torch.no_grad():
+                expected = [model(input_ids=torch.tensor([tokenizer(t + " yes")["input_ids"]])).logits.item() for t in texts]
+            difference = max(abs(a - b) for a, b in zip(got, expected, strict=True))
+            worst = max(worst, difference)
+            print(f"{family:24} {check:44} {difference:.2e}", flush=True)
 
 print(f"largest difference {worst:.2e}")
 sys.exit(worst > 1e-4)

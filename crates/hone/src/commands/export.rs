@@ -99,10 +99,20 @@ struct Comparison {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     check_output_directory(out)?;
-    let engine = EngineArguments { precision: arguments.precision, threads: arguments.threads }.engine()?;
+    let engine = EngineArguments {
+        precision: arguments.precision,
+        threads: arguments.threads,
+    }
+    .engine()?;
     let loaded = arguments.model.load(&engine)?;
-    if fs::canonicalize(out).is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out)) {
-        return Err(Failure::usage(format!("{}: the model itself; expected another folder", out.display())).into());
+    if fs::canonicalize(out)
+        .is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out))
+    {
+        return Err(Failure::usage(format!(
+            "{}: the model itself; expected another folder",
+            out.display()
+        ))
+        .into());
     }
     if arguments.unmerged && loaded.model.adapter().is_none() {
         let failure = Failure::usage("--unmerged writes an adapter, and the model has none");
@@ -110,9 +120,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let merges = !arguments.unmerged && loaded.model.adapter().is_some();
     let merged = merges.then(|| loaded.model.duplicate(&engine).merge_adapter(&engine));
-    let writes = Writes { engine: &engine, loaded: &loaded, model: merged.as_ref().unwrap_or(&loaded.model) };
+    let writes = Writes {
+        engine: &engine,
+        loaded: &loaded,
+        model: merged.as_ref().unwrap_or(&loaded.model),
+    };
     hone_run::publish_dir(out, &mut |folder| {
-        let written = if arguments.unmerged { writes.adapter(folder) } else { writes.model(folder, arguments.dtype) };
+        let written = if arguments.unmerged {
+            writes.adapter(folder)
+        } else {
+            writes.model(folder, arguments.dtype)
+        };
         written.map_err(|source| hone_run::Error::Io {
             action: "write the model",
             path: folder.to_path_buf(),
@@ -135,15 +153,25 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "tokens": compared.tokens, "largest_difference": compared.largest, "mean_difference": compared.mean,
         }))?;
     } else {
-        let Comparison { tokens, largest, mean } = compared;
+        let Comparison {
+            tokens,
+            largest,
+            mean,
+        } = compared;
         output.line(&format!("{}: {}", out.display(), arguments.dtype.name()))?;
         output.line(&format!("largest difference of log-probabilities: {largest:.3e} nats over {tokens} tokens (mean {mean:.3e})"))?;
     }
     output.finish()?;
-    let tolerance = arguments.tolerance.or((arguments.dtype == DtypeArgument::F32).then_some(1e-3));
+    let tolerance = arguments
+        .tolerance
+        .or((arguments.dtype == DtypeArgument::F32).then_some(1e-3));
     match tolerance {
         Some(tolerance) if compared.largest.is_nan() || compared.largest > tolerance => {
-            let text = format!("{}: differs from the original by {:.3e} nats; at most {tolerance:.3e} was to pass", out.display(), compared.largest);
+            let text = format!(
+                "{}: differs from the original by {:.3e} nats; at most {tolerance:.3e} was to pass",
+                out.display(),
+                compared.largest
+            );
             Err(Failure::expectation(text).into())
         }
         _ => Ok(()),
@@ -161,14 +189,18 @@ impl Writes<'_> {
     fn adapter(&self, folder: &Path) -> io::Result<()> {
         let base = fs::canonicalize(&self.loaded.directory)?;
         let config = self.model.adapter_json(&base.to_string_lossy());
-        fs::write(folder.join("adapter_config.json"), config.unwrap_or_default())?;
+        fs::write(
+            folder.join("adapter_config.json"),
+            config.unwrap_or_default(),
+        )?;
         let mut file = BufWriter::new(File::create(folder.join("adapter_model.safetensors"))?);
         self.model.write_adapter(self.engine, &mut file)?;
         file.flush()
     }
 
     fn model(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
-        let mut config: Value = serde_json::from_str(&self.model.config_json(&self.loaded.config.tokens))?;
+        let mut config: Value =
+            serde_json::from_str(&self.model.config_json(&self.loaded.config.tokens))?;
         for key in ["dtype", "torch_dtype"] {
             config[key] = json!(dtype.name());
         }
@@ -176,11 +208,15 @@ impl Writes<'_> {
         text.push('\n');
         fs::write(folder.join("config.json"), text)?;
         let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
-        self.model.write_weights(self.engine, dtype.dtype(), &mut file)?;
+        self.model
+            .write_weights(self.engine, dtype.dtype(), &mut file)?;
         file.flush()?;
         let from = &self.loaded.tokenizer_directory;
         if !from.join("tokenizer.json").is_file() {
-            self.loaded.tokenizer.save(folder).map_err(io::Error::other)?;
+            self.loaded
+                .tokenizer
+                .save(folder)
+                .map_err(io::Error::other)?;
         }
         for name in TOKENIZER_FILES {
             let path = from.join(name);
@@ -201,17 +237,32 @@ fn compare(engine: &Engine, original: &Transformer, written: &Transformer) -> Co
     let length = LENGTH.min(architecture.context);
     let drawn = |sequence: u64| -> Vec<u32> {
         let key = Key::new(1, "export", sequence);
-        (0..length as u64).map(|i| key.below(i, architecture.vocab_size as u64) as u32).collect()
+        (0..length as u64)
+            .map(|i| key.below(i, architecture.vocab_size as u64) as u32)
+            .collect()
     };
     let sequences: Vec<Vec<u32>> = (0..SEQUENCES).map(drawn).collect();
     let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let numbers = |model: &Transformer| -> Vec<f32> {
-        logprobs_of(engine, model, &slices, 1.0).into_iter().flat_map(|scores| scores.logprobs).collect()
+        logprobs_of(engine, model, &slices, 1.0)
+            .into_iter()
+            .flat_map(|scores| scores.logprobs)
+            .collect()
     };
     let (before, after) = (numbers(original), numbers(written));
-    let differences: Vec<f64> = before.iter().zip(&after).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).collect();
+    let differences: Vec<f64> = before
+        .iter()
+        .zip(&after)
+        .map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs())
+        .collect();
     // Not f64::max, which passes NaN over
-    let largest = differences.iter().fold(0.0, |m: f64, &x| if x > m || x.is_nan() { x } else { m });
+    let largest = differences
+        .iter()
+        .fold(0.0, |m: f64, &x| if x > m || x.is_nan() { x } else { m });
     let mean = differences.iter().sum::<f64>() / differences.len().max(1) as f64;
-    Comparison { tokens: differences.len(), largest, mean }
+    Comparison {
+        tokens: differences.len(),
+        largest,
+        mean,
+    }
 }

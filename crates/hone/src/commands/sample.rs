@@ -6,7 +6,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use hone_compute::{Engine, SamplingParameters};
-use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of};
+use hone_generate::{
+    Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of,
+};
 use hone_math::Key;
 use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -30,7 +32,12 @@ pub struct Arguments {
     #[command(flatten)]
     engine: EngineArguments,
     /// The prompt, taken as it stands
-    #[arg(long, conflicts_with = "input", required_unless_present = "input", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        conflicts_with = "input",
+        required_unless_present = "input",
+        allow_hyphen_values = true
+    )]
     prompt: Option<String>,
     /// JSON lines of {"prompt"} or {"messages"}; - is stdin
     #[arg(long, value_name = "FILE.jsonl")]
@@ -52,16 +59,16 @@ pub struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArguments {
     /// Divides the logits; 0 takes the most probable token
-    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Draws from the K most probable tokens only
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub top_k: Option<u32>,
     /// Draws from the most probable tokens that together reach this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_top_p)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_top_p, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Draws from tokens at least this probable relative to the most probable
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = parse_min_p)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = parse_min_p, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Ends a completion where this text comes; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -82,15 +89,21 @@ fn parse_number(text: &str, expected: &str, holds: impl Fn(f32) -> bool) -> Resu
 }
 
 fn parse_temperature(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number of at least 0", |x| x >= 0.0 && x.is_finite())
+    parse_number(text, "a number of at least 0", |x| {
+        x >= 0.0 && x.is_finite()
+    })
 }
 
 fn parse_top_p(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number above 0 and at most 1", |x| x > 0.0 && x <= 1.0)
+    parse_number(text, "a number above 0 and at most 1", |x| {
+        x > 0.0 && x <= 1.0
+    })
 }
 
 fn parse_min_p(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number of at least 0 and at most 1", |x| (0.0..=1.0).contains(&x))
+    parse_number(text, "a number of at least 0 and at most 1", |x| {
+        (0.0..=1.0).contains(&x)
+    })
 }
 
 /// A row of the input.
@@ -120,7 +133,10 @@ struct Prepared {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let rows = match (&arguments.prompt, &arguments.input) {
-        (Some(text), _) => vec![Row { value: Prompt::Text(text.clone()), place: "--prompt".into() }],
+        (Some(text), _) => vec![Row {
+            value: Prompt::Text(text.clone()),
+            place: "--prompt".into(),
+        }],
         (None, Some(path)) => read_prompts(path)?,
         (None, None) => return Err(Failure::usage("neither --prompt nor --input").into()),
     };
@@ -133,10 +149,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let n = arguments.n as usize;
     let mut progress = Progress::new("completions", (prepared.len() * n) as u64);
     let (mut output, mut done, mut tokens) = (Output::new(), 0, 0);
-    let options = GeneratorOptions { max_batch: arguments.batch as usize, ..GeneratorOptions::default() };
+    let options = GeneratorOptions {
+        max_batch: arguments.batch as usize,
+        ..GeneratorOptions::default()
+    };
     let generator = Generator::new(&engine, &loaded.model, options);
     for block in prepared.chunks((BLOCK / n).max(1)) {
-        let requests: Vec<Request> = block.iter().flat_map(|p| samples_of(&p.request, n)).collect();
+        let requests: Vec<Request> = block
+            .iter()
+            .flat_map(|p| samples_of(&p.request, n))
+            .collect();
         let completions = generator.run_with(&requests, &mut |event| {
             tokens += 1;
             done += u64::from(event.finish.is_some());
@@ -145,7 +167,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         })?;
         for (i, completion) in completions.iter().enumerate() {
             let of = &block[i / n];
-            let text = completion_text(&loaded.tokenizer, of, completion, &arguments.sampling.stop)?;
+            let text =
+                completion_text(&loaded.tokenizer, of, completion, &arguments.sampling.stop)?;
             if arguments.json {
                 output.json(&Sampled {
                     prompt: &of.prompt,
@@ -168,17 +191,40 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn read_prompts(path: &std::path::Path) -> Result<Vec<Row<Prompt>>> {
     const EXPECTED: &str = r#"{"prompt"} or {"messages"}"#;
     let prompt = |row: Row<Input>| match (row.value.prompt, row.value.messages) {
-        (Some(prompt), None) => Ok(Row { value: prompt, place: row.place }),
-        (None, Some(messages)) => Ok(Row { value: Prompt::Messages(messages), place: row.place }),
-        (Some(_), Some(_)) => Err(Failure::failed(format!("{}: both `prompt` and `messages`; expected {EXPECTED}", row.place))),
-        (None, None) => Err(Failure::failed(format!("{}: neither `prompt` nor `messages`; expected {EXPECTED}", row.place))),
+        (Some(prompt), None) => Ok(Row {
+            value: prompt,
+            place: row.place,
+        }),
+        (None, Some(messages)) => Ok(Row {
+            value: Prompt::Messages(messages),
+            place: row.place,
+        }),
+        (Some(_), Some(_)) => Err(Failure::failed(format!(
+            "{}: both `prompt` and `messages`; expected {EXPECTED}",
+            row.place
+        ))),
+        (None, None) => Err(Failure::failed(format!(
+            "{}: neither `prompt` nor `messages`; expected {EXPECTED}",
+            row.place
+        ))),
     };
     let rows = read_rows(path, EXPECTED)?;
     Ok(rows.into_iter().map(prompt).collect::<Result<_, _>>()?)
 }
 
-fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArguments) -> Result<Vec<Prepared>> {
-    let chat = if rows.iter().any(|row| matches!(row.value, Prompt::Messages(_))) { Some(loaded.chat()?) } else { None };
+fn prepare(
+    loaded: &LoadedModel,
+    rows: Vec<Row<Prompt>>,
+    sampling: &SamplingArguments,
+) -> Result<Vec<Prepared>> {
+    let chat = if rows
+        .iter()
+        .any(|row| matches!(row.value, Prompt::Messages(_)))
+    {
+        Some(loaded.chat()?)
+    } else {
+        None
+    };
     let raw_stop = raw_stop_tokens(loaded);
     let chat_stop: Arc<[u32]> = match &chat {
         Some(chat) => chat.stop_ids()?.into(),
@@ -189,9 +235,14 @@ fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArgu
     for (index, row) in rows.into_iter().enumerate() {
         let at = |error: hone_text::TextError| Failure::failed(format!("{}: {error}", row.place));
         let (ids, stop) = match (&row.value, &chat) {
-            (Prompt::Messages(messages), Some(chat)) => (chat.prompt_ids(messages).map_err(at)?, &chat_stop),
+            (Prompt::Messages(messages), Some(chat)) => {
+                (chat.prompt_ids(messages).map_err(at)?, &chat_stop)
+            }
             (Prompt::Messages(_), None) => return Err(Failure::failed("no chat template").into()),
-            (Prompt::Text(text), _) => (loaded.tokenizer.encode(text, AddSpecial::Yes).map_err(at)?, &raw_stop),
+            (Prompt::Text(text), _) => (
+                loaded.tokenizer.encode(text, AddSpecial::Yes).map_err(at)?,
+                &raw_stop,
+            ),
         };
         let ids = or_separator(loaded, ids, &row.place)?;
         let context = loaded.model.architecture().context;
@@ -203,8 +254,17 @@ fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArgu
             );
             return Err(Failure::failed(text).hint("shorten the prompt").into());
         }
-        let request = request(loaded, ids.into(), key.child(index as u64), Arc::clone(stop), sampling);
-        prepared.push(Prepared { prompt: row.value, request });
+        let request = request(
+            loaded,
+            ids.into(),
+            key.child(index as u64),
+            Arc::clone(stop),
+            sampling,
+        );
+        prepared.push(Prepared {
+            prompt: row.value,
+            request,
+        });
     }
     Ok(prepared)
 }
@@ -216,7 +276,10 @@ fn or_separator(loaded: &LoadedModel, ids: Vec<u32>, place: &str) -> Result<Vec<
     }
     match loaded.tokenizer.document_separator() {
         Some(separator) => Ok(vec![separator]),
-        None => Err(Failure::failed(format!("{place}: the prompt has no token; expected at least one")).into()),
+        None => Err(Failure::failed(format!(
+            "{place}: the prompt has no token; expected at least one"
+        ))
+        .into()),
     }
 }
 
@@ -261,7 +324,12 @@ pub fn request(
 
 /// The text of a completion: without control tokens, and up to the stop text that ended it. After a raw prompt it is what
 /// the whole text has beyond the prompt's, so that the first space is kept.
-fn completion_text(tokenizer: &Tokenizer, of: &Prepared, completion: &Completion, stop: &[String]) -> Result<String> {
+fn completion_text(
+    tokenizer: &Tokenizer,
+    of: &Prepared,
+    completion: &Completion,
+    stop: &[String],
+) -> Result<String> {
     let decode = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
     let mut text = match &of.prompt {
         Prompt::Messages(_) => decode(&completion.ids)?,
@@ -275,7 +343,11 @@ fn completion_text(tokenizer: &Tokenizer, of: &Prepared, completion: &Completion
         }
     };
     if completion.finish == FinishReason::Stop
-        && let Some(end) = stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min()
+        && let Some(end) = stop
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .filter_map(|stop| text.find(stop.as_str()))
+            .min()
     {
         text.truncate(end);
     }
@@ -288,8 +360,14 @@ fn stream(engine: &Engine, loaded: &LoadedModel, of: &Prepared, stop: &[String])
     // The same request as the first of `samples_of`, so that the seed gives the same text
     let requests = samples_of(&of.request, 1);
     if !stop.is_empty() {
-        let completions = Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
-        output.line(&completion_text(&loaded.tokenizer, of, &completions[0], stop)?)?;
+        let completions =
+            Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
+        output.line(&completion_text(
+            &loaded.tokenizer,
+            of,
+            &completions[0],
+            stop,
+        )?)?;
         return Ok(output.finish()?);
     }
     let mut decoder = loaded.tokenizer.decode_stream(SkipSpecial::Yes);
@@ -339,5 +417,9 @@ fn last_words(prompt: &Prompt) -> String {
     };
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let count = text.chars().count();
-    if count <= 60 { text } else { format!("...{}", text.chars().skip(count - 57).collect::<String>()) }
+    if count <= 60 {
+        text
+    } else {
+        format!("...{}", text.chars().skip(count - 57).collect::<String>())
+    }
 }

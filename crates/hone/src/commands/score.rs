@@ -55,8 +55,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let engine = arguments.engine.engine()?;
     let loaded = arguments.model.load(&engine)?;
     if !loaded.model.has_head() {
-        let text = format!("{}: not a reward model: its config.json names no ...ForSequenceClassification", loaded.directory.display());
-        return Err(Failure::usage(text).hint("train one with hone reward").into());
+        let text = format!(
+            "{}: not a reward model: its config.json names no ...ForSequenceClassification",
+            loaded.directory.display()
+        );
+        return Err(Failure::usage(text)
+            .hint("train one with hone reward")
+            .into());
     }
     let mut chat = None;
     let mut sequences = Vec::with_capacity(rows.len());
@@ -84,22 +89,49 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(output.finish()?)
 }
 
-fn encode(loaded: &LoadedModel, chat: &mut Option<Chat>, input: Input, place: &str) -> Result<Vec<u32>> {
+fn encode(
+    loaded: &LoadedModel,
+    chat: &mut Option<Chat>,
+    input: Input,
+    place: &str,
+) -> Result<Vec<u32>> {
     let at = |error: hone_text::TextError| Failure::failed(format!("{place}: {error}"));
     let messages = match input {
-        Input { prompt: Some(Prompt::Text(prompt)), completion: Some(completion), messages: None } => {
-            let mut ids = loaded.tokenizer.encode(&prompt, AddSpecial::Yes).map_err(at)?;
-            ids.extend(loaded.tokenizer.encode(&completion, AddSpecial::No).map_err(at)?);
+        Input {
+            prompt: Some(Prompt::Text(prompt)),
+            completion: Some(completion),
+            messages: None,
+        } => {
+            let mut ids = loaded
+                .tokenizer
+                .encode(&prompt, AddSpecial::Yes)
+                .map_err(at)?;
+            ids.extend(
+                loaded
+                    .tokenizer
+                    .encode(&completion, AddSpecial::No)
+                    .map_err(at)?,
+            );
             if ids.is_empty() {
-                return Err(Failure::failed(format!("{place}: no token; expected at least one")).into());
+                return Err(
+                    Failure::failed(format!("{place}: no token; expected at least one")).into(),
+                );
             }
             return Ok(ids);
         }
-        Input { prompt: Some(Prompt::Messages(mut messages)), completion: Some(completion), messages: None } => {
+        Input {
+            prompt: Some(Prompt::Messages(mut messages)),
+            completion: Some(completion),
+            messages: None,
+        } => {
             messages.push(Message::assistant(completion));
             messages
         }
-        Input { prompt: None, completion: None, messages: Some(messages) } => messages,
+        Input {
+            prompt: None,
+            completion: None,
+            messages: Some(messages),
+        } => messages,
         _ => return Err(Failure::failed(format!("{place}: other columns than {EXPECTED}")).into()),
     };
     let chat = match chat {
