@@ -36,10 +36,7 @@ impl Observer for Lines {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    let out = arguments
-        .next()
-        .unwrap_or_else(|| "quickstart".into())
-        .into();
+    let out = arguments.next().unwrap_or_else(|| "quickstart".into()).into();
     let scale = if arguments.next().as_deref() == Some("smoke") {
         Scale::Smoke
     } else {

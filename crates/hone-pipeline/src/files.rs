@@ -21,31 +21,25 @@ fn read_text(path: &Path) -> Result<String> {
             format!("has {size} bytes; expected at most {MAX_BYTES}"),
         ));
     }
-    std::fs::read_to_string(path)
-        .map_err(|e| PipelineError::file(path, format!("cannot be read: {e}")))
+    std::fs::read_to_string(path).map_err(|e| PipelineError::file(path, format!("cannot be read: {e}")))
 }
 
 /// A JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    serde_json::from_str(&read_text(path)?)
-        .map_err(|e| PipelineError::file(path, format!("is not JSON: {e}")))
+    serde_json::from_str(&read_text(path)?).map_err(|e| PipelineError::file(path, format!("is not JSON: {e}")))
 }
 
 /// Writes a JSON file, complete or not at all.
 pub(crate) fn write_json(path: &Path, value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| PipelineError::file(path, e.to_string()))?
-        + "\n";
+    let text = serde_json::to_string_pretty(value).map_err(|e| PipelineError::file(path, e.to_string()))? + "\n";
     Ok(hone_run::write_atomic(path, text.as_bytes())?)
 }
 
 /// One value a line.
 pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let text = read_text(path)?;
-    let parse = |(i, line)| {
-        serde_json::from_str(line)
-            .map_err(|e| PipelineError::file(path, format!("line {}: {e}", i + 1)))
-    };
+    let parse =
+        |(i, line)| serde_json::from_str(line).map_err(|e| PipelineError::file(path, format!("line {}: {e}", i + 1)));
     text.lines().enumerate().map(parse).collect()
 }
 
@@ -53,8 +47,7 @@ pub(crate) fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
 pub(crate) fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
     let mut text = String::new();
     for value in values {
-        text +=
-            &serde_json::to_string(value).map_err(|e| PipelineError::file(path, e.to_string()))?;
+        text += &serde_json::to_string(value).map_err(|e| PipelineError::file(path, e.to_string()))?;
         text.push('\n');
     }
     Ok(hone_run::write_atomic(path, text.as_bytes())?)

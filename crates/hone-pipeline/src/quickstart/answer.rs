@@ -60,10 +60,7 @@ impl Answerer {
         let stop: Arc<[u32]> = self.chat.stop_ids()?.into();
         let mut requests = Vec::with_capacity(questions.len() * n);
         for (i, question) in questions.iter().enumerate() {
-            let prompt: Arc<[u32]> = self
-                .chat
-                .prompt_ids(&[Message::user(&question.text)])?
-                .into();
+            let prompt: Arc<[u32]> = self.chat.prompt_ids(&[Message::user(&question.text)])?.into();
             for j in 0..n {
                 requests.push(Request {
                     prompt: Arc::clone(&prompt),
@@ -87,9 +84,8 @@ impl Answerer {
         key: Key,
     ) -> Result<Vec<Answered>> {
         let separator = self.tokenizer.document_separator();
-        let separator = separator.ok_or_else(|| {
-            PipelineError::setting("tokenizer", "has no token that separates documents")
-        })?;
+        let separator =
+            separator.ok_or_else(|| PipelineError::setting("tokenizer", "has no token that separates documents"))?;
         let tokenizer = self.tokenizer.clone();
         let stop_texts = StopText {
             texts: vec!["\n".to_string()].into(),
@@ -131,12 +127,7 @@ impl Answerer {
 
     fn answered(&self, request: &Request, completion: &Completion) -> Result<Answered> {
         Ok(Answered {
-            ids: request
-                .prompt
-                .iter()
-                .chain(&completion.ids)
-                .copied()
-                .collect(),
+            ids: request.prompt.iter().chain(&completion.ids).copied().collect(),
             prompt_length: request.prompt.len(),
             text: self.tokenizer.decode(&completion.ids, SkipSpecial::Yes)?,
             logprob: completion.logprob(),

@@ -5,7 +5,7 @@ use hone_model::NewModel;
 use hone_run::{Resolved, config as strict};
 use hone_train::ppo::{PpoConfig, PpoData, PpoSection, PtxSection, RewardSection};
 use hone_train::pretrain::{PretrainConfig, PretrainData};
-use hone_train::reward::{RewardConfig, RewardData};
+use hone_train::reward::{RewardConfig, RewardData, RewardSection as RewardMethod};
 use hone_train::sections::{EvalSection, ModelSection, TrainSection};
 use hone_train::sft::{SftConfig, SftData};
 use hone_world::{Preferences, Source as Corpus};
@@ -184,9 +184,9 @@ impl Scale {
                 ranked_prompts: 1_500,
                 model: (192, 4, 6),
                 pretrain: (600, 16),
-                sft: (250, 32),
+                sft: (350, 32),
                 reward: 16,
-                ppo: (40, 128, 64),
+                ppo: (60, 128, 64),
                 windows: 4,
             },
         }
@@ -273,7 +273,7 @@ impl QuickstartConfig {
                     max_length: 192,
                     ..SftData::default()
                 },
-                train: train(Some(sizes.sft.0), Some(sizes.sft.1), 3e-4),
+                train: train(Some(sizes.sft.0), Some(sizes.sft.1), 4e-4),
                 eval: eval.clone(),
                 ..SftConfig::default()
             },
@@ -345,10 +345,7 @@ impl QuickstartConfig {
     /// As [`hone_run::config::parse`], with keys as they stand in `quickstart.toml`.
     pub fn with_overrides(scale: Scale, seed: u64, overrides: &[String]) -> Result<Resolved<Self>> {
         let base = Resolved::from_config(Self::new(scale, seed))?;
-        let overrides: Vec<String> = overrides
-            .iter()
-            .map(|text| full_key(text, base.table()))
-            .collect();
+        let overrides: Vec<String> = overrides.iter().map(|text| full_key(text, base.table())).collect();
         let resolved: Resolved<Self> = strict::parse("quickstart.toml", base.text(), &overrides)?;
         resolved.config.check()?;
         Ok(resolved)
@@ -444,10 +441,7 @@ mod tests {
             (0.0, Some(0.5))
         );
         let ptx = config.ppo_ptx();
-        assert_eq!(
-            (ptx.ppo.kl_coef, ptx.ptx.map(|p| p.ptx_coef)),
-            (0.0, Some(3.0))
-        );
+        assert_eq!((ptx.ppo.kl_coef, ptx.ptx.map(|p| p.ptx_coef)), (0.0, Some(3.0)));
         assert_eq!(config.pretrain.train.seed, 7);
         let world = [
             "world.preferences=exchanged".to_string(),
@@ -465,27 +459,17 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_senseless_values_are_refused() {
-        let fails = |text: &str| match QuickstartConfig::with_overrides(
-            Scale::Smoke,
-            1,
-            &[text.to_string()],
-        ) {
+        let fails = |text: &str| match QuickstartConfig::with_overrides(Scale::Smoke, 1, &[text.to_string()]) {
             Ok(_) => panic!("{text} was accepted"),
             Err(error) => (error.exit_status().code(), error.to_string()),
         };
         let (code, message) = fails("ppo.kl_coeff=0");
         assert!(code == 2 && message.contains("kl_coef`"), "{message}");
         let (code, message) = fails("world.preference=planted");
-        assert!(
-            code == 2 && message.contains("world.preferences"),
-            "{message}"
-        );
+        assert!(code == 2 && message.contains("world.preferences"), "{message}");
         let (code, message) = fails("world.answers=1");
         assert!(code == 2 && message.contains("at least 2"), "{message}");
         let (code, message) = fails("world.ranked_prompts=100000");
-        assert!(
-            code == 2 && message.contains("world.prompts is"),
-            "{message}"
-        );
+        assert!(code == 2 && message.contains("world.prompts is"), "{message}");
     }
 }

@@ -56,10 +56,7 @@ fn samples(steps: &Steps, stage: &str) -> Result<Vec<Value>> {
     for sample in read_lines::<Sample>(&steps.out.join(stage).join("samples.jsonl"))? {
         if let Some(question) = asked.get(&sample.prompt) {
             let utility = labeler.utility(question, &sample.response);
-            by_step
-                .entry(sample.step)
-                .or_default()
-                .push((utility, sample));
+            by_step.entry(sample.step).or_default().push((utility, sample));
         }
     }
     let point = |(step, samples): (u64, Vec<(f64, Sample)>)| {

@@ -112,10 +112,7 @@ pub(super) fn judge(steps: &Steps) -> Result<Judged> {
             Way::BestOf => Some(kl_bound(steps.config.judge.best_of as u64)?),
         };
         let tokens = verdicts.iter().map(|v| v.tokens as u64).sum();
-        let headline = vec![(
-            "utility".to_string(),
-            mean(verdicts.iter().map(|v| v.utility)),
-        )];
+        let headline = vec![("utility".to_string(), mean(verdicts.iter().map(|v| v.utility)))];
         steps.event(&Event::Step {
             step: i as u64 + 1,
             total,
@@ -155,15 +152,13 @@ impl Bench<'_> {
         let dir = self.steps.out.join(folder::JUDGE);
         let path = dir.join(format!("{name}.jsonl"));
         if !path.exists() {
-            std::fs::create_dir_all(&dir)
-                .map_err(|e| PipelineError::file(&dir, format!("cannot be created: {e}")))?;
+            std::fs::create_dir_all(&dir).map_err(|e| PipelineError::file(&dir, format!("cannot be created: {e}")))?;
             write_lines(&path, &self.answer(name, stage, way)?)?;
         }
         // Read back in any case, so that a resumed run has the same numbers
         let verdicts: Vec<Verdict> = read_lines(&path)?;
         let same = |(verdict, question): (&Verdict, &Question)| verdict.prompt == question.text;
-        if verdicts.len() != self.questions.len() || !verdicts.iter().zip(self.questions).all(same)
-        {
+        if verdicts.len() != self.questions.len() || !verdicts.iter().zip(self.questions).all(same) {
             return Err(PipelineError::file(
                 &path,
                 "has other prompts than world/held-out.jsonl; delete it to answer anew",
@@ -180,13 +175,10 @@ impl Bench<'_> {
         let n = steps.config.judge.best_of;
         let mut answers = match way {
             Way::Bare => {
-                let prompts: Vec<String> =
-                    self.questions.iter().map(Question::bare_prompt).collect();
+                let prompts: Vec<String> = self.questions.iter().map(Question::bare_prompt).collect();
                 model.complete(engine, &prompts, most, key)?
             }
-            Way::FewShot => {
-                model.complete(engine, &self.few_shot_prompts(&model, most)?, most, key)?
-            }
+            Way::FewShot => model.complete(engine, &self.few_shot_prompts(&model, most)?, most, key)?,
             Way::Chat => model.chat(engine, self.questions, (1, most), key)?,
             Way::BestOf => model.chat(engine, self.questions, (n, most), key)?,
         };
@@ -234,22 +226,18 @@ impl Bench<'_> {
         let room = model.model.architecture().context.saturating_sub(most + 1);
         let (mut prompts, mut shortened) = (Vec::new(), 0);
         for (question, index) in self.questions.iter().zip(0_u64..) {
-            let mut examples =
-                world.worked_examples(question.kind, wanted, WorkedForm::Expert, index);
+            let mut examples = world.worked_examples(question.kind, wanted, WorkedForm::Expert, index);
             let mut prompt = few_shot_prompt(&examples, question);
             shortened += usize::from(model.tokenizer.encode(&prompt, AddSpecial::No)?.len() > room);
-            while !examples.is_empty()
-                && model.tokenizer.encode(&prompt, AddSpecial::No)?.len() > room
-            {
+            while !examples.is_empty() && model.tokenizer.encode(&prompt, AddSpecial::No)?.len() > room {
                 examples.remove(0);
                 prompt = few_shot_prompt(&examples, question);
             }
             prompts.push(prompt);
         }
         if shortened > 0 {
-            let text = format!(
-                "few-shot: {shortened} prompts have fewer than {wanted} worked examples, to fit the context"
-            );
+            let text =
+                format!("few-shot: {shortened} prompts have fewer than {wanted} worked examples, to fit the context");
             self.steps.say(text);
         }
         Ok(prompts)
@@ -321,12 +309,9 @@ fn bits_per_byte(steps: &Steps, stage: &str) -> Result<f64> {
         let value = measure_bits_per_byte(steps, &model)?;
         write_json(&path, &json!({ "bits_per_byte": value }))?;
     }
-    read_json(&path)?["bits_per_byte"].as_f64().ok_or_else(|| {
-        PipelineError::file(
-            &path,
-            "has no number `bits_per_byte`; delete it to measure anew",
-        )
-    })
+    read_json(&path)?["bits_per_byte"]
+        .as_f64()
+        .ok_or_else(|| PipelineError::file(&path, "has no number `bits_per_byte`; delete it to measure anew"))
 }
 
 fn measure_bits_per_byte(steps: &Steps, model: &Answerer) -> Result<f64> {
@@ -350,10 +335,7 @@ fn measure_bits_per_byte(steps: &Steps, model: &Answerer) -> Result<f64> {
         }
         let windows = stream.windows(data.max_length, Boundaries::Separate)?;
         let windows: Vec<_> = (0..windows.len()).map(|i| windows.get(i)).collect();
-        for microbatch in shards_of(windows, 1, 4096, |w| w.inputs.len())
-            .into_iter()
-            .flatten()
-        {
+        for microbatch in shards_of(windows, 1, 4096, |w| w.inputs.len()).into_iter().flatten() {
             stats.merge(&evaluate(
                 &steps.engine,
                 &model.model,

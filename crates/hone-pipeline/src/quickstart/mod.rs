@@ -31,8 +31,7 @@ use crate::files::{read_json, write_json};
 use config::folder;
 
 pub use config::{
-    JudgeSection, PreferencesSetting, QuickstartConfig, RankingsSetting, Scale, TokenizerSection,
-    WorldSection,
+    JudgeSection, PreferencesSetting, QuickstartConfig, RankingsSetting, Scale, TokenizerSection, WorldSection,
 };
 pub use results::{Check, QuickstartResult, Row};
 
@@ -89,29 +88,17 @@ pub(crate) fn run(
     steps.timed(folder::TOKENIZER, || world::train_tokenizer(&steps))?;
     if steps.reused.is_none() {
         // 3. Pre-training
-        steps.stage(
-            folder::PRETRAIN,
-            &steps.config.pretrain,
-            hone_train::pretrain::run,
-        )?;
+        steps.stage(folder::PRETRAIN, &steps.config.pretrain, hone_train::pretrain::run)?;
         // 4. Imitation
         steps.stage(folder::SFT, &steps.config.sft, hone_train::sft::run)?;
     }
     // 5. Answers of the tuned model, ranked by the labeler
     steps.timed(folder::RANKINGS, || rank::write(&steps))?;
     // 6. What people prefer, as a model
-    steps.stage(
-        folder::REWARD,
-        &steps.config.reward,
-        hone_train::reward::run,
-    )?;
+    steps.stage(folder::REWARD, &steps.config.reward, hone_train::reward::run)?;
     // 7. Practice, without and with the pre-training term
     steps.stage(folder::PPO, &steps.config.ppo, hone_train::ppo::run)?;
-    steps.stage(
-        folder::PPO_PTX,
-        &steps.config.ppo_ptx(),
-        hone_train::ppo::run,
-    )?;
+    steps.stage(folder::PPO_PTX, &steps.config.ppo_ptx(), hone_train::ppo::run)?;
     // 8. The judge's verdicts on held-out prompts
     let judged = steps.timed(folder::JUDGE, || judge::judge(&steps))?;
     // 9. The table and the page
@@ -256,8 +243,7 @@ impl Steps {
 fn record_settings(out: &Path, resolved: &Resolved<QuickstartConfig>) -> Result<()> {
     let path = out.join("quickstart.toml");
     if !path.exists() {
-        std::fs::create_dir_all(out)
-            .map_err(|e| PipelineError::file(out, format!("cannot be created: {e}")))?;
+        std::fs::create_dir_all(out).map_err(|e| PipelineError::file(out, format!("cannot be created: {e}")))?;
         hone_run::write_atomic(&path, resolved.text().as_bytes())?;
         return Ok(());
     }
@@ -284,12 +270,7 @@ fn record_instruction_set(out: &Path, isa: &str, allow_change: bool) -> Result<(
             return Ok(());
         }
         let (dir, recorded, current) = (out.to_path_buf(), recorded.to_owned(), isa.to_owned());
-        return Err(hone_run::Error::IsaChanged {
-            dir,
-            recorded,
-            current,
-        }
-        .into());
+        return Err(hone_run::Error::IsaChanged { dir, recorded, current }.into());
     }
     write_json(
         &path,

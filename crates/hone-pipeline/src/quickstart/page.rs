@@ -16,12 +16,7 @@ const SHOWN: usize = 12;
 
 /// Writes the page.
 pub(super) fn write(steps: &Steps, result: &QuickstartResult) -> Result<()> {
-    let mut sections = vec![
-        opening(result),
-        table(result),
-        win_rates(result),
-        checks(result),
-    ];
+    let mut sections = vec![opening(result), table(result), win_rates(result), checks(result)];
     sections.push(curves(result));
     sections.push(shares(result));
     sections.push(breakdown(result, "by_kind", "Win rate by kind of question"));
@@ -76,9 +71,10 @@ fn table(result: &QuickstartResult) -> Section {
         title: "Results on held-out prompts".into(),
         columns: head.map(String::from).to_vec(),
         rows: rows.collect(),
-        note: "Win rate against the tuned model's first sample, ties a half, with a 95% bootstrap interval over prompts. \
+        note:
+            "Win rate against the tuned model's first sample, ties a half, with a 95% bootstrap interval over prompts. \
                KL in nats a response from the tuned model; best-of-N gives its bound. Bits per byte of held-out text."
-            .into(),
+                .into(),
     }
 }
 
@@ -210,9 +206,7 @@ fn shares(result: &QuickstartResult) -> Section {
         "score",
     ];
     let row = |name: &String| {
-        let cells = figures
-            .iter()
-            .map(|f| cell(figure(&result.details, name, &[f])));
+        let cells = figures.iter().map(|f| cell(figure(&result.details, name, &[f])));
         std::iter::once(name.clone()).chain(cells).collect()
     };
     Section::Table {
@@ -222,8 +216,7 @@ fn shares(result: &QuickstartResult) -> Section {
             .map(|f| f.replace('_', " "))
             .collect(),
         rows: result.details.keys().map(row).collect(),
-        note: "Utility is what the judge finds an answer worth; score is the reward model's."
-            .into(),
+        note: "Utility is what the judge finds an answer worth; score is the reward model's.".into(),
     }
 }
 
@@ -295,10 +288,7 @@ fn timings(steps: &Steps) -> Result<Section> {
     let lines: Vec<Value> = read_lines(&steps.out.join(TIMINGS))?;
     let row = |line: &Value| {
         let name = line["step"].as_str().unwrap_or_default().to_string();
-        (
-            name,
-            format!("{:.1} s", line["seconds"].as_f64().unwrap_or(f64::NAN)),
-        )
+        (name, format!("{:.1} s", line["seconds"].as_f64().unwrap_or(f64::NAN)))
     };
     Ok(Section::KeyValues {
         title: "Time".into(),

@@ -55,20 +55,13 @@ fn answers(steps: &Steps, asked: &[Question]) -> Result<Vec<Vec<String>>> {
         let path = steps.shared(folder::RANKINGS).join(FILE);
         let rows = read_rankings(&path)?;
         let same = |(row, question): (&RankingRow, &Question)| {
-            row.prompt
-                .last()
-                .is_some_and(|m| m.content == question.text)
-                && row.responses.len() == section.answers
+            row.prompt.last().is_some_and(|m| m.content == question.text) && row.responses.len() == section.answers
         };
         if rows.len() < asked.len() || !rows.iter().zip(asked).all(same) {
             let reason = "its prompts or number of answers are others than those of [world]; give the same settings";
             return Err(PipelineError::file(&path, reason));
         }
-        return Ok(rows
-            .into_iter()
-            .take(asked.len())
-            .map(|row| row.responses)
-            .collect());
+        return Ok(rows.into_iter().take(asked.len()).map(|row| row.responses).collect());
     }
     let model = Answerer::load(&steps.engine, &steps.shared(folder::SFT))?;
     let key = Key::new(steps.config.seed, "quickstart/answers to rank", 0);

@@ -72,13 +72,11 @@ pub struct QuickstartResult {
 
 impl QuickstartResult {
     pub(super) fn read(path: &Path) -> Result<Self> {
-        serde_json::from_value(read_json(path)?)
-            .map_err(|e| PipelineError::file(path, format!("is not a result: {e}")))
+        serde_json::from_value(read_json(path)?).map_err(|e| PipelineError::file(path, format!("is not a result: {e}")))
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
-        let value =
-            serde_json::to_value(self).map_err(|e| PipelineError::file(path, e.to_string()))?;
+        let value = serde_json::to_value(self).map_err(|e| PipelineError::file(path, e.to_string()))?;
         write_json(path, &value)
     }
 
@@ -128,11 +126,7 @@ impl QuickstartResult {
 
 pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult> {
     let judge = Labeler::new(Preferences::standard(), 0);
-    let wins: Vec<Vec<f64>> = judged
-        .rows
-        .iter()
-        .map(|row| wins(&judge, &judged, row))
-        .collect();
+    let wins: Vec<Vec<f64>> = judged.rows.iter().map(|row| wins(&judge, &judged, row)).collect();
     let mut rows = Vec::new();
     for (i, (row, wins)) in judged.rows.iter().zip(&wins).enumerate() {
         let key = Key::new(steps.config.seed, "quickstart/bootstrap", i as u64);
@@ -164,8 +158,7 @@ pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult>
         );
     }
     let mut stages = Map::new();
-    let own =
-        [folder::REWARD, folder::PPO, folder::PPO_PTX].map(|name| (name, steps.out.join(name)));
+    let own = [folder::REWARD, folder::PPO, folder::PPO_PTX].map(|name| (name, steps.out.join(name)));
     for (name, dir) in [folder::PRETRAIN, folder::SFT]
         .map(|name| (name, steps.shared(name)))
         .into_iter()
@@ -192,15 +185,9 @@ pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult>
 
 /// 1, a half or 0 a prompt: the row's answer against the tuned model's first.
 fn wins(judge: &Labeler, judged: &Judged, row: &JudgedRow) -> Vec<f64> {
-    let triples = judged
-        .questions
-        .iter()
-        .zip(&row.verdicts)
-        .zip(&judged.reference);
+    let triples = judged.questions.iter().zip(&row.verdicts).zip(&judged.reference);
     triples
-        .map(|((question, own), reference)| {
-            judge.prefers(question, &own.response, &reference.response)
-        })
+        .map(|((question, own), reference)| judge.prefers(question, &own.response, &reference.response))
         .collect()
 }
 
@@ -208,19 +195,17 @@ fn wins(judge: &Labeler, judged: &Judged, row: &JudgedRow) -> Vec<f64> {
 fn checks(rows: &[Row], best: &str) -> Vec<Check> {
     let find = |name: &str| rows.iter().find(|row| row.name == name);
     let mut checks = Vec::new();
-    let mut check = |expected: &str,
-                     (a, b): (&str, &str),
-                     holds: &dyn Fn(&Row, &Row) -> bool,
-                     show: fn(&Row) -> String| {
-        if let (Some(a), Some(b)) = (find(a), find(b)) {
-            let found = format!("{} {}, {} {}", a.name, show(a), b.name, show(b));
-            checks.push(Check {
-                expected: expected.into(),
-                holds: holds(a, b),
-                found,
-            });
-        }
-    };
+    let mut check =
+        |expected: &str, (a, b): (&str, &str), holds: &dyn Fn(&Row, &Row) -> bool, show: fn(&Row) -> String| {
+            if let (Some(a), Some(b)) = (find(a), find(b)) {
+                let found = format!("{} {}, {} {}", a.name, show(a), b.name, show(b));
+                checks.push(Check {
+                    expected: expected.into(),
+                    holds: holds(a, b),
+                    found,
+                });
+            }
+        };
     let rate = |row: &Row| format!("{:.3}", row.win_rate);
     let interval = |row: &Row| format!("{:.3} - {:.3}", row.low, row.high);
     let bits = |row: &Row| format!("{:.4}", row.bits_per_byte);
@@ -256,8 +241,7 @@ fn described(questions: &[Question], verdicts: &[Verdict], wins: Option<&[f64]>)
         .zip(verdicts)
         .map(|(question, v)| Features::of(question, &v.response))
         .collect();
-    let share =
-        |of: fn(&Features) -> bool| mean(features.iter().map(|f| f64::from(u8::from(of(f)))));
+    let share = |of: fn(&Features) -> bool| mean(features.iter().map(|f| f64::from(u8::from(of(f)))));
     let mut map = Map::new();
     let mut put = |name: &str, value: f64| map.insert(name.into(), json!(value));
     put("utility", mean(verdicts.iter().map(|v| v.utility)));
@@ -269,29 +253,16 @@ fn described(questions: &[Question], verdicts: &[Verdict], wins: Option<&[f64]>)
     put("repeats", mean(features.iter().map(|f| f.repeats as f64)));
     put(
         "words",
-        mean(
-            verdicts
-                .iter()
-                .map(|v| v.response.split_whitespace().count() as f64),
-        ),
+        mean(verdicts.iter().map(|v| v.response.split_whitespace().count() as f64)),
     );
     put("tokens", mean(verdicts.iter().map(|v| v.tokens as f64)));
-    put(
-        "ended",
-        mean(verdicts.iter().map(|v| f64::from(u8::from(v.ended)))),
-    );
+    put("ended", mean(verdicts.iter().map(|v| f64::from(u8::from(v.ended)))));
     if verdicts.iter().any(|v| v.score.is_some()) {
         put("score", mean(verdicts.iter().filter_map(|v| v.score)));
     }
     let part = |belongs: &dyn Fn(&Verdict) -> bool| {
-        let chosen: Vec<usize> = (0..verdicts.len())
-            .filter(|&i| belongs(&verdicts[i]))
-            .collect();
-        let right = mean(
-            chosen
-                .iter()
-                .map(|&i| f64::from(u8::from(features[i].right))),
-        );
+        let chosen: Vec<usize> = (0..verdicts.len()).filter(|&i| belongs(&verdicts[i])).collect();
+        let right = mean(chosen.iter().map(|&i| f64::from(u8::from(features[i].right))));
         let win_rate = wins.map(|wins| mean(chosen.iter().map(|&i| wins[i])));
         json!({ "prompts": chosen.len(), "right": right, "win_rate": win_rate })
     };
@@ -319,10 +290,7 @@ fn group_name(group: Group) -> &'static str {
 /// Seconds of all steps so far.
 fn seconds(steps: &Steps) -> Result<f64> {
     let lines: Vec<Value> = read_lines(&steps.out.join(TIMINGS))?;
-    Ok(lines
-        .iter()
-        .filter_map(|line| line["seconds"].as_f64())
-        .sum())
+    Ok(lines.iter().filter_map(|line| line["seconds"].as_f64()).sum())
 }
 
 #[cfg(test)]
@@ -363,22 +331,13 @@ mod tests {
                 .collect()
         };
         assert!(failing(&|_| ()).is_empty());
-        assert_eq!(
-            failing(&|rows| rows[0].win_rate = 0.35),
-            ["base is below few-shot"]
-        );
-        assert_eq!(
-            failing(&|rows| rows[1].win_rate = 0.5),
-            ["few-shot is below sft"]
-        );
+        assert_eq!(failing(&|rows| rows[0].win_rate = 0.35), ["base is below few-shot"]);
+        assert_eq!(failing(&|rows| rows[1].win_rate = 0.5), ["few-shot is below sft"]);
         assert_eq!(
             failing(&|rows| rows[4].low = 0.51),
             ["the interval of ppo lies above that of sft"]
         );
-        assert_eq!(
-            failing(&|rows| rows[3].win_rate = 0.5),
-            ["best-of-4 is above sft"]
-        );
+        assert_eq!(failing(&|rows| rows[3].win_rate = 0.5), ["best-of-4 is above sft"]);
         assert_eq!(
             failing(&|rows| rows[4].bits_per_byte = 1.05),
             [

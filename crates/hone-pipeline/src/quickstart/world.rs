@@ -64,11 +64,7 @@ pub(super) fn train_tokenizer(steps: &Steps) -> Result<()> {
     let mut texts = Vec::new();
     for source in Corpus::ALL {
         let mut left = (section.bytes as f64 * source.weight()) as usize;
-        for row in read_texts(
-            &steps
-                .shared(folder::WORLD)
-                .join(format!("{}.jsonl", source.name())),
-        )? {
+        for row in read_texts(&steps.shared(folder::WORLD).join(format!("{}.jsonl", source.name())))? {
             if left == 0 {
                 break;
             }
@@ -82,9 +78,7 @@ pub(super) fn train_tokenizer(steps: &Steps) -> Result<()> {
     };
     let tokenizer = train_bpe(texts.into_iter(), &options)?;
     steps.say(format!("tokenizer: {} tokens", tokenizer.vocab_size()));
-    publish_dir(&dir, &mut |dir| {
-        tokenizer.save(dir).map(drop).map_err(RunError::caller)
-    })?;
+    publish_dir(&dir, &mut |dir| tokenizer.save(dir).map(drop).map_err(RunError::caller))?;
     Ok(())
 }
 
@@ -97,19 +91,11 @@ pub(super) fn questions(steps: &Steps, file: &str) -> Result<Vec<Question>> {
 /// The folder of a quickstart whose model was tuned, of the same seed.
 pub(super) fn finished_quickstart(path: &Path, seed: u64) -> Result<PathBuf> {
     let key = "world.reuse";
-    let refuse = |reason: String| {
-        Err(PipelineError::setting(
-            key,
-            format!("{}: {reason}", path.display()),
-        ))
-    };
+    let refuse = |reason: String| Err(PipelineError::setting(key, format!("{}: {reason}", path.display())));
     if !path.join(folder::SFT).join("finished.json").is_file() {
-        return refuse(
-            "no finished quickstart; run `hone quickstart --out` with this folder first".into(),
-        );
+        return refuse("no finished quickstart; run `hone quickstart --out` with this folder first".into());
     }
-    let settings =
-        hone_run::config::load::<QuickstartConfig>(&path.join("quickstart.toml"), &[])?.config;
+    let settings = hone_run::config::load::<QuickstartConfig>(&path.join("quickstart.toml"), &[])?.config;
     if settings.seed != seed {
         return refuse(format!(
             "its seed is {}, this one's {seed}; worlds of two seeds have different facts",
@@ -122,12 +108,7 @@ pub(super) fn finished_quickstart(path: &Path, seed: u64) -> Result<PathBuf> {
 /// Points the settings at the files of another quickstart.
 pub(super) fn use_files_of(from: &Path, config: &mut QuickstartConfig) {
     let theirs = |path: &Path| {
-        let shared = [
-            folder::WORLD,
-            folder::TOKENIZER,
-            folder::PRETRAIN,
-            folder::SFT,
-        ];
+        let shared = [folder::WORLD, folder::TOKENIZER, folder::PRETRAIN, folder::SFT];
         let first = path
             .components()
             .next()

@@ -200,21 +200,12 @@ pub(super) struct ReadyRecipe {
 pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     let recipe = hone_run::config::load::<Recipe>(&options.path, &[])?.config;
     let folder = options.path.parent().unwrap_or(Path::new(""));
-    let runs = std::path::absolute(&options.runs)
-        .map_err(|e| PipelineError::file(&options.runs, e.to_string()))?;
+    let runs = std::path::absolute(&options.runs).map_err(|e| PipelineError::file(&options.runs, e.to_string()))?;
     let runs = runs.to_string_lossy().into_owned();
     for text in &options.set {
         let name = text.split_once('.').map(|(name, _)| name);
-        if !recipe
-            .stages
-            .iter()
-            .any(|stage| Some(stage.name.as_str()) == name)
-        {
-            let names: Vec<&str> = recipe
-                .stages
-                .iter()
-                .map(|stage| stage.name.as_str())
-                .collect();
+        if !recipe.stages.iter().any(|stage| Some(stage.name.as_str()) == name) {
+            let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
             let reason = format!(
                 "names no stage of this recipe; expected STAGE.KEY=VALUE with one of {}",
                 names.join(", ")
@@ -247,12 +238,7 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     })
 }
 
-fn ready(
-    stage: StageSection,
-    key: &str,
-    (folder, runs): (&Path, &str),
-    options: &RecipeOptions,
-) -> Result<ReadyStage> {
+fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options: &RecipeOptions) -> Result<ReadyStage> {
     let source = format!("{}, stage {}", options.path.display(), stage.name);
     let (source, text, base) = match (&stage.config, stage.kind) {
         (None, StageKind::Quickstart) => (source, String::new(), folder.to_path_buf()),
@@ -263,14 +249,11 @@ fn ready(
             ));
         }
         (None, _) => {
-            return Err(PipelineError::setting(
-                format!("{key}.config"),
-                "is missing",
-            ));
+            return Err(PipelineError::setting(format!("{key}.config"), "is missing"));
         }
         (Some(Settings::Inline(table)), _) => {
-            let text = toml::to_string(table)
-                .map_err(|e| PipelineError::setting(format!("{key}.config"), e.to_string()))?;
+            let text =
+                toml::to_string(table).map_err(|e| PipelineError::setting(format!("{key}.config"), e.to_string()))?;
             (source, text, folder.to_path_buf())
         }
         (Some(Settings::File(file)), _) => {

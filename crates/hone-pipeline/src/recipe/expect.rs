@@ -42,11 +42,7 @@ pub(super) fn check(expect: &Expect, stages: &[StageResult]) -> Result<Expectati
             value_at(find(stages, name, &key)?, path, &key)?
         }
     };
-    let holds = if is_above {
-        value > other
-    } else {
-        value < other
-    };
+    let holds = if is_above { value > other } else { value < other };
     let relation = if is_above { "above" } else { "below" };
     Ok(Expectation {
         that: expect.that.clone(),
@@ -56,19 +52,13 @@ pub(super) fn check(expect: &Expect, stages: &[StageResult]) -> Result<Expectati
 }
 
 fn find<'a>(stages: &'a [StageResult], name: &str, key: &str) -> Result<&'a StageResult> {
-    stages
-        .iter()
-        .find(|stage| stage.name == name)
-        .ok_or_else(|| {
-            let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
-            PipelineError::setting(
-                key,
-                format!(
-                    "there is no stage `{name}`; expected one of {}",
-                    names.join(", ")
-                ),
-            )
-        })
+    stages.iter().find(|stage| stage.name == name).ok_or_else(|| {
+        let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
+        PipelineError::setting(
+            key,
+            format!("there is no stage `{name}`; expected one of {}", names.join(", ")),
+        )
+    })
 }
 
 /// A number of a stage's summary.
@@ -90,20 +80,14 @@ fn value_at(stage: &StageResult, path: &str, key: &str) -> Result<f64> {
             };
             PipelineError::setting(
                 key,
-                format!(
-                    "stage `{}` has no `{path}`: at `{part}` there is {known}",
-                    stage.name
-                ),
+                format!("stage `{}` has no `{path}`: at `{part}` there is {known}", stage.name),
             )
         })?;
     }
     value.as_f64().ok_or_else(|| {
         PipelineError::setting(
             key,
-            format!(
-                "`{path}` of stage `{}` is {value}, not a number",
-                stage.name
-            ),
+            format!("`{path}` of stage `{}` is {value}, not a number", stage.name),
         )
     })
 }
@@ -118,12 +102,7 @@ fn metric_at(stage: &StageResult, metric: &str, at: At, key: &str) -> Result<f64
         At::Max => values.reduce(f64::max),
         At::Min => values.reduce(f64::min),
     };
-    value.ok_or_else(|| {
-        PipelineError::setting(
-            key,
-            format!("stage `{}` has no metric `{metric}`", stage.name),
-        )
-    })
+    value.ok_or_else(|| PipelineError::setting(key, format!("stage `{}` has no metric `{metric}`", stage.name)))
 }
 
 #[cfg(test)]
@@ -152,11 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_by_name_and_compared() -> std::result::Result<(), Box<dyn std::error::Error>>
-    {
+    fn values_are_found_by_name_and_compared() -> std::result::Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
-        let lines =
-            "{\"step\":1,\"eval/loss\":3.0}\n{\"step\":2}\n{\"step\":3,\"eval/loss\":2.5}\n";
+        let lines = "{\"step\":1,\"eval/loss\":3.0}\n{\"step\":2}\n{\"step\":3,\"eval/loss\":2.5}\n";
         std::fs::write(dir.path().join("metrics.jsonl"), lines)?;
         let stages = stages(dir.path());
         for (text, holds) in [
@@ -173,10 +150,7 @@ mod tests {
                 true,
             ),
             ("stage = \"tuned\"\nvalue = \"loss\"\nbelow = 0.5", false),
-            (
-                "stage = \"tuned\"\nmetric = \"eval/loss\"\nbelow = 2.75",
-                true,
-            ),
+            ("stage = \"tuned\"\nmetric = \"eval/loss\"\nbelow = 2.75", true),
             (
                 "stage = \"tuned\"\nmetric = \"eval/loss\"\nat = \"first\"\nbelow = 2.75",
                 false,
@@ -207,19 +181,13 @@ mod tests {
                 "stage = \"quick\"\nvalue = \"rows.dpo.low\"\nabove = 1",
                 "at `dpo` there is 2 elements",
             ),
-            (
-                "stage = \"quick\"\nvalue = \"rows\"\nabove = 1",
-                "not a number",
-            ),
+            ("stage = \"quick\"\nvalue = \"rows\"\nabove = 1", "not a number"),
             ("stage = \"quick\"\nabove = 1", "either value or metric"),
             (
                 "stage = \"tuned\"\nvalue = \"loss\"\nabove = 1\nbelow = 2",
                 "either above or below",
             ),
-            (
-                "stage = \"tuned\"\nvalue = \"loss\"\nabove = \"loss\"",
-                "STAGE:VALUE",
-            ),
+            ("stage = \"tuned\"\nvalue = \"loss\"\nabove = \"loss\"", "STAGE:VALUE"),
         ] {
             match check(&expect(text)?, &stages) {
                 Ok(found) => panic!("{text}: {found:?}"),

@@ -79,9 +79,7 @@ pub struct StageResult {
 impl RecipeResult {
     /// Whether the program should end with 3.
     pub fn expectation_missed(&self) -> bool {
-        self.expectations
-            .iter()
-            .any(|expectation| !expectation.holds)
+        self.expectations.iter().any(|expectation| !expectation.holds)
     }
 
     /// What a person reads at the end.
@@ -91,12 +89,7 @@ impl RecipeResult {
             text += &format!("{}: {}\n", stage.name, stage.dir.display());
         }
         for e in &self.expectations {
-            text += &format!(
-                "{} {} ({})\n",
-                if e.holds { "yes" } else { "NO " },
-                e.that,
-                e.found
-            );
+            text += &format!("{} {} ({})\n", if e.holds { "yes" } else { "NO " }, e.that, e.found);
         }
         text
     }
@@ -107,11 +100,7 @@ impl RecipeResult {
 /// # Errors
 /// A recipe that does not parse, whatever stops a stage, an expectation about a value that is not there.
 /// [`PipelineError::Stopped`] when it was asked to stop: the same call goes on.
-pub fn run_recipe(
-    options: &RecipeOptions,
-    observer: Arc<dyn Observer>,
-    shutdown: Shutdown,
-) -> Result<RecipeResult> {
+pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown: Shutdown) -> Result<RecipeResult> {
     let recipe = config::load(options)?;
     let folder = options.path.parent().unwrap_or(Path::new(""));
     let kitchen = Kitchen {
@@ -122,11 +111,9 @@ pub fn run_recipe(
     };
     let mut stages: Vec<StageResult> = Vec::new();
     for stage in &recipe.stages {
-        kitchen.observer.event(&Event::Message(format!(
-            "stage {} ({})",
-            stage.name,
-            stage.kind.name()
-        )));
+        kitchen
+            .observer
+            .event(&Event::Message(format!("stage {} ({})", stage.name, stage.kind.name())));
         let dir = options.runs.join(&stage.name);
         let summary = kitchen.run(stage, &dir)?;
         stages.push(StageResult {
@@ -135,11 +122,7 @@ pub fn run_recipe(
             summary,
         });
     }
-    let expectations: Result<Vec<_>> = recipe
-        .expectations
-        .iter()
-        .map(|e| expect::check(e, &stages))
-        .collect();
+    let expectations: Result<Vec<_>> = recipe.expectations.iter().map(|e| expect::check(e, &stages)).collect();
     Ok(RecipeResult {
         stages,
         expectations: expectations?,
@@ -171,11 +154,7 @@ impl Kitchen<'_> {
     where
         C: DeserializeOwned + Serialize + JsonSchema,
     {
-        Ok(hone_run::config::parse(
-            &stage.source,
-            &stage.text,
-            &stage.overrides,
-        )?)
+        Ok(hone_run::config::parse(&stage.source, &stage.text, &stage.overrides)?)
     }
 
     fn train<C>(
@@ -258,12 +237,7 @@ impl Kitchen<'_> {
             allow_isa_change: self.options.allow_isa_change,
         };
         let config = QuickstartConfig::with_overrides(options.scale, options.seed, &options.set)?;
-        let result = quickstart::run(
-            &options,
-            &config,
-            Arc::clone(&self.observer),
-            self.shutdown.clone(),
-        )?;
+        let result = quickstart::run(&options, &config, Arc::clone(&self.observer), self.shutdown.clone())?;
         serde_json::to_value(result).map_err(|e| PipelineError::file(dir, e.to_string()))
     }
 }
