@@ -197,6 +197,29 @@ impl Transformer {
         model
     }
 
+    /// The model with more tokens: new rows of the embedding, and of an untied output matrix, are the mean of the others.
+    /// An adapter or a head is not taken along: tokens are added to base models.
+    ///
+    /// # Panics
+    /// If there are fewer tokens than before.
+    pub fn with_vocabulary(&self, engine: &Engine, tokens: usize) -> Self {
+        let before = self.architecture.vocab_size;
+        assert!(tokens >= before, "a vocabulary only grows");
+        let mut architecture = self.architecture.clone();
+        architecture.vocab_size = tokens;
+        Self::build(engine, architecture, |_, spec| {
+            let id = self.parameters.find(&spec.name).expect("both models have the same weights");
+            let mut numbers = engine.read(self.parameters.get(id).value());
+            if spec.rows == tokens && numbers.len() == before * spec.cols && tokens > before {
+                let mean: Vec<f32> = (0..spec.cols)
+                    .map(|c| (numbers.iter().skip(c).step_by(spec.cols).map(|&x| f64::from(x)).sum::<f64>() / before as f64) as f32)
+                    .collect();
+                numbers.extend(mean.iter().cycle().take((tokens - before) * spec.cols));
+            }
+            numbers
+        })
+    }
+
     /// An empty cache for one sequence.
     pub fn new_cache(&self, engine: &Engine) -> SequenceCache {
         SequenceCache::new(engine, self.architecture.layers, &self.architecture.attention())

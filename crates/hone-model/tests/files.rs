@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 
 use common::{architectures, engine, pack, random_model, randomise, tokens};
-use hone_compute::{AdamW, Engine, Gradients, Isa, Optimizer, Precision, StepRate, Tape};
+use hone_compute::{AdamW, Engine, EngineOptions, Gradients, Isa, Optimizer, Precision, StepRate, Tape};
 use hone_model::{Dtype, Family, LoraConfig, Tokens, Transformer, load, load_adapter};
 use hone_testing::assert_bits;
 use serde_json::{Map, json};
@@ -307,4 +307,36 @@ fn a_step_of_training_takes_no_new_memory() {
             "{name}: {idle:?}"
         );
     }
+}
+
+#[test]
+fn a_vocabulary_grows_by_rows_at_the_mean() {
+    let engine = Engine::new(&EngineOptions::default()).unwrap();
+    let new = hone_model::NewModel {
+        family: "qwen2".into(),
+        width: 8,
+        layers: 1,
+        heads: 2,
+        kv_heads: None,
+        head_dim: None,
+        intermediate: Some(16),
+        context: 16,
+        tied: false,
+        rope_theta: 10_000.0,
+    };
+    let model = hone_model::Transformer::random(&engine, new.architecture(16).unwrap(), 3);
+    let grown = model.with_vocabulary(&engine, 18);
+    let read = |model: &hone_model::Transformer, name: &str| {
+        engine.read(model.parameters().get(model.parameters().find(name).unwrap()).value())
+    };
+    for name in ["embed_tokens.weight", "lm_head.weight"] {
+        let (before, after) = (read(&model, name), read(&grown, name));
+        assert_eq!(after[..128], before[..]);
+        for column in 0..8 {
+            let mean = (0..16).map(|row| before[row * 8 + column]).sum::<f32>() / 16.0;
+            assert!((after[128 + column] - mean).abs() < 1e-7 && after[128 + column] == after[136 + column]);
+        }
+    }
+    // 16 rows too, but no embedding
+    assert_eq!(read(&model, "layers.0.mlp.up_proj.weight"), read(&grown, "layers.0.mlp.up_proj.weight"));
 }

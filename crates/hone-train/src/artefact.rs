@@ -14,6 +14,12 @@ use crate::error::{Result, TrainError};
 pub struct Artefact {
     /// The model.
     pub model: Transformer,
+    /// What goes with it.
+    pub companion: Companion,
+}
+
+/// What belongs to a model besides its weights.
+pub struct Companion {
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// `bos_token_id` and its like, as they go into `config.json`.
@@ -32,7 +38,8 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     }
     let (model, config) = hone_model::load(engine, directory)?;
     let tokenizer = tokenizer_for(directory, &model)?;
-    Ok(Artefact { model, tokenizer, tokens: config.tokens, base: Some(directory.into()) })
+    let companion = Companion { tokenizer, tokens: config.tokens, base: Some(directory.into()) };
+    Ok(Artefact { model, companion })
 }
 
 fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
@@ -41,7 +48,7 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
     let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
-    Ok(Artefact { model, tokenizer, tokens, base: Some(base) })
+    Ok(Artefact { model, companion: Companion { tokenizer, tokens, base: Some(base) } })
 }
 
 /// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
@@ -83,24 +90,24 @@ pub fn token_fields(tokenizer: &Tokenizer) -> Map<String, Value> {
 ///
 /// # Errors
 /// If writing fails.
-pub fn publish(engine: &Engine, run: &Run, artefact: &Artefact, model: &Transformer) -> Result<PathBuf> {
-    Ok(run.publish("model", &mut |dir| write(engine, dir, artefact, model))?)
+pub fn publish(engine: &Engine, run: &Run, companion: &Companion, model: &Transformer) -> Result<PathBuf> {
+    Ok(run.publish("model", &mut |dir| write(engine, dir, companion, model))?)
 }
 
 /// Publishes a model at a path of its own.
 ///
 /// # Errors
 /// If writing fails.
-pub fn publish_at(engine: &Engine, path: &Path, artefact: &Artefact, model: &Transformer) -> Result<()> {
-    publish_dir(path, &mut |dir| write(engine, dir, artefact, model))?;
+pub fn publish_at(engine: &Engine, path: &Path, companion: &Companion, model: &Transformer) -> Result<()> {
+    publish_dir(path, &mut |dir| write(engine, dir, companion, model))?;
     Ok(())
 }
 
-fn write(engine: &Engine, dir: &Path, artefact: &Artefact, model: &Transformer) -> Result<(), hone_run::Error> {
+fn write(engine: &Engine, dir: &Path, companion: &Companion, model: &Transformer) -> Result<(), hone_run::Error> {
     let caller = |error: std::io::Error| hone_run::Error::caller(error);
-    artefact.tokenizer.save(dir).map_err(hone_run::Error::caller)?;
+    companion.tokenizer.save(dir).map_err(hone_run::Error::caller)?;
     let file = |name: &str| std::fs::File::create(dir.join(name)).map(std::io::BufWriter::new).map_err(caller);
-    if let (Some(base), Some(_)) = (&artefact.base, model.adapter()) {
+    if let (Some(base), Some(_)) = (&companion.base, model.adapter()) {
         let base = std::path::absolute(base).map_err(caller)?;
         let json = model.adapter_json(&base.display().to_string()).unwrap_or_default();
         std::fs::write(dir.join("adapter_config.json"), json).map_err(caller)?;
@@ -108,7 +115,7 @@ fn write(engine: &Engine, dir: &Path, artefact: &Artefact, model: &Transformer) 
         model.write_adapter(engine, &mut out).map_err(caller)?;
         return std::io::Write::flush(&mut out).map_err(caller);
     }
-    std::fs::write(dir.join("config.json"), model.config_json(&artefact.tokens)).map_err(caller)?;
+    std::fs::write(dir.join("config.json"), model.config_json(&companion.tokens)).map_err(caller)?;
     let mut out = file("model.safetensors")?;
     model.write_weights(engine, Dtype::F32, &mut out).map_err(caller)?;
     std::io::Write::flush(&mut out).map_err(caller)

@@ -29,12 +29,12 @@ impl Scorer {
     /// # Errors
     /// If files are missing or damaged, or the model has no reward head.
     pub fn load(engine: &Engine, directory: &Path) -> Result<Self> {
-        let Artefact { model, tokenizer, .. } = artefact::load(engine, directory)?;
+        let Artefact { model, companion } = artefact::load(engine, directory)?;
         if !model.has_head() {
             let reason = "is no reward model: it has no `score.weight`; expected the model/ of a reward stage";
             return Err(TrainError::setting(directory.display().to_string(), reason));
         }
-        Self::new(model, tokenizer)
+        Self::new(model, companion.tokenizer)
     }
 
     /// A reward model that is loaded already.

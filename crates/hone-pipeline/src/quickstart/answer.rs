@@ -41,10 +41,10 @@ impl Answerer {
     /// Loads the result of a stage.
     pub fn load(engine: &Engine, stage: &Path) -> Result<Self> {
         let loaded = artefact::load(engine, &stage.join("model"))?;
-        let chat = Chat::new(&loaded.tokenizer)?;
+        let chat = Chat::new(&loaded.companion.tokenizer)?;
         Ok(Self {
             model: loaded.model,
-            tokenizer: loaded.tokenizer,
+            tokenizer: loaded.companion.tokenizer,
             chat,
         })
     }

@@ -85,7 +85,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         }
     }
     let result = state.learners.ema.as_ref().map_or(&state.learners.policy.model, |ema| &ema.model);
-    let model = artefact::publish(&engine, &run, &stage.base, result)?;
+    let model = artefact::publish(&engine, &run, &stage.base.companion, result)?;
     report::Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
     let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
     run.finish(summary.clone())?;
@@ -171,14 +171,14 @@ impl Stage {
         }
         let base = artefact::load(engine, &job.path(path))?;
         let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
-        let chat = match base.tokenizer.chat_template() {
-            Some(_) => Some(Chat::new(&base.tokenizer)?),
+        let chat = match base.companion.tokenizer.chat_template() {
+            Some(_) => Some(Chat::new(&base.companion.tokenizer)?),
             None => None,
         };
-        let prompts = Prompts::load(job, &c.data, (&base.tokenizer, chat.as_ref()), c.train.seed)?;
+        let prompts = Prompts::load(job, &c.data, (&base.companion.tokenizer, chat.as_ref()), c.train.seed)?;
         let stop = match &chat {
             Some(chat) => chat.stop_ids()?,
-            None => base.tokenizer.eos_ids().to_vec(),
+            None => base.companion.tokenizer.eos_ids().to_vec(),
         };
         let longest = c.data.max_prompt_length + c.ppo.max_new_tokens;
         if longest > base.model.architecture().context {
@@ -188,7 +188,7 @@ impl Stage {
             );
             return Err(TrainError::setting("ppo.max_new_tokens", reason));
         }
-        let shared = scorer.shares_tokenizer_with(&base.tokenizer);
+        let shared = scorer.shares_tokenizer_with(&base.companion.tokenizer);
         let value_start = match c.ppo.value_start {
             ValueStart::RewardModel if shared => "reward model",
             _ => "policy, head of zeros",
@@ -207,7 +207,7 @@ impl Stage {
             reference: &self.base.model,
             value: &state.learners.value.model,
             scorer: &self.scorer,
-            tokenizer: &self.base.tokenizer,
+            tokenizer: &self.base.companion.tokenizer,
             stop: &self.stop,
         };
         let prompts = self.prompts.batch(state.done, c.ppo.rollout_batch);
@@ -240,7 +240,7 @@ fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(
         cross_document: false,
         token_cap: hone_data::DEFAULT_TOKEN_CAP,
     };
-    let corpus = Corpus::load(job, &options, &base.tokenizer)?;
+    let corpus = Corpus::load(job, &options, &base.companion.tokenizer)?;
     let order = corpus.order(seed)?;
     Ok((corpus, order))
 }

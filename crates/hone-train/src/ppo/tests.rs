@@ -13,7 +13,7 @@ use super::rollout::{Models, collect};
 use super::run::constants;
 use super::step::{Learners, Update, update};
 use super::*;
-use crate::artefact::{Artefact, publish_at, token_fields};
+use crate::artefact::{Companion, publish_at, token_fields};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
@@ -75,9 +75,8 @@ fn world(dir: &Path) {
     let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
     let save = |name: &str, model: &Transformer| {
         let tokens = token_fields(&tokenizer);
-        let artefact =
-            Artefact { model: model.duplicate(&engine), tokenizer: tokenizer.clone(), tokens, base: None };
-        publish_at(&engine, &dir.join(name), &artefact, model).unwrap();
+        let companion = Companion { tokenizer: tokenizer.clone(), tokens, base: None };
+        publish_at(&engine, &dir.join(name), &companion, model).unwrap();
     };
     save("policy", &model(&engine, &tokenizer, 1));
     save("reward", &reward_model(&engine, &tokenizer));

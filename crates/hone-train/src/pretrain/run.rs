@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
 use super::step::{Stepped, step};
-use crate::artefact::{self, Artefact};
+use crate::artefact::{self, Artefact, Companion};
 use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Outcome, Start, save};
@@ -32,8 +32,8 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         Start::Go(started) => *started,
     };
     let mut run = started.run;
-    let artefact = load_or_new(job, &engine, c)?;
-    let (context, length) = (artefact.model.architecture().context, c.data.max_length);
+    let Artefact { model, companion } = load_or_new(job, &engine, c)?;
+    let (context, length) = (model.architecture().context, c.data.max_length);
     if length > context {
         return Err(TrainError::setting("data.max_length", format!("is {length}; the model's context is {context}")));
     }
@@ -45,7 +45,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         cross_document: c.data.cross_document,
         token_cap: c.data.token_cap,
     };
-    let corpus = Corpus::load(job, &options, &artefact.tokenizer)?;
+    let corpus = Corpus::load(job, &options, &companion.tokenizer)?;
     let order = corpus.order(c.train.seed)?;
     let batch = c.train.batch.unwrap_or(BATCH);
     if batch == 0 {
@@ -55,8 +55,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     tell_plan(job, &corpus, total * (batch * length) as u64)?;
 
     let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
-    let base = Artefact { model: artefact.model.duplicate(&engine), ..artefact };
-    let mut learner = Learner::new(&engine, base.model.duplicate(&engine), adamw(&c.train)?);
+    let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
     learner.model.set_recompute(c.model.recompute);
     let mut done = 0;
     if let Some(checkpoint) = &started.checkpoint {
@@ -85,7 +84,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
             save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
         }
     }
-    let model = artefact::publish(&engine, &run, &base, &learner.model)?;
+    let model = artefact::publish(&engine, &run, &companion, &learner.model)?;
     job.finish(run, (model, summary(&corpus, &order, (total, batch))), Vec::new(), total)
 }
 
@@ -97,7 +96,8 @@ fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefac
             let tokenizer = Tokenizer::from_dir(job.path(tokenizer))?;
             let architecture = new.architecture(tokenizer.vocab_size())?;
             let model = Transformer::random(engine, architecture, c.train.seed);
-            Ok(Artefact { model, tokens: artefact::token_fields(&tokenizer), tokenizer, base: None })
+            let companion = Companion { tokens: artefact::token_fields(&tokenizer), tokenizer, base: None };
+            Ok(Artefact { model, companion })
         }
         (None, Some(_), None) => Err(TrainError::setting(
             "model.tokenizer",

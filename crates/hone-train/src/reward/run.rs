@@ -34,13 +34,13 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     let Some(path) = &c.model.path else {
         return Err(TrainError::setting("model.path", "is missing; a reward model starts from a supervised model"));
     };
-    let Artefact { model, tokenizer, tokens, base } = artefact::load(&engine, &job.path(path))?;
+    let Artefact { model, companion } = artefact::load(&engine, &job.path(path))?;
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
         return Err(TrainError::setting("data.max_length", reason));
     }
-    let chat = Chat::new(&tokenizer)?;
+    let chat = Chat::new(&companion.tokenizer)?;
     let rankings = Rankings::load(job, c, &chat)?;
     let batch = c.train.batch.unwrap_or(BATCH).min(rankings.train.count());
     if batch == 0 {
@@ -82,8 +82,7 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     // What is evaluated last is what is handed on: adapter merged, scores centred
     let (result, offset) = finished_model(&engine, &learner.model, &centre);
     let evaluation = evaluate(&engine, &mut run, (&result, &rankings), (c, total))?;
-    let artefact = Artefact { model: result, tokenizer, tokens, base };
-    let model = artefact::publish(&engine, &run, &artefact, &artefact.model)?;
+    let model = artefact::publish(&engine, &run, &companion, &result)?;
     let summary = json!({
         "steps": total,
         "batch": batch,

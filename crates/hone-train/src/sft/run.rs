@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::batch::Examples;
 use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
 use super::step::{Stepped, step};
-use crate::artefact;
+use crate::artefact::{self, Artefact, Companion};
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
@@ -46,13 +46,14 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let Some(path) = &c.model.path else {
         return Err(TrainError::setting("model.path", "is missing; supervised tuning starts from a model"));
     };
-    let base = artefact::load(&engine, &job.path(path))?;
-    let context = base.model.architecture().context;
+    let Artefact { model, mut companion } = artefact::load(&engine, &job.path(path))?;
+    let mut model = with_chat_tokens(job, &engine, model, &mut companion)?;
+    let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
         return Err(TrainError::setting("data.max_length", reason));
     }
-    let chat = Chat::new(&base.tokenizer)?;
+    let chat = Chat::new(&companion.tokenizer)?;
     let examples = Examples::load(job, c, &chat)?;
     let batch = c.train.batch.unwrap_or(BATCH).min(examples.train.count());
     if batch == 0 {
@@ -61,7 +62,6 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let total = total_steps(&c.train, EPOCHS, (examples.train.count() as f64, batch as f64))?;
     let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
 
-    let mut model = base.model.duplicate(&engine);
     if let Some(lora) = &c.lora {
         model.add_adapter(&engine, lora, c.train.seed)?;
     }
@@ -99,8 +99,20 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         _ => &learner.model,
     };
     let summary = summary(&examples, (total, batch), &progress);
-    let model = artefact::publish(&engine, &run, &base, result)?;
+    let model = artefact::publish(&engine, &run, &companion, result)?;
     job.finish(run, (model, summary), Vec::new(), total)
+}
+
+/// A base model without a chat template gets ChatML's tokens, with new rows at the mean of the others.
+fn with_chat_tokens(job: &Job, engine: &Engine, model: Transformer, companion: &mut Companion) -> Result<Transformer> {
+    if companion.tokenizer.chat_template().is_some() {
+        return Ok(model);
+    }
+    companion.tokenizer.add_chat_tokens()?;
+    companion.tokens = artefact::token_fields(&companion.tokenizer);
+    let tokens = companion.tokenizer.vocab_size();
+    job.message(format!("the model has no chat template: ChatML is added, {tokens} tokens in all"));
+    Ok(if tokens > model.architecture().vocab_size { model.with_vocabulary(engine, tokens) } else { model })
 }
 
 impl Progress {
