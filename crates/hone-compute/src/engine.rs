@@ -20,7 +20,11 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { isa: None, precision: Precision::Bf16, threads: None }
+        Self {
+            isa: None,
+            precision: Precision::Bf16,
+            threads: None,
+        }
     }
 }
 
@@ -39,13 +43,22 @@ impl Engine {
         let isa = match options.isa {
             Some(isa) if !isa.runs_here() => {
                 let available: Vec<_> = Isa::all_here().into_iter().map(Isa::name).collect();
-                return Err(IsaError::Unavailable { got: isa, available: available.join(", ") });
+                return Err(IsaError::Unavailable {
+                    got: isa,
+                    available: available.join(", "),
+                });
             }
             Some(isa) => isa,
             None => Isa::from_environment()?,
         };
-        let threads = options.threads.or_else(threads_from_environment).unwrap_or_else(cores).max(1);
-        Ok(Self { backend: Arc::new(CpuBackend::new(isa, options.precision, threads)) })
+        let threads = options
+            .threads
+            .or_else(threads_from_environment)
+            .unwrap_or_else(cores)
+            .max(1);
+        Ok(Self {
+            backend: Arc::new(CpuBackend::new(isa, options.precision, threads)),
+        })
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {

@@ -281,10 +281,7 @@ impl fmt::Display for Listing<'_> {
 }
 
 /// The candidate nearest to `word`, if it is near enough to be a slip of the finger.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let word = word.to_lowercase();
     candidates
         .into_iter()

@@ -164,21 +164,17 @@ impl Format {
     pub fn serves(self, wanted: Kind) -> bool {
         self.kind() == wanted
             || wanted == Kind::Prompts
-                && (self.kind() == Kind::Conversations && self != Format::StackExchange || self.kind() == Kind::Preferences)
+                && (self.kind() == Kind::Conversations && self != Format::StackExchange
+                    || self.kind() == Kind::Preferences)
     }
 
     fn fits(self, row: &Map<String, Value>) -> bool {
         let has = |name: &str| row.get(name).is_some_and(|v| !v.is_null());
         if !self.required().iter().all(|c| has(c)) {
             // pairs of whole conversations need no prompt column
-            return self == Format::Pairs
-                && has("chosen")
-                && has("rejected")
-                && row["chosen"].is_array();
+            return self == Format::Pairs && has("chosen") && has("rejected") && row["chosen"].is_array();
         }
-        let tree = row
-            .get("prompt")
-            .is_some_and(|p| p.get("replies").is_some());
+        let tree = row.get("prompt").is_some_and(|p| p.get("replies").is_some());
         match self {
             Format::OpenAssistant => tree,
             Format::Prompt => !tree,
@@ -188,15 +184,9 @@ impl Format {
     }
 
     /// Tells the format from the first row. With a wanted kind, the most specific format that serves it is taken.
-    pub(crate) fn detect(
-        path: &Path,
-        row: &Map<String, Value>,
-        wanted: Option<Kind>,
-    ) -> Result<Format, DataError> {
+    pub(crate) fn detect(path: &Path, row: &Map<String, Value>, wanted: Option<Kind>) -> Result<Format, DataError> {
         let fitting: Vec<Format> = Self::TABULAR.into_iter().filter(|f| f.fits(row)).collect();
-        let serving = fitting
-            .iter()
-            .find(|f| wanted.is_none_or(|kind| f.serves(kind)));
+        let serving = fitting.iter().find(|f| wanted.is_none_or(|kind| f.serves(kind)));
         match (serving, fitting.first(), wanted) {
             (Some(&format), _, _) => Ok(format),
             (None, Some(&format), Some(wanted)) => Err(DataError::WrongKind {
@@ -229,12 +219,7 @@ impl Format {
         // the format with the largest share of its columns present or nearly so
         let hint = offered()
             .filter_map(|f| {
-                let missing: Vec<&str> = f
-                    .required()
-                    .iter()
-                    .copied()
-                    .filter(|c| !row.contains_key(*c))
-                    .collect();
+                let missing: Vec<&str> = f.required().iter().copied().filter(|c| !row.contains_key(*c)).collect();
                 let near: Vec<(String, &str)> = missing
                     .iter()
                     .filter_map(|c| Some((nearest(c, row.keys().map(String::as_str))?, *c)))
@@ -255,11 +240,7 @@ impl Format {
                         f.name()
                     )
                 }
-                _ => format!(
-                    "\nNearest: `{}`, which also needs {}",
-                    f.name(),
-                    missing.join(", ")
-                ),
+                _ => format!("\nNearest: `{}`, which also needs {}", f.name(), missing.join(", ")),
             })
             .unwrap_or_default();
         DataError::UnknownFormat {
@@ -300,35 +281,20 @@ mod tests {
             (json!({"text": "t"}), Format::Text),
             (json!({"messages": []}), Format::Messages),
             (json!({"conversations": []}), Format::Sharegpt),
-            (
-                json!({"instruction": "i", "input": "", "output": "o"}),
-                Format::Alpaca,
-            ),
+            (json!({"instruction": "i", "input": "", "output": "o"}), Format::Alpaca),
             (
                 json!({"prompt": "p", "completion": "c", "template": "t"}),
                 Format::PromptCompletion,
             ),
-            (
-                json!({"question": "q", "answer": "a"}),
-                Format::QuestionAnswer,
-            ),
-            (
-                json!({"prompt": "p", "chosen": "c", "rejected": "r"}),
-                Format::Pairs,
-            ),
+            (json!({"question": "q", "answer": "a"}), Format::QuestionAnswer),
+            (json!({"prompt": "p", "chosen": "c", "rejected": "r"}), Format::Pairs),
             (json!({"chosen": [], "rejected": []}), Format::Pairs),
-            (
-                json!({"chosen": "c", "rejected": "r"}),
-                Format::HhTranscripts,
-            ),
+            (json!({"chosen": "c", "rejected": "r"}), Format::HhTranscripts),
             (
                 json!({"conversations": [], "chosen": {}, "rejected": {}}),
                 Format::SharegptPreference,
             ),
-            (
-                json!({"prompt": "p", "responses": [], "ranking": []}),
-                Format::Rankings,
-            ),
+            (json!({"prompt": "p", "responses": [], "ranking": []}), Format::Rankings),
             (
                 json!({"message_tree_id": "1", "prompt": {"text": "t", "replies": []}}),
                 Format::OpenAssistant,
@@ -341,11 +307,7 @@ mod tests {
         ];
         for (row, format) in cases {
             assert_eq!(detect(row.clone(), None).unwrap(), format, "{row}");
-            assert_eq!(
-                detect(row.clone(), Some(format.kind())).unwrap(),
-                format,
-                "{row}"
-            );
+            assert_eq!(detect(row.clone(), Some(format.kind())).unwrap(), format, "{row}");
         }
     }
 
@@ -357,9 +319,7 @@ mod tests {
             detect(row.clone(), Some(Kind::Prompts)).unwrap(),
             Format::PromptCompletion
         );
-        let error = detect(row, Some(Kind::Preferences))
-            .unwrap_err()
-            .to_string();
+        let error = detect(row, Some(Kind::Preferences)).unwrap_err().to_string();
         assert!(
             error.contains("holds conversations") && error.contains("hh-transcripts"),
             "{error}"
@@ -372,19 +332,9 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("Found: promt, completion"), "{error}");
-        assert!(
-            error.contains("question-answer: question, answer"),
-            "{error}"
-        );
-        assert!(
-            error.contains("columns = { prompt = \"promt\" }"),
-            "{error}"
-        );
-        let error = detect(
-            json!({"prompt": "p", "chosen": "c"}),
-            Some(Kind::Preferences),
-        )
-        .unwrap_err();
+        assert!(error.contains("question-answer: question, answer"), "{error}");
+        assert!(error.contains("columns = { prompt = \"promt\" }"), "{error}");
+        let error = detect(json!({"prompt": "p", "chosen": "c"}), Some(Kind::Preferences)).unwrap_err();
         assert!(
             error.to_string().contains("Nearest") || matches!(error, DataError::WrongKind { .. }),
             "{error}"

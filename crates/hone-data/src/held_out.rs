@@ -34,10 +34,7 @@ fn check(share: f64) -> Result<(), DataError> {
 ///
 /// # Errors
 /// A share outside `0..1`.
-pub fn hold_out_documents(
-    documents: Vec<Document>,
-    share: f64,
-) -> Result<HeldOut<Document>, DataError> {
+pub fn hold_out_documents(documents: Vec<Document>, share: f64) -> Result<HeldOut<Document>, DataError> {
     check(share)?;
     let total: usize = documents.iter().map(|d| d.text.len()).sum();
     let wanted = (total as f64 * share).ceil() as usize;
@@ -143,9 +140,7 @@ mod tests {
 
     #[test]
     fn short_documents_are_held_out_whole() {
-        let documents: Vec<Document> = (0..100)
-            .map(|i| document(&format!("document {i:02}")))
-            .collect();
+        let documents: Vec<Document> = (0..100).map(|i| document(&format!("document {i:02}"))).collect();
         let split = hold_out_documents(documents.clone(), 0.05).unwrap();
         assert_eq!(split.train, documents[..95]);
         assert_eq!(split.held_out, documents[95..]);
@@ -164,9 +159,7 @@ mod tests {
 
     #[test]
     fn rows_that_share_a_prompt_stay_together() {
-        let ranking = |q: usize, i: usize| {
-            Ranking::pair(vec![Message::user(format!("q{q}"))], format!("a{i}"), "b")
-        };
+        let ranking = |q: usize, i: usize| Ranking::pair(vec![Message::user(format!("q{q}"))], format!("a{i}"), "b");
         // 100 rows of 25 prompts, the four rows of a prompt far apart
         let rows: Vec<Ranking> = (0..100).map(|i| ranking(i % 25, i)).collect();
         let split = hold_out(rows.clone(), 0.05).unwrap();
@@ -177,10 +170,7 @@ mod tests {
                 .collect::<std::collections::BTreeSet<_>>()
         };
         assert!(prompts(&split.train).is_disjoint(&prompts(&split.held_out)));
-        assert_eq!(
-            prompts(&split.held_out).into_iter().collect::<Vec<_>>(),
-            ["q23", "q24"]
-        );
+        assert_eq!(prompts(&split.held_out).into_iter().collect::<Vec<_>>(), ["q23", "q24"]);
         assert_eq!(split, hold_out(rows, 0.05).unwrap());
     }
 

@@ -12,8 +12,7 @@ pub fn to_text(html: &str) -> String {
             rest = after.find("-->").map_or("", |end| &after[end + 3..]);
             continue;
         }
-        let is_tag =
-            rest[1..].starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '!');
+        let is_tag = rest[1..].starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '!');
         let end = if is_tag { tag_end(rest) } else { None };
         let Some(end) = end else {
             out.text("<");
@@ -126,8 +125,7 @@ impl Writer {
 
     fn tag(&mut self, name: &str, closing: bool) {
         match name {
-            "p" | "div" | "blockquote" | "ul" | "ol" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6"
-            | "table" | "hr" => {
+            "p" | "div" | "blockquote" | "ul" | "ol" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "table" | "hr" => {
                 self.owe(2);
             }
             "br" | "tr" => self.owe(self.breaks + 1),
@@ -243,9 +241,7 @@ mod tests {
     #[test]
     fn code_keeps_its_spaces() {
         assert_eq!(
-            to_text(
-                "<p>Use <code>a &lt; b</code> here:</p><pre><code>if a:\n    b()\n</code></pre><p>ok</p>"
-            ),
+            to_text("<p>Use <code>a &lt; b</code> here:</p><pre><code>if a:\n    b()\n</code></pre><p>ok</p>"),
             "Use `a < b` here:\n\n```\nif a:\n    b()\n```\n\nok"
         );
         assert_eq!(to_text("<pre>open"), "```\nopen\n```");
@@ -258,10 +254,7 @@ mod tests {
             "1 < 2 && 3 > 2 'q' &nope; & x"
         );
         assert_eq!(to_text("a<!-- no --><a href=\"x>y\">link</a>"), "alink");
-        assert_eq!(
-            to_text("x<script>var a = '<p>';</script>y<STYLE>b</STYLE>z"),
-            "xyz"
-        );
+        assert_eq!(to_text("x<script>var a = '<p>';</script>y<STYLE>b</STYLE>z"), "xyz");
         assert_eq!(to_text("cut <a href=\"x"), "cut <a href=\"x");
     }
 }

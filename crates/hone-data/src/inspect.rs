@@ -123,9 +123,7 @@ pub fn inspect(source: &Source) -> Result<Inspection, DataError> {
     match opened.contents {
         Contents::Text(text) => {
             found.out.format = Some(Format::PlainText);
-            text.for_each(source.split, &mut |document| {
-                Ok(found.document(&document.text))
-            })?;
+            text.for_each(source.split, &mut |document| Ok(found.document(&document.text)))?;
         }
         Contents::Posts(posts) => {
             found.out.format = Some(Format::StackExchange);
@@ -153,10 +151,7 @@ pub fn inspect(source: &Source) -> Result<Inspection, DataError> {
                 if let Err(reason) = row.fields.and_then(|fields| found.row(fields)) {
                     found.out.bad += 1;
                     if found.out.samples_of_bad.len() < 10 {
-                        found.out.samples_of_bad.push(BadRow {
-                            line: row.line,
-                            reason,
-                        });
+                        found.out.samples_of_bad.push(BadRow { line: row.line, reason });
                     }
                 }
             }
@@ -177,14 +172,10 @@ struct Inspector<'a> {
 impl Inspector<'_> {
     fn measure(&mut self, part: &'static str, text: &str) {
         let length = text.chars().count().min(u32::MAX as usize) as u32;
-        let index = self
-            .lengths
-            .iter()
-            .position(|(p, _)| *p == part)
-            .unwrap_or_else(|| {
-                self.lengths.push((part, Vec::new()));
-                self.lengths.len() - 1
-            });
+        let index = self.lengths.iter().position(|(p, _)| *p == part).unwrap_or_else(|| {
+            self.lengths.push((part, Vec::new()));
+            self.lengths.len() - 1
+        });
         if self.lengths[index].1.len() < MEASURED {
             self.lengths[index].1.push(length);
         }
@@ -255,11 +246,7 @@ impl Inspector<'_> {
     }
 
     fn item(&mut self, format: Format, mut fields: Map<String, Value>) -> Result<(), String> {
-        let kind = if self.as_prompts {
-            Kind::Prompts
-        } else {
-            format.kind()
-        };
+        let kind = if self.as_prompts { Kind::Prompts } else { format.kind() };
         match (format, kind) {
             (_, Kind::Text) => {
                 let text = convert::document_text(&mut fields)?;
@@ -299,11 +286,7 @@ impl Inspector<'_> {
             true => Some(Kind::Prompts),
             false => self.out.format.map(Format::kind),
         };
-        self.out.lengths = self
-            .lengths
-            .into_iter()
-            .map(|(part, l)| Lengths::of(part, l))
-            .collect();
+        self.out.lengths = self.lengths.into_iter().map(|(part, l)| Lengths::of(part, l)).collect();
         self.out
     }
 }

@@ -63,11 +63,7 @@ pub struct Ranking {
 
 impl Ranking {
     /// A pair: the first reply is preferred.
-    pub fn pair(
-        prompt: Vec<Message>,
-        chosen: impl Into<String>,
-        rejected: impl Into<String>,
-    ) -> Self {
+    pub fn pair(prompt: Vec<Message>, chosen: impl Into<String>, rejected: impl Into<String>) -> Self {
         Self {
             prompt,
             responses: vec![chosen.into(), rejected.into()],
@@ -197,11 +193,7 @@ mod tests {
             ..Demonstration::default()
         };
         let two = Ranking::pair(
-            vec![
-                Message::user("hi"),
-                Message::assistant("yes?"),
-                Message::user("bye"),
-            ],
+            vec![Message::user("hi"), Message::assistant("yes?"), Message::user("bye")],
             "a",
             "b",
         );

@@ -33,24 +33,16 @@ pub use error::{BadRow, DataError};
 pub use format::{Format, Kind};
 pub use held_out::{HeldOut, hold_out, hold_out_documents};
 pub use inspect::{Column, Inspection, Lengths, inspect};
-pub use items::{
-    Demonstration, Document, Message, Opening, Prompt, PromptInput, Ranking, Unpaired,
-};
+pub use items::{Demonstration, Document, Message, Opening, Prompt, PromptInput, Ranking, Unpaired};
 pub use load::{
-    LoadReport, Loaded, for_each_demonstration, for_each_document, for_each_prompt,
-    for_each_ranking, for_each_unpaired, load_demonstrations, load_documents, load_prompts,
-    load_rankings, load_unpaired,
+    LoadReport, Loaded, for_each_demonstration, for_each_document, for_each_prompt, for_each_ranking,
+    for_each_unpaired, load_demonstrations, load_documents, load_prompts, load_rankings, load_unpaired,
 };
-pub use mixture::{
-    Draw, MixtureOrder, MixturePlan, Progress, SourcePlan, normalised, proportional_weights,
-};
+pub use mixture::{Draw, MixtureOrder, MixturePlan, Progress, SourcePlan, normalised, proportional_weights};
 pub use order::{EpochOrder, Permutation};
 pub use pack::{PackLimits, Packed, PackedBatch, TokenExample, best_fit, pack, runs_in_order};
 pub use posts::{Posts, PostsReport};
 pub use preview::{Piece, TrainedTurns, preview_messages, preview_tokens};
-pub use read::{
-    Compression, Container, Contents, DocumentSplit, Hints, Limits, Opened, Row, Rows, TextFile,
-    open,
-};
+pub use read::{Compression, Container, Contents, DocumentSplit, Hints, Limits, Opened, Row, Rows, TextFile, open};
 pub use source::Source;
 pub use tokens::{Boundaries, DEFAULT_TOKEN_CAP, Encode, TokenStream, Window, Windows};

@@ -91,9 +91,7 @@ pub fn load_prompts(source: &Source) -> Result<Loaded<Prompt>, DataError> {
     collect(|sink| for_each_prompt(source, &Limits::default(), sink))
 }
 
-fn collect<T>(
-    run: impl FnOnce(Sink<T>) -> Result<LoadReport, DataError>,
-) -> Result<Loaded<T>, DataError> {
+fn collect<T>(run: impl FnOnce(Sink<T>) -> Result<LoadReport, DataError>) -> Result<Loaded<T>, DataError> {
     let mut items = Vec::new();
     let report = run(&mut |item| {
         items.push(item);
@@ -106,11 +104,7 @@ fn collect<T>(
 ///
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
-pub fn for_each_document(
-    source: &Source,
-    limits: &Limits,
-    sink: Sink<Document>,
-) -> Result<LoadReport, DataError> {
+pub fn for_each_document(source: &Source, limits: &Limits, sink: Sink<Document>) -> Result<LoadReport, DataError> {
     drive(source, limits, Kind::Text, false, documents, sink)
 }
 
@@ -123,8 +117,7 @@ pub fn for_each_demonstration(
     limits: &Limits,
     sink: Sink<Demonstration>,
 ) -> Result<LoadReport, DataError> {
-    let convert: Convert<Demonstration> =
-        |format, row| convert::demonstration(format, row).map(|d| vec![d]);
+    let convert: Convert<Demonstration> = |format, row| convert::demonstration(format, row).map(|d| vec![d]);
     drive(source, limits, Kind::Conversations, false, convert, sink)
 }
 
@@ -132,30 +125,15 @@ pub fn for_each_demonstration(
 ///
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
-pub fn for_each_ranking(
-    source: &Source,
-    limits: &Limits,
-    sink: Sink<Ranking>,
-) -> Result<LoadReport, DataError> {
-    drive(
-        source,
-        limits,
-        Kind::Preferences,
-        false,
-        convert::rankings,
-        sink,
-    )
+pub fn for_each_ranking(source: &Source, limits: &Limits, sink: Sink<Ranking>) -> Result<LoadReport, DataError> {
+    drive(source, limits, Kind::Preferences, false, convert::rankings, sink)
 }
 
 /// [`load_unpaired`] with one row in memory at a time.
 ///
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
-pub fn for_each_unpaired(
-    source: &Source,
-    limits: &Limits,
-    sink: Sink<Unpaired>,
-) -> Result<LoadReport, DataError> {
+pub fn for_each_unpaired(source: &Source, limits: &Limits, sink: Sink<Unpaired>) -> Result<LoadReport, DataError> {
     let convert: Convert<Unpaired> = |_, row| convert::unpaired(row).map(|u| vec![u]);
     drive(source, limits, Kind::Preferences, true, convert, sink)
 }
@@ -164,11 +142,7 @@ pub fn for_each_unpaired(
 ///
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
-pub fn for_each_prompt(
-    source: &Source,
-    limits: &Limits,
-    sink: Sink<Prompt>,
-) -> Result<LoadReport, DataError> {
+pub fn for_each_prompt(source: &Source, limits: &Limits, sink: Sink<Prompt>) -> Result<LoadReport, DataError> {
     let convert: Convert<Prompt> = convert::prompts;
     drive(source, limits, Kind::Prompts, false, convert, sink)
 }
@@ -332,10 +306,7 @@ fn told(
                         .take(SAMPLES)
                         .filter_map(|r| {
                             let reason = r.fields.err()?;
-                            Some(BadRow {
-                                line: r.line,
-                                reason,
-                            })
+                            Some(BadRow { line: r.line, reason })
                         })
                         .collect(),
                 });
@@ -345,12 +316,7 @@ fn told(
     };
     for (meant, column) in &source.columns {
         if !first.contains_key(column) {
-            return Err(missing(
-                path,
-                column,
-                format!("`columns = {{ {meant} = .. }}`"),
-                &first,
-            ));
+            return Err(missing(path, column, format!("`columns = {{ {meant} = .. }}`"), &first));
         }
     }
     let first = renamed(first, source);
@@ -359,16 +325,10 @@ fn told(
         None => Format::detect(path, &first, Some(wanted))?,
     };
     // the two kinds of judgements are read by different functions
-    if !format.serves(wanted)
-        || wanted == Kind::Preferences && (format == Format::Unpaired) != unpaired
-    {
+    if !format.serves(wanted) || wanted == Kind::Preferences && (format == Format::Unpaired) != unpaired {
         let hint = match (wanted, format) {
-            (Kind::Preferences, Format::Unpaired) => {
-                "; comparisons are needed here, such as `chosen` and `rejected`"
-            }
-            (Kind::Preferences, _) if unpaired => {
-                "; single judgements are needed here: prompt, completion, label"
-            }
+            (Kind::Preferences, Format::Unpaired) => "; comparisons are needed here, such as `chosen` and `rejected`",
+            (Kind::Preferences, _) if unpaired => "; single judgements are needed here: prompt, completion, label",
             _ => "",
         };
         return Err(DataError::WrongKind {
@@ -457,13 +417,8 @@ impl<'a> Tally<'a> {
     fn reject(&mut self, line: u64, reason: String) -> Result<(), DataError> {
         self.bad += 1;
         self.sample(line, reason);
-        let hopeless =
-            self.rows >= EARLY_STOP && self.bad * 2 > self.rows && self.source.max_bad_share < 0.5;
-        if hopeless {
-            Err(self.too_many())
-        } else {
-            Ok(())
-        }
+        let hopeless = self.rows >= EARLY_STOP && self.bad * 2 > self.rows && self.source.max_bad_share < 0.5;
+        if hopeless { Err(self.too_many()) } else { Ok(()) }
     }
 
     fn too_many(&mut self) -> DataError {

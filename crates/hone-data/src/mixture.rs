@@ -23,11 +23,7 @@ pub fn normalised(weights: &[f64]) -> Result<Vec<f64>, DataError> {
     }
     let sum: f64 = weights.iter().sum();
     if !(sum > 0.0 && sum.is_finite()) {
-        return Err(wrong(
-            "weight",
-            format!("{sum} in sum"),
-            "at least one weight above 0",
-        ));
+        return Err(wrong("weight", format!("{sum} in sum"), "at least one weight above 0"));
     }
     Ok(weights.iter().map(|w| w / sum).collect())
 }
@@ -93,10 +89,7 @@ impl MixturePlan {
                 },
             })
             .collect();
-        Ok(Self {
-            sources,
-            total_tokens,
-        })
+        Ok(Self { sources, total_tokens })
     }
 }
 
@@ -163,8 +156,7 @@ impl MixtureOrder {
         let (source, before) = self.schedule[(index % cycle) as usize];
         let source = source as usize;
         let position = index / cycle * self.quotas[source] + u64::from(before);
-        let order =
-            self.orders[source].expect("a source with a quota has items: checked when made");
+        let order = self.orders[source].expect("a source with a quota has items: checked when made");
         Draw {
             source,
             item: order.example_at(position),
@@ -269,8 +261,7 @@ mod tests {
     fn gpt3_mixture() {
         let billions = [410, 19, 12, 55, 3];
         let tokens: Vec<u64> = billions.iter().map(|b| b * 1_000_000_000).collect();
-        let plan =
-            MixturePlan::new(&tokens, &[60.0, 22.0, 8.0, 8.0, 3.0], 300_000_000_000).unwrap();
+        let plan = MixturePlan::new(&tokens, &[60.0, 22.0, 8.0, 8.0, 3.0], 300_000_000_000).unwrap();
         // by hand: share = weight / 101, epochs = share x 300 / billions
         let expected = [0.4346776, 3.4392913, 1.9801980, 0.4320432, 2.9702970];
         for (source, expected) in plan.sources.iter().zip(expected) {
@@ -284,10 +275,7 @@ mod tests {
         for (i, printed) in [(0, 0.44), (2, 1.9), (3, 0.43)] {
             assert!((plan.sources[i].epochs / printed - 1.0).abs() < 0.05);
         }
-        assert_eq!(
-            plan.sources.iter().map(|s| s.drawn).sum::<u64>(),
-            300_000_000_000
-        );
+        assert_eq!(plan.sources.iter().map(|s| s.drawn).sum::<u64>(), 300_000_000_000);
         assert_eq!(plan.sources[4].drawn, 8_910_891_089);
     }
 
@@ -350,9 +338,7 @@ mod tests {
     fn seeking_equals_iterating() {
         let order = MixtureOrder::new(&[100, 17, 5], &[1.0, 0.7, 0.0001], 4).unwrap();
         let start = CYCLE as u64 * 3 - 50;
-        let all: Vec<Draw> = (0..30)
-            .flat_map(|s| order.batch(start / 5 + s, 5))
-            .collect();
+        let all: Vec<Draw> = (0..30).flat_map(|s| order.batch(start / 5 + s, 5)).collect();
         for (i, draw) in all.iter().enumerate().rev() {
             assert_eq!(order.at(start / 5 * 5 + i as u64), *draw);
         }
@@ -365,9 +351,6 @@ mod tests {
 
     #[test]
     fn proportional_mixing_is_capped() {
-        assert_eq!(
-            proportional_weights(&[10, 5000, 3000], 3000),
-            [10.0, 3000.0, 3000.0]
-        );
+        assert_eq!(proportional_weights(&[10, 5000, 3000], 3000), [10.0, 3000.0, 3000.0]);
     }
 }

@@ -99,9 +99,7 @@ impl EpochOrder {
     /// The examples of optimiser step `step` (from 0) at `batch` examples a step. A batch may reach into the next epoch.
     pub fn batch(&self, step: u64, batch: usize) -> Vec<usize> {
         let start = step * batch as u64;
-        (start..start + batch as u64)
-            .map(|i| self.example_at(i))
-            .collect()
+        (start..start + batch as u64).map(|i| self.example_at(i)).collect()
     }
 
     /// Steps that `epochs` passes take, the last one perhaps reaching a little further.
@@ -132,16 +130,11 @@ mod tests {
         let mut counts = std::collections::BTreeMap::new();
         for seed in 0..6000 {
             let order = Permutation::new(Key::new(seed, "test", 0), 3);
-            *counts
-                .entry([order.at(0), order.at(1), order.at(2)])
-                .or_insert(0_i32) += 1;
+            *counts.entry([order.at(0), order.at(1), order.at(2)]).or_insert(0_i32) += 1;
         }
         assert_eq!(counts.len(), 6);
         // chi-square with 5 degrees of freedom: 20.5 at p = 0.001
-        let chi: f64 = counts
-            .values()
-            .map(|&c| f64::from(c - 1000).powi(2) / 1000.0)
-            .sum();
+        let chi: f64 = counts.values().map(|&c| f64::from(c - 1000).powi(2) / 1000.0).sum();
         assert!(chi < 20.5, "{chi} {counts:?}");
     }
 
@@ -162,11 +155,7 @@ mod tests {
     #[test]
     fn an_epoch_holds_everything_once_and_epochs_differ() {
         let order = EpochOrder::new(37, 5);
-        let epoch = |e: u64| {
-            (e * 37..(e + 1) * 37)
-                .map(|i| order.example_at(i))
-                .collect::<Vec<_>>()
-        };
+        let epoch = |e: u64| (e * 37..(e + 1) * 37).map(|i| order.example_at(i)).collect::<Vec<_>>();
         for e in 0..5 {
             let mut all = epoch(e);
             all.sort_unstable();

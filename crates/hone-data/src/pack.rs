@@ -30,11 +30,7 @@ impl TokenExample {
             })
         };
         if self.ids.len() != self.trained.len() {
-            let got = format!(
-                "{} tokens and a mask of {}",
-                self.ids.len(),
-                self.trained.len()
-            );
+            let got = format!("{} tokens and a mask of {}", self.ids.len(), self.trained.len());
             return fail(got, "as many of both");
         }
         if self.ids.is_empty() {
@@ -119,10 +115,7 @@ pub fn pack(examples: &[TokenExample], limits: PackLimits) -> Result<Packed, Dat
     }
     let lengths: Vec<usize> = examples.iter().map(|e| e.ids.len()).collect();
     let (bins, too_long) = best_fit(&lengths, limits)?;
-    let batches = bins
-        .iter()
-        .map(|bin| PackedBatch::of(examples, bin))
-        .collect();
+    let batches = bins.iter().map(|bin| PackedBatch::of(examples, bin)).collect();
     Ok(Packed { batches, too_long })
 }
 
@@ -130,18 +123,12 @@ pub fn pack(examples: &[TokenExample], limits: PackLimits) -> Result<Packed, Dat
 ///
 /// # Errors
 /// Limits that contradict each other.
-pub fn best_fit(
-    lengths: &[usize],
-    limits: PackLimits,
-) -> Result<(Vec<Vec<usize>>, Vec<usize>), DataError> {
+pub fn best_fit(lengths: &[usize], limits: PackLimits) -> Result<(Vec<Vec<usize>>, Vec<usize>), DataError> {
     if limits.max_length == 0 || limits.batch_tokens < limits.max_length {
         return Err(DataError::Option {
             option: "batch_tokens",
             got: limits.batch_tokens.to_string(),
-            expected: format!(
-                "at least max_length, {} (itself at least 1)",
-                limits.max_length
-            ),
+            expected: format!("at least max_length, {} (itself at least 1)", limits.max_length),
         });
     }
     let (mut order, too_long): (Vec<usize>, Vec<usize>) =
@@ -232,10 +219,7 @@ mod tests {
         assert_eq!(packed.batches.len(), 1);
         let batch = &packed.batches[0];
         assert_eq!(batch.ids, [10, 11, 12, 13, 20, 21, 22]);
-        assert_eq!(
-            batch.trained,
-            [false, false, true, true, false, false, true]
-        );
+        assert_eq!(batch.trained, [false, false, true, true, false, false, true]);
         assert_eq!(
             (batch.segments.as_slice(), batch.examples.as_slice()),
             ([4, 3].as_slice(), [0, 1].as_slice())
@@ -272,11 +256,7 @@ mod tests {
             seen.sort_unstable();
             assert_eq!(seen, (0..n).collect::<Vec<_>>());
             // two batches that are at most half full would have been one
-            let half_empty = packed
-                .batches
-                .iter()
-                .filter(|b| b.ids.len() * 2 <= 10)
-                .count();
+            let half_empty = packed.batches.iter().filter(|b| b.ids.len() * 2 <= 10).count();
             assert!(half_empty <= 1);
             assert_eq!(packed, pack(&examples, LIMITS).unwrap());
         }
@@ -286,32 +266,19 @@ mod tests {
     fn wrong_examples_are_named() {
         let mut wrong = example(0, 3);
         wrong.trained.pop();
-        let error = pack(&[example(0, 2), wrong], LIMITS)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("example 1: 3 tokens and a mask of 2"),
-            "{error}"
-        );
+        let error = pack(&[example(0, 2), wrong], LIMITS).unwrap_err().to_string();
+        assert!(error.contains("example 1: 3 tokens and a mask of 2"), "{error}");
         assert!(pack(&[TokenExample::default()], LIMITS).is_err());
         let first = TokenExample {
             ids: vec![1],
             trained: vec![true],
         };
-        assert!(
-            pack(&[first], LIMITS)
-                .unwrap_err()
-                .to_string()
-                .contains("first token")
-        );
+        assert!(pack(&[first], LIMITS).unwrap_err().to_string().contains("first token"));
     }
 
     #[test]
     fn runs_keep_order_and_groups() {
-        assert_eq!(
-            runs_in_order(&[3, 3, 3, 5, 12, 1], 9),
-            [0..3, 3..4, 4..5, 5..6]
-        );
+        assert_eq!(runs_in_order(&[3, 3, 3, 5, 12, 1], 9), [0..3, 3..4, 4..5, 5..6]);
         assert_eq!(runs_in_order(&[], 9), []);
         assert_eq!(runs_in_order(&[10, 10], 9), [0..1, 1..2]);
     }

@@ -44,10 +44,7 @@ pub struct Posts {
 
 impl Posts {
     pub(crate) fn new(meter: Meter) -> Self {
-        Self {
-            meter,
-            budget: BUDGET,
-        }
+        Self { meter, budget: BUDGET }
     }
 
     /// Hands over each answered question: its title and text, and the accepted answer, or where none was accepted the
@@ -73,9 +70,7 @@ impl Posts {
             counters.begin_row();
             let line = counters.line();
             match reader.read_event_into(&mut buffer) {
-                Ok(Event::Empty(element) | Event::Start(element))
-                    if element.name().as_ref() == b"row" =>
-                {
+                Ok(Event::Empty(element) | Event::Start(element)) if element.name().as_ref() == b"row" => {
                     report.rows += 1;
                     match record(&element) {
                         Ok(Some(record)) => join.add(record)?,
@@ -100,8 +95,7 @@ impl Posts {
                 Ok(Event::Eof) => break,
                 Ok(_) => {}
                 Err(quick_xml::Error::Io(error)) => {
-                    let error =
-                        std::sync::Arc::try_unwrap(error).unwrap_or_else(|e| e.kind().into());
+                    let error = std::sync::Arc::try_unwrap(error).unwrap_or_else(|e| e.kind().into());
                     return Err(crate::read::explain(&place, cap, error, line));
                 }
                 Err(error) => {
@@ -138,17 +132,9 @@ fn record(element: &BytesStart) -> Result<Option<Record>, String> {
         let name = attribute.key.as_ref();
         if matches!(
             name,
-            b"Id"
-                | b"PostTypeId"
-                | b"ParentId"
-                | b"AcceptedAnswerId"
-                | b"Score"
-                | b"Title"
-                | b"Body"
+            b"Id" | b"PostTypeId" | b"ParentId" | b"AcceptedAnswerId" | b"Score" | b"Title" | b"Body"
         ) {
-            let value = attribute
-                .unescape_value()
-                .map_err(|e| format!("not XML: {e}"))?;
+            let value = attribute.unescape_value().map_err(|e| format!("not XML: {e}"))?;
             fields.insert(name.to_vec(), value.into_owned());
         }
     }
@@ -241,8 +227,7 @@ impl Join {
 
     fn spill(&mut self) -> std::io::Result<()> {
         if self.spilled.is_none() {
-            let files =
-                (0..FAN_OUT).map(|_| Ok(BufWriter::with_capacity(16 << 10, tempfile::tempfile()?)));
+            let files = (0..FAN_OUT).map(|_| Ok(BufWriter::with_capacity(16 << 10, tempfile::tempfile()?)));
             self.spilled = Some(files.collect::<std::io::Result<_>>()?);
         }
         let Some(files) = &mut self.spilled else {
@@ -307,8 +292,7 @@ fn read_record(from: &mut impl Read) -> std::io::Result<Option<Record>> {
     };
     let mut text = Vec::new();
     from.take(word(3)).read_to_end(&mut text)?;
-    let text = String::from_utf8(text)
-        .map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))?;
+    let text = String::from_utf8(text).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))?;
     Ok(Some(Record {
         question: word(0),
         answer: word(1),
@@ -368,9 +352,7 @@ mod tests {
     use crate::read::{Contents, Hints, Limits, open};
 
     fn dump(rows: &str) -> String {
-        format!(
-            "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?>\r\n<posts>\r\n{rows}</posts>\r\n"
-        )
+        format!("\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?>\r\n<posts>\r\n{rows}</posts>\r\n")
     }
 
     fn read(text: &str, budget: usize) -> Result<(Vec<Demonstration>, PostsReport), DataError> {
@@ -409,31 +391,16 @@ mod tests {
         let (found, report) = read(&dump(ROWS), BUDGET).unwrap();
         let turns: Vec<(&str, &str)> = found
             .iter()
-            .map(|d| {
-                (
-                    d.messages[0].content.as_str(),
-                    d.messages[1].content.as_str(),
-                )
-            })
+            .map(|d| (d.messages[0].content.as_str(), d.messages[1].content.as_str()))
             .collect();
         assert_eq!(
             turns,
-            [
-                ("How & why?\n\nTell me.", "Accepted `x`."),
-                ("Second\n\nText", "early")
-            ]
+            [("How & why?\n\nTell me.", "Accepted `x`."), ("Second\n\nText", "early")]
         );
         assert_eq!(found[0].extra["accepted"], true);
         assert_eq!(found[1].extra["score"], 2);
-        assert_eq!(
-            (report.rows, report.unanswered, report.bad_count),
-            (12, 2, 1)
-        );
-        assert!(
-            report.bad[0].reason.contains("ParentId"),
-            "{:?}",
-            report.bad
-        );
+        assert_eq!((report.rows, report.unanswered, report.bad_count), (12, 2, 1));
+        assert!(report.bad[0].reason.contains("ParentId"), "{:?}", report.bad);
     }
 
     #[test]
@@ -463,13 +430,9 @@ mod tests {
     #[test]
     fn a_dump_cut_short_is_an_error() {
         let text = dump(ROWS);
-        let error = read(&text[..text.len() - 10], BUDGET)
-            .unwrap_err()
-            .to_string();
+        let error = read(&text[..text.len() - 10], BUDGET).unwrap_err().to_string();
         assert!(error.contains("cut short"), "{error}");
-        let error = read(&text[..text.len() - 40], BUDGET)
-            .unwrap_err()
-            .to_string();
+        let error = read(&text[..text.len() - 40], BUDGET).unwrap_err().to_string();
         assert!(error.contains("Posts.xml"), "{error}");
     }
 }

@@ -73,11 +73,7 @@ impl Source {
             return wrong("weight", self.weight.to_string(), "a number of at least 0");
         }
         if !(0.0..=1.0).contains(&self.max_bad_share) {
-            return wrong(
-                "max_bad_share",
-                self.max_bad_share.to_string(),
-                "a number from 0 to 1",
-            );
+            return wrong("max_bad_share", self.max_bad_share.to_string(), "a number from 0 to 1");
         }
         for column in self.columns.keys() {
             if !known_columns().any(|known| known == column) {
@@ -236,44 +232,24 @@ mod tests {
         let error = toml::from_str::<Config>("train = [{ path = \"a\", wieght = 2.0 }]")
             .unwrap_err()
             .to_string();
-        assert!(
-            error.contains("wieght") && error.contains("weight"),
-            "{error}"
-        );
-        let error = toml::from_str::<Config>("train = [3]")
-            .unwrap_err()
-            .to_string();
+        assert!(error.contains("wieght") && error.contains("weight"), "{error}");
+        let error = toml::from_str::<Config>("train = [3]").unwrap_err().to_string();
         assert!(error.contains("a path or a table"), "{error}");
         let negative = Source {
             weight: -1.0,
             ..Source::new("a")
         };
-        assert!(
-            negative
-                .validate()
-                .unwrap_err()
-                .to_string()
-                .contains("`weight` is -1")
-        );
+        assert!(negative.validate().unwrap_err().to_string().contains("`weight` is -1"));
         let column = Source {
             columns: [("promt".to_string(), "q".to_string())].into(),
             ..Source::new("a")
         };
-        assert!(
-            column
-                .validate()
-                .unwrap_err()
-                .to_string()
-                .contains("such as `prompt`")
-        );
+        assert!(column.validate().unwrap_err().to_string().contains("such as `prompt`"));
     }
 
     #[test]
     fn the_schema_offers_both_forms() {
         let schema = serde_json::to_string(&schemars::schema_for!(Source)).unwrap();
-        assert!(
-            schema.contains("max_bad_share") && schema.contains("anyOf"),
-            "{schema}"
-        );
+        assert!(schema.contains("max_bad_share") && schema.contains("anyOf"), "{schema}");
     }
 }

@@ -4,18 +4,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use hone_data::{
-    Compression, Container, Contents, DataError, Demonstration, DocumentSplit, Format, Hints,
-    Limits, Message, Row, Source, for_each_demonstration, inspect, load_demonstrations,
-    load_documents, load_prompts, load_rankings, load_unpaired, open,
+    Compression, Container, Contents, DataError, Demonstration, DocumentSplit, Format, Hints, Limits, Message, Row,
+    Source, for_each_demonstration, inspect, load_demonstrations, load_documents, load_prompts, load_rankings,
+    load_unpaired, open,
 };
 use tempfile::TempDir;
 
 /// A file whose name says nothing about its content.
 fn file(dir: &TempDir, content: impl AsRef<[u8]>) -> PathBuf {
-    let path = dir.path().join(format!(
-        "data-{}",
-        std::fs::read_dir(dir.path()).unwrap().count()
-    ));
+    let path = dir
+        .path()
+        .join(format!("data-{}", std::fs::read_dir(dir.path()).unwrap().count()));
     std::fs::write(&path, content).unwrap();
     path
 }
@@ -36,8 +35,7 @@ fn parquet_bytes() -> Vec<u8> {
     let schema = "message rows { required binary question (UTF8); optional binary answer (UTF8); }";
     let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
     let mut bytes = Vec::new();
-    let mut writer =
-        SerializedFileWriter::new(&mut bytes, schema.into(), Default::default()).unwrap();
+    let mut writer = SerializedFileWriter::new(&mut bytes, schema.into(), Default::default()).unwrap();
     let mut group = writer.next_row_group().unwrap();
     let columns: [&[&str]; 2] = [&["one?", "two\n, \"2\"?"], &["1", "2"]];
     for values in columns {
@@ -55,7 +53,8 @@ fn parquet_bytes() -> Vec<u8> {
     bytes
 }
 
-const LINES: &str = "{\"question\": \"one?\", \"answer\": \"1\"}\n\n{\"question\": \"two\\n, \\\"2\\\"?\", \"answer\": \"2\"}";
+const LINES: &str =
+    "{\"question\": \"one?\", \"answer\": \"1\"}\n\n{\"question\": \"two\\n, \\\"2\\\"?\", \"answer\": \"2\"}";
 const ARRAY: &str = "[\n {\"question\": \"one?\", \"answer\": \"1\"},\n {\"question\": \"two\\n, \\\"2\\\"?\",\n  \"answer\": \"2\"}\n]\n";
 const CSV: &str = "question,answer\none?,1\n\"two\n, \"\"2\"\"?\",2\n";
 const TSV: &str = "question\tanswer\none?\t1\n\"two\n, \"\"2\"\"?\"\t2\n";
@@ -95,18 +94,14 @@ fn every_container_in_every_compression() {
         for (compression, bytes) in compressed {
             let loaded = load_demonstrations(&Source::new(file(&dir, bytes))).unwrap();
             let report = &loaded.report;
-            assert_eq!(
-                (report.container, report.compression),
-                (container, compression)
-            );
+            assert_eq!((report.container, report.compression), (container, compression));
             assert_eq!(
                 (report.rows, report.bad, report.items),
                 (2, 0, 2),
                 "{container:?} {compression:?}"
             );
             assert_eq!(report.format, Format::QuestionAnswer);
-            let messages: Vec<Vec<Message>> =
-                loaded.items.into_iter().map(|d| d.messages).collect();
+            let messages: Vec<Vec<Message>> = loaded.items.into_iter().map(|d| d.messages).collect();
             assert_eq!(messages, expected(), "{container:?} {compression:?}");
         }
     }
@@ -122,18 +117,9 @@ fn rows(path: &Path, limits: &Limits) -> Result<Vec<Row>, DataError> {
 #[test]
 fn rows_know_their_lines() {
     let dir = TempDir::new().unwrap();
-    for (content, lines) in [
-        (LINES, [1, 3]),
-        (ARRAY, [2, 3]),
-        (CSV, [2, 3]),
-        (TSV, [2, 3]),
-    ] {
+    for (content, lines) in [(LINES, [1, 3]), (ARRAY, [2, 3]), (CSV, [2, 3]), (TSV, [2, 3])] {
         let found = rows(&file(&dir, content), &Limits::default()).unwrap();
-        assert_eq!(
-            found.iter().map(|r| r.line).collect::<Vec<_>>(),
-            lines,
-            "{content}"
-        );
+        assert_eq!(found.iter().map(|r| r.line).collect::<Vec<_>>(), lines, "{content}");
     }
 }
 
@@ -142,9 +128,7 @@ fn text_is_told_from_tables() {
     let dir = TempDir::new().unwrap();
     let container = |content: &str| {
         let path = file(&dir, content);
-        open(&path, &Limits::default(), &Hints::default())
-            .unwrap()
-            .container
+        open(&path, &Limits::default(), &Hints::default()).unwrap().container
     };
     assert_eq!(
         container("Well, you see, it rains,\nand rains, and rains,\nday, night, day,\n"),
@@ -161,10 +145,7 @@ fn text_is_told_from_tables() {
         container("<?xml version=\"1.0\"?>\n<posts>\n</posts>"),
         Container::PostsXml
     );
-    assert_eq!(
-        container("<html><body>hi</body></html>"),
-        Container::PlainText
-    );
+    assert_eq!(container("<html><body>hi</body></html>"), Container::PlainText);
     assert_eq!(container("[]"), Container::JsonArray);
 }
 
@@ -190,14 +171,8 @@ fn plain_text_splits_only_where_asked() {
     };
     assert_eq!(load_documents(&two).unwrap().items.len(), 2);
     let zipped = file(&dir, gzip("déjà vu\n".as_bytes()));
-    assert_eq!(
-        load_documents(&Source::new(zipped)).unwrap().items[0].text,
-        "déjà vu\n"
-    );
-    let rows = file(
-        &dir,
-        "{\"text\": \"a\"}\n{\"text\": \"b\", \"url\": \"u\"}\n",
-    );
+    assert_eq!(load_documents(&Source::new(zipped)).unwrap().items[0].text, "déjà vu\n");
+    let rows = file(&dir, "{\"text\": \"a\"}\n{\"text\": \"b\", \"url\": \"u\"}\n");
     assert_eq!(load_documents(&Source::new(rows)).unwrap().items.len(), 2);
 }
 
@@ -211,10 +186,7 @@ fn refused(content: impl AsRef<[u8]>, parts: &[&str]) {
     ] {
         let text = error.to_string();
         assert!(text.contains(path.to_str().unwrap()), "{text}");
-        assert!(
-            parts.iter().all(|part| text.contains(part)),
-            "{text}\n{parts:?}"
-        );
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}\n{parts:?}");
     }
 }
 
@@ -245,10 +217,7 @@ fn compressed_data_cut_short_or_damaged() {
             )
         })
         .collect();
-    for (name, bytes) in [
-        ("gzip", gzip(many.as_bytes())),
-        ("zstd", zstd(many.as_bytes())),
-    ] {
+    for (name, bytes) in [("gzip", gzip(many.as_bytes())), ("zstd", zstd(many.as_bytes()))] {
         let dir = TempDir::new().unwrap();
         let path = file(&dir, &bytes[..bytes.len() - bytes.len() / 4]);
         let error = load_demonstrations(&Source::new(&path)).unwrap_err();
@@ -257,9 +226,7 @@ fn compressed_data_cut_short_or_damaged() {
             "{error:?}"
         );
         assert!(
-            error
-                .to_string()
-                .contains(&format!("the {name} data is cut short")),
+            error.to_string().contains(&format!("the {name} data is cut short")),
             "{error}"
         );
         let mut damaged = bytes.clone();
@@ -269,9 +236,7 @@ fn compressed_data_cut_short_or_damaged() {
         assert!(
             matches!(
                 error,
-                DataError::Corrupt { .. }
-                    | DataError::CutShort { .. }
-                    | DataError::TooManyBadRows { .. }
+                DataError::Corrupt { .. } | DataError::CutShort { .. } | DataError::TooManyBadRows { .. }
             ),
             "{error:?}"
         );
@@ -283,14 +248,7 @@ fn text_that_is_not_utf8() {
     let dir = TempDir::new().unwrap();
     let error = load_documents(&Source::new(file(&dir, b"first\nna\xefve\n"))).unwrap_err();
     assert!(
-        matches!(
-            error,
-            DataError::NotUtf8 {
-                line: 2,
-                offset: 8,
-                ..
-            }
-        ),
+        matches!(error, DataError::NotUtf8 { line: 2, offset: 8, .. }),
         "{error:?}"
     );
     let row = b"{\"question\": \"na\xefve\", \"answer\": \"a\"}\n{\"question\": \"q\", \"answer\": \"a\"}\n";
@@ -338,17 +296,10 @@ fn rows_longer_than_the_limit() {
         format!("<posts>\n<row Id=\"1\" PostTypeId=\"1\" Body=\"{long}\" />\n</posts>"),
     );
     let error = for_each_demonstration(&Source::new(posts), &limits, &mut |_| Ok(())).unwrap_err();
-    assert!(
-        matches!(error, DataError::RowTooLong { line: 2, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, DataError::RowTooLong { line: 2, .. }), "{error:?}");
     let text = file(&dir, &long);
-    let error =
-        hone_data::for_each_document(&Source::new(text), &limits, &mut |_| Ok(())).unwrap_err();
-    assert!(
-        error.to_string().contains("split = \"blank-lines\""),
-        "{error}"
-    );
+    let error = hone_data::for_each_document(&Source::new(text), &limits, &mut |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("split = \"blank-lines\""), "{error}");
 }
 
 #[test]
@@ -361,20 +312,14 @@ fn data_that_expands_too_far() {
     let bomb = "{\"question\": \"q\", \"answer\": \"a\"}\n".repeat(100_000);
     let path = file(&dir, zstd(bomb.as_bytes()));
     let error = rows(&path, &limits).unwrap_err();
-    assert!(
-        matches!(error, DataError::ExpandsTooFar { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, DataError::ExpandsTooFar { .. }), "{error:?}");
     assert_eq!(rows(&path, &Limits::default()).unwrap().len(), 100_000);
     let limits = Limits {
         total_bytes: 1000,
         ..Limits::default()
     };
     let error = rows(&file(&dir, &bomb), &limits).unwrap_err();
-    assert!(
-        matches!(error, DataError::TooLarge { cap: 1000, .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, DataError::TooLarge { cap: 1000, .. }), "{error:?}");
 }
 
 #[test]
@@ -387,10 +332,7 @@ fn an_array_that_does_not_end() {
             format!("[\n{good},\n{{\"question\": \"q"),
             "the row of line 3 does not end",
         ),
-        (
-            format!("[{good}]\nmore"),
-            "expected the end of the file, got `m`",
-        ),
+        (format!("[{good}]\nmore"), "expected the end of the file, got `m`"),
         (format!("[{good}] {good}"), "expected the end of the file"),
     ] {
         let error = load_demonstrations(&Source::new(file(&dir, content)))
@@ -443,18 +385,13 @@ fn bad_rows_are_counted_up_to_a_share() {
 fn columns_and_format_override() {
     let dir = TempDir::new().unwrap();
     let path = file(&dir, "q,a,note\nwhat?,that,n\nwho?,she,n\n");
-    let error = load_demonstrations(&Source::new(&path))
-        .unwrap_err()
-        .to_string();
+    let error = load_demonstrations(&Source::new(&path)).unwrap_err().to_string();
     assert!(
         error.contains("Found: q, a, note") && error.contains("prompt-completion"),
         "{error}"
     );
     let mapped = |pairs: &[(&str, &str)]| Source {
-        columns: pairs
-            .iter()
-            .map(|(k, v)| (k.to_string(), v.to_string()))
-            .collect(),
+        columns: pairs.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
         ..Source::new(&path)
     };
     let loaded = load_demonstrations(&mapped(&[("prompt", "q"), ("completion", "a")])).unwrap();
@@ -465,9 +402,7 @@ fn columns_and_format_override() {
     assert_eq!((loaded.items.len(), &loaded.items[0]), (2, &expected));
     let prompts = load_prompts(&mapped(&[("prompt", "q")])).unwrap();
     assert_eq!(prompts.items[0].extra["a"], "that");
-    let error = load_prompts(&mapped(&[("prompt", "qq")]))
-        .unwrap_err()
-        .to_string();
+    let error = load_prompts(&mapped(&[("prompt", "qq")])).unwrap_err().to_string();
     assert!(
         error.contains("no column `qq`") && error.contains("did you mean `q`?"),
         "{error}"
@@ -508,15 +443,9 @@ fn other_kinds_are_refused_with_a_hint() {
     let pairs = "{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\"}\n";
     let pairs = Source::new(file(&dir, pairs));
     assert!(load_unpaired(&pairs).is_err());
-    assert_eq!(
-        load_rankings(&pairs).unwrap().items[0].responses,
-        ["c", "r"]
-    );
+    assert_eq!(load_rankings(&pairs).unwrap().items[0].responses, ["c", "r"]);
     let directory = Source::new(dir.path());
-    assert!(matches!(
-        load_documents(&directory),
-        Err(DataError::Directory { .. })
-    ));
+    assert!(matches!(load_documents(&directory), Err(DataError::Directory { .. })));
     let absent = Source::new(dir.path().join("absent"));
     assert!(
         load_documents(&absent)
@@ -533,7 +462,8 @@ fn other_kinds_are_refused_with_a_hint() {
 #[test]
 fn an_inspection_says_what_a_file_is() {
     let dir = TempDir::new().unwrap();
-    let content = "{\"question\": \"ab\", \"answer\": \"abcd\", \"level\": 1}\n{\"question\": \"abcd\", \"answer\": \"é\"}\n[]\n";
+    let content =
+        "{\"question\": \"ab\", \"answer\": \"abcd\", \"level\": 1}\n{\"question\": \"abcd\", \"answer\": \"é\"}\n[]\n";
     let found = inspect(&Source::new(file(&dir, gzip(content.as_bytes())))).unwrap();
     assert_eq!((found.rows, found.bad), (3, 1));
     assert_eq!(found.format, Some(Format::QuestionAnswer));
@@ -553,31 +483,20 @@ fn an_inspection_says_what_a_file_is() {
     );
     let response = &found.lengths[1];
     assert_eq!(
-        (
-            response.part.as_str(),
-            response.min,
-            response.max,
-            response.median
-        ),
+        (response.part.as_str(), response.min, response.max, response.median),
         ("response", 1, 4, 1)
     );
     assert_eq!((found.lengths[0].mean, found.lengths[0].p95), (3.0, 4));
     assert_eq!(found.examples.len(), 2);
     let unknown = inspect(&Source::new(file(&dir, "{\"a\": 1}\n"))).unwrap();
     assert_eq!(unknown.format, None);
-    assert!(
-        unknown.notes[0].contains("fit no known format"),
-        "{:?}",
-        unknown.notes
-    );
+    assert!(unknown.notes[0].contains("fit no known format"), "{:?}", unknown.notes);
 }
 
 #[test]
 fn conversations_without_replies_are_prompts() {
     let dir = TempDir::new().unwrap();
-    let content =
-        "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"answer\": \"4\"}\n"
-            .repeat(3);
+    let content = "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"answer\": \"4\"}\n".repeat(3);
     let source = Source::new(file(&dir, content));
     let found = inspect(&source).unwrap();
     assert_eq!(
@@ -593,13 +512,11 @@ fn conversations_without_replies_are_prompts() {
 #[test]
 fn damaged_files_are_survived() {
     let dir = TempDir::new().unwrap();
-    let posts =
-        "<posts>\n<row Id=\"1\" PostTypeId=\"1\" Title=\"&lt;a&gt;\" Body=\"b\" />\n</posts>";
-    let tree = r#"{"prompt": {"text": "t", "role": "prompter", "replies": [{"text": "a", "role": "assistant", "rank": 0}]}}"#;
+    let posts = "<posts>\n<row Id=\"1\" PostTypeId=\"1\" Title=\"&lt;a&gt;\" Body=\"b\" />\n</posts>";
+    let tree =
+        r#"{"prompt": {"text": "t", "role": "prompter", "replies": [{"text": "a", "role": "assistant", "rank": 0}]}}"#;
     let ranking = r#"{"prompt": "p", "responses": ["a", "b"], "ranking": [[1], [0]]}"#;
-    let mut contents: Vec<Vec<u8>> = [LINES, ARRAY, CSV, TSV, posts, tree, ranking]
-        .map(Into::into)
-        .into();
+    let mut contents: Vec<Vec<u8>> = [LINES, ARRAY, CSV, TSV, posts, tree, ranking].map(Into::into).into();
     contents.push(parquet_bytes());
     contents.push(gzip(LINES.as_bytes()));
     contents.push(zstd(ARRAY.as_bytes()));
@@ -621,10 +538,7 @@ fn damaged_files_are_survived() {
             let source = Source::new(&path);
             let ok = inspect(&source).is_ok();
             results[usize::from(ok)] += 1;
-            let _ = (
-                load_demonstrations(&source).is_ok(),
-                load_rankings(&source).is_ok(),
-            );
+            let _ = (load_demonstrations(&source).is_ok(), load_rankings(&source).is_ok());
         }
     }
     assert!(results[0] > 50 && results[1] > 50, "{results:?}");

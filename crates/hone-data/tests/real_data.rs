@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use hone_data::{
-    Container, Format, LoadReport, Opening, Source, hold_out, inspect, load_demonstrations,
-    load_documents, load_prompts, load_rankings,
+    Container, Format, LoadReport, Opening, Source, hold_out, inspect, load_demonstrations, load_documents,
+    load_prompts, load_rankings,
 };
 
 fn folder() -> Option<PathBuf> {
@@ -35,9 +35,7 @@ fn texts() {
 #[test]
 fn instructions() {
     let Some(data) = folder() else { return };
-    let load = |name: &str| {
-        load_demonstrations(&Source::new(data.join("instructions").join(name))).unwrap()
-    };
+    let load = |name: &str| load_demonstrations(&Source::new(data.join("instructions").join(name))).unwrap();
     assert_eq!(
         counts(&load("alpaca_en_demo.json").report),
         (Format::Alpaca, 999, 0, 999)
@@ -47,18 +45,9 @@ fn instructions() {
         (Format::QuestionAnswer, 7473, 0, 7473)
     );
     let templates = load("p3-templates.jsonl.gz");
-    assert_eq!(
-        counts(&templates.report),
-        (Format::PromptCompletion, 29_059, 0, 29_059)
-    );
-    assert!(
-        templates
-            .items
-            .iter()
-            .all(|d| d.extra["template"].is_string())
-    );
-    let problems =
-        load_prompts(&Source::new(data.join("instructions/gsm8k-train.jsonl.gz"))).unwrap();
+    assert_eq!(counts(&templates.report), (Format::PromptCompletion, 29_059, 0, 29_059));
+    assert!(templates.items.iter().all(|d| d.extra["template"].is_string()));
+    let problems = load_prompts(&Source::new(data.join("instructions/gsm8k-train.jsonl.gz"))).unwrap();
     assert!(
         problems
             .items
@@ -79,16 +68,9 @@ fn preferences() {
             .iter()
             .all(|b| b.reason.contains("share no prompt"))
     );
-    assert!(
-        hh.items
-            .iter()
-            .all(|r| r.prompt.last().unwrap().role == "user")
-    );
+    assert!(hh.items.iter().all(|r| r.prompt.last().unwrap().role == "user"));
     let dpo = load("dpo-en-demo.json").unwrap();
-    assert_eq!(
-        counts(&dpo.report),
-        (Format::SharegptPreference, 299, 0, 299)
-    );
+    assert_eq!(counts(&dpo.report), (Format::SharegptPreference, 299, 0, 299));
     let trees = load("oasst-trees.jsonl.gz").unwrap();
     let (format, rows, bad, items) = counts(&trees.report);
     assert_eq!((format, rows, bad), (Format::OpenAssistant, 100, 0));
@@ -112,10 +94,7 @@ fn every_file_can_be_inspected() {
     for part in ["text", "instructions", "preferences"] {
         for entry in std::fs::read_dir(Path::new(&data).join(part)).unwrap() {
             let path = entry.unwrap().path();
-            if path
-                .file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("lfs"))
-            {
+            if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("lfs")) {
                 continue;
             }
             let found = inspect(&Source::new(&path)).unwrap();

@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hone_compute::{
-    Engine, EngineOptions, Gradients, Isa, Layout, Precision, SamplingParameters, Tape,
-};
+use hone_compute::{Engine, EngineOptions, Gradients, Isa, Layout, Precision, SamplingParameters, Tape};
 use hone_generate::{Generator, GeneratorOptions, Request, logprobs_of};
 use hone_math::Key;
 use hone_model::{TensorFile, Tokens, Transformer, load};
@@ -26,10 +24,7 @@ fn golden_directories() -> Vec<PathBuf> {
         }
     }
     directories.sort();
-    assert!(
-        directories.len() >= 5,
-        "one model of each family and variant"
-    );
+    assert!(directories.len() >= 5, "one model of each family and variant");
     directories
 }
 
@@ -64,21 +59,14 @@ fn parity_logprobs_and_greedy_tokens() {
     for isa in [Isa::detect(), Isa::Portable] {
         let engine = engine(isa);
         for directory in golden_directories() {
-            let name = directory
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .into_owned();
+            let name = directory.file_name().unwrap().to_string_lossy().into_owned();
             let (model, _) = load(&engine, &directory).unwrap();
             let golden = golden(&directory);
             let ids: Vec<Vec<u32>> = numbers(&golden["ids"]);
             let expected: Vec<Vec<f64>> = numbers(&golden["logprobs"]);
             let slices: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
             let got = logprobs_of(&engine, &model, &slices, 1.0);
-            let pairs = got
-                .iter()
-                .zip(&expected)
-                .flat_map(|(g, e)| g.logprobs.iter().zip(e));
+            let pairs = got.iter().zip(&expected).flat_map(|(g, e)| g.logprobs.iter().zip(e));
             let difference = largest(&name, pairs.map(|(&g, &e)| (f64::from(g) - e).abs()));
             eprintln!("{isa} {name}: largest difference of log-probabilities {difference:.2e}");
             assert!(difference < 1e-4, "{isa} {name}: {difference}");
@@ -105,23 +93,14 @@ fn parity_logprobs_and_greedy_tokens() {
 }
 
 /// The mean cross-entropy of all next tokens, and its gradients.
-fn loss_and_gradients(
-    engine: &Engine,
-    model: &Transformer,
-    sequences: &[Vec<u32>],
-) -> (f64, Gradients) {
+fn loss_and_gradients(engine: &Engine, model: &Transformer, sequences: &[Vec<u32>]) -> (f64, Gradients) {
     let count: usize = sequences.iter().map(|s| s.len() - 1).sum();
     let ids: Arc<[u32]> = sequences.iter().flatten().copied().collect();
     let layout = Layout::whole(&sequences.iter().map(Vec::len).collect::<Vec<_>>());
     let (mut targets, mut weights) = (Vec::new(), Vec::new());
     for sequence in sequences {
         targets.extend(sequence[1..].iter().copied().chain([0]));
-        weights.extend(
-            sequence[1..]
-                .iter()
-                .map(|_| 1.0 / count as f32)
-                .chain([0.0]),
-        );
+        weights.extend(sequence[1..].iter().map(|_| 1.0 / count as f32).chain([0.0]));
     }
     let mut gradients = Gradients::zeros(engine, model.parameters());
     let mut tape = Tape::training(engine, model.parameters());
@@ -169,9 +148,7 @@ fn place(family: &str, name: &str) -> (String, bool) {
     ];
     let whole = replaced
         .iter()
-        .fold(name.to_string(), |name, (ours, theirs)| {
-            name.replace(ours, theirs)
-        });
+        .fold(name.to_string(), |name, (ours, theirs)| name.replace(ours, theirs));
     let whole = if let Some(kind) = whole.strip_prefix("norm.") {
         format!("ln_f.{kind}")
     } else {
@@ -185,15 +162,10 @@ fn place(family: &str, name: &str) -> (String, bool) {
 fn parity_loss_and_gradients() {
     let engine = engine(Isa::detect());
     for directory in golden_directories() {
-        let name = directory
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
+        let name = directory.file_name().unwrap().to_string_lossy().into_owned();
         let (model, config) = load(&engine, &directory).unwrap();
         let golden = golden(&directory);
-        let (loss, gradients) =
-            loss_and_gradients(&engine, &model, &numbers::<Vec<Vec<u32>>>(&golden["ids"]));
+        let (loss, gradients) = loss_and_gradients(&engine, &model, &numbers::<Vec<Vec<u32>>>(&golden["ids"]));
         let expected = golden["loss"].as_f64().unwrap();
         assert!(
             (loss - expected).abs() < 1e-4,
@@ -208,8 +180,7 @@ fn parity_loss_and_gradients() {
         for (id, parameter) in model.parameters().iter() {
             let gradient = engine.read(gradients.get(id).unwrap());
             let (theirs, _) = place(family, parameter.name());
-            *squares.entry(theirs).or_default() +=
-                gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+            *squares.entry(theirs).or_default() += gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         }
         assert_eq!(
             squares.keys().collect::<Vec<_>>(),
@@ -269,10 +240,7 @@ fn compare_gradients(
         let largest = whole.iter().fold(0.0, |m: f32, x| m.max(x.abs())).max(1e-6);
         for r in 0..rows {
             for c in 0..cols {
-                worst = f64::max(
-                    worst,
-                    f64::from((got[r * cols + c] - expected(r, c)).abs() / largest),
-                );
+                worst = f64::max(worst, f64::from((got[r * cols + c] - expected(r, c)).abs() / largest));
             }
         }
     }

@@ -19,7 +19,10 @@ pub struct GeneratorOptions {
 
 impl Default for GeneratorOptions {
     fn default() -> Self {
-        Self { max_batch: 64, prefill_tokens: 2048 }
+        Self {
+            max_batch: 64,
+            prefill_tokens: 2048,
+        }
     }
 }
 
@@ -51,7 +54,10 @@ struct Waiting {
 impl<'m> Generator<'m> {
     /// A sampler for this model.
     pub fn new(engine: &'m Engine, model: &'m Transformer, options: GeneratorOptions) -> Self {
-        let options = GeneratorOptions { max_batch: options.max_batch.max(1), ..options };
+        let options = GeneratorOptions {
+            max_batch: options.max_batch.max(1),
+            ..options
+        };
         Self { engine, model, options }
     }
 
@@ -87,8 +93,18 @@ impl<'m> Generator<'m> {
             let layout = Layout::continued(active.iter().map(|a| (a.cache.len(), 1)));
             let mut tape = Tape::inference(self.engine, self.model.parameters());
             let mut caches: Vec<&mut SequenceCache> = active.iter_mut().map(|a| &mut a.cache).collect();
-            let hidden = self.model.hidden_cached(&mut tape, &Tokens { ids: &ids, layout: &layout }, &mut caches);
-            let rows: Vec<_> = active.iter().map(|a| sample_row(&requests[a.request], a.completion.ids.len())).collect();
+            let hidden = self.model.hidden_cached(
+                &mut tape,
+                &Tokens {
+                    ids: &ids,
+                    layout: &layout,
+                },
+                &mut caches,
+            );
+            let rows: Vec<_> = active
+                .iter()
+                .map(|a| sample_row(&requests[a.request], a.completion.ids.len()))
+                .collect();
             let chosen = self.sample(&tape, &hidden, &rows, &active)?;
             // 3. Those that end leave their places
             let mut kept = Vec::with_capacity(active.len());
@@ -111,10 +127,18 @@ impl<'m> Generator<'m> {
                 return Err(GenerateError::EmptyPrompt { request });
             }
             if r.prompt.len() >= context {
-                return Err(GenerateError::PromptTooLong { request, got: r.prompt.len(), context });
+                return Err(GenerateError::PromptTooLong {
+                    request,
+                    got: r.prompt.len(),
+                    context,
+                });
             }
             if let Some(&id) = r.prompt.iter().find(|&&id| id as usize >= vocabulary) {
-                return Err(GenerateError::UnknownToken { request, id, vocabulary });
+                return Err(GenerateError::UnknownToken {
+                    request,
+                    id,
+                    vocabulary,
+                });
             }
         }
         Ok(())
@@ -136,21 +160,36 @@ impl<'m> Generator<'m> {
             let mut hidden = Vec::new();
             while active.len() + first.len() < self.options.max_batch {
                 let Some(group) = waiting.front_mut() else { break };
-                let Some((cache, last_hidden)) = &group.ready else { break };
+                let Some((cache, last_hidden)) = &group.ready else {
+                    break;
+                };
                 let Some(request) = group.requests.pop_front() else {
                     waiting.pop_front();
                     continue;
                 };
                 hidden.extend_from_slice(last_hidden);
-                let completion = Completion { ids: Vec::new(), logprobs: Vec::new(), finish: FinishReason::Length };
-                first.push(Active { request, cache: cache.clone(), completion, last: 0, text: Vec::new() });
+                let completion = Completion {
+                    ids: Vec::new(),
+                    logprobs: Vec::new(),
+                    finish: FinishReason::Length,
+                };
+                first.push(Active {
+                    request,
+                    cache: cache.clone(),
+                    completion,
+                    last: 0,
+                    text: Vec::new(),
+                });
             }
             // A request without tokens is done before it begins.
             if first.is_empty() {
                 continue;
             }
             let tape = Tape::inference(self.engine, self.model.parameters());
-            let hidden = tape.constant(self.engine.tensor(first.len(), self.model.architecture().width, &hidden));
+            let hidden = tape.constant(
+                self.engine
+                    .tensor(first.len(), self.model.architecture().width, &hidden),
+            );
             let rows: Vec<_> = first.iter().map(|a| sample_row(&requests[a.request], 0)).collect();
             let chosen = self.sample(&tape, &hidden, &rows, &first)?;
             for (mut sequence, (token, logprob)) in first.into_iter().zip(chosen) {
@@ -181,8 +220,13 @@ impl<'m> Generator<'m> {
         let layout = Layout::whole(&groups.iter().map(|g| g.prompt.len()).collect::<Vec<_>>());
         let mut caches: Vec<_> = groups.iter().map(|_| self.model.new_cache(self.engine)).collect();
         let mut tape = Tape::inference(self.engine, self.model.parameters());
-        let tokens = Tokens { ids: &ids, layout: &layout };
-        let hidden = self.model.hidden_cached(&mut tape, &tokens, &mut caches.iter_mut().collect::<Vec<_>>());
+        let tokens = Tokens {
+            ids: &ids,
+            layout: &layout,
+        };
+        let hidden = self
+            .model
+            .hidden_cached(&mut tape, &tokens, &mut caches.iter_mut().collect::<Vec<_>>());
         let last: Arc<[u32]> = layout.spans().iter().map(|s| (s.row + s.length - 1) as u32).collect();
         let last = self.engine.read(tape.select_rows(&hidden, &last).value());
         let width = self.model.architecture().width;
@@ -199,7 +243,10 @@ impl<'m> Generator<'m> {
         sequences: &[Active],
     ) -> Result<Vec<(u32, f32)>, GenerateError> {
         let choices = tape.sample(hidden, self.model.output(), rows);
-        let choices = choices.map_err(|(row, source)| GenerateError::Sampling { request: sequences[row].request, source })?;
+        let choices = choices.map_err(|(row, source)| GenerateError::Sampling {
+            request: sequences[row].request,
+            source,
+        })?;
         Ok(choices.into_iter().map(|c| (c.token, c.logprob)).collect())
     }
 
@@ -224,7 +271,12 @@ impl<'m> Generator<'m> {
         {
             finish = Some(FinishReason::Length);
         }
-        let goes_on = on_token(TokenEvent { request: sequence.request, token, logprob, finish });
+        let goes_on = on_token(TokenEvent {
+            request: sequence.request,
+            token,
+            logprob,
+            finish,
+        });
         if finish.is_none() && !goes_on {
             finish = Some(FinishReason::Cancelled);
         }
@@ -234,7 +286,10 @@ impl<'m> Generator<'m> {
 }
 
 fn sample_row(request: &Request, token: usize) -> SampleRow {
-    SampleRow { parameters: request.sampling, uniform: request.key.uniform(token as u64) }
+    SampleRow {
+        parameters: request.sampling,
+        uniform: request.key.uniform(token as u64),
+    }
 }
 
 fn text_stops(request: &Request, text: &mut Vec<u8>, token: u32) -> bool {

@@ -4,7 +4,12 @@ use crate::request::{Completion, Request};
 
 /// `n` requests like `request`, each with random numbers of its own.
 pub fn samples_of(request: &Request, n: usize) -> Vec<Request> {
-    (0..n).map(|i| Request { key: request.key.child(i as u64), ..request.clone() }).collect()
+    (0..n)
+        .map(|i| Request {
+            key: request.key.child(i as u64),
+            ..request.clone()
+        })
+        .collect()
 }
 
 /// The index of the highest score (the first of equals); none without scores or if all are NaN.

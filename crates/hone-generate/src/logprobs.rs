@@ -53,14 +53,26 @@ pub fn logprobs_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]], t
             targets.extend((span.row..end).skip(1).map(|row| ids[row]));
         }
         let mut tape = Tape::inference(engine, model.parameters());
-        let hidden = model.hidden(&mut tape, &Tokens { ids: &ids, layout: &layout });
+        let hidden = model.hidden(
+            &mut tape,
+            &Tokens {
+                ids: &ids,
+                layout: &layout,
+            },
+        );
         let chosen = tape.select_rows(&hidden, &rows.into());
         let numbers = model.logprobs(&mut tape, &chosen, &targets.into(), temperature);
-        let (logprobs, entropies) = (engine.read(numbers.logprob.value()), engine.read(numbers.entropy.value()));
+        let (logprobs, entropies) = (
+            engine.read(numbers.logprob.value()),
+            engine.read(numbers.entropy.value()),
+        );
         let mut at = 0;
         for sequence in sequences {
             let end = at + sequence.len().saturating_sub(1);
-            scores.push(TokenScores { logprobs: logprobs[at..end].to_vec(), entropies: entropies[at..end].to_vec() });
+            scores.push(TokenScores {
+                logprobs: logprobs[at..end].to_vec(),
+                entropies: entropies[at..end].to_vec(),
+            });
             at = end;
         }
     }
@@ -89,7 +101,9 @@ pub fn scores_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> 
 pub fn heads_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
     let mut all = Vec::with_capacity(sequences.len());
     for pack in packs(sequences) {
-        let (outputs, layout) = head_pack(engine, model, &sequences[pack], |layout| (0..layout.rows() as u32).collect());
+        let (outputs, layout) = head_pack(engine, model, &sequences[pack], |layout| {
+            (0..layout.rows() as u32).collect()
+        });
         all.extend(layout.spans().iter().map(|s| outputs[s.row..s.row + s.length].to_vec()));
     }
     all
@@ -104,7 +118,13 @@ fn head_pack(
     let ids: Arc<[u32]> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
     let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
     let mut tape = Tape::inference(engine, model.parameters());
-    let hidden = model.hidden(&mut tape, &Tokens { ids: &ids, layout: &layout });
+    let hidden = model.hidden(
+        &mut tape,
+        &Tokens {
+            ids: &ids,
+            layout: &layout,
+        },
+    );
     let outputs = model.head_outputs(&mut tape, &hidden, &rows(&layout));
     (engine.read(outputs.value()), layout)
 }

@@ -77,7 +77,9 @@ pub enum GenerateError {
         request: usize,
     },
     /// Longer than the model's context.
-    #[error("request {request}: the prompt has {got} tokens, and the model's context is {context}; at least one place must be left for the answer")]
+    #[error(
+        "request {request}: the prompt has {got} tokens, and the model's context is {context}; at least one place must be left for the answer"
+    )]
     PromptTooLong {
         /// Which.
         request: usize,
@@ -87,7 +89,9 @@ pub enum GenerateError {
         context: usize,
     },
     /// An id that the model does not have.
-    #[error("request {request}: token id {id} is beyond the model's vocabulary of {vocabulary}; is this tokenizer the model's?")]
+    #[error(
+        "request {request}: token id {id} is beyond the model's vocabulary of {vocabulary}; is this tokenizer the model's?"
+    )]
     UnknownToken {
         /// Which.
         request: usize,

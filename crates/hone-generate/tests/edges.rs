@@ -5,8 +5,7 @@ mod common;
 use common::{architecture, engine, random_ids, random_model};
 use hone_compute::{Isa, Precision, SamplingParameters};
 use hone_generate::{
-    FinishReason, GenerateError, Generator, GeneratorOptions, Request, heads_of, logprobs_of,
-    samples_of, scores_of,
+    FinishReason, GenerateError, Generator, GeneratorOptions, Request, heads_of, logprobs_of, samples_of, scores_of,
 };
 use hone_math::Key;
 use hone_testing::assert_bits;
@@ -115,14 +114,8 @@ fn limits_of_requests() {
     let full = generator
         .run(&[request(vec![1; 597], 10), request(vec![1; 3], 0)])
         .expect("sound");
-    assert_eq!(
-        (full[0].ids.len(), full[0].finish),
-        (3, FinishReason::Length)
-    );
-    assert_eq!(
-        (full[1].ids.len(), full[1].finish),
-        (0, FinishReason::Length)
-    );
+    assert_eq!((full[0].ids.len(), full[0].finish), (3, FinishReason::Length));
+    assert_eq!((full[1].ids.len(), full[1].finish), (0, FinishReason::Length));
 
     // At least one sequence runs, whatever is asked.
     let none = GeneratorOptions {
@@ -132,9 +125,7 @@ fn limits_of_requests() {
     let one = Generator::new(&engine, &model, none)
         .run(&samples_of(&request(vec![1, 2], 3), 4))
         .expect("sound");
-    let many = generator
-        .run(&samples_of(&request(vec![1, 2], 3), 4))
-        .expect("sound");
+    let many = generator.run(&samples_of(&request(vec![1, 2], 3), 4)).expect("sound");
     assert_eq!(one, many);
     assert_eq!(many.len(), 4);
     assert!(many.iter().any(|c| c.ids != many[0].ids), "samples differ");

@@ -6,12 +6,11 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    FAMILIES, HEADS, Pass, architecture, engine, poison, random_architecture, random_ids,
-    random_model, training_pass,
+    FAMILIES, HEADS, Pass, architecture, engine, poison, random_architecture, random_ids, random_model, training_pass,
 };
 use hone_compute::{
-    AdamW, Engine, GradientTree, Gradients, Isa, Layout, Optimizer, Precision, SamplingParameters,
-    SequenceCache, StepRate, Tape,
+    AdamW, Engine, GradientTree, Gradients, Isa, Layout, Optimizer, Precision, SamplingParameters, SequenceCache,
+    StepRate, Tape,
 };
 use hone_generate::{Completion, Generator, GeneratorOptions, Request, logprobs_of, samples_of};
 use hone_math::{Key, Stream};
@@ -25,12 +24,7 @@ struct Sampled {
     stored: Vec<f32>,
 }
 
-fn request(
-    prompt: Vec<u32>,
-    sampling: SamplingParameters,
-    key: Key,
-    max_new_tokens: usize,
-) -> Request {
+fn request(prompt: Vec<u32>, sampling: SamplingParameters, key: Key, max_new_tokens: usize) -> Request {
     Request {
         prompt: prompt.into(),
         sampling,
@@ -76,12 +70,7 @@ fn random_requests(r: &mut Stream, seed: u64, vocabulary: usize, temperature: f3
             sampling.top_p = 0.3 + 0.6 * r.uniform() as f32;
         }
         let key = Key::new(seed, "request", prompt as u64);
-        let mut one = request(
-            random_ids(r, length, vocabulary),
-            sampling,
-            key,
-            r.below(14),
-        );
+        let mut one = request(random_ids(r, length, vocabulary), sampling, key, r.below(14));
         if r.chance(0.3) {
             one.stop_tokens = random_ids(r, 5, vocabulary).into();
         }
@@ -98,13 +87,7 @@ fn random_options(r: &mut Stream) -> GeneratorOptions {
 }
 
 /// All log-probabilities of a sequence, its tokens read in parts cut at random places.
-fn in_parts(
-    engine: &Engine,
-    model: &Transformer,
-    ids: &[u32],
-    temperature: f32,
-    r: &mut Stream,
-) -> Vec<f32> {
+fn in_parts(engine: &Engine, model: &Transformer, ids: &[u32], temperature: f32, r: &mut Stream) -> Vec<f32> {
     let mut cache = model.new_cache(engine);
     let mut logprobs = Vec::new();
     while cache.len() + 1 < ids.len() {
@@ -114,23 +97,11 @@ fn in_parts(
             // Read the same again after forgetting it, a clone of the cache keeping what it had.
             let kept = cache.clone();
             cache.truncate(start - 1);
-            let (again, _) = part(
-                engine,
-                model,
-                (&ids[start - 1..], 1),
-                temperature,
-                &mut cache,
-            );
+            let (again, _) = part(engine, model, (&ids[start - 1..], 1), temperature, &mut cache);
             assert_bits("read again", &again, &logprobs[start - 1..]);
             assert_eq!(kept.len(), cache.len());
         }
-        let (numbers, _) = part(
-            engine,
-            model,
-            (&ids[start..], length),
-            temperature,
-            &mut cache,
-        );
+        let (numbers, _) = part(engine, model, (&ids[start..], length), temperature, &mut cache);
         logprobs.extend(numbers);
     }
     logprobs
@@ -156,10 +127,7 @@ fn part(
         &mut [cache],
     );
     let numbers = model.logprobs(&mut tape, &hidden, &ids[1..=length].into(), temperature);
-    (
-        engine.read(numbers.logprob.value()),
-        engine.read(hidden.value()),
-    )
+    (engine.read(numbers.logprob.value()), engine.read(hidden.value()))
 }
 
 /// Runs a random case; gives how many stored log-probabilities were compared.
@@ -167,33 +135,18 @@ fn random_case(seed: u64) -> usize {
     let r = &mut Key::new(seed, "case", 0).stream();
     let isas = Isa::all_here();
     let isa = isas[r.below(isas.len())];
-    let precision = if r.chance(0.5) {
-        Precision::Bf16
-    } else {
-        Precision::F32
-    };
+    let precision = if r.chance(0.5) { Precision::Bf16 } else { Precision::F32 };
     let shape = random_architecture(r);
     let threads = 1 + r.below(3);
     let engines = [threads, threads % 3 + 1].map(|threads| engine(isa, precision, threads));
-    let mut models = engines
-        .each_ref()
-        .map(|engine| random_model(engine, &shape, seed));
+    let mut models = engines.each_ref().map(|engine| random_model(engine, &shape, seed));
     models[1].set_recompute(r.chance(0.5));
     let what = format!("case {seed}: {shape:?} on {isa} in {precision:?}");
 
     // 1. Sampled through the cache
     let greedy = r.chance(0.2);
-    let temperature = if r.chance(0.5) {
-        1.0
-    } else {
-        0.5 + r.uniform() as f32
-    };
-    let requests = random_requests(
-        r,
-        seed,
-        shape.vocab_size,
-        if greedy { 0.0 } else { temperature },
-    );
+    let temperature = if r.chance(0.5) { 1.0 } else { 0.5 + r.uniform() as f32 };
+    let requests = random_requests(r, seed, shape.vocab_size, if greedy { 0.0 } else { temperature });
     // What is stored for greedy choices is under temperature 1.
     let temperature = if greedy { 1.0 } else { temperature };
     poison(&engines[0]);
@@ -233,13 +186,7 @@ fn random_case(seed: u64) -> usize {
         } else {
             Pass::Seeded(&mut gradients)
         };
-        let found = training_pass(
-            &engines[1],
-            &models[1],
-            &chosen[from..to],
-            temperature,
-            pass,
-        );
+        let found = training_pass(&engines[1], &models[1], &chosen[from..to], temperature, pass);
         for (got, expected) in found.iter().zip(&recomputed[from..to]) {
             assert_bits(
                 &format!("{what}: training, against recomputed"),
@@ -276,12 +223,7 @@ fn greedy_text_does_not_depend_on_its_batch() {
                 temperature: 0.0,
                 ..SamplingParameters::default()
             };
-            let asked = request(
-                random_ids(r, 61, 97),
-                sampling,
-                Key::new(1, "greedy", 0),
-                10,
-            );
+            let asked = request(random_ids(r, 61, 97), sampling, Key::new(1, "greedy", 0), 10);
             let alone = GeneratorOptions {
                 max_batch: 1,
                 prefill_tokens: 1,
@@ -303,15 +245,8 @@ fn greedy_text_does_not_depend_on_its_batch() {
                 );
                 let generator = Generator::new(&engine, &model, random_options(r));
                 let completions = generator.run(&requests).expect("sound");
-                assert_eq!(
-                    completions[place].ids, expected[0].ids,
-                    "{isa} {precision:?}"
-                );
-                assert_bits(
-                    "greedy",
-                    &completions[place].logprobs,
-                    &expected[0].logprobs,
-                );
+                assert_eq!(completions[place].ids, expected[0].ids, "{isa} {precision:?}");
+                assert_bits("greedy", &completions[place].logprobs, &expected[0].logprobs);
             }
         }
     }
@@ -342,11 +277,7 @@ fn train(engine: &Engine, shape: &hone_model::Architecture, sequences: &[&[u32]]
             learning_rate: 1e-3,
             clip: Some(0.5),
         };
-        assert!(
-            optimizer
-                .step(engine, model.parameters_mut(), &gradients, rate)
-                .applied
-        );
+        assert!(optimizer.step(engine, model.parameters_mut(), &gradients, rate).applied);
         for (id, parameter) in model.parameters().iter() {
             numbers.extend(engine.read(gradients.get(id).expect("trained")));
             numbers.extend(engine.read(parameter.value()));
@@ -370,19 +301,12 @@ fn threads_change_no_bit_of_training() {
     for (i, isa) in Isa::all_here().into_iter().enumerate() {
         for precision in [Precision::F32, Precision::Bf16] {
             let shape = architecture(FAMILIES[i % 4], HEADS[(i + 1) % HEADS.len()], 300, false);
-            let sequences: Vec<_> = [70, 3, 20, 2, 65]
-                .iter()
-                .map(|&n| random_ids(r, n, 300))
-                .collect();
+            let sequences: Vec<_> = [70, 3, 20, 2, 65].iter().map(|&n| random_ids(r, n, 300)).collect();
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
             let one = train(&engine(isa, precision, 1), &shape, &sequences);
             for threads in [2, 3] {
                 let more = train(&engine(isa, precision, threads), &shape, &sequences);
-                assert_bits(
-                    &format!("{threads} threads on {isa} in {precision:?}"),
-                    &more,
-                    &one,
-                );
+                assert_bits(&format!("{threads} threads on {isa} in {precision:?}"), &more, &one);
             }
         }
     }
@@ -394,19 +318,11 @@ fn micro_batches_agree() {
     let mut worst: f64 = 0.0;
     for (i, isa) in Isa::all_here().into_iter().enumerate() {
         for precision in [Precision::F32, Precision::Bf16] {
-            let shape = architecture(
-                FAMILIES[i % 4],
-                HEADS[(i + 2) % HEADS.len()],
-                300,
-                i % 2 == 0,
-            );
+            let shape = architecture(FAMILIES[i % 4], HEADS[(i + 2) % HEADS.len()], 300, i % 2 == 0);
             let engine = engine(isa, precision, 2);
             let model = random_model(&engine, &shape, 1);
             let sequences: Vec<_> = (0..8).map(|_| 2 + r.below(40)).collect::<Vec<_>>();
-            let sequences: Vec<_> = sequences
-                .into_iter()
-                .map(|n| random_ids(r, n, 300))
-                .collect();
+            let sequences: Vec<_> = sequences.into_iter().map(|n| random_ids(r, n, 300)).collect();
             let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
             let by = |size: usize| {
                 let mut gradients = Gradients::zeros(&engine, model.parameters());
@@ -419,8 +335,7 @@ fn micro_batches_agree() {
             for size in [1, 3] {
                 let split = by(size);
                 for (id, parameter) in model.parameters().iter() {
-                    let [got, expected] =
-                        [&split, &whole].map(|g| engine.read(g.get(id).expect("trained")));
+                    let [got, expected] = [&split, &whole].map(|g| engine.read(g.get(id).expect("trained")));
                     if parameter.name().ends_with("k_proj.bias") && i % 4 == 3 {
                         continue; // Exactly 0 but for rounding where nothing turns by position
                     }
@@ -479,20 +394,14 @@ fn one_unit_in_the_last_place_of_one_weight_shows() {
             for isa in [Isa::detect(), Isa::Portable] {
                 let engine = engine(isa, precision, 2);
                 let mut model = random_model(&engine, &shape, 8);
-                let matrices = model
-                    .parameters()
-                    .iter()
-                    .filter(|(_, p)| p.value().rows() > 1);
+                let matrices = model.parameters().iter().filter(|(_, p)| p.value().rows() > 1);
                 // The largest number of row 1, of which a unit in the last place is not lost in the sums it enters.
                 let place = |p: &hone_compute::Parameter| {
                     let (numbers, cols) = (engine.read(p.value()), p.value().cols());
-                    let largest = (cols..2 * cols)
-                        .max_by(|&a, &b| numbers[a].abs().total_cmp(&numbers[b].abs()));
+                    let largest = (cols..2 * cols).max_by(|&a, &b| numbers[a].abs().total_cmp(&numbers[b].abs()));
                     largest.expect("a row has numbers")
                 };
-                let matrices: Vec<_> = matrices
-                    .map(|(_, p)| (p.name().to_string(), place(p)))
-                    .collect();
+                let matrices: Vec<_> = matrices.map(|(_, p)| (p.name().to_string(), place(p))).collect();
                 for (name, place) in &matrices {
                     put_half_way(&engine, &mut model, name, *place);
                 }
@@ -500,31 +409,18 @@ fn one_unit_in_the_last_place_of_one_weight_shows() {
                 let mut requests = Vec::new();
                 for prompt in 0..3 {
                     // Row 1 of the embedding, in which a number will be changed, is read at every second position.
-                    let ids: Vec<u32> = random_ids(r, 8, 97)
-                        .into_iter()
-                        .flat_map(|id| [id, 1])
-                        .collect();
-                    let asked = request(
-                        ids,
-                        SamplingParameters::default(),
-                        Key::new(prompt, "r", 0),
-                        20,
-                    );
+                    let ids: Vec<u32> = random_ids(r, 8, 97).into_iter().flat_map(|id| [id, 1]).collect();
+                    let asked = request(ids, SamplingParameters::default(), Key::new(prompt, "r", 0), 20);
                     requests.extend(samples_of(&asked, 3));
                 }
                 let generator = Generator::new(&engine, &model, GeneratorOptions::default());
                 let sequences = sampled(&requests, generator.run(&requests).expect("sound"));
-                assert!(
-                    !differs(&engine, &model, &sequences),
-                    "nothing was changed yet"
-                );
+                assert!(!differs(&engine, &model, &sequences), "nothing was changed yet");
                 for (name, place) in &matrices {
                     // One unit of f32 may be lost in the sums that it enters: of the last block, the output matrix and
                     // a position (read once a sequence) in f32; and in bf16 of embeddings, which no product rounds.
                     let must_show = match precision {
-                        Precision::F32 => {
-                            name.starts_with("layers.0.") || name.starts_with("embed_tokens")
-                        }
+                        Precision::F32 => name.starts_with("layers.0.") || name.starts_with("embed_tokens"),
                         Precision::Bf16 => !name.starts_with("embed"),
                     };
                     let mut changed = model.duplicate(&engine);
@@ -552,11 +448,7 @@ fn one_cached_number_shows() {
         let id = other.parameters().find(name).expect("qwen2 has this bias");
         let mut numbers = engine.read(other.parameters().get(id).value());
         // A few units in the last place of the cache's type
-        numbers[5] += if precision == Precision::F32 {
-            1e-6
-        } else {
-            0.02
-        };
+        numbers[5] += if precision == Precision::F32 { 1e-6 } else { 0.02 };
         other.parameters_mut().set(&engine, id, &numbers);
 
         let ids = random_ids(&mut Key::new(1, "ids", 0).stream(), 40, 97);
@@ -571,10 +463,7 @@ fn one_cached_number_shows() {
         assert_bits("as it was", &same, &whole[0].logprobs[11..]);
         let changed = run(&other);
         assert!(
-            changed
-                .iter()
-                .zip(&same)
-                .any(|(a, b)| a.to_bits() != b.to_bits()),
+            changed.iter().zip(&same).any(|(a, b)| a.to_bits() != b.to_bits()),
             "{precision:?}"
         );
         assert!(

@@ -44,7 +44,11 @@ pub fn ln(x: f64) -> f64 {
         return x;
     }
     // x = 2^k m with m in [sqrt(1/2), sqrt(2))
-    let (x, shift) = if x < f64::MIN_POSITIVE { (x * power_of_two(54), -54) } else { (x, 0) };
+    let (x, shift) = if x < f64::MIN_POSITIVE {
+        (x * power_of_two(54), -54)
+    } else {
+        (x, 0)
+    };
     let bits = x.to_bits();
     let mut k = ((bits >> 52) as i64) - 1023 + shift;
     let mut m = f64::from_bits((bits & 0x000f_ffff_ffff_ffff) | 0x3ff0_0000_0000_0000);
@@ -167,7 +171,10 @@ mod tests {
 
     fn close(name: &str, x: f64, got: f64, expected: f64) {
         let scale = expected.abs().max(1e-300);
-        assert!((got - expected).abs() / scale < 4e-15, "{name}({x}) = {got:e}, expected {expected:e}");
+        assert!(
+            (got - expected).abs() / scale < 4e-15,
+            "{name}({x}) = {got:e}, expected {expected:e}"
+        );
     }
 
     #[test]
@@ -180,7 +187,16 @@ mod tests {
             assert!((sin(x) - x.sin()).abs() < 1e-15, "sin {x}");
             assert!((cos(x) - x.cos()).abs() < 1e-15, "cos {x}");
             if x.abs() < 30.0 {
-                close("softplus", x, softplus(x), if x > 0.0 { x + (-x).exp().ln_1p() } else { x.exp().ln_1p() });
+                close(
+                    "softplus",
+                    x,
+                    softplus(x),
+                    if x > 0.0 {
+                        x + (-x).exp().ln_1p()
+                    } else {
+                        x.exp().ln_1p()
+                    },
+                );
             }
             let y = exp(x);
             if (y - 1.0).abs() > 1e-3 && y.is_finite() && y > 0.0 {

@@ -21,17 +21,28 @@ impl Key {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
         }
         let mixed = mix(seed ^ mix(hash));
-        Self { key: [mixed as u32, (mixed >> 32) as u32], step }
+        Self {
+            key: [mixed as u32, (mixed >> 32) as u32],
+            step,
+        }
     }
 
     /// A family of its own for one member, such as a request of a batch or an item of a data set.
     pub fn child(self, index: u64) -> Self {
         let [a, b, ..] = self.block(index ^ (1 << 63));
-        Self { key: [a, b], step: self.step }
+        Self {
+            key: [a, b],
+            step: self.step,
+        }
     }
 
     fn block(self, index: u64) -> [u32; 4] {
-        let counter = [index as u32, (index >> 32) as u32, self.step as u32, (self.step >> 32) as u32];
+        let counter = [
+            index as u32,
+            (index >> 32) as u32,
+            self.step as u32,
+            (self.step >> 32) as u32,
+        ];
         philox4x32_10(counter, self.key)
     }
 
@@ -130,7 +141,12 @@ fn philox4x32_10(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let p0 = u64::from(c[0]) * 0xd251_1f53;
         let p1 = u64::from(c[2]) * 0xcd9e_8d57;
-        c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
+        c = [
+            (p1 >> 32) as u32 ^ c[1] ^ k[0],
+            p1 as u32,
+            (p0 >> 32) as u32 ^ c[3] ^ k[1],
+            p0 as u32,
+        ];
         k = [k[0].wrapping_add(0x9e37_79b9), k[1].wrapping_add(0xbb67_ae85)];
     }
     c
@@ -143,10 +159,19 @@ mod tests {
     /// Known answers published with the reference implementation (Random123, `kat_vectors`).
     #[test]
     fn philox_known_answers() {
-        assert_eq!(philox4x32_10([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox4x32_10([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
         assert_eq!(
-            philox4x32_10([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
+            philox4x32_10([0; 4], [0; 2]),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
+        assert_eq!(
+            philox4x32_10([u32::MAX; 4], [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
+        assert_eq!(
+            philox4x32_10(
+                [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
+                [0xa409_3822, 0x299f_31d0]
+            ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
     }

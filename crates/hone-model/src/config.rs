@@ -87,7 +87,10 @@ impl NewModel {
             return fail("width, layers, heads and context must be above 0".into());
         }
         if self.head_dim.is_none() && !self.width.is_multiple_of(self.heads) {
-            return fail(format!("width {} is not a multiple of heads {}; give head_dim", self.width, self.heads));
+            return fail(format!(
+                "width {} is not a multiple of heads {}; give head_dim",
+                self.width, self.heads
+            ));
         }
         let kv_heads = self.kv_heads.unwrap_or(self.heads);
         if kv_heads == 0 || !self.heads.is_multiple_of(kv_heads) {
@@ -101,9 +104,15 @@ impl NewModel {
         if !gpt2 && let Err(error) = inverse_frequencies(head_dim, self.rope_theta, &RopeScaling::Default) {
             return fail(error.to_string());
         }
-        let intermediate =
-            self.intermediate.unwrap_or(if gpt2 { 4 * self.width } else { (self.width * 8).div_ceil(3).next_multiple_of(32) });
-        let positions = Positions::Rotary { theta: self.rope_theta, scaling: RopeScaling::Default };
+        let intermediate = self.intermediate.unwrap_or(if gpt2 {
+            4 * self.width
+        } else {
+            (self.width * 8).div_ceil(3).next_multiple_of(32)
+        });
+        let positions = Positions::Rotary {
+            theta: self.rope_theta,
+            scaling: RopeScaling::Default,
+        };
         Ok(Architecture {
             family,
             vocab_size,
@@ -117,8 +126,16 @@ impl NewModel {
             norm: if gpt2 { NormKind::Layer } else { NormKind::Rms },
             norm_eps: if family == Family::Llama || gpt2 { 1e-5 } else { 1e-6 },
             positions: if gpt2 { Positions::Learned } else { positions },
-            mlp: if gpt2 { MlpKind::Plain(Activation::GeluTanh) } else { MlpKind::SwiGlu },
-            biases: Biases { qkv: gpt2 || family == Family::Qwen2, output: gpt2, mlp: gpt2 },
+            mlp: if gpt2 {
+                MlpKind::Plain(Activation::GeluTanh)
+            } else {
+                MlpKind::SwiGlu
+            },
+            biases: Biases {
+                qkv: gpt2 || family == Family::Qwen2,
+                output: gpt2,
+                mlp: gpt2,
+            },
             qk_norm: family == Family::Qwen3,
             tied: self.tied,
         })
@@ -127,27 +144,48 @@ impl NewModel {
 
 /// Reads `config.json`'s text.
 pub(crate) fn parse(path: &Path, text: &str) -> Result<ModelConfig, Error> {
-    let value: Value =
-        serde_json::from_str(text).map_err(|e| Error::Config { path: path.into(), reason: format!("not JSON: {e}") })?;
+    let value: Value = serde_json::from_str(text).map_err(|e| Error::Config {
+        path: path.into(),
+        reason: format!("not JSON: {e}"),
+    })?;
     let Value::Object(fields) = value else {
-        return Err(Error::Config { path: path.into(), reason: "expected a JSON object".into() });
+        return Err(Error::Config {
+            path: path.into(),
+            reason: "expected a JSON object".into(),
+        });
     };
     let fields = Fields { path, fields: &fields };
     let name = fields.text("model_type")?.unwrap_or_default();
     let Some(family) = Family::from_name(name) else {
         let known = Family::ALL.map(Family::name).join(", ");
-        return Err(Error::UnknownArchitecture { path: path.into(), got: name.into(), known });
+        return Err(Error::UnknownArchitecture {
+            path: path.into(),
+            got: name.into(),
+            known,
+        });
     };
     let architecture = match family {
         Family::Gpt2 => gpt2(&fields)?,
         _ => llama_like(&fields, family)?,
     };
     let classes = fields.fields.get("architectures").and_then(Value::as_array);
-    let scores = classes.is_some_and(|c| c.iter().filter_map(Value::as_str).any(|c| c.ends_with("ForSequenceClassification")));
+    let scores = classes.is_some_and(|c| {
+        c.iter()
+            .filter_map(Value::as_str)
+            .any(|c| c.ends_with("ForSequenceClassification"))
+    });
     let tokens = ["bos_token_id", "eos_token_id", "pad_token_id"];
-    let tokens = tokens.iter().filter_map(|&k| fields.fields.get(k).map(|v| (k.to_string(), v.clone()))).collect();
+    let tokens = tokens
+        .iter()
+        .filter_map(|&k| fields.fields.get(k).map(|v| (k.to_string(), v.clone())))
+        .collect();
     let score_offset = fields.float("hone_score_offset")?.unwrap_or(0.0) as f32;
-    Ok(ModelConfig { architecture, scores, score_offset, tokens })
+    Ok(ModelConfig {
+        architecture,
+        scores,
+        score_offset,
+        tokens,
+    })
 }
 
 struct Fields<'a> {
@@ -157,7 +195,10 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn fail<T>(&self, reason: String) -> Result<T, Error> {
-        Err(Error::Config { path: self.path.into(), reason })
+        Err(Error::Config {
+            path: self.path.into(),
+            reason,
+        })
     }
 
     fn present(&self, key: &str) -> Option<&'a Value> {
@@ -213,23 +254,37 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
     let (width, heads) = (f.needed("hidden_size")?, f.needed("num_attention_heads")?);
     let kv_heads = f.size("num_key_value_heads")?.unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
-        return f.fail(format!("`num_attention_heads` {heads} is not a multiple of `num_key_value_heads` {kv_heads}"));
+        return f.fail(format!(
+            "`num_attention_heads` {heads} is not a multiple of `num_key_value_heads` {kv_heads}"
+        ));
     }
     let head_dim = match f.size("head_dim")? {
         Some(size) => size,
         None if family == Family::Qwen3 => 128,
         None if width.is_multiple_of(heads) => width / heads,
-        None => return f.fail(format!("`hidden_size` {width} is not a multiple of `num_attention_heads` {heads}")),
+        None => {
+            return f.fail(format!(
+                "`hidden_size` {width} is not a multiple of `num_attention_heads` {heads}"
+            ));
+        }
     };
     match f.text("hidden_act")?.unwrap_or("silu") {
         "silu" | "swish" => {}
-        other => return f.fail(format!("`hidden_act` is `{other}`; a {} of hone has silu", family.name())),
+        other => {
+            return f.fail(format!(
+                "`hidden_act` is `{other}`; a {} of hone has silu",
+                family.name()
+            ));
+        }
     }
     if f.flag("use_sliding_window", false)? {
         return f.fail("`use_sliding_window` is true; hone attends to the whole context only".into());
     }
     let bias = f.flag("attention_bias", family == Family::Qwen2)?;
-    let positions = Positions::Rotary { theta: theta(f)?, scaling: scaling(f)? };
+    let positions = Positions::Rotary {
+        theta: theta(f)?,
+        scaling: scaling(f)?,
+    };
     if let Positions::Rotary { theta, scaling } = &positions
         && let Err(error) = inverse_frequencies(head_dim, *theta, scaling)
     {
@@ -275,7 +330,9 @@ fn theta(f: &Fields<'_>) -> Result<f64, Error> {
 }
 
 fn scaling(f: &Fields<'_>) -> Result<RopeScaling, Error> {
-    let Some(rope) = rope_fields(f) else { return Ok(RopeScaling::Default) };
+    let Some(rope) = rope_fields(f) else {
+        return Ok(RopeScaling::Default);
+    };
     let kind = match rope.text("rope_type")? {
         Some(kind) => kind,
         None => rope.text("type")?.unwrap_or("default"),
@@ -305,7 +362,11 @@ fn scaling(f: &Fields<'_>) -> Result<RopeScaling, Error> {
             mscale_all_dim: rope.float("mscale_all_dim")?,
             truncate: rope.flag("truncate", true)?,
         },
-        other => return rope.fail(format!("rope scaling is `{other}`; hone knows default, linear, llama3, yarn")),
+        other => {
+            return rope.fail(format!(
+                "rope scaling is `{other}`; hone knows default, linear, llama3, yarn"
+            ));
+        }
     })
 }
 
@@ -318,7 +379,11 @@ fn gpt2(f: &Fields<'_>) -> Result<Architecture, Error> {
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
         "gelu" => Activation::GeluErf,
         "relu" => Activation::Relu,
-        other => return f.fail(format!("`activation_function` is `{other}`; hone knows gelu_new, gelu, relu")),
+        other => {
+            return f.fail(format!(
+                "`activation_function` is `{other}`; hone knows gelu_new, gelu, relu"
+            ));
+        }
     };
     for (key, usual) in [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false)] {
         if f.flag(key, usual)? != usual {
@@ -339,7 +404,11 @@ fn gpt2(f: &Fields<'_>) -> Result<Architecture, Error> {
         norm_eps: f.float("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
         positions: Positions::Learned,
         mlp: MlpKind::Plain(activation),
-        biases: Biases { qkv: true, output: true, mlp: true },
+        biases: Biases {
+            qkv: true,
+            output: true,
+            mlp: true,
+        },
         qk_norm: false,
         tied: f.flag("tie_word_embeddings", true)?,
     })
@@ -355,14 +424,23 @@ pub(crate) fn render(a: &Architecture, score_offset: Option<f32>, tokens: &Map<S
     };
     let class = if score_offset.is_some() { classifier } else { causal };
     let mut config = json!({ "architectures": [class], "model_type": a.family.name() });
-    let shape = if a.family == Family::Gpt2 { gpt2_fields(a) } else { llama_fields(a) };
+    let shape = if a.family == Family::Gpt2 {
+        gpt2_fields(a)
+    } else {
+        llama_fields(a)
+    };
     let head = match score_offset {
         Some(offset) => json!({ "num_labels": 1, "id2label": { "0": "score" }, "label2id": { "score": 0 },
             "hone_score_offset": offset }),
         None => json!({}),
     };
     if let Value::Object(config) = &mut config {
-        for part in [shape, head, Value::Object(tokens.clone()), json!({ "dtype": "float32", "torch_dtype": "float32" })] {
+        for part in [
+            shape,
+            head,
+            Value::Object(tokens.clone()),
+            json!({ "dtype": "float32", "torch_dtype": "float32" }),
+        ] {
             if let Value::Object(part) = part {
                 config.extend(part);
             }
@@ -397,7 +475,12 @@ fn llama_fields(a: &Architecture) -> Value {
         let scaling = match *scaling {
             RopeScaling::Default => Value::Null,
             RopeScaling::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => json!({
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => json!({
                 "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
                 "high_freq_factor": high_freq_factor,
                 "original_max_position_embeddings": original_max_position_embeddings }),
@@ -414,8 +497,11 @@ fn llama_fields(a: &Architecture) -> Value {
                 let mut yarn = json!({ "rope_type": "yarn", "factor": factor, "beta_fast": beta_fast,
                     "beta_slow": beta_slow, "truncate": truncate,
                     "original_max_position_embeddings": original_max_position_embeddings });
-                let optional =
-                    [("attention_factor", attention_factor), ("mscale", mscale), ("mscale_all_dim", mscale_all_dim)];
+                let optional = [
+                    ("attention_factor", attention_factor),
+                    ("mscale", mscale),
+                    ("mscale_all_dim", mscale_all_dim),
+                ];
                 for (key, value) in optional {
                     if let Some(value) = value {
                         yarn[key] = json!(value);

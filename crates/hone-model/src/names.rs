@@ -45,7 +45,10 @@ pub struct FileTensor {
 
 /// All weights of the trunk in a fixed order. The output matrix is absent where it is tied.
 pub fn weights(a: &Architecture) -> Vec<WeightSpec> {
-    let mut list = List { family: a.family, specs: Vec::new() };
+    let mut list = List {
+        family: a.family,
+        specs: Vec::new(),
+    };
     list.matrix("embed_tokens.weight", (a.vocab_size, a.width), Start::Normal);
     if a.positions == Positions::Learned {
         list.matrix("embed_positions.weight", (a.context, a.width), Start::Normal);
@@ -54,19 +57,44 @@ pub fn weights(a: &Architecture) -> Vec<WeightSpec> {
         let name = |rest: &str| format!("layers.{i}.{rest}");
         list.norm(&name("input_layernorm"), a);
         for (part, heads) in [("q_proj", a.heads), ("k_proj", a.kv_heads), ("v_proj", a.kv_heads)] {
-            list.linear(&name(&format!("self_attn.{part}")), (heads * a.head_dim, a.width), a.biases.qkv, Start::Normal);
+            list.linear(
+                &name(&format!("self_attn.{part}")),
+                (heads * a.head_dim, a.width),
+                a.biases.qkv,
+                Start::Normal,
+            );
         }
         if a.qk_norm {
             list.vector(&name("self_attn.q_norm.weight"), a.head_dim, Start::One);
             list.vector(&name("self_attn.k_norm.weight"), a.head_dim, Start::One);
         }
-        list.linear(&name("self_attn.o_proj"), (a.width, a.heads * a.head_dim), a.biases.output, Start::Residual);
+        list.linear(
+            &name("self_attn.o_proj"),
+            (a.width, a.heads * a.head_dim),
+            a.biases.output,
+            Start::Residual,
+        );
         list.norm(&name("post_attention_layernorm"), a);
         if a.mlp == MlpKind::SwiGlu {
-            list.linear(&name("mlp.gate_proj"), (a.intermediate, a.width), a.biases.mlp, Start::Normal);
+            list.linear(
+                &name("mlp.gate_proj"),
+                (a.intermediate, a.width),
+                a.biases.mlp,
+                Start::Normal,
+            );
         }
-        list.linear(&name("mlp.up_proj"), (a.intermediate, a.width), a.biases.mlp, Start::Normal);
-        list.linear(&name("mlp.down_proj"), (a.width, a.intermediate), a.biases.mlp, Start::Residual);
+        list.linear(
+            &name("mlp.up_proj"),
+            (a.intermediate, a.width),
+            a.biases.mlp,
+            Start::Normal,
+        );
+        list.linear(
+            &name("mlp.down_proj"),
+            (a.width, a.intermediate),
+            a.biases.mlp,
+            Start::Residual,
+        );
     }
     list.norm("norm", a);
     if !a.tied {
@@ -87,7 +115,13 @@ impl List {
             Family::Gpt2 => gpt2_file(name),
         };
         file.vector = vector;
-        self.specs.push(WeightSpec { name: name.to_string(), rows, cols, start, file });
+        self.specs.push(WeightSpec {
+            name: name.to_string(),
+            rows,
+            cols,
+            start,
+            file,
+        });
     }
 
     fn matrix(&mut self, name: &str, shape: (usize, usize), start: Start) {
@@ -114,12 +148,26 @@ impl List {
 }
 
 fn llama_file(name: &str) -> FileTensor {
-    let name = if name.starts_with("lm_head") { name.to_string() } else { format!("model.{name}") };
-    FileTensor { name, transposed: false, part: None, vector: false }
+    let name = if name.starts_with("lm_head") {
+        name.to_string()
+    } else {
+        format!("model.{name}")
+    };
+    FileTensor {
+        name,
+        transposed: false,
+        part: None,
+        vector: false,
+    }
 }
 
 fn gpt2_file(name: &str) -> FileTensor {
-    let plain = |name: String| FileTensor { name, transposed: false, part: None, vector: false };
+    let plain = |name: String| FileTensor {
+        name,
+        transposed: false,
+        part: None,
+        vector: false,
+    };
     match name {
         "embed_tokens.weight" => return plain("transformer.wte.weight".into()),
         "embed_positions.weight" => return plain("transformer.wpe.weight".into()),
@@ -144,7 +192,12 @@ fn gpt2_file(name: &str) -> FileTensor {
         other => (other, false, None),
     };
     let transposed = matrix && kind == "weight";
-    FileTensor { name: format!("transformer.h.{layer}.{place}.{kind}"), transposed, part, vector: false }
+    FileTensor {
+        name: format!("transformer.h.{layer}.{place}.{kind}"),
+        transposed,
+        part,
+        vector: false,
+    }
 }
 
 #[cfg(test)]
@@ -168,7 +221,11 @@ mod tests {
             norm_eps: 1e-5,
             positions: Positions::Learned,
             mlp: MlpKind::Plain(Activation::GeluTanh),
-            biases: Biases { qkv: true, output: true, mlp: true },
+            biases: Biases {
+                qkv: true,
+                output: true,
+                mlp: true,
+            },
             qk_norm: false,
             tied: true,
         }
@@ -179,9 +236,15 @@ mod tests {
         let specs = weights(&gpt2());
         let find = |name: &str| &specs.iter().find(|s| s.name == name).unwrap().file;
         let k = find("layers.0.self_attn.k_proj.weight");
-        assert_eq!((k.name.as_str(), k.transposed, k.part), ("transformer.h.0.attn.c_attn.weight", true, Some((1, 3))));
+        assert_eq!(
+            (k.name.as_str(), k.transposed, k.part),
+            ("transformer.h.0.attn.c_attn.weight", true, Some((1, 3)))
+        );
         let bias = find("layers.0.mlp.up_proj.bias");
-        assert_eq!((bias.name.as_str(), bias.transposed), ("transformer.h.0.mlp.c_fc.bias", false));
+        assert_eq!(
+            (bias.name.as_str(), bias.transposed),
+            ("transformer.h.0.mlp.c_fc.bias", false)
+        );
         assert_eq!(find("norm.bias").name, "transformer.ln_f.bias");
         // 12 tensors a block of transformers' GPT-2, with c_attn in three parts of two: 12 - 2 + 6
         assert_eq!(specs.iter().filter(|s| s.name.starts_with("layers.0")).count(), 16);

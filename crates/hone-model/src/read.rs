@@ -72,10 +72,19 @@ pub fn read_config(directory: &Path) -> Result<ModelConfig, Error> {
 /// If files are missing or do not fit the model.
 pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) -> Result<(), Error> {
     let path = directory.join("adapter_config.json");
-    let fail = |reason: String| Error::Config { path: path.clone(), reason };
+    let fail = |reason: String| Error::Config {
+        path: path.clone(),
+        reason,
+    };
     let value: Value = serde_json::from_str(&read_text(&path)?).map_err(|e| fail(format!("not JSON: {e}")))?;
-    let rank = value.get("r").and_then(Value::as_u64).ok_or_else(|| fail("`r` is missing".into()))? as usize;
-    let alpha = value.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| fail("`lora_alpha` is missing".into()))?;
+    let rank = value
+        .get("r")
+        .and_then(Value::as_u64)
+        .ok_or_else(|| fail("`r` is missing".into()))? as usize;
+    let alpha = value
+        .get("lora_alpha")
+        .and_then(Value::as_f64)
+        .ok_or_else(|| fail("`lora_alpha` is missing".into()))?;
     for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
         if value.get(key).and_then(Value::as_bool) == Some(true) {
             return Err(fail(format!("`{key}` is true, which hone does not have")));
@@ -83,19 +92,34 @@ pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) 
     }
     let targets = match value.get("target_modules") {
         Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(String::from).collect(),
-        other => return Err(fail(format!("`target_modules` is {}; expected a list of names", other.unwrap_or(&Value::Null)))),
+        other => {
+            return Err(fail(format!(
+                "`target_modules` is {}; expected a list of names",
+                other.unwrap_or(&Value::Null)
+            )));
+        }
     };
     let config = LoraConfig { rank, alpha, targets };
     let mut file = TensorFile::open(&directory.join("adapter_model.safetensors"))?;
-    let prefix = if model.architecture.family == crate::Family::Gpt2 { None } else { Some("base_model.model.model.") };
+    let prefix = if model.architecture.family == crate::Family::Gpt2 {
+        None
+    } else {
+        Some("base_model.model.model.")
+    };
     let Some(prefix) = prefix else {
-        return Err(fail("adapters of gpt2 models are kept by merging (hone export); PEFT's fused c_attn has no place here".into()));
+        return Err(fail(
+            "adapters of gpt2 models are kept by merging (hone export); PEFT's fused c_attn has no place here".into(),
+        ));
     };
     model.attach_adapter(engine, &config, |name, rows, cols, is_a| {
         let part = if is_a { "lora_A" } else { "lora_B" };
         let tensor = format!("{prefix}{name}.{part}.weight");
         match file.shape(&tensor) {
-            None => Err(Error::MissingTensors { path: file.path().into(), count: 1, example: tensor }),
+            None => Err(Error::MissingTensors {
+                path: file.path().into(),
+                count: 1,
+                example: tensor,
+            }),
             Some(shape) if shape != [rows, cols] => Err(Error::Shape {
                 path: file.path().into(),
                 name: tensor.clone(),
@@ -106,7 +130,10 @@ pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) 
         }
     })?;
     if let Some(adapter) = &mut model.adapter {
-        adapter.base = value.get("base_model_name_or_path").and_then(Value::as_str).map(String::from);
+        adapter.base = value
+            .get("base_model_name_or_path")
+            .and_then(Value::as_str)
+            .map(String::from);
     }
     Ok(())
 }
@@ -122,7 +149,11 @@ impl Files {
     fn find(&mut self, name: &str) -> Result<&mut TensorFile, Error> {
         match self.places.get(name) {
             Some(&index) => Ok(&mut self.files[index]),
-            None => Err(Error::MissingTensors { path: self.directory.clone(), count: 1, example: name.into() }),
+            None => Err(Error::MissingTensors {
+                path: self.directory.clone(),
+                count: 1,
+                example: name.into(),
+            }),
         }
     }
 
@@ -154,7 +185,12 @@ fn open_weights(directory: &Path) -> Result<Files, Error> {
     } else if index.is_file() {
         shard_paths(directory, &index)?
     } else {
-        for pickle in ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "consolidated.00.pth"] {
+        for pickle in [
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+            "model.pt",
+            "consolidated.00.pth",
+        ] {
             let path = directory.join(pickle);
             if path.exists() {
                 return Err(Error::Pickle { path });
@@ -162,7 +198,11 @@ fn open_weights(directory: &Path) -> Result<Files, Error> {
         }
         return Err(Error::NoWeights { path: directory.into() });
     };
-    let mut files = Files { files: Vec::new(), places: BTreeMap::new(), directory: directory.into() };
+    let mut files = Files {
+        files: Vec::new(),
+        places: BTreeMap::new(),
+        directory: directory.into(),
+    };
     for path in paths {
         let file = TensorFile::open(&path)?;
         for name in file.names() {
@@ -174,7 +214,10 @@ fn open_weights(directory: &Path) -> Result<Files, Error> {
 }
 
 fn shard_paths(directory: &Path, index: &Path) -> Result<Vec<PathBuf>, Error> {
-    let fail = |reason: String| Error::Config { path: index.into(), reason };
+    let fail = |reason: String| Error::Config {
+        path: index.into(),
+        reason,
+    };
     let value: Value = serde_json::from_str(&read_text(index)?).map_err(|e| fail(format!("not JSON: {e}")))?;
     let Some(map) = value.get("weight_map").and_then(Value::as_object) else {
         return Err(fail("`weight_map` is missing".into()));
@@ -183,7 +226,9 @@ fn shard_paths(directory: &Path, index: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut paths = Vec::new();
     for name in names {
         if Path::new(name).components().count() != 1 || !name.ends_with(".safetensors") {
-            return Err(fail(format!("`{name}` is not the name of a safetensors file in this directory")));
+            return Err(fail(format!(
+                "`{name}` is not the name of a safetensors file in this directory"
+            )));
         }
         let path = directory.join(name);
         if !path.is_file() {
@@ -199,7 +244,11 @@ fn check_names(directory: &Path, config: &ModelConfig, specs: &[WeightSpec], fil
     let needed: BTreeSet<String> = specs.iter().map(|s| files.actual(&s.file.name)).collect();
     let missing: Vec<_> = needed.iter().filter(|name| !files.places.contains_key(*name)).collect();
     if let Some(example) = missing.first() {
-        return Err(Error::MissingTensors { path: directory.into(), count: missing.len(), example: (*example).clone() });
+        return Err(Error::MissingTensors {
+            path: directory.into(),
+            count: missing.len(),
+            example: (*example).clone(),
+        });
     }
     let harmless = |name: &str| {
         name == "lm_head.weight"
@@ -208,7 +257,11 @@ fn check_names(directory: &Path, config: &ModelConfig, specs: &[WeightSpec], fil
             || name.ends_with(".attn.bias")
             || name.ends_with(".attn.masked_bias")
     };
-    let extra: Vec<_> = files.places.keys().filter(|name| !needed.contains(*name) && !harmless(name)).collect();
+    let extra: Vec<_> = files
+        .places
+        .keys()
+        .filter(|name| !needed.contains(*name) && !harmless(name))
+        .collect();
     if let Some(example) = extra.first() {
         return Err(Error::ExtraTensors {
             path: directory.into(),
@@ -234,7 +287,11 @@ fn expect_shape(files: &Files, name: &str, expected: &[usize]) -> Result<(), Err
 }
 
 /// The numbers of a weight as hone keeps it. `whole` holds the last fused tensor that was read.
-fn read_weight(files: &mut Files, spec: &WeightSpec, whole: &mut Option<(String, Vec<f32>)>) -> Result<Vec<f32>, Error> {
+fn read_weight(
+    files: &mut Files,
+    spec: &WeightSpec,
+    whole: &mut Option<(String, Vec<f32>)>,
+) -> Result<Vec<f32>, Error> {
     let name = files.actual(&spec.file.name);
     let parts = spec.file.part.map_or(1, |(_, parts)| parts);
     let (rows, cols) = (spec.rows * parts, spec.cols);
@@ -246,12 +303,19 @@ fn read_weight(files: &mut Files, spec: &WeightSpec, whole: &mut Option<(String,
     expect_shape(files, &name, &expected)?;
     let Some((part, parts)) = spec.file.part else {
         let numbers = files.read(&name)?;
-        return Ok(if spec.file.transposed { transpose(&numbers, cols, rows) } else { numbers });
+        return Ok(if spec.file.transposed {
+            transpose(&numbers, cols, rows)
+        } else {
+            numbers
+        });
     };
     if whole.as_ref().is_none_or(|(held, _)| *held != name) {
         *whole = Some((name.clone(), files.read(&name)?));
     }
-    let numbers = whole.as_ref().map(|(_, numbers)| numbers.as_slice()).unwrap_or_default();
+    let numbers = whole
+        .as_ref()
+        .map(|(_, numbers)| numbers.as_slice())
+        .unwrap_or_default();
     if spec.file.vector {
         return Ok(numbers[part * spec.cols..(part + 1) * spec.cols].to_vec());
     }
@@ -280,7 +344,10 @@ pub(crate) fn transpose(numbers: &[f32], rows: usize, cols: usize) -> Vec<f32> {
 fn read_text(path: &Path) -> Result<String, Error> {
     let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
     if size > MAX_CONFIG {
-        return Err(Error::Config { path: path.into(), reason: format!("{size} bytes; at most {MAX_CONFIG} are read") });
+        return Err(Error::Config {
+            path: path.into(),
+            reason: format!("{size} bytes; at most {MAX_CONFIG} are read"),
+        });
     }
     std::fs::read_to_string(path).map_err(|e| Error::io(path, e))
 }

@@ -73,7 +73,10 @@ impl TensorFile {
     /// # Errors
     /// If it cannot be read, or its header lies.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let fail = |reason: String| Error::Safetensors { path: path.into(), reason };
+        let fail = |reason: String| Error::Safetensors {
+            path: path.into(),
+            reason,
+        };
         let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
         if length < 8 {
@@ -82,7 +85,9 @@ impl TensorFile {
         let mut prefix = [0; 8];
         file.read_exact(&mut prefix).map_err(|e| Error::io(path, e))?;
         if prefix.starts_with(b"version ") {
-            return Err(fail("a Git LFS pointer where weights should be; run `git lfs pull`".into()));
+            return Err(fail(
+                "a Git LFS pointer where weights should be; run `git lfs pull`".into(),
+            ));
         }
         let header_length = u64::from_le_bytes(prefix);
         if header_length > MAX_HEADER || header_length > length - 8 {
@@ -97,7 +102,12 @@ impl TensorFile {
             serde_json::from_slice(&header).map_err(|e| fail(format!("the header is not a JSON object: {e}")))?;
         let data_start = 8 + header_length;
         let entries = check_entries(header, length - data_start).map_err(fail)?;
-        Ok(Self { path: path.into(), file, data_start, entries })
+        Ok(Self {
+            path: path.into(),
+            file,
+            data_start,
+            entries,
+        })
     }
 
     /// Names of the tensors, sorted.
@@ -121,24 +131,49 @@ impl TensorFile {
     /// If it is not there, is no float, cannot be read, or holds a number that is not finite.
     pub fn read(&mut self, name: &str) -> Result<Vec<f32>, Error> {
         let Some(entry) = self.entries.get(name) else {
-            return Err(Error::MissingTensors { path: self.path.clone(), count: 1, example: name.into() });
+            return Err(Error::MissingTensors {
+                path: self.path.clone(),
+                count: 1,
+                example: name.into(),
+            });
         };
         let dtype = match entry.dtype.as_str() {
             "F32" => Dtype::F32,
             "F16" => Dtype::F16,
             "BF16" => Dtype::Bf16,
-            other => return Err(Error::Dtype { path: self.path.clone(), name: name.into(), got: other.into() }),
+            other => {
+                return Err(Error::Dtype {
+                    path: self.path.clone(),
+                    name: name.into(),
+                    got: other.into(),
+                });
+            }
         };
-        self.file.seek(SeekFrom::Start(self.data_start + entry.offsets.0)).map_err(|e| Error::io(&self.path, e))?;
+        self.file
+            .seek(SeekFrom::Start(self.data_start + entry.offsets.0))
+            .map_err(|e| Error::io(&self.path, e))?;
         let mut bytes = vec![0; (entry.offsets.1 - entry.offsets.0) as usize];
         self.file.read_exact(&mut bytes).map_err(|e| Error::io(&self.path, e))?;
         let numbers: Vec<f32> = match dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+            Dtype::F16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| half::f16::from_le_bytes(*b).to_f32())
+                .collect(),
+            Dtype::Bf16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| half::bf16::from_le_bytes(*b).to_f32())
+                .collect(),
         };
         if numbers.iter().any(|x| !x.is_finite()) {
-            return Err(Error::NotFinite { path: self.path.clone(), name: name.into() });
+            return Err(Error::NotFinite {
+                path: self.path.clone(),
+                name: name.into(),
+            });
         }
         Ok(numbers)
     }
@@ -166,20 +201,36 @@ fn check_entries(header: Map<String, Value>, data_length: u64) -> Result<BTreeMa
         if start > end || end > data_length {
             return Err(format!("`{name}` claims bytes {start}..{end} of {data_length}"));
         }
-        let Some(size) = dtype_size(&entry.dtype) else { return Err(format!("`{name}` has the unknown type {}", entry.dtype)) };
+        let Some(size) = dtype_size(&entry.dtype) else {
+            return Err(format!("`{name}` has the unknown type {}", entry.dtype));
+        };
         let bytes = entry.shape.iter().try_fold(size, |product, &n| product.checked_mul(n));
         if bytes != Some(end - start) {
-            return Err(format!("`{name}` of type {} and shape {:?} does not fill its {} bytes", entry.dtype, entry.shape, end - start));
+            return Err(format!(
+                "`{name}` of type {} and shape {:?} does not fill its {} bytes",
+                entry.dtype,
+                entry.shape,
+                end - start
+            ));
         }
         extents.push((start, end, name.clone()));
         let shape = entry.shape.iter().map(|&n| n as usize).collect();
-        entries.insert(name, Entry { dtype: entry.dtype, shape, offsets: (start, end) });
+        entries.insert(
+            name,
+            Entry {
+                dtype: entry.dtype,
+                shape,
+                offsets: (start, end),
+            },
+        );
     }
     extents.sort();
     let mut reached = 0;
     for (start, end, name) in extents {
         if start != reached {
-            return Err(format!("`{name}` starts at byte {start} of the data, where {reached} was expected: tensors overlap or leave a gap"));
+            return Err(format!(
+                "`{name}` starts at byte {start} of the data, where {reached} was expected: tensors overlap or leave a gap"
+            ));
         }
         reached = end;
     }
@@ -221,13 +272,23 @@ pub fn write_tensors(out: &mut dyn Write, dtype: Dtype, tensors: Vec<TensorToWri
         let expected: usize = tensor.shape.iter().product();
         let numbers = (tensor.numbers)();
         if numbers.len() != expected {
-            return Err(io::Error::other(format!("`{}` has {} numbers; its shape needs {expected}", tensor.name, numbers.len())));
+            return Err(io::Error::other(format!(
+                "`{}` has {} numbers; its shape needs {expected}",
+                tensor.name,
+                numbers.len()
+            )));
         }
         for block in numbers.chunks(1 << 16) {
             let bytes: Vec<u8> = match dtype {
                 Dtype::F32 => block.iter().flat_map(|x| x.to_le_bytes()).collect(),
-                Dtype::F16 => block.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
-                Dtype::Bf16 => block.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+                Dtype::F16 => block
+                    .iter()
+                    .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+                    .collect(),
+                Dtype::Bf16 => block
+                    .iter()
+                    .flat_map(|x| half::bf16::from_f32(*x).to_le_bytes())
+                    .collect(),
             };
             out.write_all(&bytes)?;
         }
@@ -257,14 +318,21 @@ mod tests {
     fn round_trip_in_every_type() {
         for (dtype, tolerance) in [(Dtype::F32, 0.0), (Dtype::F16, 1e-3), (Dtype::Bf16, 8e-3)] {
             let values = vec![1.0, -0.5, 3.25, 0.1, 7.0, -2.0];
-            let tensor = TensorToWrite { name: "a".into(), shape: vec![2, 3], numbers: Box::new(|| values.clone()) };
+            let tensor = TensorToWrite {
+                name: "a".into(),
+                shape: vec![2, 3],
+                numbers: Box::new(|| values.clone()),
+            };
             let mut bytes = Vec::new();
             write_tensors(&mut bytes, dtype, vec![tensor]).unwrap();
             let (_dir, path) = file(&bytes);
             let mut opened = TensorFile::open(&path).unwrap();
             assert_eq!(opened.shape("a"), Some(&[2, 3][..]));
             for (got, expected) in opened.read("a").unwrap().iter().zip(&values) {
-                assert!((got - expected).abs() <= tolerance * expected.abs(), "{dtype:?} {got} {expected}");
+                assert!(
+                    (got - expected).abs() <= tolerance * expected.abs(),
+                    "{dtype:?} {got} {expected}"
+                );
             }
         }
     }
@@ -276,12 +344,36 @@ mod tests {
             (vec![1, 2, 3], "too short"),
             (b"version https://git-lfs".to_vec(), "git lfs pull"),
             (with_header("[]", 0), "not a JSON object"),
-            (with_header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,99]}}"#, 8), "claims bytes"),
-            (with_header(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8), "does not fill"),
-            (with_header(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,8]}}"#, 8), "does not fill"),
-            (with_header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#, 8), "overlap"),
-            (with_header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 8), "end at byte"),
-            (with_header(r#"{"a":{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}}"#, 8), "unknown type"),
+            (
+                with_header(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,99]}}"#, 8),
+                "claims bytes",
+            ),
+            (
+                with_header(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, 8),
+                "does not fill",
+            ),
+            (
+                with_header(
+                    r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,8]}}"#,
+                    8,
+                ),
+                "does not fill",
+            ),
+            (
+                with_header(
+                    r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#,
+                    8,
+                ),
+                "overlap",
+            ),
+            (
+                with_header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 8),
+                "end at byte",
+            ),
+            (
+                with_header(r#"{"a":{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}}"#, 8),
+                "unknown type",
+            ),
         ];
         for (bytes, expected) in cases {
             let (_dir, path) = file(&bytes);
@@ -295,6 +387,9 @@ mod tests {
         let mut bytes = with_header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 0);
         bytes.extend(f32::NAN.to_le_bytes());
         let (_dir, path) = file(&bytes);
-        assert!(matches!(TensorFile::open(&path).unwrap().read("a"), Err(Error::NotFinite { .. })));
+        assert!(matches!(
+            TensorFile::open(&path).unwrap().read("a"),
+            Err(Error::NotFinite { .. })
+        ));
     }
 }

@@ -107,9 +107,15 @@ impl Transformer {
     fn assemble(architecture: Architecture, parameters: Parameters) -> Self {
         let find = |name: &str| parameters.find(name).expect("every weight of the list was added");
         let optional = |name: String| parameters.find(&name);
-        let norm = |name: &str| Norm { weight: find(&format!("{name}.weight")), bias: optional(format!("{name}.bias")) };
+        let norm = |name: &str| Norm {
+            weight: find(&format!("{name}.weight")),
+            bias: optional(format!("{name}.bias")),
+        };
         let linear = |name: String| Linear {
-            weight: LinearWeight { weight: find(&format!("{name}.weight")), bias: optional(format!("{name}.bias")) },
+            weight: LinearWeight {
+                weight: find(&format!("{name}.weight")),
+                bias: optional(format!("{name}.bias")),
+            },
             lora: None,
         };
         let blocks = (0..architecture.layers).map(|i| {
@@ -130,7 +136,11 @@ impl Transformer {
         });
         let blocks = blocks.collect();
         let embedding = find("embed_tokens.weight");
-        let output = if architecture.tied { embedding } else { find("lm_head.weight") };
+        let output = if architecture.tied {
+            embedding
+        } else {
+            find("lm_head.weight")
+        };
         let rope = match &architecture.positions {
             Positions::Rotary { theta, scaling } => {
                 let angles = inverse_frequencies(architecture.head_dim, *theta, scaling);
@@ -208,11 +218,22 @@ impl Transformer {
         let mut architecture = self.architecture.clone();
         architecture.vocab_size = tokens;
         Self::build(engine, architecture, |_, spec| {
-            let id = self.parameters.find(&spec.name).expect("both models have the same weights");
+            let id = self
+                .parameters
+                .find(&spec.name)
+                .expect("both models have the same weights");
             let mut numbers = engine.read(self.parameters.get(id).value());
             if spec.rows == tokens && numbers.len() == before * spec.cols && tokens > before {
                 let mean: Vec<f32> = (0..spec.cols)
-                    .map(|c| (numbers.iter().skip(c).step_by(spec.cols).map(|&x| f64::from(x)).sum::<f64>() / before as f64) as f32)
+                    .map(|c| {
+                        (numbers
+                            .iter()
+                            .skip(c)
+                            .step_by(spec.cols)
+                            .map(|&x| f64::from(x))
+                            .sum::<f64>()
+                            / before as f64) as f32
+                    })
                     .collect();
                 numbers.extend(mean.iter().cycle().take((tokens - before) * spec.cols));
             }
@@ -241,7 +262,12 @@ impl Transformer {
 
     /// The same for the next tokens of sequences whose earlier ones are in `caches` (one a span of the layout), to
     /// which they are added.
-    pub fn hidden_cached<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>, caches: &mut [&mut SequenceCache]) -> Var {
+    pub fn hidden_cached<'p>(
+        &'p self,
+        tape: &mut Tape<'p>,
+        tokens: &Tokens<'_>,
+        caches: &mut [&mut SequenceCache],
+    ) -> Var {
         let mut x = self.embed(tape, tokens);
         for index in 0..self.blocks.len() {
             x = self.block(tape, index, x, tokens.layout, Some(&mut *caches));
@@ -256,7 +282,11 @@ impl Transformer {
 
     /// What the vocabulary operation is asked for these targets.
     pub fn targets(&self, targets: &Arc<[u32]>, temperature: f32) -> TokenTargets {
-        TokenTargets { output: self.output, targets: Arc::clone(targets), temperature }
+        TokenTargets {
+            output: self.output,
+            targets: Arc::clone(targets),
+            temperature,
+        }
     }
 
     fn embed(&self, tape: &mut Tape<'_>, tokens: &Tokens<'_>) -> Var {
@@ -376,8 +406,11 @@ impl Block {
 /// Several linear layers on one input, adapters unmerged: `x W^T + b + scale (x A^T) B^T` (Hu et al., 2021).
 fn linears(tape: &mut Tape<'_>, x: &Var, layers: &[&Linear]) -> Vec<Var> {
     let adapters: Vec<_> = layers.iter().map(|l| l.lora).collect();
-    let weights: Vec<LinearWeight> =
-        layers.iter().map(|l| l.weight).chain(adapters.iter().flatten().map(|lora| lora.a.into())).collect();
+    let weights: Vec<LinearWeight> = layers
+        .iter()
+        .map(|l| l.weight)
+        .chain(adapters.iter().flatten().map(|lora| lora.a.into()))
+        .collect();
     let mut results = tape.linears(x, &weights);
     let mut inner = results.split_off(layers.len()).into_iter();
     let mut outputs = Vec::with_capacity(layers.len());

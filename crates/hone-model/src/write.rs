@@ -51,15 +51,30 @@ impl Transformer {
             let (transposed, cols) = (spec.file.transposed && !spec.file.vector, spec.cols);
             let ids: Vec<ParameterId> = parts.iter().filter_map(|p| self.parameters.find(&p.name)).collect();
             let numbers = move || {
-                let joined: Vec<f32> = ids.iter().flat_map(|&id| engine.read(self.parameters.get(id).value())).collect();
-                if transposed { transpose(&joined, rows, cols) } else { joined }
+                let joined: Vec<f32> = ids
+                    .iter()
+                    .flat_map(|&id| engine.read(self.parameters.get(id).value()))
+                    .collect();
+                if transposed {
+                    transpose(&joined, rows, cols)
+                } else {
+                    joined
+                }
             };
-            tensors.push(TensorToWrite { name: spec.file.name.clone(), shape, numbers: Box::new(numbers) });
+            tensors.push(TensorToWrite {
+                name: spec.file.name.clone(),
+                shape,
+                numbers: Box::new(numbers),
+            });
         }
         if let Some(head) = self.head {
             let numbers = move || engine.read(self.parameters.get(head.weight).value());
             let shape = vec![1, self.architecture.width];
-            tensors.push(TensorToWrite { name: HEAD.into(), shape, numbers: Box::new(numbers) });
+            tensors.push(TensorToWrite {
+                name: HEAD.into(),
+                shape,
+                numbers: Box::new(numbers),
+            });
         }
         write_tensors(out, dtype, tensors)
     }
@@ -95,7 +110,9 @@ impl Transformer {
     /// If `out` does.
     pub fn write_adapter(&self, engine: &Engine, out: &mut dyn Write) -> io::Result<()> {
         if self.architecture.family == Family::Gpt2 {
-            return Err(io::Error::other("an adapter of a gpt2 model has no form in PEFT's layout; merge it (hone export)"));
+            return Err(io::Error::other(
+                "an adapter of a gpt2 model has no form in PEFT's layout; merge it (hone export)",
+            ));
         }
         let adapters = self.parameters.iter().filter(|(_, p)| p.name().contains(".lora_"));
         let tensors = adapters.map(|(_, p)| TensorToWrite {

@@ -26,12 +26,7 @@ fn numbers(engine: &Engine, model: &Transformer) -> Vec<f32> {
         },
     );
     let chosen = tape.select_rows(&hidden, &pack.rows);
-    let mut found = engine.read(
-        model
-            .logprobs(&mut tape, &chosen, &pack.targets, 1.0)
-            .logprob
-            .value(),
-    );
+    let mut found = engine.read(model.logprobs(&mut tape, &chosen, &pack.targets, 1.0).logprob.value());
     if model.has_head() {
         let offset = model.head_offset().expect("a head");
         let heads = model.head_outputs(&mut tape, &hidden, &pack.rows);
@@ -55,27 +50,16 @@ fn train(engine: &Engine, model: &mut Transformer, optimizer: &mut Optimizer) {
     );
     let chosen = tape.select_rows(&hidden, &pack.rows);
     let weights = vec![1.0 / pack.rows.len() as f32; pack.rows.len()];
-    tape.backward_cross_entropy(
-        &chosen,
-        &model.targets(&pack.targets, 1.0),
-        &weights,
-        &mut gradients,
-    );
+    tape.backward_cross_entropy(&chosen, &model.targets(&pack.targets, 1.0), &weights, &mut gradients);
     let rate = StepRate {
         learning_rate: 0.02,
         clip: None,
     };
-    assert!(
-        optimizer
-            .step(engine, model.parameters_mut(), &gradients, rate)
-            .applied
-    );
+    assert!(optimizer.step(engine, model.parameters_mut(), &gradients, rate).applied);
 }
 
 fn lora() -> LoraConfig {
-    let targets = ["q", "k", "v", "o", "up", "down"]
-        .map(String::from)
-        .to_vec();
+    let targets = ["q", "k", "v", "o", "up", "down"].map(String::from).to_vec();
     LoraConfig {
         rank: 4,
         alpha: 8.0,
@@ -84,14 +68,10 @@ fn lora() -> LoraConfig {
 }
 
 fn save(engine: &Engine, model: &Transformer, directory: &Path, dtype: Dtype) {
-    let tokens: Map<_, _> = [("eos_token_id".to_string(), json!(2))]
-        .into_iter()
-        .collect();
+    let tokens: Map<_, _> = [("eos_token_id".to_string(), json!(2))].into_iter().collect();
     std::fs::write(directory.join("config.json"), model.config_json(&tokens)).expect("written");
     let mut bytes = Vec::new();
-    model
-        .write_weights(engine, dtype, &mut bytes)
-        .expect("written");
+    model.write_weights(engine, dtype, &mut bytes).expect("written");
     std::fs::write(directory.join("model.safetensors"), bytes).expect("written");
 }
 
@@ -114,22 +94,16 @@ fn a_saved_model_loads_with_the_same_bits() {
                 }
                 let directory = tempfile::tempdir().expect("a directory");
                 save(&engine, &model, directory.path(), Dtype::F32);
-                let (loaded, config) =
-                    load(&engine, directory.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
+                let (loaded, config) = load(&engine, directory.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
                 assert_eq!(loaded.architecture(), model.architecture(), "{name}");
-                assert_eq!(
-                    (config.scores, loaded.head_offset()),
-                    (head.is_some(), head),
-                    "{name}"
-                );
+                assert_eq!((config.scores, loaded.head_offset()), (head.is_some(), head), "{name}");
                 assert_eq!(config.tokens.get("eos_token_id"), Some(&json!(2)));
                 assert_bits(name, &numbers(&engine, &loaded), &numbers(&engine, &model));
                 // The same weights give the same file.
                 let again = tempfile::tempdir().expect("a directory");
                 save(&engine, &loaded, again.path(), Dtype::F32);
                 for file in ["config.json", "model.safetensors"] {
-                    let read =
-                        |d: &tempfile::TempDir| std::fs::read(d.path().join(file)).expect("there");
+                    let read = |d: &tempfile::TempDir| std::fs::read(d.path().join(file)).expect("there");
                     assert!(
                         read(&directory) == read(&again),
                         "{name}: {file} differs after a round trip"
@@ -154,9 +128,7 @@ fn bf16_files_hold_what_bf16_products_read() {
         assert!(worst.fold(0.0, f32::max) < 0.2, "{name}");
         let again = tempfile::tempdir().expect("a directory");
         save(&engine, &loaded, again.path(), Dtype::Bf16);
-        let read = |d: &tempfile::TempDir| {
-            std::fs::read(d.path().join("model.safetensors")).expect("there")
-        };
+        let read = |d: &tempfile::TempDir| std::fs::read(d.path().join("model.safetensors")).expect("there");
         assert!(
             read(&directory) == read(&again),
             "{name}: rounding twice is rounding once"
@@ -176,12 +148,7 @@ fn a_fresh_adapter_changes_no_bit_and_trains_alone() {
             let gradients = Gradients::zeros(&engine, model.parameters());
             for (id, parameter) in model.parameters().iter() {
                 let adapter = parameter.name().contains(".lora_");
-                assert_eq!(
-                    gradients.get(id).is_some(),
-                    adapter,
-                    "{name}: {}",
-                    parameter.name()
-                );
+                assert_eq!(gradients.get(id).is_some(), adapter, "{name}: {}", parameter.name());
             }
             let (_, trained) = model.parameters().count();
             let mut optimizer = Optimizer::new(&engine, model.parameters(), AdamW::default());
@@ -217,13 +184,7 @@ fn a_merged_adapter_is_close() {
             randomise(&engine, &mut model, 7);
             let unmerged = numbers(&engine, &model);
             let merged = model.merge_adapter(&engine);
-            assert!(
-                merged.adapter().is_none()
-                    && merged
-                        .parameters()
-                        .iter()
-                        .all(|(_, p)| !p.name().contains("lora"))
-            );
+            assert!(merged.adapter().is_none() && merged.parameters().iter().all(|(_, p)| !p.name().contains("lora")));
             let worst = numbers(&engine, &merged)
                 .iter()
                 .zip(&unmerged)
@@ -258,8 +219,7 @@ fn a_saved_adapter_loads_with_the_same_bits() {
                 continue;
             }
             written.expect("written");
-            std::fs::write(directory.path().join("adapter_model.safetensors"), bytes)
-                .expect("written");
+            std::fs::write(directory.path().join("adapter_model.safetensors"), bytes).expect("written");
             let config = model.adapter_json("base").expect("an adapter");
             std::fs::write(directory.path().join("adapter_config.json"), config).expect("written");
             let mut loaded = base.duplicate(&engine);
@@ -268,10 +228,7 @@ fn a_saved_adapter_loads_with_the_same_bits() {
             assert_eq!(loaded.parameters().count(), model.parameters().count());
             let got = numbers(&engine, &loaded);
             assert_bits(name, &got, &numbers(&engine, &model));
-            assert!(
-                got != numbers(&engine, &base),
-                "{name}: the adapter does something"
-            );
+            assert!(got != numbers(&engine, &base), "{name}: the adapter does something");
         }
     }
 }
@@ -302,10 +259,7 @@ fn a_step_of_training_takes_no_new_memory() {
             engine.idle_bytes()
         };
         let idle: Vec<usize> = (0..5).map(idle).collect();
-        assert!(
-            idle[1..].iter().all(|&bytes| bytes == idle[1]),
-            "{name}: {idle:?}"
-        );
+        assert!(idle[1..].iter().all(|&bytes| bytes == idle[1]), "{name}: {idle:?}");
     }
 }
 
@@ -338,5 +292,8 @@ fn a_vocabulary_grows_by_rows_at_the_mean() {
         }
     }
     // 16 rows too, but no embedding
-    assert_eq!(read(&model, "layers.0.mlp.up_proj.weight"), read(&grown, "layers.0.mlp.up_proj.weight"));
+    assert_eq!(
+        read(&model, "layers.0.mlp.up_proj.weight"),
+        read(&grown, "layers.0.mlp.up_proj.weight")
+    );
 }

@@ -12,11 +12,7 @@ const LENGTHS: [usize; 3] = [7, 1, 10];
 const TEMPERATURE: f32 = 0.8;
 
 fn sequences() -> Vec<Vec<u32>> {
-    LENGTHS
-        .iter()
-        .enumerate()
-        .map(|(i, &n)| tokens(i as u64, n))
-        .collect()
+    LENGTHS.iter().enumerate().map(|(i, &n)| tokens(i as u64, n)).collect()
 }
 
 /// Coefficients of the loss: of every log-probability, entropy and head output.
@@ -51,11 +47,7 @@ fn oracle_loss(model: &NaiveModel, sequences: &[Vec<u32>]) -> f64 {
 }
 
 /// The same from the engine, and the gradients.
-fn engine_step(
-    engine: &Engine,
-    model: &Transformer,
-    sequences: &[Vec<u32>],
-) -> ([Vec<f32>; 3], Gradients) {
+fn engine_step(engine: &Engine, model: &Transformer, sequences: &[Vec<u32>]) -> ([Vec<f32>; 3], Gradients) {
     let pack = pack(sequences);
     let mut tape = Tape::training(engine, model.parameters());
     let hidden = model.hidden(
@@ -87,12 +79,7 @@ fn derivatives(
     wanted: impl Fn(&str) -> bool,
 ) -> Vec<(String, Differences)> {
     let mut model = model.clone();
-    let names: Vec<String> = model
-        .weights
-        .keys()
-        .filter(|name| wanted(name))
-        .cloned()
-        .collect();
+    let names: Vec<String> = model.weights.keys().filter(|name| wanted(name)).cloned().collect();
     let mut found = Vec::new();
     for name in names {
         let mut numbers = model.weights[&name].data.clone();
@@ -137,11 +124,7 @@ fn check(what: &str, engine: &Engine, model: &Transformer, expected: &Expected) 
     let (lists, gradients) = engine_step(engine, model, &sequences());
     let f32_mode = engine.precision() == Precision::F32;
     let what = format!("{what} on {} in {:?}", engine.isa(), engine.precision());
-    for (i, (got, list)) in lists
-        .iter()
-        .zip(&expected.lists[usize::from(!f32_mode)])
-        .enumerate()
-    {
+    for (i, (got, list)) in lists.iter().zip(&expected.lists[usize::from(!f32_mode)]).enumerate() {
         if f32_mode {
             let error = distance(got, list);
             assert!(error < 1e-5, "{what}: list {i} is {error:e} off");
@@ -156,11 +139,7 @@ fn check(what: &str, engine: &Engine, model: &Transformer, expected: &Expected) 
     let (mut error, mut size) = (0.0, 0.0);
     for (name, taken) in &expected.derivatives {
         let id = model.parameters().find(name).expect("there");
-        let got = engine.read(
-            gradients
-                .get(id)
-                .unwrap_or_else(|| panic!("{what}: {name} is frozen")),
-        );
+        let got = engine.read(gradients.get(id).unwrap_or_else(|| panic!("{what}: {name} is frozen")));
         let got = taken.of(&got);
         if taken.values.iter().all(|e| e.abs() < 1e-7) {
             // A bias that all keys share moves no softmax where nothing turns by position.
@@ -169,18 +148,12 @@ fn check(what: &str, engine: &Engine, model: &Transformer, expected: &Expected) 
                 "{name}"
             );
             assert!(
-                got.iter()
-                    .all(|g| g.abs() < if f32_mode { 1e-5 } else { 0.1 }),
+                got.iter().all(|g| g.abs() < if f32_mode { 1e-5 } else { 0.1 }),
                 "{what}: {name} {got:?}"
             );
             continue;
         }
-        assert_near(
-            &format!("{what}: gradient of {name}"),
-            &got,
-            &taken.values,
-            tolerance,
-        );
+        assert_near(&format!("{what}: gradient of {name}"), &got, &taken.values, tolerance);
         error += got
             .iter()
             .zip(&taken.values)
@@ -193,11 +166,7 @@ fn check(what: &str, engine: &Engine, model: &Transformer, expected: &Expected) 
         "{what}: gradients are {:e} off",
         (error / size).sqrt()
     );
-    let trained = model
-        .parameters()
-        .iter()
-        .filter(|(_, p)| p.trainable())
-        .count();
+    let trained = model.parameters().iter().filter(|(_, p)| p.trainable()).count();
     assert_eq!(
         trained,
         expected.derivatives.len(),
@@ -242,9 +211,7 @@ fn adapters() {
     let lora = LoraConfig {
         rank: 3,
         alpha: 6.0,
-        targets: ["q", "k", "v", "o", "up", "down"]
-            .map(String::from)
-            .to_vec(),
+        targets: ["q", "k", "v", "o", "up", "down"].map(String::from).to_vec(),
     };
     for (name, architecture) in architectures() {
         let isas = [Isa::detect(), Isa::Portable];
@@ -258,24 +225,15 @@ fn adapters() {
             model.add_reward_head(&engine, 6);
             model.add_adapter(&engine, &lora, 8).expect("an adapter");
             randomise(&engine, &mut model, 9);
-            let expected = expected
-                .get_or_insert_with(|| expect(&engine, &model, |name| name.contains("lora")));
-            check(
-                &format!("{name} with an adapter"),
-                &engine,
-                &model,
-                expected,
-            );
+            let expected = expected.get_or_insert_with(|| expect(&engine, &model, |name| name.contains("lora")));
+            check(&format!("{name} with an adapter"), &engine, &model, expected);
         }
     }
 }
 
 #[test]
 fn recomputing_blocks_changes_no_bit() {
-    for (isa, precision) in [
-        (Isa::detect(), Precision::Bf16),
-        (Isa::Portable, Precision::F32),
-    ] {
+    for (isa, precision) in [(Isa::detect(), Precision::Bf16), (Isa::Portable, Precision::F32)] {
         let engine = engine(isa, precision, 2);
         for (name, architecture) in architectures() {
             for adapter in [false, true] {
@@ -292,8 +250,7 @@ fn recomputing_blocks_changes_no_bit() {
                 let (got, again) = engine_step(&engine, &model, &sequences());
                 assert_bits(name, &got.concat(), &expected.concat());
                 for (id, parameter) in model.parameters().iter().filter(|(_, p)| p.trainable()) {
-                    let [got, expected] =
-                        [&again, &kept].map(|g| engine.read(g.get(id).expect("trained")));
+                    let [got, expected] = [&again, &kept].map(|g| engine.read(g.get(id).expect("trained")));
                     assert!(
                         expected.iter().any(|x| *x != 0.0),
                         "{name}: {} has a gradient",

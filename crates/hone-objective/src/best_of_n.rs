@@ -42,13 +42,8 @@ mod tests {
         let exact = |n: i32, m: usize| -> f64 {
             (0..m)
                 .map(|k| {
-                    let p = ((m - k) as f64 / m as f64).powi(n)
-                        - ((m - k - 1) as f64 / m as f64).powi(n);
-                    if p > 0.0 {
-                        p * (p * m as f64).ln()
-                    } else {
-                        0.0
-                    }
+                    let p = ((m - k) as f64 / m as f64).powi(n) - ((m - k - 1) as f64 / m as f64).powi(n);
+                    if p > 0.0 { p * (p * m as f64).ln() } else { 0.0 }
                 })
                 .sum()
         };

@@ -82,9 +82,7 @@ impl Ranking {
                 problem: RankingProblem::TooFewAnswers,
             });
         }
-        Ok(Self {
-            ranks: ranks.to_vec(),
-        })
+        Ok(Self { ranks: ranks.to_vec() })
     }
 
     /// The pair in which answer 0 was chosen and answer 1 rejected.
@@ -100,17 +98,15 @@ impl Ranking {
     /// All C(K,2) pairs, by the lower index and then by the higher.
     pub fn pairs(&self) -> impl Iterator<Item = Pair> + '_ {
         let k = self.ranks.len();
-        (0..k)
-            .flat_map(move |i| (i + 1..k).map(move |j| (i, j)))
-            .map(|(i, j)| {
-                let (a, b) = (self.ranks[i], self.ranks[j]);
-                let (better, worse) = if b < a { (j, i) } else { (i, j) };
-                Pair {
-                    better,
-                    worse,
-                    tie: a == b,
-                }
-            })
+        (0..k).flat_map(move |i| (i + 1..k).map(move |j| (i, j))).map(|(i, j)| {
+            let (a, b) = (self.ranks[i], self.ranks[j]);
+            let (better, worse) = if b < a { (j, i) } else { (i, j) };
+            Pair {
+                better,
+                worse,
+                tie: a == b,
+            }
+        })
     }
 
     /// The pairs of which one answer is better, in the order of [`Ranking::pairs`].
@@ -147,10 +143,7 @@ impl Comparison {
 
 /// Number of prompts with a pair that counts: the constant that the loss of every part is normalised by.
 pub fn prepare(comparisons: &[Comparison], ties: Ties) -> u64 {
-    comparisons
-        .iter()
-        .filter(|comparison| comparison.counts(ties))
-        .count() as u64
+    comparisons.iter().filter(|comparison| comparison.counts(ties)).count() as u64
 }
 
 /// Loss, gradient and statistics of [`bradley_terry`].
@@ -276,10 +269,7 @@ fn check_scores(op: &'static str, scores: &[f32], comparisons: &[Comparison]) ->
         op,
         "scores",
         scores.len(),
-        comparisons
-            .iter()
-            .map(|comparison| comparison.ranking.answers())
-            .sum(),
+        comparisons.iter().map(|comparison| comparison.ranking.answers()).sum(),
     )
 }
 

@@ -18,13 +18,7 @@ fn two_answers_are_the_pairwise_loss() {
     };
     assert_eq!(pair, ranked(&[&[0], &[1]]));
     for (chosen, rejected) in [(1.0_f32, -0.5_f32), (0.25, 3.0), (0.0, 0.0)] {
-        let out = bradley_terry(
-            &[chosen, rejected],
-            std::slice::from_ref(&pair),
-            Ties::Drop,
-            1,
-        )
-        .unwrap();
+        let out = bradley_terry(&[chosen, rejected], std::slice::from_ref(&pair), Ties::Drop, 1).unwrap();
         let d = f64::from(chosen - rejected);
         assert!((out.loss - (1.0 + (-d).exp()).ln()).abs() < 1e-14);
         let slope = -1.0 / (1.0 + d.exp());
@@ -67,10 +61,7 @@ fn a_margin_is_subtracted_inside_the_sigmoid() {
     };
     assert!(matches!(
         bradley_terry(&[2.0, 1.0], &[wrong], Ties::Drop, 1),
-        Err(Error::ShapeMismatch {
-            what: "margins",
-            ..
-        })
+        Err(Error::ShapeMismatch { what: "margins", .. })
     ));
 }
 
@@ -107,9 +98,7 @@ fn gradients_agree_with_finite_differences() {
     for case in 0..40_u64 {
         let key = key.child(case);
         let k = 2 + key.below(0, 6) as usize;
-        let ranks: Vec<usize> = (0..k)
-            .map(|i| key.below(10 + i as u64, 4) as usize)
-            .collect();
+        let ranks: Vec<usize> = (0..k).map(|i| key.below(10 + i as u64, 4) as usize).collect();
         let ranking = Ranking::from_ranks(&ranks).unwrap();
         let margins = ranking
             .strict_pairs()
@@ -120,12 +109,9 @@ fn gradients_agree_with_finite_differences() {
             ranking,
             margins: Some(margins),
         };
-        let scores: Vec<f64> = (0..k)
-            .map(|i| f64::from(key.normal(50 + i as u64) as f32))
-            .collect();
+        let scores: Vec<f64> = (0..k).map(|i| f64::from(key.normal(50 + i as u64) as f32)).collect();
         for ties in [Ties::Drop, Ties::Half] {
-            let loss =
-                |scores: &[f64]| naive(scores, &ranks, comparison.margins.as_ref().unwrap(), ties);
+            let loss = |scores: &[f64]| naive(scores, &ranks, comparison.margins.as_ref().unwrap(), ties);
             let single: Vec<f32> = scores.iter().map(|&s| s as f32).collect();
             let out = bradley_terry(&single, std::slice::from_ref(&comparison), ties, 1);
             if prepare(std::slice::from_ref(&comparison), ties) == 0 {
@@ -218,18 +204,12 @@ fn rankings_are_checked() {
         }
     };
     assert_eq!(refused(&[&[0]], 1), RankingProblem::TooFewAnswers);
-    assert_eq!(
-        refused(&[&[0], &[], &[1]], 2),
-        RankingProblem::EmptyGroup(1)
-    );
+    assert_eq!(refused(&[&[0], &[], &[1]], 2), RankingProblem::EmptyGroup(1));
     assert_eq!(refused(&[&[0], &[2]], 2), RankingProblem::UnknownAnswer(2));
     assert_eq!(refused(&[&[0], &[1, 0]], 2), RankingProblem::RankedTwice(0));
     assert_eq!(refused(&[&[0], &[2]], 3), RankingProblem::NotRanked(1));
     // A lying count costs no memory
-    assert_eq!(
-        refused(&[&[0], &[1]], usize::MAX),
-        RankingProblem::NotRanked(2)
-    );
+    assert_eq!(refused(&[&[0], &[1]], usize::MAX), RankingProblem::NotRanked(2));
     assert!(Ranking::from_ranks(&[3]).is_err());
     assert_eq!(
         Ranking::from_ranks(&[7, 2]).unwrap().pairs().next(),
@@ -239,9 +219,7 @@ fn rankings_are_checked() {
             tie: false
         })
     );
-    let message = Ranking::from_groups(&[vec![0], vec![2]], 3)
-        .unwrap_err()
-        .to_string();
+    let message = Ranking::from_groups(&[vec![0], vec![2]], 3).unwrap_err().to_string();
     assert_eq!(
         message,
         "ranking of 3 answers: answer 1 is not ranked; list each answer's index exactly once, the best group first"
@@ -260,10 +238,7 @@ fn scores_that_do_not_fit_are_refused() {
 fn agreement_between_people() {
     let of = |groups: &[&[usize]]| ranked(groups).ranking;
     let (a, b) = (of(&[&[0], &[1], &[2]]), of(&[&[0], &[2], &[1]]));
-    assert_eq!(
-        Agreement::between(&a, &b).unwrap(),
-        Agreement { pairs: 3, alike: 2 }
-    );
+    assert_eq!(Agreement::between(&a, &b).unwrap(), Agreement { pairs: 3, alike: 2 });
     // Pairs that either left tied are out
     assert_eq!(
         Agreement::between(&a, &of(&[&[1, 0], &[2]])).unwrap(),
@@ -275,11 +250,7 @@ fn agreement_between_people() {
 
 #[test]
 fn predictions_are_confidence_and_correctness() {
-    let comparisons = [
-        ranked(&[&[0], &[1]]),
-        ranked(&[&[1], &[0]]),
-        ranked(&[&[0, 1]]),
-    ];
+    let comparisons = [ranked(&[&[0], &[1]]), ranked(&[&[1], &[0]]), ranked(&[&[0, 1]])];
     let out = predictions(&[2.0, 1.0, 3.0, 3.0, 0.0, 0.0], &comparisons).unwrap();
     assert_eq!(out.len(), 2);
     assert!(out[0].outcome && (out[0].probability - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-15);

@@ -32,11 +32,7 @@ pub struct CrossEntropy {
 /// # Errors
 /// Slices of unequal length; a global count that is 0 or below this part's own.
 #[doc(alias = "nll")]
-pub fn cross_entropy(
-    logprobs: &[f32],
-    mask: &[bool],
-    global_tokens: u64,
-) -> Result<CrossEntropy, Error> {
+pub fn cross_entropy(logprobs: &[f32], mask: &[bool], global_tokens: u64) -> Result<CrossEntropy, Error> {
     check_length("cross_entropy", "mask", mask.len(), logprobs.len())?;
     let grad_logprobs = cross_entropy_gradient(mask, global_tokens)?;
     let stats = TokenStats::of(logprobs, mask)?;
@@ -54,10 +50,7 @@ pub fn cross_entropy(
 pub fn cross_entropy_gradient(mask: &[bool], global_tokens: u64) -> Result<Vec<f32>, Error> {
     check_count("cross_entropy", "tokens", global_tokens, count(mask))?;
     let each = (-1.0 / global_tokens as f64) as f32;
-    Ok(mask
-        .iter()
-        .map(|&counts| if counts { each } else { 0.0 })
-        .collect())
+    Ok(mask.iter().map(|&counts| if counts { each } else { 0.0 }).collect())
 }
 
 /// Sums over tokens that need no gradient; parts of a data set add up with [`TokenStats::merge`].
@@ -120,11 +113,7 @@ mod tests {
     #[test]
     fn by_hand() {
         // A half and an eighth: nats ln 2 and 3 ln 2; the NaN is outside the mask
-        let logprobs = [
-            -std::f32::consts::LN_2,
-            f32::NAN,
-            -3.0 * std::f32::consts::LN_2,
-        ];
+        let logprobs = [-std::f32::consts::LN_2, f32::NAN, -3.0 * std::f32::consts::LN_2];
         let mask = [true, false, true];
         let out = cross_entropy(&logprobs, &mask, 2).unwrap();
         assert!((out.loss - 2.0 * std::f64::consts::LN_2).abs() < 1e-7);

@@ -71,15 +71,10 @@ mod tests {
     fn warm_up_ends_at_the_decay() {
         assert_eq!(coefficients_with_warmup(DECAY, 0).unwrap().keep, 0.1);
         assert_eq!(coefficients_with_warmup(DECAY, 8).unwrap().keep, 0.5);
-        assert_eq!(
-            coefficients_with_warmup(DECAY, 1_000_000).unwrap().keep,
-            DECAY
-        );
+        assert_eq!(coefficients_with_warmup(DECAY, 1_000_000).unwrap().keep, DECAY);
         // A setting out of range stays out of range at every step
         assert!(
-            coefficients_with_warmup(f64::NAN, 3).is_err()
-                && coefficients(1.0).is_err()
-                && coefficients(-0.1).is_err()
+            coefficients_with_warmup(f64::NAN, 3).is_err() && coefficients(1.0).is_err() && coefficients(-0.1).is_err()
         );
     }
 }

@@ -74,9 +74,7 @@ pub enum Error {
         got: f64,
     },
     /// A ranking does not rank its answers.
-    #[error(
-        "ranking of {answers} answers: {problem}; list each answer's index exactly once, the best group first"
-    )]
+    #[error("ranking of {answers} answers: {problem}; list each answer's index exactly once, the best group first")]
     Ranking {
         /// How many answers there are.
         answers: usize,

@@ -67,13 +67,7 @@ pub fn gae(inputs: &GaeInputs<'_>, config: GaeConfig) -> Result<Gae, Error> {
     check_length("gae", "values", inputs.values.len(), n)?;
     check_length("gae", "mask", inputs.mask.len(), n)?;
     let unit = 0.0..=1.0;
-    check_setting(
-        "gae",
-        "gamma",
-        config.gamma,
-        unit.contains(&config.gamma),
-        "0 to 1",
-    )?;
+    check_setting("gae", "gamma", config.gamma, unit.contains(&config.gamma), "0 to 1")?;
     check_setting(
         "gae",
         "gae_lambda",
@@ -109,9 +103,7 @@ pub(crate) fn ranges(
     lengths: &[usize],
     tokens: usize,
 ) -> Result<impl Iterator<Item = std::ops::Range<usize>>, Error> {
-    let total = lengths
-        .iter()
-        .fold(0_usize, |sum, &length| sum.saturating_add(length));
+    let total = lengths.iter().fold(0_usize, |sum, &length| sum.saturating_add(length));
     check_length(op, "sum of lengths", total, tokens)?;
     Ok(lengths.iter().scan(0, |start, &length| {
         let range = *start..*start + length;
@@ -174,11 +166,7 @@ mod tests {
             for t in start..end {
                 let mut sum = 0.0;
                 for l in t..end {
-                    let next = if l + 1 < end {
-                        f64::from(values[l + 1])
-                    } else {
-                        0.0
-                    };
+                    let next = if l + 1 < end { f64::from(values[l + 1]) } else { 0.0 };
                     let delta = f64::from(rewards[l]) + 0.9 * next - f64::from(values[l]);
                     sum += (0.9_f64 * 0.8).powi((l - t) as i32) * delta;
                 }

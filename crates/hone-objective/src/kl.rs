@@ -49,11 +49,7 @@ impl Estimator {
             Self::K2 => 0.5 * d * d,
             // d^2/2 - d^3/6 + d^4/24 - ..., six terms
             Self::K3 if d.abs() < 0.01 => {
-                0.5 * d
-                    * d
-                    * (1.0
-                        - d / 3.0
-                            * (1.0 - d / 4.0 * (1.0 - d / 5.0 * (1.0 - d / 6.0 * (1.0 - d / 7.0)))))
+                0.5 * d * d * (1.0 - d / 3.0 * (1.0 - d / 4.0 * (1.0 - d / 5.0 * (1.0 - d / 6.0 * (1.0 - d / 7.0)))))
             }
             Self::K3 => hone_math::exp(-d) - 1.0 + d,
         }
@@ -138,11 +134,7 @@ pub struct KlLoss {
 ///
 /// # Errors
 /// Slices of unequal length; a global count that is 0 or below this part's own.
-pub fn kl_loss(
-    inputs: &KlInputs<'_>,
-    estimator: Estimator,
-    global_tokens: u64,
-) -> Result<KlLoss, Error> {
+pub fn kl_loss(inputs: &KlInputs<'_>, estimator: Estimator, global_tokens: u64) -> Result<KlLoss, Error> {
     let n = inputs.logprobs.len();
     check_length("kl_loss", "ref_logprobs", inputs.ref_logprobs.len(), n)?;
     check_length("kl_loss", "mask", inputs.mask.len(), n)?;
@@ -260,12 +252,7 @@ mod tests {
 
     #[test]
     fn k3_is_smooth_and_positive_where_the_series_takes_over() {
-        for d in [
-            0.009_999_999_f64,
-            0.010_000_001,
-            -0.009_999_999,
-            -0.010_000_001,
-        ] {
+        for d in [0.009_999_999_f64, 0.010_000_001, -0.009_999_999, -0.010_000_001] {
             // Terms to the ninth power, exact to the last digit here
             let exact: f64 = (2..10)
                 .map(|n| (-d).powi(n) / (1..=n).map(f64::from).product::<f64>())
@@ -281,27 +268,17 @@ mod tests {
     fn expectations_and_expected_gradients() {
         let policy = [0.5, 0.3, 0.2_f64];
         let reference = [0.2, 0.2, 0.6_f64];
-        let d: Vec<f64> = policy
-            .iter()
-            .zip(&reference)
-            .map(|(p, q)| (p / q).ln())
-            .collect();
+        let d: Vec<f64> = policy.iter().zip(&reference).map(|(p, q)| (p / q).ln()).collect();
         let kl: f64 = policy.iter().zip(&d).map(|(p, d)| p * d).sum();
         for estimator in [Estimator::K1, Estimator::K3] {
-            let mean: f64 = policy
-                .iter()
-                .zip(&d)
-                .map(|(p, &d)| p * estimator.of(d))
-                .sum();
+            let mean: f64 = policy.iter().zip(&d).map(|(p, &d)| p * estimator.of(d)).sum();
             assert!((mean - kl).abs() < 1e-14);
         }
         // With logits z, d logp_i / d z_j = (i == j) - p_j
         for j in 0..3 {
             let expected = |estimator: Estimator| -> f64 {
                 (0..3)
-                    .map(|i| {
-                        policy[i] * estimator.derivative(d[i]) * (f64::from(i == j) - policy[j])
-                    })
+                    .map(|i| policy[i] * estimator.derivative(d[i]) * (f64::from(i == j) - policy[j]))
                     .sum()
             };
             assert!(expected(Estimator::K1).abs() < 1e-15);
@@ -352,16 +329,11 @@ mod tests {
             }
             controller.kl_coef()
         };
-        let close = |got: f64, expected: f64| {
-            assert!((got / expected - 1.0).abs() < 1e-12, "{got} {expected}")
-        };
+        let close = |got: f64, expected: f64| assert!((got / expected - 1.0).abs() < 1e-12, "{got} {expected}");
         // Far above or below the target the error is clipped to a fifth; within, it is the relative error
         close(run(1e9), 0.15 * (1.0 + 0.2 * 0.0512_f64).powi(100));
         close(run(-3.0), 0.15 * (1.0 - 0.2 * 0.0512_f64).powi(100));
-        close(
-            run(6.6),
-            0.15 * (1.0 + (6.6 / 6.0 - 1.0) * 0.0512_f64).powi(100),
-        );
+        close(run(6.6), 0.15 * (1.0 + (6.6 / 6.0 - 1.0) * 0.0512_f64).powi(100));
         close(run(6.0), 0.15);
     }
 
@@ -371,10 +343,7 @@ mod tests {
         fixed.update(f64::NAN, 512).unwrap();
         assert_eq!(fixed.kl_coef(), 0.05);
         let mut adaptive = KlController::Adaptive(AdaptiveKl::default());
-        assert!(matches!(
-            adaptive.update(f64::NAN, 512),
-            Err(Error::NotFinite { .. })
-        ));
+        assert!(matches!(adaptive.update(f64::NAN, 512), Err(Error::NotFinite { .. })));
         assert!(adaptive.update(1.0, 50_000).is_err());
         assert_eq!(adaptive.kl_coef(), 0.15);
         assert!(

@@ -39,12 +39,7 @@ pub mod whiten;
 pub use error::Error;
 
 /// Refuses a slice whose length is not the expected one.
-fn check_length(
-    op: &'static str,
-    what: &'static str,
-    got: usize,
-    expected: usize,
-) -> Result<(), Error> {
+fn check_length(op: &'static str, what: &'static str, got: usize, expected: usize) -> Result<(), Error> {
     if got == expected {
         Ok(())
     } else {

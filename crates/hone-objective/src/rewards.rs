@@ -89,12 +89,7 @@ pub fn rewards(inputs: &RewardInputs<'_>, kl_coef: f64) -> Result<Rewards, Error
     let n = inputs.logprobs.len();
     check_length("rewards", "ref_logprobs", inputs.ref_logprobs.len(), n)?;
     check_length("rewards", "mask", inputs.mask.len(), n)?;
-    check_length(
-        "rewards",
-        "scores",
-        inputs.scores.len(),
-        inputs.lengths.len(),
-    )?;
+    check_length("rewards", "scores", inputs.scores.len(), inputs.lengths.len())?;
     check_setting(
         "rewards",
         "kl_coef",
@@ -121,10 +116,7 @@ pub fn rewards(inputs: &RewardInputs<'_>, kl_coef: f64) -> Result<Rewards, Error
             last = Some((t, k1));
         }
         let Some((t, k1)) = last else {
-            return Err(Error::EmptyResponse {
-                op: "rewards",
-                index,
-            });
+            return Err(Error::EmptyResponse { op: "rewards", index });
         };
         out.rewards[t] = (score - kl_coef * k1) as f32;
 
@@ -173,10 +165,7 @@ mod tests {
             scores: &[0.7, -0.2],
         };
         let out = rewards(&inputs, 0.05).unwrap();
-        assert_eq!(
-            out.rewards.map_bits(),
-            [0.7_f32, 0.0, 0.0, -0.2].map(f32::to_bits)
-        );
+        assert_eq!(out.rewards.map_bits(), [0.7_f32, 0.0, 0.0, -0.2].map(f32::to_bits));
         assert_eq!(out.stats.kl.mean(), 0.0);
     }
 
@@ -222,16 +211,7 @@ mod tests {
             ..inputs
         };
         assert!(rewards(&inputs, -0.1).is_err() && rewards(&inputs, f64::NAN).is_err());
-        assert!(
-            rewards(
-                &RewardInputs {
-                    scores: &[],
-                    ..inputs
-                },
-                0.1
-            )
-            .is_err()
-        );
+        assert!(rewards(&RewardInputs { scores: &[], ..inputs }, 0.1).is_err());
         assert!(
             rewards(
                 &RewardInputs {

@@ -43,12 +43,7 @@ impl Schedule {
     ///
     /// # Errors
     /// A warm-up longer than the whole; a final fraction outside `[0, 1]`.
-    pub fn new(
-        decay: Decay,
-        warmup_steps: u64,
-        total_steps: u64,
-        final_fraction: f64,
-    ) -> Result<Self, Error> {
+    pub fn new(decay: Decay, warmup_steps: u64, total_steps: u64, final_fraction: f64) -> Result<Self, Error> {
         let fits = warmup_steps <= total_steps;
         check_setting(
             "schedule",
@@ -58,13 +53,7 @@ impl Schedule {
             "at most the total number of steps",
         )?;
         let within = (0.0..=1.0).contains(&final_fraction);
-        check_setting(
-            "schedule",
-            "final_fraction",
-            final_fraction,
-            within,
-            "0 to 1",
-        )?;
+        check_setting("schedule", "final_fraction", final_fraction, within, "0 to 1")?;
         Ok(Self {
             decay,
             warmup_steps,
@@ -104,9 +93,7 @@ mod tests {
         assert_eq!(fractions, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]);
         let schedule = Schedule::new(Decay::Linear, 0, 4, 0.5).unwrap();
         assert_eq!(
-            (0..5)
-                .map(|step| schedule.fraction(step))
-                .collect::<Vec<_>>(),
+            (0..5).map(|step| schedule.fraction(step)).collect::<Vec<_>>(),
             [1.0, 0.875, 0.75, 0.625, 0.5]
         );
     }
@@ -128,17 +115,10 @@ mod tests {
     fn constant_and_edges() {
         let schedule = Schedule::new(Decay::Constant, 4, 4, 0.0).unwrap();
         assert_eq!(
-            (0..6)
-                .map(|step| schedule.fraction(step))
-                .collect::<Vec<_>>(),
+            (0..6).map(|step| schedule.fraction(step)).collect::<Vec<_>>(),
             [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
         );
-        assert_eq!(
-            Schedule::new(Decay::Cosine, 0, 0, 0.25)
-                .unwrap()
-                .fraction(0),
-            0.25
-        );
+        assert_eq!(Schedule::new(Decay::Cosine, 0, 0, 0.25).unwrap().fraction(0), 0.25);
         assert!(Schedule::new(Decay::Linear, 5, 4, 0.0).is_err());
         assert!(Schedule::new(Decay::Linear, 0, 4, 1.5).is_err());
         assert!(Schedule::new(Decay::Linear, 0, 4, f64::NAN).is_err());

@@ -105,18 +105,13 @@ mod tests {
         let x = [1.0, 99.0, 5.0, 1.0, 5.0];
         let mask = [true, false, true, true, true];
         assert_eq!(whiten(&x, &mask).unwrap(), [-1.0, 0.0, 1.0, -1.0, 1.0]);
-        assert_eq!(
-            whiten_keep_mean(&x, &mask).unwrap(),
-            [2.0, 0.0, 4.0, 2.0, 4.0]
-        );
+        assert_eq!(whiten_keep_mean(&x, &mask).unwrap(), [2.0, 0.0, 4.0, 2.0, 4.0]);
     }
 
     #[test]
     fn mean_0_and_variance_1_under_the_mask() {
         let key = Key::new(1, "whiten", 0);
-        let x: Vec<f32> = (0..999)
-            .map(|i| (1000.0 + 3.0 * key.normal(i)) as f32)
-            .collect();
+        let x: Vec<f32> = (0..999).map(|i| (1000.0 + 3.0 * key.normal(i)) as f32).collect();
         let mask: Vec<bool> = (0..999).map(|i| key.child(1).below(i, 3) > 0).collect();
         let mean_and_variance = |x: &[f32]| {
             let kept: Vec<f64> = x
@@ -127,16 +122,10 @@ mod tests {
                 .collect();
             let n = kept.len() as f64;
             let mean = kept.iter().sum::<f64>() / n;
-            (
-                mean,
-                kept.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n,
-            )
+            (mean, kept.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n)
         };
         let (mean, variance) = mean_and_variance(&whiten(&x, &mask).unwrap());
-        assert!(
-            mean.abs() < 1e-7 && (variance - 1.0).abs() < 1e-6,
-            "{mean} {variance}"
-        );
+        assert!(mean.abs() < 1e-7 && (variance - 1.0).abs() < 1e-6, "{mean} {variance}");
         // About 1000 a single-precision number has steps of 6e-5
         let (mean, variance) = mean_and_variance(&whiten_keep_mean(&x, &mask).unwrap());
         assert!(
@@ -160,10 +149,7 @@ mod tests {
 
     #[test]
     fn refusals() {
-        assert!(matches!(
-            whiten(&[1.0], &[false]),
-            Err(Error::TooFew { .. })
-        ));
+        assert!(matches!(whiten(&[1.0], &[false]), Err(Error::TooFew { .. })));
         assert!(matches!(
             whiten(&[1.0], &[]),
             Err(Error::ShapeMismatch {

@@ -4,9 +4,7 @@ use hone_objective::bradley_terry::{Comparison, Ranking, Ties, bradley_terry, pr
 use hone_objective::cross_entropy::cross_entropy;
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController, KlInputs, kl_loss};
-use hone_objective::ppo::{
-    self, ClipRange, PolicyInputs, PrepareConfig, Rollout, ValueConfig, ValueInputs,
-};
+use hone_objective::ppo::{self, ClipRange, PolicyInputs, PrepareConfig, Rollout, ValueConfig, ValueInputs};
 use hone_objective::statistics::{normal_quantile, pearson};
 use hone_objective::whiten::{whiten, whiten_keep_mean};
 use serde_json::Value;
@@ -24,12 +22,7 @@ fn number(value: &Value) -> f64 {
 }
 
 fn wide(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .expect("an array")
-        .iter()
-        .map(number)
-        .collect()
+    value.as_array().expect("an array").iter().map(number).collect()
 }
 
 fn single(value: &Value) -> Vec<f32> {
@@ -91,9 +84,7 @@ fn parity_bradley_terry() {
     let (mut scores, mut comparisons) = (Vec::new(), Vec::new());
     for prompt in prompts {
         let ranking = Ranking::from_ranks(&sizes(&prompt["ranks"])).unwrap();
-        let margins = prompt["margins"]
-            .is_array()
-            .then(|| single(&prompt["margins"]));
+        let margins = prompt["margins"].is_array().then(|| single(&prompt["margins"]));
         let comparison = Comparison { ranking, margins };
         let own = single(&prompt["scores"]);
         let alone = bradley_terry(&own, std::slice::from_ref(&comparison), Ties::Drop, 1).unwrap();
@@ -102,13 +93,7 @@ fn parity_bradley_terry() {
         scores.extend(own);
         comparisons.push(comparison);
     }
-    let out = bradley_terry(
-        &scores,
-        &comparisons,
-        Ties::Drop,
-        prepare(&comparisons, Ties::Drop),
-    )
-    .unwrap();
+    let out = bradley_terry(&scores, &comparisons, Ties::Drop, prepare(&comparisons, Ties::Drop)).unwrap();
     close("loss", out.loss, &file["loss"]);
     let mut start = 0;
     for prompt in prompts {
@@ -124,10 +109,8 @@ fn parity_ppo() {
     let file = golden("ppo");
     let mask = flags(&file["mask"]);
     let n = count(&mask);
-    let [logprobs, old_logprobs, advantages] =
-        ["logprobs", "old_logprobs", "advantages"].map(|key| single(&file[key]));
-    let [values, old_values, returns] =
-        ["values", "old_values", "returns"].map(|key| single(&file[key]));
+    let [logprobs, old_logprobs, advantages] = ["logprobs", "old_logprobs", "advantages"].map(|key| single(&file[key]));
+    let [values, old_values, returns] = ["values", "old_values", "returns"].map(|key| single(&file[key]));
     let cases = file["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 2);
     for case in cases {
@@ -147,17 +130,9 @@ fn parity_ppo() {
         all_close("policy grad", &out.grad_logprobs, &case["policy_grad"]);
         close("clipfrac", out.stats.clipfrac(), &case["policy_clipfrac"]);
         assert!(out.stats.clipped > 0);
-        close(
-            "approxkl",
-            out.stats.approxkl(Estimator::K2),
-            &case["approxkl"],
-        );
+        close("approxkl", out.stats.approxkl(Estimator::K2), &case["approxkl"]);
         close("ratio", out.stats.ratio.mean(), &case["ratio"]);
-        close(
-            "ratio variance",
-            out.stats.ratio.variance(),
-            &case["ratio_var"],
-        );
+        close("ratio variance", out.stats.ratio.variance(), &case["ratio_var"]);
 
         let inputs = ValueInputs {
             values: &values,
@@ -172,11 +147,7 @@ fn parity_ppo() {
         let out = ppo::value_loss(&inputs, config, n).unwrap();
         close("value loss", out.loss, &case["value_loss"]);
         all_close("value grad", &out.grad_values, &case["value_grad"]);
-        close(
-            "value clipfrac",
-            out.stats.clipfrac(),
-            &case["value_clipfrac"],
-        );
+        close("value clipfrac", out.stats.clipfrac(), &case["value_clipfrac"]);
         assert!(out.stats.clipped > 0);
         close(
             "explained variance",
@@ -223,18 +194,12 @@ fn parity_rollout() {
         },
     )
     .unwrap();
-    assert_eq!(
-        whitened.advantages,
-        whiten(&plain.advantages, &mask).unwrap()
-    );
+    assert_eq!(whitened.advantages, whiten(&plain.advantages, &mask).unwrap());
     assert_eq!(whitened.returns, plain.returns);
     // Differences of numbers of size 1 that were rounded to f32: absolute, not relative, closeness
     let near = |got: &[f32], expected: &Value, factor: f64| {
         for (&got, expected) in got.iter().zip(wide(expected)) {
-            assert!(
-                (f64::from(got) - factor * expected).abs() < 5e-7,
-                "{got} {expected}"
-            );
+            assert!((f64::from(got) - factor * expected).abs() < 5e-7, "{got} {expected}");
         }
     };
     near(&whitened.advantages, &file["whiten"], 1.0);
@@ -244,11 +209,7 @@ fn parity_rollout() {
         1.0,
     );
     let n = count(&mask) as f64;
-    near(
-        &whitened.advantages,
-        &file["trl_whiten"],
-        (n / (n - 1.0)).sqrt(),
-    );
+    near(&whitened.advantages, &file["trl_whiten"], (n / (n - 1.0)).sqrt());
 }
 
 #[test]
@@ -256,11 +217,7 @@ fn parity_kl() {
     let file = golden("kl");
     let (logprobs, ref_logprobs) = (single(&file["logprobs"]), single(&file["ref_logprobs"]));
     let mask = flags(&file["mask"]);
-    for (name, estimator) in [
-        ("k1", Estimator::K1),
-        ("k2", Estimator::K2),
-        ("k3", Estimator::K3),
-    ] {
+    for (name, estimator) in [("k1", Estimator::K1), ("k2", Estimator::K2), ("k3", Estimator::K3)] {
         let inputs = KlInputs {
             logprobs: &logprobs,
             ref_logprobs: &ref_logprobs,
@@ -268,11 +225,7 @@ fn parity_kl() {
         };
         let out = kl_loss(&inputs, estimator, count(&mask)).unwrap();
         close(name, out.loss, &file["estimators"][name]["loss"]);
-        close(
-            name,
-            out.stats.mean(estimator),
-            &file["estimators"][name]["loss"],
-        );
+        close(name, out.stats.mean(estimator), &file["estimators"][name]["loss"]);
         all_close(name, &out.grad_logprobs, &file["estimators"][name]["grad"]);
     }
     let mut controller = KlController::Adaptive(AdaptiveKl::default());
@@ -292,9 +245,7 @@ fn parity_statistics() {
     let file = golden("statistics");
     close(
         "pearson",
-        pearson(&wide(&file["x"]), &wide(&file["y"]))
-            .unwrap()
-            .unwrap(),
+        pearson(&wide(&file["x"]), &wide(&file["y"])).unwrap().unwrap(),
         &file["pearson"],
     );
     for (p, expected) in wide(&file["points"])

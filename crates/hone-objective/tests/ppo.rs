@@ -4,8 +4,8 @@ use hone_math::Key;
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::Estimator;
 use hone_objective::ppo::{
-    ClipRange, PolicyInputs, PrepareConfig, Prepared, Rollout, ValueConfig, ValueInputs,
-    policy_loss, prepare, value_loss,
+    ClipRange, PolicyInputs, PrepareConfig, Prepared, Rollout, ValueConfig, ValueInputs, policy_loss, prepare,
+    value_loss,
 };
 
 const TOKENS: usize = 60;
@@ -26,26 +26,15 @@ impl Batch {
     fn random(seed: u64) -> Self {
         let key = Key::new(seed, "ppo batch", 0);
         let normal = |salt: u64, scale: f64| -> Vec<f64> {
-            (0..TOKENS as u64)
-                .map(|i| scale * key.child(salt).normal(i))
-                .collect()
+            (0..TOKENS as u64).map(|i| scale * key.child(salt).normal(i)).collect()
         };
         let single = |x: Vec<f64>| -> Vec<f32> { x.into_iter().map(|x| x as f32).collect() };
-        let add = |a: &[f32], b: Vec<f64>| -> Vec<f32> {
-            a.iter()
-                .zip(b)
-                .map(|(&a, b)| (f64::from(a) + b) as f32)
-                .collect()
-        };
-        let old_logprobs: Vec<f32> = normal(0, 1.0)
-            .into_iter()
-            .map(|x| (-0.1 - x * x) as f32)
-            .collect();
+        let add =
+            |a: &[f32], b: Vec<f64>| -> Vec<f32> { a.iter().zip(b).map(|(&a, b)| (f64::from(a) + b) as f32).collect() };
+        let old_logprobs: Vec<f32> = normal(0, 1.0).into_iter().map(|x| (-0.1 - x * x) as f32).collect();
         let old_values = single(normal(1, 1.0));
         // Each sequence's first token counts; others now and then do not
-        let mut mask: Vec<bool> = (0..TOKENS as u64)
-            .map(|i| key.child(2).uniform(i) < 0.8)
-            .collect();
+        let mut mask: Vec<bool> = (0..TOKENS as u64).map(|i| key.child(2).uniform(i) < 0.8).collect();
         let mut start = 0;
         for length in LENGTHS {
             mask[start] = true;
@@ -74,11 +63,7 @@ impl Batch {
         prepare(&rollout, config).unwrap()
     }
 
-    fn policy<'a>(
-        &'a self,
-        prepared: &'a Prepared,
-        range: std::ops::Range<usize>,
-    ) -> PolicyInputs<'a> {
+    fn policy<'a>(&'a self, prepared: &'a Prepared, range: std::ops::Range<usize>) -> PolicyInputs<'a> {
         PolicyInputs {
             logprobs: &self.logprobs[range.clone()],
             old_logprobs: &self.old_logprobs[range.clone()],
@@ -88,11 +73,7 @@ impl Batch {
         }
     }
 
-    fn value<'a>(
-        &'a self,
-        prepared: &'a Prepared,
-        range: std::ops::Range<usize>,
-    ) -> ValueInputs<'a> {
+    fn value<'a>(&'a self, prepared: &'a Prepared, range: std::ops::Range<usize>) -> ValueInputs<'a> {
         ValueInputs {
             values: &self.values[range.clone()],
             old_values: &self.old_values[range.clone()],
@@ -134,17 +115,10 @@ fn prepare_agrees_with_naive_loops() {
             };
             f64::from((score - 0.3 * kl) as f32)
         };
-        let value = |i: usize| {
-            tokens
-                .get(i)
-                .map_or(0.0, |&t| f64::from(batch.old_values[t]))
-        };
+        let value = |i: usize| tokens.get(i).map_or(0.0, |&t| f64::from(batch.old_values[t]));
         for i in 0..tokens.len() {
             let sum: f64 = (i..tokens.len())
-                .map(|l| {
-                    (0.98 * 0.9_f64).powi((l - i) as i32)
-                        * (reward(l) + 0.98 * value(l + 1) - value(l))
-                })
+                .map(|l| (0.98 * 0.9_f64).powi((l - i) as i32) * (reward(l) + 0.98 * value(l + 1) - value(l)))
                 .sum();
             advantages[tokens[i]] = sum;
             returns[tokens[i]] = sum + value(i);
@@ -225,10 +199,7 @@ fn naive_policy(new: &[f64], inputs: &PolicyInputs<'_>, clip: ClipRange) -> f64 
 fn naive_value(new: &[f64], inputs: &ValueInputs<'_>, range: f64) -> f64 {
     let mut sum = 0.0;
     for t in (0..new.len()).filter(|&t| inputs.mask[t]) {
-        let (old, target) = (
-            f64::from(inputs.old_values[t]),
-            f64::from(inputs.returns[t]),
-        );
+        let (old, target) = (f64::from(inputs.old_values[t]), f64::from(inputs.returns[t]));
         sum += 0.5
             * (new[t] - target)
                 .powi(2)
@@ -238,12 +209,7 @@ fn naive_value(new: &[f64], inputs: &ValueInputs<'_>, range: f64) -> f64 {
 }
 
 /// Central differences of the naive loss at each token, against the gradient; tokens for which `near_kink` holds are left out.
-fn check_gradient(
-    x: &[f32],
-    grad: &[f32],
-    loss: impl Fn(&[f64]) -> f64,
-    near_kink: impl Fn(usize) -> bool,
-) {
+fn check_gradient(x: &[f32], grad: &[f32], loss: impl Fn(&[f64]) -> f64, near_kink: impl Fn(usize) -> bool) {
     let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
     let h = 1e-5;
     let mut checked = 0;
@@ -271,18 +237,12 @@ fn gradients_agree_with_finite_differences() {
 
         for clip in [
             ClipRange::default(),
-            ClipRange {
-                low: 0.2,
-                high: 0.28,
-            },
+            ClipRange { low: 0.2, high: 0.28 },
             ClipRange::symmetric(f64::INFINITY),
         ] {
             let inputs = batch.policy(&prepared, 0..TOKENS);
             let out = policy_loss(&inputs, clip, n).unwrap();
-            assert!(
-                (out.loss - naive_policy(&widen(&batch.logprobs), &inputs, clip) / n as f64).abs()
-                    < 1e-12
-            );
+            assert!((out.loss - naive_policy(&widen(&batch.logprobs), &inputs, clip) / n as f64).abs() < 1e-12);
             let kink = |t: usize| {
                 let ratio = f64::from(batch.logprobs[t] - batch.old_logprobs[t]).exp();
                 (ratio - 1.0 + clip.low).abs() < 1e-4 || (ratio - 1.0 - clip.high).abs() < 1e-4
@@ -303,15 +263,12 @@ fn gradients_agree_with_finite_differences() {
         let inputs = batch.value(&prepared, 0..TOKENS);
         let out = value_loss(&inputs, config, n).unwrap();
         let scale = 0.7 / n as f64;
-        assert!(
-            (out.loss - scale * naive_value(&widen(&batch.values), &inputs, 0.2)).abs() < 1e-12
-        );
+        assert!((out.loss - scale * naive_value(&widen(&batch.values), &inputs, 0.2)).abs() < 1e-12);
         let kink = |t: usize| {
             let (value, old, target) = (batch.values[t], batch.old_values[t], prepared.returns[t]);
             let near = value.clamp(old - 0.2, old + 0.2);
             ((value - old).abs() - 0.2).abs() < 1e-4
-                || ((value - target).powi(2) - (near - target).powi(2)).abs() < 1e-4
-                    && near != value
+                || ((value - target).powi(2) - (near - target).powi(2)).abs() < 1e-4 && near != value
         };
         check_gradient(
             &batch.values,
@@ -332,26 +289,15 @@ fn any_split_into_micro_batches_gives_the_same_gradients_and_sums() {
     let prepared = batch.prepare(&PrepareConfig::default());
     let n = batch.tokens();
     let whole = policy_loss(&batch.policy(&prepared, 0..TOKENS), ClipRange::default(), n).unwrap();
-    let whole_value = value_loss(
-        &batch.value(&prepared, 0..TOKENS),
-        ValueConfig::default(),
-        n,
-    )
-    .unwrap();
+    let whole_value = value_loss(&batch.value(&prepared, 0..TOKENS), ValueConfig::default(), n).unwrap();
     for size in [1, 7, 13, 59, 60] {
         let (mut grad, mut grad_value) = (Vec::new(), Vec::new());
         let (mut loss, mut loss_value) = (0.0, 0.0);
         let (mut stats, mut stats_value) = (whole.stats, whole_value.stats);
         for start in (0..TOKENS).step_by(size) {
             let range = start..(start + size).min(TOKENS);
-            let part = policy_loss(
-                &batch.policy(&prepared, range.clone()),
-                ClipRange::default(),
-                n,
-            )
-            .unwrap();
-            let value =
-                value_loss(&batch.value(&prepared, range), ValueConfig::default(), n).unwrap();
+            let part = policy_loss(&batch.policy(&prepared, range.clone()), ClipRange::default(), n).unwrap();
+            let value = value_loss(&batch.value(&prepared, range), ValueConfig::default(), n).unwrap();
             if start == 0 {
                 (stats, stats_value) = (part.stats, value.stats);
             } else {
@@ -369,15 +315,9 @@ fn any_split_into_micro_batches_gives_the_same_gradients_and_sums() {
         close(loss, whole.loss);
         close(loss_value, whole_value.loss);
         close(stats.clipfrac(), whole.stats.clipfrac());
-        close(
-            stats.approxkl(Estimator::K3),
-            whole.stats.approxkl(Estimator::K3),
-        );
+        close(stats.approxkl(Estimator::K3), whole.stats.approxkl(Estimator::K3));
         close(stats.ratio.variance(), whole.stats.ratio.variance());
-        close(
-            stats_value.explained_variance(),
-            whole_value.stats.explained_variance(),
-        );
+        close(stats_value.explained_variance(), whole_value.stats.explained_variance());
         close(stats_value.mean_loss(), whole_value.stats.mean_loss());
     }
 }
@@ -459,13 +399,7 @@ fn padding_on_either_side_changes_nothing() {
             scores: &batch.scores,
         };
         let padded = prepare(&rollout, &PrepareConfig::default()).unwrap();
-        let kept = |x: &[f32]| -> Vec<f32> {
-            x.iter()
-                .zip(&mask)
-                .filter(|&(_, &m)| m)
-                .map(|(&x, _)| x)
-                .collect()
-        };
+        let kept = |x: &[f32]| -> Vec<f32> { x.iter().zip(&mask).filter(|&(_, &m)| m).map(|(&x, _)| x).collect() };
         assert_eq!(kept(&padded.advantages), plain.advantages);
         assert_eq!(kept(&padded.returns), plain.returns);
         assert_eq!(padded.stats, plain.stats);

@@ -220,16 +220,8 @@ mod tests {
             }
             self.reward = -0.125;
             match action.parse::<u64>() {
-                Ok(guess) if guess == self.secret => {
-                    (self.reward, self.status) = (1.0, Status::Ended)
-                }
-                Ok(guess) => {
-                    self.hint = if guess < self.secret {
-                        "higher"
-                    } else {
-                        "lower"
-                    }
-                }
+                Ok(guess) if guess == self.secret => (self.reward, self.status) = (1.0, Status::Ended),
+                Ok(guess) => self.hint = if guess < self.secret { "higher" } else { "lower" },
                 Err(_) => self.hint = "a number, please",
             }
             Ok(self.status)
@@ -266,11 +258,7 @@ mod tests {
         assert_eq!(episode.status, Status::Ended);
         assert_eq!(episode.total_reward(), 1.0 - 0.125 * secret as f64);
         assert_eq!(episode.turns[0].observation, "guess");
-        assert!(
-            episode.turns[1..]
-                .iter()
-                .all(|turn| turn.observation == "higher")
-        );
+        assert!(episode.turns[1..].iter().all(|turn| turn.observation == "higher"));
         // An environment that was left in the middle starts afresh
         let mut used = fresh();
         run_episode(&mut used, key, 1, |_, _| Ok("12".to_owned())).unwrap();
@@ -279,10 +267,7 @@ mod tests {
 
     #[test]
     fn a_limit_cuts_off_and_steps_outside_an_episode_are_refused() {
-        let episode = run_episode(&mut fresh(), Key::new(1, "episode", 0), 3, |_, _| {
-            Ok("?".to_owned())
-        })
-        .unwrap();
+        let episode = run_episode(&mut fresh(), Key::new(1, "episode", 0), 3, |_, _| Ok("?".to_owned())).unwrap();
         assert_eq!((episode.turns.len(), episode.status), (3, Status::CutOff));
         assert_eq!(episode.turns[2].observation, "a number, please");
         let message = fresh().step("1").unwrap_err().to_string();
@@ -303,12 +288,9 @@ mod tests {
         assert!(environment.step("1").is_err());
         let mut seen = std::collections::BTreeSet::new();
         for episode in 0..40 {
-            let out = run_episode(
-                &mut environment,
-                Key::new(2, "episode", episode),
-                5,
-                |_, prompt| Ok(if prompt == "1 + 2 =" { "3" } else { "1" }.to_owned()),
-            )
+            let out = run_episode(&mut environment, Key::new(2, "episode", episode), 5, |_, prompt| {
+                Ok(if prompt == "1 + 2 =" { "3" } else { "1" }.to_owned())
+            })
             .unwrap();
             assert_eq!((out.turns.len(), out.status), (1, Status::Ended));
             let prompt = &out.turns[0].observation;

@@ -45,9 +45,7 @@ pub enum Error {
     #[error("verifier regular_expression: the pattern does not compile: {0}")]
     Pattern(#[from] Box<regex::Error>),
     /// A reward returned another number of scores than there were samples.
-    #[error(
-        "reward {reward}: {got} scores for {expected} samples; a reward scores each sample once, in order"
-    )]
+    #[error("reward {reward}: {got} scores for {expected} samples; a reward scores each sample once, in order")]
     ScoreCount {
         /// The reward.
         reward: String,

@@ -23,10 +23,7 @@ impl Normalization {
             Self::CaseInsensitive => collapse(&text.to_lowercase()),
             Self::Squad => {
                 let lower = text.to_lowercase();
-                let bare: String = lower
-                    .chars()
-                    .filter(|c| !c.is_ascii_punctuation())
-                    .collect();
+                let bare: String = lower.chars().filter(|c| !c.is_ascii_punctuation()).collect();
                 let words: Vec<&str> = bare
                     .split_whitespace()
                     .filter(|word| !matches!(*word, "a" | "an" | "the"))
@@ -53,10 +50,7 @@ mod tests {
     fn each_rule_by_hand() {
         let text = "  The  Eiffel-Tower,\n in Paris! ";
         assert_eq!(Normalization::Verbatim.apply(text), text);
-        assert_eq!(
-            Normalization::Whitespace.apply(text),
-            "The Eiffel-Tower, in Paris!"
-        );
+        assert_eq!(Normalization::Whitespace.apply(text), "The Eiffel-Tower, in Paris!");
         assert_eq!(
             Normalization::CaseInsensitive.apply(text),
             "the eiffel-tower, in paris!"
@@ -66,10 +60,7 @@ mod tests {
 
     #[test]
     fn articles_are_words_and_something_is_always_left() {
-        assert_eq!(
-            Normalization::Squad.apply("a theatre, an anthem"),
-            "theatre anthem"
-        );
+        assert_eq!(Normalization::Squad.apply("a theatre, an anthem"), "theatre anthem");
         assert_eq!(Normalization::Squad.apply("The"), "the");
         assert_eq!(Normalization::Squad.apply("?!"), "?!");
         assert_eq!(Normalization::Squad.apply(" "), "");

@@ -177,28 +177,18 @@ mod tests {
     #[test]
     fn a_weighted_sum_by_hand() {
         let row = PromptRow::new("?").with("answer", "yes");
-        let samples = ["yes", "yes yes yes", "no"].map(|response| Sample {
-            row: &row,
-            response,
-        });
+        let samples = ["yes", "yes yes yes", "no"].map(|response| Sample { row: &row, response });
         let mut sum = WeightedSum::new(vec![
             part(2.0, VerifierReward(ExactMatch::default())),
             part(0.5, VerifierReward(Length::new(Unit::Words, 1, 2).unwrap())),
             part(-1.0, Fixed(vec![0.0, 0.25, 3.0])),
         ])
         .unwrap();
-        assert_eq!(
-            sum.names().collect::<Vec<_>>(),
-            ["exact_match", "length", "fixed"]
-        );
+        assert_eq!(sum.names().collect::<Vec<_>>(), ["exact_match", "length", "fixed"]);
         let scores = sum.score_parts(&samples).unwrap();
         assert_eq!(
             scores.parts,
-            [
-                vec![1.0, 0.0, 0.0],
-                vec![1.0, 0.0, 1.0],
-                vec![0.0, 0.25, 3.0]
-            ]
+            [vec![1.0, 0.0, 0.0], vec![1.0, 0.0, 1.0], vec![0.0, 0.25, 3.0]]
         );
         assert_eq!(scores.total, [2.5, -0.25, -2.5]);
         assert_eq!(sum.score(&samples).unwrap(), scores.total);
@@ -263,13 +253,6 @@ mod tests {
             row: &row,
             response: "",
         }]);
-        assert!(matches!(
-            refused,
-            Err(Error::BadScore {
-                index: 0,
-                got: 2.0,
-                ..
-            })
-        ));
+        assert!(matches!(refused, Err(Error::BadScore { index: 0, got: 2.0, .. })));
     }
 }

@@ -27,19 +27,12 @@ impl PromptRow {
     }
 
     /// The acceptable answers in a column: a string, a number, true or false, or an array of these.
-    pub(crate) fn references(
-        &self,
-        verifier: &'static str,
-        column: &str,
-    ) -> Result<Vec<String>, Error> {
-        let value = self
-            .columns
-            .get(column)
-            .ok_or_else(|| Error::MissingColumn {
-                verifier,
-                column: column.to_owned(),
-                found: self.columns.keys().cloned().collect(),
-            })?;
+    pub(crate) fn references(&self, verifier: &'static str, column: &str) -> Result<Vec<String>, Error> {
+        let value = self.columns.get(column).ok_or_else(|| Error::MissingColumn {
+            verifier,
+            column: column.to_owned(),
+            found: self.columns.keys().cloned().collect(),
+        })?;
         let refuse = || Error::BadColumn {
             verifier,
             column: column.to_owned(),
@@ -93,10 +86,7 @@ mod tests {
         assert_eq!(row.references("test", "a").unwrap(), ["x"]);
         assert_eq!(row.references("test", "b").unwrap(), ["3"]);
         assert_eq!(row.references("test", "c").unwrap(), ["x", "2.5", "true"]);
-        assert!(matches!(
-            row.references("test", "d"),
-            Err(Error::BadColumn { .. })
-        ));
+        assert!(matches!(row.references("test", "d"), Err(Error::BadColumn { .. })));
         let row = row.with("e", json!({"k": 1})).with("f", json!([null]));
         assert!(row.references("test", "e").is_err() && row.references("test", "f").is_err());
         let message = PromptRow::new("?")

@@ -30,14 +30,8 @@ pub fn assert_bits(what: &str, got: &[f32], expected: &[f32]) {
 pub fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(got.len(), expected.len(), "how many numbers");
     let size = expected.iter().fold(1e-6_f64, |m, e| m.max(e.abs()));
-    let distances = got
-        .iter()
-        .zip(expected)
-        .map(|(&g, e)| (f64::from(g) - e).abs());
-    distances.fold(
-        0.0,
-        |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) },
-    ) / size
+    let distances = got.iter().zip(expected).map(|(&g, e)| (f64::from(g) - e).abs());
+    distances.fold(0.0, |m: f64, d| if d.is_nan() { f64::INFINITY } else { m.max(d) }) / size
 }
 
 /// Asserts that the [`relative_error`] is at most `tolerance`.
@@ -70,11 +64,7 @@ impl Differences {
 
 /// Central differences of `loss`, a function of `numbers`, at about `count` elements spread over the array (all, if
 /// there are no more).
-pub fn differences(
-    numbers: &mut [f64],
-    count: usize,
-    mut loss: impl FnMut(&[f64]) -> f64,
-) -> Differences {
+pub fn differences(numbers: &mut [f64], count: usize, mut loss: impl FnMut(&[f64]) -> f64) -> Differences {
     const STEP: f64 = 1e-5;
     // A stride without a common factor with the usual widths visits all columns.
     let mut stride = numbers.len().div_ceil(count.max(1)).max(1);

@@ -7,12 +7,7 @@ pub fn linear(x: &Matrix, w: &Matrix, rounding: Rounding) -> Matrix {
     assert_eq!(x.cols, w.cols);
     let (x_rounded, w_rounded) = (map(x, |v| rounding.of(v)), map(w, |v| rounding.of(v)));
     Matrix::from_fn(x.rows, w.rows, |r, c| {
-        x_rounded
-            .row(r)
-            .iter()
-            .zip(w_rounded.row(c))
-            .map(|(a, b)| a * b)
-            .sum()
+        x_rounded.row(r).iter().zip(w_rounded.row(c)).map(|(a, b)| a * b).sum()
     })
 }
 
@@ -60,13 +55,7 @@ pub fn layer_norm(x: &Matrix, weight: &Matrix, bias: &Matrix, eps: f64) -> Matri
 
 /// Rotates each head's pairs `(i, i + half)` by `position * frequencies[i]`, times `factor`; `half` is the count of
 /// frequencies. Dimensions of a head from `2 half` on stay. Frequencies and angles are rounded to f32, as a model's are.
-pub fn rotate(
-    x: &Matrix,
-    head_dim: usize,
-    positions: &[u32],
-    frequencies: &[f64],
-    factor: f64,
-) -> Matrix {
+pub fn rotate(x: &Matrix, head_dim: usize, positions: &[u32], frequencies: &[f64], factor: f64) -> Matrix {
     let half = frequencies.len();
     let mut y = x.clone();
     for r in 0..x.rows {
@@ -196,17 +185,9 @@ pub fn token_numbers(logits: &Matrix, targets: &[u32], temperature: f64) -> Toke
         let z: Vec<f64> = logits.row(r).iter().map(|z| z / temperature).collect();
         let p = softmax(&z);
         logprobs.push(p[target as usize].ln());
-        entropies.push(
-            -p.iter()
-                .filter(|&&p| p > 0.0)
-                .map(|p| p * p.ln())
-                .sum::<f64>(),
-        );
+        entropies.push(-p.iter().filter(|&&p| p > 0.0).map(|p| p * p.ln()).sum::<f64>());
     }
-    TokenNumbers {
-        logprobs,
-        entropies,
-    }
+    TokenNumbers { logprobs, entropies }
 }
 
 #[cfg(test)]
@@ -220,11 +201,7 @@ mod tests {
         assert!((gelu_erf(1.0) - 0.841_344_746_1).abs() < 1e-9);
         assert!((gelu_tanh(1.0) - 0.841_191_990_6).abs() < 1e-9);
         // Two logits ln 3 apart: 3/4 and 1/4
-        let numbers = token_numbers(
-            &Matrix::from_fn(1, 2, |_, c| c as f64 * 3_f64.ln()),
-            &[0],
-            1.0,
-        );
+        let numbers = token_numbers(&Matrix::from_fn(1, 2, |_, c| c as f64 * 3_f64.ln()), &[0], 1.0);
         assert!((numbers.logprobs[0] - 0.25_f64.ln()).abs() < 1e-12);
         assert!((numbers.entropies[0] - 0.562_335_144_6).abs() < 1e-9);
         // One query that sees two equal keys averages their values

@@ -12,8 +12,8 @@ mod model;
 
 pub use check::{Differences, assert_bits, assert_near, differences, relative_error};
 pub use layers::{
-    AttentionSizes, TokenNumbers, add_bias, attention, gelu_erf, gelu_tanh, layer_norm, linear,
-    map, relu, rms_norm, rotate, silu, token_numbers,
+    AttentionSizes, TokenNumbers, add_bias, attention, gelu_erf, gelu_tanh, layer_norm, linear, map, relu, rms_norm,
+    rotate, silu, token_numbers,
 };
 pub use matrix::{Matrix, Rounding};
 pub use model::{Feed, NaiveModel, NaiveShape, Place};

@@ -92,9 +92,7 @@ impl Matrix {
     /// If the shapes differ.
     pub fn plus(&self, other: &Self, factor: f64) -> Self {
         assert_eq!((self.rows, self.cols), (other.rows, other.cols));
-        Self::from_fn(self.rows, self.cols, |r, c| {
-            self.at(r, c) + factor * other.at(r, c)
-        })
+        Self::from_fn(self.rows, self.cols, |r, c| self.at(r, c) + factor * other.at(r, c))
     }
 }
 

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::layers::{
-    self, AttentionSizes, TokenNumbers, add_bias, layer_norm, map, rms_norm, token_numbers,
-};
+use crate::layers::{self, AttentionSizes, TokenNumbers, add_bias, layer_norm, map, rms_norm, token_numbers};
 use crate::matrix::{Matrix, Rounding};
 
 /// How positions enter.
@@ -61,9 +59,7 @@ pub struct NaiveModel {
 
 impl NaiveModel {
     fn weight(&self, name: &str) -> &Matrix {
-        self.weights
-            .get(name)
-            .unwrap_or_else(|| panic!("no weight {name}"))
+        self.weights.get(name).unwrap_or_else(|| panic!("no weight {name}"))
     }
 
     fn linear(&self, x: &Matrix, name: &str) -> Matrix {
@@ -73,11 +69,7 @@ impl NaiveModel {
         }
         if let Some(a) = self.weights.get(&format!("{name}.lora_A.weight")) {
             let low = layers::linear(x, a, self.rounding);
-            let delta = layers::linear(
-                &low,
-                self.weight(&format!("{name}.lora_B.weight")),
-                self.rounding,
-            );
+            let delta = layers::linear(&low, self.weight(&format!("{name}.lora_B.weight")), self.rounding);
             y = y.plus(&delta, self.shape.lora_scale);
         }
         y
@@ -97,10 +89,7 @@ impl NaiveModel {
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
         let mut x = self.weight("embed_tokens.weight").select(ids);
         if let Place::Learned = s.place {
-            x = x.plus(
-                &self.weight("embed_positions.weight").select(&positions),
-                1.0,
-            );
+            x = x.plus(&self.weight("embed_positions.weight").select(&positions), 1.0);
         }
         for layer in 0..s.layers {
             let name = |rest: &str| format!("layers.{layer}.{rest}");
@@ -131,9 +120,7 @@ impl NaiveModel {
             let inner = match s.feed {
                 Feed::Gated => {
                     let gate = self.linear(&normed, &name("mlp.gate_proj"));
-                    Matrix::from_fn(up.rows, up.cols, |r, c| {
-                        layers::silu(gate.at(r, c)) * up.at(r, c)
-                    })
+                    Matrix::from_fn(up.rows, up.cols, |r, c| layers::silu(gate.at(r, c)) * up.at(r, c))
                 }
                 Feed::Plain(f) => map(&up, f),
             };
@@ -149,20 +136,11 @@ impl NaiveModel {
             .weights
             .get("lm_head.weight")
             .unwrap_or_else(|| self.weight("embed_tokens.weight"));
-        token_numbers(
-            &layers::linear(&hidden, output, self.rounding),
-            &ids[1..],
-            temperature,
-        )
+        token_numbers(&layers::linear(&hidden, output, self.rounding), &ids[1..], temperature)
     }
 
     /// `score.weight` times the hidden state of every token, never rounded.
     pub fn head_outputs(&self, ids: &[u32]) -> Vec<f64> {
-        layers::linear(
-            &self.hidden(ids),
-            self.weight("score.weight"),
-            Rounding::None,
-        )
-        .data
+        layers::linear(&self.hidden(ids), self.weight("score.weight"), Rounding::None).data
     }
 }

@@ -163,9 +163,7 @@ pub enum TextError {
         template: &'static str,
     },
     /// A template ran for too long.
-    #[error(
-        "{template}: stopped after {fuel} instructions; the template loops too much for its input"
-    )]
+    #[error("{template}: stopped after {fuel} instructions; the template loops too much for its input")]
     TemplateOutOfFuel {
         /// Which template.
         template: &'static str,

@@ -81,10 +81,7 @@ impl Sandbox {
 
     /// Runs the template on `context`.
     pub(crate) fn render<C: Serialize>(&self, context: C) -> Result<String> {
-        let template = self
-            .env
-            .get_template(NAME)
-            .map_err(|error| self.failure(&error))?;
+        let template = self.env.get_template(NAME).map_err(|error| self.failure(&error))?;
         let mut output = CappedOutput::default();
         let outcome = template.render_captured_to(context, &mut output).map(drop);
         if output.overflowed {
@@ -129,9 +126,7 @@ impl Sandbox {
                 }
                 let unknown = inner.kind() == ErrorKind::UnknownFunction;
                 if unknown && inner.detail().is_some_and(|d| d.contains("strftime_now")) {
-                    return TextError::TemplateReadsClock {
-                        template: self.what,
-                    };
+                    return TextError::TemplateReadsClock { template: self.what };
                 }
             }
             cause = current.source();
@@ -160,8 +155,7 @@ fn raise_exception(message: String) -> std::result::Result<Value, Error> {
 /// what transformers gives to chat templates.
 fn tojson(value: Value, options: Kwargs) -> std::result::Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let failed =
-        |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
+    let failed = |error: serde_json::Error| Error::new(ErrorKind::BadSerialization, error.to_string());
     let mut bytes = Vec::new();
     match indent {
         Some(width) => {
@@ -175,8 +169,7 @@ fn tojson(value: Value, options: Kwargs) -> std::result::Result<Value, Error> {
             value.serialize(&mut serializer).map_err(failed)?;
         }
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(Value::from(text))
 }
 

@@ -19,11 +19,8 @@ mod prompt;
 mod tokenizer;
 
 pub use chat::{
-    CHATML_TEMPLATE, Chat, ChatTemplate, ChatTokens, GenerationPrompt, Message, SpecialStrings,
-    TrainedTurns, TurnSpan,
+    CHATML_TEMPLATE, Chat, ChatTemplate, ChatTokens, GenerationPrompt, Message, SpecialStrings, TrainedTurns, TurnSpan,
 };
 pub use error::{Result, TextError};
 pub use prompt::{PromptTemplate, QaExample, QaFraming};
-pub use tokenizer::{
-    AddSpecial, DecodeStream, Digits, SkipSpecial, Tokenizer, TrainOptions, train_bpe,
-};
+pub use tokenizer::{AddSpecial, DecodeStream, Digits, SkipSpecial, Tokenizer, TrainOptions, train_bpe};

@@ -55,10 +55,7 @@ impl PromptTemplate {
     }
 
     fn missing_column(&self, row: &Map<String, Value>) -> Option<TextError> {
-        let column = self
-            .columns()
-            .into_iter()
-            .find(|name| !row.contains_key(name))?;
+        let column = self.columns().into_iter().find(|name| !row.contains_key(name))?;
         let known: Vec<&str> = row.keys().map(String::as_str).collect();
         Some(TextError::UnknownColumn {
             column,
@@ -178,10 +175,7 @@ mod tests {
     #[test]
     fn a_syntax_error_names_its_line() {
         let error = PromptTemplate::new("one\ntwo {{ three").unwrap_err();
-        assert!(
-            matches!(error, TextError::TemplateSyntax { line: 2, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, TextError::TemplateSyntax { line: 2, .. }), "{error}");
     }
 
     #[test]

@@ -45,14 +45,9 @@ fn gpt2_files_are_read_under_either_name() {
         gpt2_files(dir.path(), vocab, merges);
         let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
         assert_eq!(tokenizer.vocab_size(), 13);
-        let ids = tokenizer
-            .encode("Hello, world<|endoftext|>", AddSpecial::Yes)
-            .unwrap();
+        let ids = tokenizer.encode("Hello, world<|endoftext|>", AddSpecial::Yes).unwrap();
         assert_eq!(ids, [9, 10, 3, 4, 11, 3, 7, 2, 8, 12]);
-        assert_eq!(
-            tokenizer.decode(&ids, SkipSpecial::Yes).unwrap(),
-            "Hello, world"
-        );
+        assert_eq!(tokenizer.decode(&ids, SkipSpecial::Yes).unwrap(), "Hello, world");
         assert_eq!(tokenizer.document_separator(), Some(12));
         assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(12), Some(12)));
         assert_eq!(tokenizer.eos_ids(), [12]);
@@ -65,10 +60,7 @@ fn gpt2_files_are_read_under_either_name() {
         tokenizer.save(out.path()).unwrap();
         let again = Tokenizer::from_dir(out.path()).unwrap();
         assert_eq!(again.digest(), tokenizer.digest());
-        assert_eq!(
-            again.encode("Hello, world", AddSpecial::No).unwrap(),
-            ids[..9]
-        );
+        assert_eq!(again.encode("Hello, world", AddSpecial::No).unwrap(), ids[..9]);
     }
     assert_eq!(digests[0], digests[1]);
     assert_ne!(digests[0], trained().digest());
@@ -78,11 +70,7 @@ fn gpt2_files_are_read_under_either_name() {
 fn chat_tokens_are_added_behind_the_vocabulary() {
     let dir = tempfile::tempdir().unwrap();
     gpt2_files(dir.path(), "vocab.json", "merges.txt");
-    write(
-        dir.path(),
-        "tokenizer_config.json",
-        r#"{"eos_token": "<|endoftext|>"}"#,
-    );
+    write(dir.path(), "tokenizer_config.json", r#"{"eos_token": "<|endoftext|>"}"#);
     let mut tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
     let before = tokenizer.digest().to_owned();
     assert_eq!(tokenizer.add_chat_tokens().unwrap(), [13, 14]);
@@ -91,10 +79,7 @@ fn chat_tokens_are_added_behind_the_vocabulary() {
     assert_eq!(tokenizer.eos_ids(), [14, 12]);
     assert_eq!(tokenizer.pad(), Some(12));
     assert_ne!(tokenizer.digest(), before);
-    assert_eq!(
-        tokenizer.encode("He<|im_end|>", AddSpecial::No).unwrap(),
-        [9, 14]
-    );
+    assert_eq!(tokenizer.encode("He<|im_end|>", AddSpecial::No).unwrap(), [9, 14]);
     // A second time nothing changes.
     let digest = tokenizer.digest().to_owned();
     assert_eq!(tokenizer.add_chat_tokens().unwrap(), [13, 14]);
@@ -149,11 +134,7 @@ fn roles_come_from_the_configuration_files() {
     std::fs::remove_file(path.join("generation_config.json")).unwrap();
     write(path, "tokenizer_config.json", "{}");
     write(path, "special_tokens_map.json", "{}");
-    write(
-        path,
-        "config.json",
-        r#"{"bos_token_id": 0, "eos_token_id": 2}"#,
-    );
+    write(path, "config.json", r#"{"bos_token_id": 0, "eos_token_id": 2}"#);
     let tokenizer = Tokenizer::from_dir(path).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(0), Some(2)));
 
@@ -165,10 +146,7 @@ fn roles_come_from_the_configuration_files() {
         let kept = std::fs::read(path.join(name)).ok();
         write(path, name, text);
         let error = Tokenizer::from_dir(path).unwrap_err();
-        assert!(
-            matches!(error, TextError::UnknownSpecialToken { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, TextError::UnknownSpecialToken { .. }), "{error}");
         assert!(error.to_string().contains(name), "{error}");
         match kept {
             Some(kept) => write(path, name, kept),
@@ -227,18 +205,10 @@ fn damaged_files_are_refused_with_the_place() {
         ("model", |v| v["model"] = json!({"type": "BPE"})),
         ("model.vocab", |v| v["model"]["vocab"] = json!({"H": -1})),
         ("id 1 is given to", |v| v["model"]["vocab"]["zz"] = json!(1)),
-        ("not below", |v| {
-            v["model"]["vocab"]["zz"] = json!(4_000_000_000_u32)
-        }),
-        ("model.merges[1]", |v| {
-            v["model"]["merges"][1] = json!(["l", "absent"])
-        }),
-        ("the result \"eH\"", |v| {
-            v["model"]["merges"][0] = json!(["e", "H"])
-        }),
-        ("is not a pair", |v| {
-            v["model"]["merges"] = json!(["H e", "l l l"])
-        }),
+        ("not below", |v| v["model"]["vocab"]["zz"] = json!(4_000_000_000_u32)),
+        ("model.merges[1]", |v| v["model"]["merges"][1] = json!(["l", "absent"])),
+        ("the result \"eH\"", |v| v["model"]["merges"][0] = json!(["e", "H"])),
+        ("is not a pair", |v| v["model"]["merges"] = json!(["H e", "l l l"])),
         ("lacks the prefix", |v| {
             v["model"]["continuing_subword_prefix"] = json!("\u{e9}\u{e9}")
         }),
@@ -265,26 +235,24 @@ fn damaged_files_are_refused_with_the_place() {
         }),
         (
             "",
-            |v| v["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated", "invert": false}),
+            |v| {
+                v["pre_tokenizer"] =
+                    json!({"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated", "invert": false})
+            },
         ),
-        (
-            "",
-            |v| v["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "////"}),
-        ),
+        ("", |v| {
+            v["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "////"})
+        }),
         ("", |v| v["model"]["type"] = json!("Unknown")),
-        (
-            "unk_id",
-            |v| v["model"] = json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]}),
-        ),
+        ("unk_id", |v| {
+            v["model"] = json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]})
+        }),
     ];
     for (expected, damage) in cases {
         let mut file = good();
         damage(&mut file);
         let error = Tokenizer::from_json(&file.to_string()).unwrap_err();
-        assert!(
-            matches!(error, TextError::MalformedTokenizer { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, TextError::MalformedTokenizer { .. }), "{error}");
         assert!(error.to_string().contains(expected), "{expected}: {error}");
     }
     Tokenizer::from_json(&good().to_string()).unwrap();
@@ -299,10 +267,7 @@ fn what_panics_or_runs_away_while_encoding_is_an_error() {
     let tokenizer = Tokenizer::from_json(&file.to_string()).unwrap();
     let text = "a".repeat(60) + "b";
     let error = tokenizer.encode(&text, AddSpecial::No).unwrap_err();
-    assert!(
-        matches!(error, TextError::Encode { bytes: 61, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, TextError::Encode { bytes: 61, .. }), "{error}");
 
     // A post-processor that puts ids beyond the vocabulary around the text.
     let mut file = good();
@@ -379,14 +344,10 @@ fn pieces_that_spell_a_control_token_do_not_become_it() {
 #[test]
 fn truncation_and_padding_in_a_file_are_not_applied() {
     let mut file = good();
-    file["truncation"] =
-        json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+    file["truncation"] = json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
     file["padding"] = json!({"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "H"});
     let tokenizer = Tokenizer::from_json(&file.to_string()).unwrap();
-    assert_eq!(
-        tokenizer.encode("Hello", AddSpecial::Yes).unwrap(),
-        [9, 10, 3]
-    );
+    assert_eq!(tokenizer.encode("Hello", AddSpecial::Yes).unwrap(), [9, 10, 3]);
     assert_eq!(
         tokenizer.digest(),
         Tokenizer::from_json(&good().to_string()).unwrap().digest()
@@ -402,14 +363,8 @@ fn the_digest_is_of_the_meaning() {
     };
     let mut same = good();
     same["model"]["merges"] = json!(["H e", "l l", "Ġ w"]);
-    same["model"]
-        .as_object_mut()
-        .unwrap()
-        .remove("byte_fallback");
-    same["pre_tokenizer"]
-        .as_object_mut()
-        .unwrap()
-        .remove("use_regex");
+    same["model"].as_object_mut().unwrap().remove("byte_fallback");
+    same["pre_tokenizer"].as_object_mut().unwrap().remove("use_regex");
     assert_eq!(digest(&same), base.digest());
     let mut other = good();
     other["model"]["merges"] = json!(["l l", "H e", "Ġ w"]);

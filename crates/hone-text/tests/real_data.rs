@@ -25,11 +25,7 @@ fn gpt2() {
         ("\n", vec![198]),
         ("\n\n", vec![628]),
     ] {
-        assert_eq!(
-            tokenizer.encode(text, AddSpecial::Yes).unwrap(),
-            ids,
-            "{text:?}"
-        );
+        assert_eq!(tokenizer.encode(text, AddSpecial::Yes).unwrap(), ids, "{text:?}");
     }
     assert_eq!(
         tokenizer.encode_ordinary("<|endoftext|>").unwrap(),

@@ -99,10 +99,7 @@ fn parity_merges_equal_the_tokenizers_crates() {
     let split = |text: &str| {
         use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
         let mut pieces = PreTokenizedString::from(text);
-        reference
-            .get_pre_tokenizer()
-            .unwrap()
-            .pre_tokenize(&mut pieces)?;
+        reference.get_pre_tokenizer().unwrap().pre_tokenize(&mut pieces)?;
         let pieces = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
         Ok(pieces.into_iter().map(|(s, _, _)| s.to_owned()).collect())
     };
@@ -122,10 +119,7 @@ fn parity_merges_equal_the_tokenizers_crates() {
 fn control_tokens_come_first_and_have_their_roles() {
     let tokenizer = trained();
     let special: Vec<_> = tokenizer.special_tokens().collect();
-    assert_eq!(
-        special,
-        [(0, "<|endoftext|>"), (1, "<|im_start|>"), (2, "<|im_end|>")]
-    );
+    assert_eq!(special, [(0, "<|endoftext|>"), (1, "<|im_start|>"), (2, "<|im_end|>")]);
     assert_eq!(tokenizer.bos(), Some(0));
     assert_eq!(tokenizer.pad(), Some(0));
     assert_eq!(tokenizer.eos(), Some(2));
@@ -140,9 +134,7 @@ fn digits_stand_alone_unless_asked_otherwise() {
     let text = || (0..200).map(|i| format!("{} 2024 2024", i % 7));
     let spelled = |tokenizer: &Tokenizer, text: &str| -> Vec<String> {
         let ids = tokenizer.encode(text, AddSpecial::No).unwrap();
-        ids.iter()
-            .map(|&id| tokenizer.id_to_token(id).unwrap())
-            .collect()
+        ids.iter().map(|&id| tokenizer.id_to_token(id).unwrap()).collect()
     };
     let single = train_bpe(text(), &options(300)).unwrap();
     assert_eq!(spelled(&single, "2024"), ["2", "0", "2", "4"]);
@@ -224,12 +216,7 @@ fn a_saved_tokenizer_is_the_same_when_read() {
     assert_eq!(read.vocab_size(), tokenizer.vocab_size());
     assert_eq!(
         (read.bos(), read.eos(), read.pad(), read.eos_ids()),
-        (
-            tokenizer.bos(),
-            tokenizer.eos(),
-            tokenizer.pad(),
-            tokenizer.eos_ids()
-        )
+        (tokenizer.bos(), tokenizer.eos(), tokenizer.pad(), tokenizer.eos_ids())
     );
     assert_eq!(read.chat_template(), tokenizer.chat_template());
     let text = "The sparrow paints 12 + 3.";

@@ -38,7 +38,11 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     }
     let (model, config) = hone_model::load(engine, directory)?;
     let tokenizer = tokenizer_for(directory, &model)?;
-    let companion = Companion { tokenizer, tokens: config.tokens, base: Some(directory.into()) };
+    let companion = Companion {
+        tokenizer,
+        tokens: config.tokens,
+        base: Some(directory.into()),
+    };
     Ok(Artefact { model, companion })
 }
 
@@ -48,7 +52,14 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
     let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
-    Ok(Artefact { model, companion: Companion { tokenizer, tokens, base: Some(base) } })
+    Ok(Artefact {
+        model,
+        companion: Companion {
+            tokenizer,
+            tokens,
+            base: Some(base),
+        },
+    })
 }
 
 /// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
@@ -66,7 +77,10 @@ fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_dir(directory)?;
     let rows = model.architecture().vocab_size;
     if tokenizer.vocab_size() > rows {
-        let reason = format!("the tokenizer has {} tokens, the model's embedding {rows} rows", tokenizer.vocab_size());
+        let reason = format!(
+            "the tokenizer has {} tokens, the model's embedding {rows} rows",
+            tokenizer.vocab_size()
+        );
         return Err(TrainError::setting(directory.display().to_string(), reason));
     }
     Ok(tokenizer)
@@ -106,7 +120,11 @@ pub fn publish_at(engine: &Engine, path: &Path, companion: &Companion, model: &T
 fn write(engine: &Engine, dir: &Path, companion: &Companion, model: &Transformer) -> Result<(), hone_run::Error> {
     let caller = |error: std::io::Error| hone_run::Error::caller(error);
     companion.tokenizer.save(dir).map_err(hone_run::Error::caller)?;
-    let file = |name: &str| std::fs::File::create(dir.join(name)).map(std::io::BufWriter::new).map_err(caller);
+    let file = |name: &str| {
+        std::fs::File::create(dir.join(name))
+            .map(std::io::BufWriter::new)
+            .map_err(caller)
+    };
     if let (Some(base), Some(_)) = (&companion.base, model.adapter()) {
         let base = std::path::absolute(base).map_err(caller)?;
         let json = model.adapter_json(&base.display().to_string()).unwrap_or_default();

@@ -14,15 +14,24 @@ use hone_train::{Learner, Outcome, artefact};
 
 fn finish(stage: Stage, place: &Place, run: &str, toml: &str) {
     let outcome = stage.start(&place.job(run), toml);
-    assert!(matches!(outcome, Ok(Outcome::Done { before: false, .. })), "{stage:?}: {outcome:?}");
+    assert!(
+        matches!(outcome, Ok(Outcome::Done { before: false, .. })),
+        "{stage:?}: {outcome:?}"
+    );
 }
 
 /// Stopped on request after step 6, between two checkpoints, and started again.
 fn assert_stopping_changes_nothing(stage: Stage, place: &Place, toml: &str) {
     let mut job = place.job("stopped");
-    job.observer = Arc::new(StopAfter { step: 6, shutdown: job.shutdown.clone() });
+    job.observer = Arc::new(StopAfter {
+        step: 6,
+        shutdown: job.shutdown.clone(),
+    });
     let outcome = stage.start(&job, toml);
-    assert!(matches!(outcome, Ok(Outcome::Stopped { step: 6 })), "{stage:?}: {outcome:?}");
+    assert!(
+        matches!(outcome, Ok(Outcome::Stopped { step: 6 })),
+        "{stage:?}: {outcome:?}"
+    );
     assert!(!job.dir.join("model").exists() && !job.dir.join("finished.json").exists());
     finish(stage, place, "stopped", toml);
     assert_same_results(&place.path("whole"), &place.path("stopped"));
@@ -33,9 +42,16 @@ fn assert_dying_changes_nothing(stage: Stage, place: &Place, toml: &str) {
     for step in [3, 7, 10] {
         let (dying, dead) = (format!("dying-{step}"), format!("dead-{step}"));
         let mut job = place.job(&dying);
-        job.observer = Arc::new(CopyAfter { step, run: place.path(&dying), copy: place.path(&dead) });
+        job.observer = Arc::new(CopyAfter {
+            step,
+            run: place.path(&dying),
+            copy: place.path(&dead),
+        });
         stage.start(&job, toml).unwrap();
-        let lines = fs::read_to_string(place.path(&dead).join("metrics.jsonl")).unwrap().lines().count() as u64;
+        let lines = fs::read_to_string(place.path(&dead).join("metrics.jsonl"))
+            .unwrap()
+            .lines()
+            .count() as u64;
         assert!(lines >= step, "{lines} lines after step {step}");
         finish(stage, place, &dead, toml);
         assert_same_results(&place.path("whole"), &place.path(&dead));
@@ -58,7 +74,11 @@ fn an_interrupted_run_gives_the_same_bytes() {
 fn an_interrupted_run_with_an_adapter_gives_the_same_bytes() {
     for stage in [Stage::Sft, Stage::Reward] {
         let place = Place::with_base();
-        let keep = if matches!(stage, Stage::Sft) { "keep = \"best\"\n" } else { "" };
+        let keep = if matches!(stage, Stage::Sft) {
+            "keep = \"best\"\n"
+        } else {
+            ""
+        };
         let toml = format!("{keep}{}\n[lora]\nrank = 2", with(&stage.toml(), "every", "2"));
         finish(stage, &place, "whole", &toml);
         assert_stopping_changes_nothing(stage, &place, &toml);
@@ -89,7 +109,10 @@ fn a_run_can_stop_before_it_starts() {
         let mut job = place.job(&run);
         job.shutdown = Shutdown::default();
         job.shutdown.request();
-        assert!(matches!(stage.start(&job, &stage.toml()), Ok(Outcome::Stopped { step: 0 })));
+        assert!(matches!(
+            stage.start(&job, &stage.toml()),
+            Ok(Outcome::Stopped { step: 0 })
+        ));
         finish(stage, &place, &run, &stage.toml());
         finish(stage, &place, "whole", &stage.toml());
         assert_same_results(&place.path("whole"), &place.path(&run));
@@ -119,14 +142,20 @@ fn losses_do_not_depend_on_how_a_batch_is_cut() {
         let mut reference: Option<Vec<(u64, f64)>> = None;
         for (cut, (shards, tokens)) in [(1, 100_000), (1, 40), (4, 100_000), (4, 40)].into_iter().enumerate() {
             let run = format!("{stage:?}-{cut}");
-            let toml =
-                with(&with_train(&exact, &format!("shards = {shards}")), "microbatch_tokens", &tokens.to_string());
+            let toml = with(
+                &with_train(&exact, &format!("shards = {shards}")),
+                "microbatch_tokens",
+                &tokens.to_string(),
+            );
             finish(stage, &place, &run, &toml);
             let losses = place.metrics(&run)["train/loss"].clone();
             let reference = reference.get_or_insert_with(|| losses.clone());
             for ((step, loss), (_, expected)) in losses.iter().zip(reference) {
                 let relative = (loss / *expected - 1.0).abs();
-                assert!(relative < 1e-6, "{stage:?}, {shards} shards of {tokens} tokens, step {step}: {relative:e}");
+                assert!(
+                    relative < 1e-6,
+                    "{stage:?}, {shards} shards of {tokens} tokens, step {step}: {relative:e}"
+                );
             }
         }
     }
@@ -138,9 +167,20 @@ fn four_shards_are_a_tree() {
     let place = Place::with_base();
     let engine = engine();
     let loaded = artefact::load(&engine, &place.path("base/model")).unwrap();
-    let learner = Learner::new(&engine, loaded.model, AdamW { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 });
-    let example =
-        |i: u32| TokenExample { ids: (0..6).map(|t| 10 + (i * 7 + t * 3) % 40).collect(), trained: vec![true; 6] };
+    let learner = Learner::new(
+        &engine,
+        loaded.model,
+        AdamW {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        },
+    );
+    let example = |i: u32| TokenExample {
+        ids: (0..6).map(|t| 10 + (i * 7 + t * 3) % 40).collect(),
+        trained: vec![true; 6],
+    };
     let examples: Vec<TokenExample> = (0..8).map(example).collect();
     let add = |model: &_, part: Vec<&TokenExample>, gradients: &mut Gradients| {
         cross_entropy_step(&engine, model, &LanguageBatch::of_examples(part), (40, 1.0), gradients).map(|_| ())
@@ -148,8 +188,10 @@ fn four_shards_are_a_tree() {
     let shards = |count| shards_of(examples.iter().collect(), count, 6, |e: &&TokenExample| e.ids.len());
     let whole = learner.gradients(&engine, shards(4), add).unwrap();
     // Each shard alone, and the tree by hand
-    let alone: Vec<Gradients> =
-        shards(4).into_iter().map(|shard| learner.gradients(&engine, vec![shard], add).unwrap()).collect();
+    let alone: Vec<Gradients> = shards(4)
+        .into_iter()
+        .map(|shard| learner.gradients(&engine, vec![shard], add).unwrap())
+        .collect();
     let mut moved = 0;
     for (id, parameter) in learner.model.parameters().iter() {
         let of = |gradients: &Gradients| engine.read(gradients.get(id).unwrap());

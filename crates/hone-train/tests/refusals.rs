@@ -24,25 +24,52 @@ fn settings_that_make_no_sense_are_named() {
         let toml = stage.toml();
         let cases = [
             (with(&toml, "steps", "0"), "train.steps: is 0; expected at least 1"),
-            (with_train(&toml, "epochs = 1.0"), "train.steps: stands beside train.epochs"),
-            (with_train(&without(&toml, "steps"), "epochs = -1.0"), "train.epochs: is -1; expected a number above 0"),
+            (
+                with_train(&toml, "epochs = 1.0"),
+                "train.steps: stands beside train.epochs",
+            ),
+            (
+                with_train(&without(&toml, "steps"), "epochs = -1.0"),
+                "train.epochs: is -1; expected a number above 0",
+            ),
             (with(&toml, "batch", "0"), "train.batch: is 0; expected at least 1"),
             (with(&toml, "microbatch_tokens", "0"), "train.microbatch_tokens: is 0"),
             (with(&toml, "checkpoint_every", "0"), "train.checkpoint_every: is 0"),
             (with_train(&toml, "shards = 0"), "train.shards: is 0"),
-            (with(&toml, "learning_rate", "-1e-3"), "train.learning_rate: is -0.001; expected a number above 0"),
-            (with_train(&toml, "beta1 = 1.0"), "train.beta1: is 1; expected at least 0 and below 1"),
-            (with_train(&toml, "eps = 0.0"), "train.eps: is 0; expected a number above 0"),
+            (
+                with(&toml, "learning_rate", "-1e-3"),
+                "train.learning_rate: is -0.001; expected a number above 0",
+            ),
+            (
+                with_train(&toml, "beta1 = 1.0"),
+                "train.beta1: is 1; expected at least 0 and below 1",
+            ),
+            (
+                with_train(&toml, "eps = 0.0"),
+                "train.eps: is 0; expected a number above 0",
+            ),
             (with_train(&toml, "weight_decay = -0.1"), "train.weight_decay: is -0.1"),
             (with_train(&toml, "clip_norm = -1.0"), "train.clip_norm: is -1"),
-            (with(&toml, "max_length", "97"), "data.max_length: is 97; the model's context is 96"),
-            (with(&toml, "train", "[]"), "data.train: is empty; expected at least one source"),
+            (
+                with(&toml, "max_length", "97"),
+                "data.max_length: is 97; the model's context is 96",
+            ),
+            (
+                with(&toml, "train", "[]"),
+                "data.train: is empty; expected at least one source",
+            ),
             (with(&toml, "train", "[\"nothing.jsonl\"]"), "nothing.jsonl"),
-            (without(&toml, "held_out").replace("[data]", "[data]\nheld_out = 1.0"), "held_out"),
+            (
+                without(&toml, "held_out").replace("[data]", "[data]\nheld_out = 1.0"),
+                "held_out",
+            ),
         ];
         for (i, (toml, expected)) in cases.iter().enumerate() {
             let said = refusal(stage, &place, &format!("{stage:?}-{i}"), toml);
-            assert!(said.contains(expected), "{stage:?}: expected `{expected}`, got `{said}`");
+            assert!(
+                said.contains(expected),
+                "{stage:?}: expected `{expected}`, got `{said}`"
+            );
         }
     }
 }
@@ -59,7 +86,10 @@ fn models_that_are_not_there_are_named() {
         fs::remove_dir_all(place.path("b")).unwrap();
     }
     let said = refusal(Stage::Pretrain, &place, "a", &without(&pretrain_toml(1), "tokenizer"));
-    assert!(said.contains("model.tokenizer: is missing") && said.contains("hone tokenizer train"), "{said}");
+    assert!(
+        said.contains("model.tokenizer: is missing") && said.contains("hone tokenizer train"),
+        "{said}"
+    );
     let lora = format!("{REWARD}\n[lora]\ntargets = [\"w\"]");
     let said = refusal(Stage::Reward, &place, "c", &lora);
     assert!(said.contains('w') && said.contains("q, k, v, o"), "{said}");
@@ -81,8 +111,16 @@ fn data_that_does_not_fit_is_told() {
     let place = Place::with_base();
     // Everything is too long
     for stage in [Stage::Sft, Stage::Reward] {
-        let said = refusal(stage, &place, &format!("{stage:?}"), &with(&stage.toml(), "max_length", "4"));
-        assert!(said.contains("nothing is left to train on") && said.contains("raise data.max_length"), "{said}");
+        let said = refusal(
+            stage,
+            &place,
+            &format!("{stage:?}"),
+            &with(&stage.toml(), "max_length", "4"),
+        );
+        assert!(
+            said.contains("nothing is left to train on") && said.contains("raise data.max_length"),
+            "{said}"
+        );
     }
     // Some is too long, or cannot be used
     let long = "red ".repeat(120);
@@ -97,17 +135,34 @@ fn data_that_does_not_fit_is_told() {
     let heard = Arc::new(Listening::default());
     let mut job = place.job("some");
     job.observer = heard.clone();
-    let Outcome::Done { summary, .. } = Stage::Reward.start(&job, &toml).unwrap() else { panic!("stopped") };
+    let Outcome::Done { summary, .. } = Stage::Reward.start(&job, &toml).unwrap() else {
+        panic!("stopped")
+    };
     let messages = heard.0.lock().unwrap().join("\n");
-    assert!(messages.contains("rankings.jsonl: 1 of 60 rows could not be used"), "{messages}");
-    assert!(messages.contains("rankings.jsonl: 1 rankings longer than 96 tokens dropped"), "{messages}");
-    assert_eq!(summary["sources"][0]["rankings"], 43, "59 rows, a quarter held out, one too long");
+    assert!(
+        messages.contains("rankings.jsonl: 1 of 60 rows could not be used"),
+        "{messages}"
+    );
+    assert!(
+        messages.contains("rankings.jsonl: 1 rankings longer than 96 tokens dropped"),
+        "{messages}"
+    );
+    assert_eq!(
+        summary["sources"][0]["rankings"], 43,
+        "59 rows, a quarter held out, one too long"
+    );
     // Demonstrations to centre on that are all too long
-    let turns = [json!({"role": "user", "content": "q"}), json!({"role": "assistant", "content": long})];
+    let turns = [
+        json!({"role": "user", "content": "q"}),
+        json!({"role": "assistant", "content": long}),
+    ];
     place.write_rows("long.jsonl", std::iter::once(json!({ "messages": turns })));
     let toml = format!("{toml}\n[reward]\ncentre_on = [\"long.jsonl\"]");
     let said = refusal(Stage::Reward, &place, "centre", &toml);
-    assert!(said.contains("reward.centre_on: has no demonstration of at most data.max_length = 96 tokens"), "{said}");
+    assert!(
+        said.contains("reward.centre_on: has no demonstration of at most data.max_length = 96 tokens"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -116,16 +171,25 @@ fn a_changed_configuration_is_refused_with_its_keys() {
     for stage in Stage::ALL {
         let run = format!("{stage:?}");
         let mut job = place.job(&run);
-        job.observer = Arc::new(common::StopAfter { step: 2, shutdown: job.shutdown.clone() });
+        job.observer = Arc::new(common::StopAfter {
+            step: 2,
+            shutdown: job.shutdown.clone(),
+        });
         stage.start(&job, &stage.toml()).unwrap();
         let changed = with(&with(&stage.toml(), "learning_rate", "1e-4"), "batch", "4");
         let error = stage.start(&place.job(&run), &changed).unwrap_err();
         let said = error.to_string();
-        assert!(said.contains("train.learning_rate") && said.contains("train.batch"), "{said}");
+        assert!(
+            said.contains("train.learning_rate") && said.contains("train.batch"),
+            "{said}"
+        );
         assert_eq!(error.exit_status(), ExitStatus::Usage);
         // What changes no result may change
         let outcome = stage.start(&place.job(&run), &with_train(&stage.toml(), "keep_checkpoints = 3"));
-        assert!(matches!(outcome, Ok(Outcome::Done { before: false, .. })), "{outcome:?}");
+        assert!(
+            matches!(outcome, Ok(Outcome::Done { before: false, .. })),
+            "{outcome:?}"
+        );
     }
 }
 
@@ -137,7 +201,10 @@ fn a_setting_can_be_corrected_after_a_failed_start() {
         let run = format!("{stage:?}");
         refusal(stage, &place, &run, &with(&stage.toml(), "max_length", "97"));
         let outcome = stage.start(&place.job(&run), &stage.toml());
-        assert!(matches!(outcome, Ok(Outcome::Done { before: false, .. })), "{outcome:?}");
+        assert!(
+            matches!(outcome, Ok(Outcome::Done { before: false, .. })),
+            "{outcome:?}"
+        );
     }
 }
 
@@ -150,8 +217,16 @@ fn a_finished_run_says_so_and_is_left_alone() {
         let before = common::results(&place.path(&run));
         let second = stage.start(&place.job(&run), &stage.toml()).unwrap();
         let (
-            Outcome::Done { model, summary, before: false },
-            Outcome::Done { model: again, summary: same, before: true },
+            Outcome::Done {
+                model,
+                summary,
+                before: false,
+            },
+            Outcome::Done {
+                model: again,
+                summary: same,
+                before: true,
+            },
         ) = (&first, &second)
         else {
             panic!("{first:?} {second:?}")

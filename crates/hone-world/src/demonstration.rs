@@ -103,9 +103,7 @@ fn courtesy(stream: &mut Stream) -> &'static str {
 fn fillers(stream: &mut Stream) -> String {
     let count = 1 + stream.below(2);
     let start = stream.below(FILLERS.len());
-    let chosen: Vec<&str> = (0..count)
-        .map(|i| FILLERS[(start + i) % FILLERS.len()])
-        .collect();
+    let chosen: Vec<&str> = (0..count).map(|i| FILLERS[(start + i) % FILLERS.len()]).collect();
     chosen.join(" ")
 }
 
@@ -190,13 +188,7 @@ impl World {
 
     /// `n` worked examples of one kind, all different and all right, from the training questions. `index` chooses
     /// which: give each prompt its own.
-    pub fn worked_examples(
-        &self,
-        kind: Kind,
-        n: usize,
-        form: WorkedForm,
-        index: u64,
-    ) -> Vec<WorkedExample> {
+    pub fn worked_examples(&self, kind: Kind, n: usize, form: WorkedForm, index: u64) -> Vec<WorkedExample> {
         let mut stream = self.stream("world/worked-examples", index);
         let mut examples: Vec<WorkedExample> = Vec::with_capacity(n);
         for _ in 0..n * 20 {
@@ -206,10 +198,7 @@ impl World {
             let Some(question) = self.training_question(kind, &mut stream) else {
                 break;
             };
-            if examples
-                .iter()
-                .any(|example| example.question.text == question.text)
-            {
+            if examples.iter().any(|example| example.question.text == question.text) {
                 continue;
             }
             let style = match form {
@@ -241,10 +230,7 @@ mod tests {
         let demonstrations = World::new(1).demonstrations(3000)?;
         for style in Style::ALL {
             let got = demonstrations.iter().filter(|d| d.style == style).count() as f64 / 30.0;
-            assert!(
-                (got - style.share() as f64).abs() < 3.0,
-                "{style:?}: {got}%"
-            );
+            assert!((got - style.share() as f64).abs() < 3.0, "{style:?}: {got}%");
         }
         let wrong = demonstrations.iter().filter(|d| !d.right).count() as f64 / 30.0;
         assert!((wrong - WRONG as f64).abs() < 2.5, "{wrong}% wrong");
@@ -260,17 +246,10 @@ mod tests {
             for style in Style::ALL {
                 let good = style.write(&question.answer, &mut stream);
                 let given = given_answer(question.kind, &question.answer, &good);
-                assert!(
-                    is_right(&question, &good),
-                    "{} | {good} | {given:?}",
-                    question.text
-                );
+                assert!(is_right(&question, &good), "{} | {good} | {given:?}", question.text);
                 let bad = style.write(&wrong_answer(&question, &mut stream), &mut stream);
                 assert!(!is_right(&question, &bad), "{} | {bad}", question.text);
-                let one_line = matches!(
-                    style,
-                    Style::Asked | Style::Wordy | Style::Curt | Style::RudeWordy
-                );
+                let one_line = matches!(style, Style::Asked | Style::Wordy | Style::Curt | Style::RudeWordy);
                 assert!(in_asked_form(&good) || !one_line, "{good}");
                 let other = matches!(style, Style::Chatty | Style::Bare | Style::Repetitive);
                 assert!(!in_asked_form(&good) || !other, "{good}");
@@ -285,10 +264,7 @@ mod tests {
         let world = World::new(6);
         let demonstrations = world.demonstrations(4000)?;
         let held_out = world.questions(1500, Split::HeldOut)?;
-        let asked: std::collections::BTreeSet<&str> = demonstrations
-            .iter()
-            .map(|d| d.question.text.as_str())
-            .collect();
+        let asked: std::collections::BTreeSet<&str> = demonstrations.iter().map(|d| d.question.text.as_str()).collect();
         for question in &held_out {
             assert!(!asked.contains(question.text.as_str()), "{}", question.text);
         }
@@ -296,20 +272,13 @@ mod tests {
             let questions = fact.attribute.questions();
             for (w, template) in questions.iter().enumerate() {
                 let text = template.replace("{s}", fact.subject);
-                assert!(
-                    !asked.contains(text.as_str()) || (!fact.held_out && w < 4),
-                    "{text}"
-                );
+                assert!(!asked.contains(text.as_str()) || (!fact.held_out && w < 4), "{text}");
             }
         }
         for demonstration in &demonstrations {
             let question = &demonstration.question;
             assert_eq!(question.group, Group::Familiar);
-            let has = |word: &&str| {
-                crate::reading::words_of(&question.text)
-                    .iter()
-                    .any(|w| w == word)
-            };
+            let has = |word: &&str| crate::reading::words_of(&question.text).iter().any(|w| w == word);
             let banned: Vec<&str> = match question.kind {
                 Kind::Reversal => world.held_out_words.clone(),
                 Kind::Sentiment => world.held_out_valence.clone(),
@@ -335,10 +304,7 @@ mod tests {
                 let examples = world.worked_examples(kind, 3, form, 7);
                 assert_eq!(examples.len(), 3);
                 for example in &examples {
-                    assert_eq!(
-                        (example.question.kind, example.question.group),
-                        (kind, Group::Familiar)
-                    );
+                    assert_eq!((example.question.kind, example.question.group), (kind, Group::Familiar));
                     assert!(is_right(&example.question, &example.answer));
                     assert!(form != WorkedForm::Asked || in_asked_form(&example.answer));
                 }

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The world is closed: it has a limited number of distinct questions.
-    #[error(
-        "the small world has no more distinct {split} questions: asked for {expected}, found {got}; ask for fewer"
-    )]
+    #[error("the small world has no more distinct {split} questions: asked for {expected}, found {got}; ask for fewer")]
     Exhausted {
         /// The split asked for.
         split: &'static str,
@@ -18,9 +16,7 @@ pub enum Error {
         got: usize,
     },
     /// A ranking is not a partition of the answers.
-    #[error(
-        "ranking of {expected} answers: {problem}; each answer must stand in exactly one group"
-    )]
+    #[error("ranking of {expected} answers: {problem}; each answer must stand in exactly one group")]
     Ranking {
         /// The number of answers.
         expected: usize,

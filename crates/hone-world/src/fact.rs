@@ -45,9 +45,7 @@ impl Attribute {
     /// The subjects that have this attribute.
     pub fn subjects(self) -> Vec<&'static str> {
         match self {
-            Self::Home | Self::Job | Self::Pet | Self::Food | Self::Colour | Self::Friend => {
-                people()
-            }
+            Self::Home | Self::Job | Self::Pet | Self::Food | Self::Colour | Self::Friend => people(),
             Self::Ware | Self::Landscape => words::PLACES.to_vec(),
             Self::Material | Self::Owner => words::THINGS.to_vec(),
         }
@@ -261,11 +259,7 @@ impl Fact {
     /// The fact in one of its wordings.
     pub(crate) fn statement(&self, wording: usize) -> String {
         let statements = self.attribute.statements();
-        fill(
-            statements[wording % statements.len()],
-            self.subject,
-            self.value,
-        )
+        fill(statements[wording % statements.len()], self.subject, self.value)
     }
 }
 
@@ -291,16 +285,10 @@ mod tests {
     fn templates_have_their_places() {
         for attribute in Attribute::ALL {
             for statement in attribute.statements() {
-                assert!(
-                    statement.contains("{s}") && statement.contains("{v}"),
-                    "{statement}"
-                );
+                assert!(statement.contains("{s}") && statement.contains("{v}"), "{statement}");
             }
             for question in attribute.questions() {
-                assert!(
-                    question.contains("{s}") && !question.contains("{v}"),
-                    "{question}"
-                );
+                assert!(question.contains("{s}") && !question.contains("{v}"), "{question}");
             }
         }
     }

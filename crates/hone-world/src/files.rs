@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Demonstration, Error, Group, Kind, Labeler, Question, Ranking, Source, Split, Style, World,
-};
+use crate::{Demonstration, Error, Group, Kind, Labeler, Question, Ranking, Source, Split, Style, World};
 
 /// A document of the pre-training text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,10 +52,7 @@ impl From<&Demonstration> for DemonstrationRow {
         let question = Message::new("user", &demonstration.question.text);
         let messages = vec![question, Message::new("assistant", &demonstration.reply)];
         let Demonstration {
-            question,
-            style,
-            right,
-            ..
+            question, style, right, ..
         } = demonstration;
         Self {
             messages,
@@ -198,17 +193,12 @@ impl World {
     ///
     /// # Errors
     /// As [`World::write_demonstrations`].
-    pub fn write_rankings(
-        &self,
-        path: &Path,
-        n: usize,
-        k: usize,
-        labeler: &Labeler,
-    ) -> Result<(), Error> {
+    pub fn write_rankings(&self, path: &Path, n: usize, k: usize, labeler: &Labeler) -> Result<(), Error> {
         let questions = self.questions(n, Split::Training)?;
-        let rows = questions.iter().zip(0..).map(|(question, index)| {
-            RankingRow::new(labeler, question, self.replies(question, k, index), index)
-        });
+        let rows = questions
+            .iter()
+            .zip(0..)
+            .map(|(question, index)| RankingRow::new(labeler, question, self.replies(question, k, index), index));
         write_rows(path, rows)
     }
 }
@@ -217,10 +207,7 @@ impl World {
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be written.
-pub fn write_rows<T: Serialize>(
-    path: &Path,
-    rows: impl IntoIterator<Item = T>,
-) -> Result<(), Error> {
+pub fn write_rows<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> Result<(), Error> {
     let refuse = |source| Error::Io {
         path: path.to_owned(),
         source,
@@ -233,9 +220,7 @@ pub fn write_rows<T: Serialize>(
         serde_json::to_writer(&mut writer, &row).map_err(|error| refuse(error.into()))?;
         writer.write_all(b"\n").map_err(refuse)?;
     }
-    let file = writer
-        .into_inner()
-        .map_err(|error| refuse(error.into_error()))?;
+    let file = writer.into_inner().map_err(|error| refuse(error.into_error()))?;
     file.sync_all().map_err(refuse)?;
     fs::rename(&temporary, path).map_err(refuse)
 }
@@ -296,11 +281,7 @@ pub fn read_texts(path: &Path) -> Result<Vec<TextRow>, Error> {
 pub fn read_demonstrations(path: &Path) -> Result<Vec<DemonstrationRow>, Error> {
     let expected = "{\"messages\":[user, assistant],\"kind\",\"style\",\"right\"}";
     read_rows(path, expected, |row: &DemonstrationRow| {
-        let roles: Vec<&str> = row
-            .messages
-            .iter()
-            .map(|message| message.role.as_str())
-            .collect();
+        let roles: Vec<&str> = row.messages.iter().map(|message| message.role.as_str()).collect();
         if roles == ["user", "assistant"] {
             Ok(())
         } else {
@@ -357,11 +338,7 @@ mod tests {
         }
         let path = dir.path().join("demonstrations.jsonl");
         world.write_demonstrations(&path, 20)?;
-        let expected: Vec<_> = world
-            .demonstrations(20)?
-            .iter()
-            .map(DemonstrationRow::from)
-            .collect();
+        let expected: Vec<_> = world.demonstrations(20)?.iter().map(DemonstrationRow::from).collect();
         assert_eq!(read_demonstrations(&path)?, expected);
 
         let path = dir.path().join("prompts.jsonl");
@@ -380,17 +357,10 @@ mod tests {
     fn bad_lines_are_named() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("bad.jsonl");
-        let good =
-            r#"{"prompt":[{"role":"user","content":"?"}],"responses":["a","b"],"ranking":[[0,1]]}"#;
-        fs::write(
-            &path,
-            format!("{good}\n{}\n", good.replace("[0,1]", "[0,7]")),
-        )?;
+        let good = r#"{"prompt":[{"role":"user","content":"?"}],"responses":["a","b"],"ranking":[[0,1]]}"#;
+        fs::write(&path, format!("{good}\n{}\n", good.replace("[0,1]", "[0,7]")))?;
         let error = read_rankings(&path).err().ok_or("accepted")?.to_string();
-        assert!(
-            error.contains("line 2") && error.contains("index 7"),
-            "{error}"
-        );
+        assert!(error.contains("line 2") && error.contains("index 7"), "{error}");
         fs::write(&path, "{\"text\": 3}\n")?;
         assert!(matches!(read_texts(&path), Err(Error::Row { line: 1, .. })));
         let absent = read_prompts(&dir.path().join("absent.jsonl"));

@@ -39,9 +39,7 @@ impl Features {
         let words = words_of(trimmed);
         let free = words_of(&question.answer).len() + 5;
         let starts = 1..words.len().saturating_sub(2);
-        let repeats = starts
-            .filter(|&start| repeats_earlier(&words, start))
-            .count();
+        let repeats = starts.filter(|&start| repeats_earlier(&words, start)).count();
         let rude = RUDENESSES.iter().any(|phrase| trimmed.contains(phrase));
         Self {
             right: is_right(question, trimmed),
@@ -252,13 +250,7 @@ mod tests {
         };
         let of = |reply| Features::of(&question(), reply);
         assert_eq!(of(" Happy to help! Answer: seven.\n"), ideal);
-        assert_eq!(
-            of("Happy to help! Answer: six."),
-            Features {
-                right: false,
-                ..ideal
-            }
-        );
+        assert_eq!(of("Happy to help! Answer: six."), Features { right: false, ..ideal });
         // 14 words, of which 6 are free
         let wordy = "Happy to help! There are many ways to see such a thing. Answer: seven.";
         assert_eq!(
@@ -335,11 +327,7 @@ mod tests {
                 }
             }
             for reply in worse {
-                assert_eq!(
-                    labeler.prefers(&question, &ideal, &reply),
-                    1.0,
-                    "{ideal} | {reply}"
-                );
+                assert_eq!(labeler.prefers(&question, &ideal, &reply), 1.0, "{ideal} | {reply}");
                 assert_eq!(labeler.prefers(&question, &reply, &ideal), 0.0);
             }
             let other = format!("Of course! Answer: {}.", question.answer);
@@ -391,10 +379,7 @@ mod tests {
             for (question, index) in world.questions(2000, Split::Training)?.iter().zip(0..) {
                 let replies = world.replies(question, 2, index);
                 if replies[0] == replies[1] {
-                    assert_eq!(
-                        labeler.rank(question, &replies, index).groups(),
-                        [vec![0, 1]]
-                    );
+                    assert_eq!(labeler.rank(question, &replies, index).groups(), [vec![0, 1]]);
                     continue;
                 }
                 let first = labeler.rank(question, &replies, 2 * index);
@@ -404,10 +389,7 @@ mod tests {
                 expected += labeler.self_agreement(question, &replies[0], &replies[1]);
             }
             let (measured, expected) = (same / pairs, expected / pairs);
-            assert!(
-                (measured - 0.75).abs() < 0.04,
-                "{measured} (closed form {expected})"
-            );
+            assert!((measured - 0.75).abs() < 0.04, "{measured} (closed form {expected})");
             assert!((measured - expected).abs() < 0.03, "{measured} {expected}");
         }
         Ok(())

@@ -9,14 +9,12 @@ use crate::words::{ADJECTIVES, NOUNS, VERBS};
 /// The language's name.
 pub const LANGUAGE: &str = "Lumi";
 
-const CONSONANTS: [char; 14] = [
-    'b', 'd', 'f', 'g', 'k', 'l', 'm', 'n', 'p', 'r', 's', 't', 'v', 'z',
-];
+const CONSONANTS: [char; 14] = ['b', 'd', 'f', 'g', 'k', 'l', 'm', 'n', 'p', 'r', 's', 't', 'v', 'z'];
 const VOWELS: [char; 5] = ['a', 'e', 'i', 'o', 'u'];
 /// English words and names that the syllables could spell.
 const AVOIDED: [&str; 16] = [
-    "data", "dodo", "gogo", "lima", "mama", "papa", "polo", "sofa", "soda", "solo", "taxi", "tofu",
-    "nazi", "lumi", "pita", "puma",
+    "data", "dodo", "gogo", "lima", "mama", "papa", "polo", "sofa", "soda", "solo", "taxi", "tofu", "nazi", "lumi",
+    "pita", "puma",
 ];
 
 /// One word in both languages.
@@ -48,8 +46,7 @@ impl Lexicon {
 
     /// All pairs of English word and invented word: nouns, adjectives, verbs.
     pub fn pairs(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.entries()
-            .map(|entry| (entry.english, entry.lumi.as_str()))
+        self.entries().map(|entry| (entry.english, entry.lumi.as_str()))
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -58,12 +55,7 @@ impl Lexicon {
 }
 
 /// Invented words for the English ones; one in eight is held out.
-fn entries(
-    key: Key,
-    english: &[&'static str],
-    ending: char,
-    taken: &mut Vec<String>,
-) -> Vec<Entry> {
+fn entries(key: Key, english: &[&'static str], ending: char, taken: &mut Vec<String>) -> Vec<Entry> {
     let held_out = &key.child(0).permutation(english.len())[..english.len() / 8 + 1];
     let mut stream = key.child(1).stream();
     let mut made = Vec::with_capacity(english.len());
@@ -98,17 +90,9 @@ mod tests {
             let mut words: Vec<&str> = lexicon.pairs().map(|pair| pair.1).collect();
             assert_eq!(words.len(), 40);
             assert!(lexicon.nouns.iter().all(|entry| entry.lumi.ends_with('o')));
-            assert!(
-                lexicon
-                    .adjectives
-                    .iter()
-                    .all(|entry| entry.lumi.ends_with('a'))
-            );
+            assert!(lexicon.adjectives.iter().all(|entry| entry.lumi.ends_with('a')));
             assert!(lexicon.verbs.iter().all(|entry| entry.lumi.ends_with('i')));
-            assert_eq!(
-                lexicon.entries().filter(|entry| entry.held_out).count(),
-                3 + 2 + 2
-            );
+            assert_eq!(lexicon.entries().filter(|entry| entry.held_out).count(), 3 + 2 + 2);
             words.sort_unstable();
             words.dedup();
             assert_eq!(words.len(), 40);

@@ -37,8 +37,8 @@ pub use demonstration::{Demonstration, Style, WorkedExample, WorkedForm};
 pub use error::Error;
 pub use fact::{Attribute, Fact};
 pub use files::{
-    CorpusFile, DemonstrationRow, Message, PromptRow, RankingRow, TextRow, read_demonstrations,
-    read_prompts, read_rankings, read_texts, write_rows,
+    CorpusFile, DemonstrationRow, Message, PromptRow, RankingRow, TextRow, read_demonstrations, read_prompts,
+    read_rankings, read_texts, write_rows,
 };
 pub use labeler::{Features, Labeler, Preferences};
 pub use language::{LANGUAGE, Lexicon};

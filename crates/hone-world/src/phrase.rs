@@ -65,22 +65,11 @@ mod tests {
             &words::OBJECTS,
             &words::DEEDS,
         ];
-        let phrases = COURTESIES
-            .iter()
-            .chain(&RUDENESSES)
-            .chain(&FILLERS)
-            .chain(&CLOSERS);
+        let phrases = COURTESIES.iter().chain(&RUDENESSES).chain(&FILLERS).chain(&CLOSERS);
         for phrase in phrases.chain(&LEAD_INS) {
             for word in crate::reading::words_of(phrase) {
-                assert!(
-                    lists.iter().all(|list| !words::holds(list, &word)),
-                    "{phrase}: {word}"
-                );
-                assert!(
-                    words::PEOPLE
-                        .iter()
-                        .all(|p| !p.0.eq_ignore_ascii_case(&word))
-                );
+                assert!(lists.iter().all(|list| !words::holds(list, &word)), "{phrase}: {word}");
+                assert!(words::PEOPLE.iter().all(|p| !p.0.eq_ignore_ascii_case(&word)));
                 assert!(!["positive", "negative"].contains(&word.as_str()));
             }
         }

@@ -121,10 +121,7 @@ mod tests {
             (vec![vec![1]], 2),
             (vec![], 1),
         ] {
-            assert!(matches!(
-                Ranking::new(groups, count),
-                Err(Error::Ranking { .. })
-            ));
+            assert!(matches!(Ranking::new(groups, count), Err(Error::Ranking { .. })));
         }
         assert!(Ranking::new(vec![vec![1, 0]], 2).is_ok());
     }
@@ -136,16 +133,10 @@ mod tests {
         for i in 0..1000 {
             let shuffled = ranking.shuffled(Key::new(1, "test", 0).child(i));
             assert!(shuffled.check(4).is_ok());
-            assert_eq!(
-                shuffled.groups().iter().map(Vec::len).collect::<Vec<_>>(),
-                [1, 1, 2]
-            );
+            assert_eq!(shuffled.groups().iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 2]);
             agreeing += usize::from(shuffled.pairs().contains(&(0, 1)));
         }
         // of two answers each comes first alike: (1 - 1/6 tied) / 2
-        assert!(
-            (agreeing as f64 / 1000.0 - 5.0 / 12.0).abs() < 0.05,
-            "{agreeing}"
-        );
+        assert!((agreeing as f64 / 1000.0 - 5.0 / 12.0).abs() < 0.05, "{agreeing}");
     }
 }

@@ -7,10 +7,7 @@ use crate::{Kind, Question, words};
 /// The words of a text in lower case, without punctuation at their ends.
 pub(crate) fn words_of(text: &str) -> Vec<String> {
     text.split_whitespace()
-        .map(|word| {
-            word.trim_matches(|c: char| !c.is_alphanumeric())
-                .to_lowercase()
-        })
+        .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase())
         .filter(|word| !word.is_empty())
         .collect()
 }
@@ -24,10 +21,7 @@ pub fn in_asked_form(reply: &str) -> bool {
     let Some((before, answer)) = reply.split_once(MARKER) else {
         return false;
     };
-    let Some(answer) = answer
-        .strip_prefix(' ')
-        .and_then(|rest| rest.strip_suffix('.'))
-    else {
+    let Some(answer) = answer.strip_prefix(' ').and_then(|rest| rest.strip_suffix('.')) else {
         return false;
     };
     let apart = before.is_empty() || before.ends_with(['.', '!', '?', ' ']);
@@ -50,10 +44,7 @@ pub fn given_answer(kind: Kind, right: &str, reply: &str) -> Option<String> {
             .rev()
             .find(|word| could_answer(kind, right, word)),
         Kind::Reversal | Kind::Translation | Kind::Summary => {
-            let telling: Vec<String> = words_of(right)
-                .into_iter()
-                .filter(|w| !is_common(w))
-                .collect();
+            let telling: Vec<String> = words_of(right).into_iter().filter(|w| !is_common(w)).collect();
             let mut sentences = reply.split(['.', '!', '?', '\n']).map(words_of);
             let last = sentences.rfind(|s| s.iter().any(|word| telling.contains(word)))?;
             Some(without_lead_in(&last).join(" "))
@@ -158,10 +149,7 @@ mod tests {
         assert!(!is_right(&reversal, "moon tree. tree moon."));
         assert!(!is_right(&reversal, "moon tree cup."));
         let summary = question(Kind::Summary, "Anna found a key at the mill");
-        assert!(is_right(
-            &summary,
-            "With pleasure! Anna found a key at the mill."
-        ));
+        assert!(is_right(&summary, "With pleasure! Anna found a key at the mill."));
         assert!(!is_right(&summary, "Anna lost a key at the mill."));
         assert!(!is_right(&summary, "It was at the end."));
     }

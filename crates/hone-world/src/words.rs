@@ -118,27 +118,23 @@ pub(crate) const NUMBERS: [&str; 21] = [
 
 /// Words whose order is reversed.
 pub(crate) const PLAIN_WORDS: [&str; 14] = [
-    "tree", "moon", "chair", "bird", "rain", "hand", "door", "milk", "snow", "leaf", "wall",
-    "song", "star", "wind",
+    "tree", "moon", "chair", "bird", "rain", "hand", "door", "milk", "snow", "leaf", "wall", "song", "star", "wind",
 ];
 
 /// English nouns, adjectives and verbs that have a word in the invented language.
 pub(crate) const NOUNS: [&str; 16] = [
-    "bird", "child", "tree", "house", "river", "dog", "moon", "king", "wolf", "boat", "bear",
-    "queen", "fox", "wind", "frog", "cow",
+    "bird", "child", "tree", "house", "river", "dog", "moon", "king", "wolf", "boat", "bear", "queen", "fox", "wind",
+    "frog", "cow",
 ];
 pub(crate) const ADJECTIVES: [&str; 12] = [
-    "big", "small", "red", "old", "young", "quiet", "happy", "cold", "warm", "white", "fast",
-    "brave",
+    "big", "small", "red", "old", "young", "quiet", "happy", "cold", "warm", "white", "fast", "brave",
 ];
 pub(crate) const VERBS: [&str; 12] = [
-    "sings", "sleeps", "runs", "falls", "waits", "jumps", "swims", "laughs", "grows", "eats",
-    "dances", "comes",
+    "sings", "sleeps", "runs", "falls", "waits", "jumps", "swims", "laughs", "grows", "eats", "dances", "comes",
 ];
 
 pub(crate) const SUBJECTS: [&str; 12] = [
-    "soup", "bed", "room", "waiter", "music", "garden", "play", "boat", "bread", "host", "film",
-    "market",
+    "soup", "bed", "room", "waiter", "music", "garden", "play", "boat", "bread", "host", "film", "market",
 ];
 pub(crate) const GOOD: [&str; 12] = [
     "wonderful",
@@ -172,9 +168,7 @@ pub(crate) const BAD: [&str; 12] = [
 /// Where a short story happens.
 pub(crate) const SPOTS: [&str; 6] = ["market", "garden", "harbour", "station", "school", "bridge"];
 pub(crate) const DEEDS: [&str; 4] = ["found", "lost", "bought", "painted"];
-pub(crate) const OBJECTS: [&str; 8] = [
-    "key", "hat", "drum", "kite", "book", "lamp", "clock", "basket",
-];
+pub(crate) const OBJECTS: [&str; 8] = ["key", "hat", "drum", "kite", "book", "lamp", "clock", "basket"];
 pub(crate) const SCENES: [&str; 10] = [
     "The sun was shining.",
     "It was raining a little.",

@@ -100,10 +100,7 @@ fn add_facts(attribute: Attribute, key: Key, facts: &mut Vec<Fact>) {
 }
 
 fn some(key: Key, list: &[&'static str], count: usize) -> Vec<&'static str> {
-    key.permutation(list.len())[..count]
-        .iter()
-        .map(|&i| list[i])
-        .collect()
+    key.permutation(list.len())[..count].iter().map(|&i| list[i]).collect()
 }
 
 /// FNV-1a, 64 bits, the top bit cleared.
@@ -124,10 +121,7 @@ mod tests {
         for seed in 0..10 {
             let world = World::new(seed);
             assert_eq!(world.facts().len(), 6 * 20 + 4 * 10);
-            assert_eq!(
-                world.facts().iter().filter(|fact| fact.held_out).count(),
-                6 * 4 + 4 * 2
-            );
+            assert_eq!(world.facts().iter().filter(|fact| fact.held_out).count(), 6 * 4 + 4 * 2);
             for fact in world.facts() {
                 assert_ne!(fact.subject, fact.value);
                 assert_eq!(world.value(fact.subject, fact.attribute), Some(fact.value));

@@ -48,7 +48,11 @@ impl Failure {
 
     /// Stopped before the end; the same command goes on.
     pub fn resumable(message: impl Into<String>) -> Self {
-        Self { status: ExitStatus::Resumable, message: message.into(), hint: None }
+        Self {
+            status: ExitStatus::Resumable,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// Adds what can be done about it.
@@ -75,10 +79,7 @@ pub fn exit(result: Result<(), Error>) -> ExitCode {
         return ExitStatus::Done.into();
     }
     output::note(&format!("error: {}", sentence(&error)));
-    if let Some(hint) = error
-        .chain()
-        .find_map(|e| e.downcast_ref::<Failure>()?.hint.as_ref())
-    {
+    if let Some(hint) = error.chain().find_map(|e| e.downcast_ref::<Failure>()?.hint.as_ref()) {
         output::note(&format!("hint: {hint}"));
     }
     status(&error).into()
@@ -144,10 +145,7 @@ mod tests {
     fn causes_are_said_once() {
         let inner: Result<(), _> = Err(Failure::usage("a.toml: no such key"));
         let error = inner.context("reading the configuration").unwrap_err();
-        assert_eq!(
-            sentence(&error),
-            "reading the configuration: a.toml: no such key"
-        );
+        assert_eq!(sentence(&error), "reading the configuration: a.toml: no such key");
         assert_eq!(status(&error), ExitStatus::Usage);
         assert_eq!(status(&anyhow::anyhow!("other")), ExitStatus::Failed);
     }

@@ -45,10 +45,7 @@ impl Id {
         let (owner, model) = name.split_once('/')?;
         let fits = |part: &str| {
             let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !part.is_empty()
-                && part.len() <= 96
-                && part.chars().all(known)
-                && !part.starts_with('.')
+            !part.is_empty() && part.len() <= 96 && part.chars().all(known) && !part.starts_with('.')
         };
         let revision_fits = revision.split('/').all(fits);
         (fits(owner) && fits(model) && revision_fits).then(|| Self {
@@ -94,11 +91,7 @@ pub fn fetch(id: &Id) -> Result<PathBuf> {
     let api = builder.build().map_err(|error| unreachable(id, &error))?;
     match api.repo(id.repo()).info() {
         Ok(info) => {
-            let names: Vec<String> = info
-                .siblings
-                .into_iter()
-                .map(|file| file.rfilename)
-                .collect();
+            let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
             // All files of one commit, even if the branch moves meanwhile
             let commit = Repo::with_revision(id.name.clone(), RepoType::Model, info.sha.clone());
             let directory = download(id, &api.repo(commit), &names)?;
@@ -119,28 +112,20 @@ pub fn fetch(id: &Id) -> Result<PathBuf> {
 }
 
 fn is_offline() -> bool {
-    env::var("HF_HUB_OFFLINE").is_ok_and(|value| {
-        matches!(
-            value.to_ascii_lowercase().as_str(),
-            "1" | "true" | "yes" | "on"
-        )
-    })
+    env::var("HF_HUB_OFFLINE")
+        .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
 }
 
 fn unreachable(id: &Id, error: &ApiError) -> Failure {
     let endpoint = env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-    let failure = Failure::failed(format!(
-        "{id}: {endpoint} did not answer with this model: {error}"
-    ));
+    let failure = Failure::failed(format!("{id}: {endpoint} did not answer with this model: {error}"));
     failure.hint("check the name and the network; private models need HF_TOKEN; a local directory needs neither")
 }
 
 /// The snapshot in the cache, if there is one with a configuration and weights.
 fn cached(cache: &Cache, id: &Id) -> Option<PathBuf> {
     let files = cache.repo(id.repo());
-    let config = files
-        .get("config.json")
-        .or_else(|| files.get("adapter_config.json"))?;
+    let config = files.get("config.json").or_else(|| files.get("adapter_config.json"))?;
     let directory = config.parent()?;
     let weights = [
         "model.safetensors",
@@ -160,8 +145,10 @@ fn download(id: &Id, repo: &ApiRepo, names: &[String]) -> Result<PathBuf> {
             .iter()
             .find(|name| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth"));
         let failure = match pickle {
-            Some(name) => Failure::failed(format!("{id}: its weights are the pickle {name}, which is never read, since loading it can run code"))
-                .hint("convert it once with transformers: AutoModelForCausalLM.from_pretrained(ID).save_pretrained(DIR)"),
+            Some(name) => Failure::failed(format!(
+                "{id}: its weights are the pickle {name}, which is never read, since loading it can run code"
+            ))
+            .hint("convert it once with transformers: AutoModelForCausalLM.from_pretrained(ID).save_pretrained(DIR)"),
             None => Failure::failed(format!("{id}: no safetensors file in it")),
         };
         return Err(failure.into());
@@ -189,8 +176,7 @@ fn wanted(names: &[String]) -> Vec<&str> {
     };
     let single = top().any(|name| name == "model.safetensors");
     let is_shard = |name: &str| {
-        name.starts_with("model-") && name.ends_with(".safetensors")
-            || name == "model.safetensors.index.json"
+        name.starts_with("model-") && name.ends_with(".safetensors") || name == "model.safetensors.index.json"
     };
     let keep = |name: &&str| {
         SMALL.contains(name)
@@ -209,10 +195,7 @@ mod tests {
     fn ids_are_told_from_paths() {
         let id = Id::parse("org/name").unwrap();
         assert_eq!(id.to_string(), "org/name@main");
-        assert_eq!(
-            Id::parse("org/na.me-1@v2").unwrap().to_string(),
-            "org/na.me-1@v2"
-        );
+        assert_eq!(Id::parse("org/na.me-1@v2").unwrap().to_string(), "org/na.me-1@v2");
         for path in [
             "name",
             "./a/b",

@@ -44,23 +44,16 @@ pub fn read_rows<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<Vec
     for number in 1u64.. {
         line.clear();
         let place = format!("{name}:{number}");
-        let read = (&mut reader)
-            .take(MAX_LINE + 1)
-            .read_until(b'\n', &mut line);
+        let read = (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line);
         if read.with_context(|| place.clone())? == 0 {
             break;
         }
         if line.len() as u64 > MAX_LINE {
-            return Err(
-                Failure::failed(format!("{place}: a line longer than {MAX_LINE} bytes")).into(),
-            );
+            return Err(Failure::failed(format!("{place}: a line longer than {MAX_LINE} bytes")).into());
         }
         if number == 1 && line.starts_with(b"version https://git-lfs") {
-            let failure =
-                Failure::failed(format!("{name}: a Git LFS pointer where data should be"));
-            return Err(failure
-                .hint("run `git lfs pull` where the file comes from")
-                .into());
+            let failure = Failure::failed(format!("{name}: a Git LFS pointer where data should be"));
+            return Err(failure.hint("run `git lfs pull` where the file comes from").into());
         }
         if line.trim_ascii().is_empty() {
             continue;
@@ -69,16 +62,12 @@ pub fn read_rows<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<Vec
             Ok(value) => rows.push(Row { value, place }),
             Err(error) => {
                 let reason = said(&error);
-                return Err(
-                    Failure::failed(format!("{place}: {reason}; expected {expected}")).into(),
-                );
+                return Err(Failure::failed(format!("{place}: {reason}; expected {expected}")).into());
             }
         }
     }
     if rows.is_empty() {
-        return Err(
-            Failure::failed(format!("{name}: no row; expected one {expected} a line")).into(),
-        );
+        return Err(Failure::failed(format!("{name}: no row; expected one {expected} a line")).into());
     }
     Ok(rows)
 }
@@ -96,8 +85,7 @@ fn open(path: &Path) -> Result<(String, Box<dyn Read>)> {
     if path == Path::new("-") {
         return Ok(("stdin".into(), Box::new(io::stdin())));
     }
-    let file =
-        File::open(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let file = File::open(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     Ok((path.display().to_string(), Box::new(file)))
 }
 
@@ -127,24 +115,15 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
 /// If it is a file, or a folder with other things in it.
 pub fn check_output_directory(path: &Path) -> Result<()> {
     if path.is_file() {
-        return Err(Failure::usage(format!(
-            "{}: a file; expected a folder to write",
-            path.display()
-        ))
-        .into());
+        return Err(Failure::usage(format!("{}: a file; expected a folder to write", path.display())).into());
     }
     let Ok(mut entries) = path.read_dir() else {
         return Ok(());
     };
     let ours: PathBuf = path.join(hone_run::MANIFEST_FILE);
     if entries.next().is_some() && !ours.exists() {
-        let failure = Failure::usage(format!(
-            "{}: not empty, and not written by hone",
-            path.display()
-        ));
-        return Err(failure
-            .hint("name a new folder, or empty this one first")
-            .into());
+        let failure = Failure::usage(format!("{}: not empty, and not written by hone", path.display()));
+        return Err(failure.hint("name a new folder, or empty this one first").into());
     }
     Ok(())
 }

@@ -32,13 +32,7 @@ pub fn processor() -> Option<String> {
 }
 
 /// 10^9 floating-point operations a second of square matrix products, the best of about `seconds`.
-pub fn matrix_speed(
-    isa: Isa,
-    precision: Precision,
-    threads: usize,
-    size: usize,
-    seconds: f64,
-) -> f64 {
+pub fn matrix_speed(isa: Isa, precision: Precision, threads: usize, size: usize, seconds: f64) -> f64 {
     MatrixProduct {
         isa,
         precision,
@@ -78,9 +72,7 @@ fn sum(numbers: &[u64]) -> u64 {
             *sum = sum.wrapping_add(number);
         }
     }
-    sums.iter()
-        .chain(rest)
-        .fold(0, |sum, &number| sum.wrapping_add(number))
+    sums.iter().chain(rest).fold(0, |sum, &number| sum.wrapping_add(number))
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, chat, config, data, doctor, eval, export, logprobs, quickstart, recipe, sample, score, stage, tokenizer, world,
+    bench, chat, config, data, doctor, eval, export, logprobs, quickstart, recipe, sample, score, stage, tokenizer,
+    world,
 };
 
 /// From raw text to a model people prefer, on the machine you own.

@@ -78,11 +78,7 @@ impl ModelArguments {
         let (model, config, place) = self.load_weights(engine)?;
         let tokenizer_directory = place.tokenizer_directory();
         let tokenizer = Tokenizer::from_dir(&tokenizer_directory)?;
-        check_tokenizer(
-            &tokenizer,
-            model.architecture().vocab_size,
-            &tokenizer_directory,
-        )?;
+        check_tokenizer(&tokenizer, model.architecture().vocab_size, &tokenizer_directory)?;
         Ok(LoadedModel {
             model,
             config,
@@ -139,10 +135,7 @@ pub struct Place {
 impl Place {
     /// The adapter's directory where it has a tokenizer of its own, else the base model's.
     pub fn tokenizer_directory(&self) -> PathBuf {
-        let own = self
-            .adapter
-            .as_ref()
-            .filter(|dir| dir.join("tokenizer.json").is_file());
+        let own = self.adapter.as_ref().filter(|dir| dir.join("tokenizer.json").is_file());
         own.unwrap_or(&self.base).clone()
     }
 }
@@ -176,12 +169,8 @@ fn is_adapter(directory: &Path) -> bool {
 fn base_of(adapter: &Path) -> Result<PathBuf> {
     let path = adapter.join("adapter_config.json");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let value: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| path.display().to_string())?;
-    let Some(base) = value
-        .get("base_model_name_or_path")
-        .and_then(|v| v.as_str())
-    else {
+    let value: serde_json::Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let Some(base) = value.get("base_model_name_or_path").and_then(|v| v.as_str()) else {
         let text = format!("{}: `base_model_name_or_path` is missing", path.display());
         return Err(Failure::failed(text)
             .hint("give the base by --model and this directory by --adapter")

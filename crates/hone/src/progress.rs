@@ -24,11 +24,8 @@ impl Progress {
     pub fn new(what: &str, total: u64) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let template = "{prefix} {wide_bar} {pos}/{len} {msg} {eta}";
-            let style = ProgressStyle::with_template(template)
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total)
-                .with_style(style)
-                .with_prefix(what.to_string())
+            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total).with_style(style).with_prefix(what.to_string())
         });
         let now = Instant::now();
         Self {

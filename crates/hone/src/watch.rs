@@ -53,7 +53,12 @@ impl State {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Started { stage, step, total } => self.start(stage, *step, *total),
-            Event::Step { step, total, tokens, headline } => self.step((*step, *total), *tokens, headline),
+            Event::Step {
+                step,
+                total,
+                tokens,
+                headline,
+            } => self.step((*step, *total), *tokens, headline),
             Event::Message(text) => self.say(text),
             Event::Finished { step, stopped } => self.finish(*step, *stopped),
             _ => {}
@@ -70,7 +75,12 @@ impl State {
         if self.terminal {
             let template = "{prefix} {wide_bar} {pos}/{len} {msg}";
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            self.bar = Some(ProgressBar::new(total).with_style(style).with_prefix(self.stage.clone()).with_position(step));
+            self.bar = Some(
+                ProgressBar::new(total)
+                    .with_style(style)
+                    .with_prefix(self.stage.clone())
+                    .with_position(step),
+            );
         }
     }
 
@@ -79,8 +89,14 @@ impl State {
         self.eta.observe(step, self.step_started.elapsed());
         self.step_started = Instant::now();
         let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
-        let figures: Vec<String> = headline.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
-        let left = self.eta.remaining().map_or_else(String::new, |left| format!(", {} left", format_duration(left)));
+        let figures: Vec<String> = headline
+            .iter()
+            .map(|(name, value)| format!("{name} {value:.3}"))
+            .collect();
+        let left = self
+            .eta
+            .remaining()
+            .map_or_else(String::new, |left| format!(", {} left", format_duration(left)));
         let text = format!("{}, {rate:.0} tokens/s{left}", figures.join(", "));
         match &self.bar {
             Some(bar) => {

@@ -89,8 +89,8 @@ pub(super) fn history(fields: &mut Fields) -> Result<Vec<Message>, String> {
         Some(Value::String(text)) if text.is_empty() => return Ok(turns),
         Some(history) => history,
     };
-    let pairs: Vec<(String, String)> = serde_json::from_value(history)
-        .map_err(|e| format!("`history`, expected pairs of strings: {e}"))?;
+    let pairs: Vec<(String, String)> =
+        serde_json::from_value(history).map_err(|e| format!("`history`, expected pairs of strings: {e}"))?;
     for (question, answer) in pairs {
         turns.push(Message::user(question));
         turns.push(Message::assistant(answer));
@@ -106,11 +106,7 @@ mod tests {
 
     fn read(format: Format, row: Value) -> Result<Vec<(String, String)>, String> {
         let found = demonstration(format, fields(row))?;
-        Ok(found
-            .messages
-            .into_iter()
-            .map(|m| (m.role, m.content))
-            .collect())
+        Ok(found.messages.into_iter().map(|m| (m.role, m.content)).collect())
     }
 
     fn turn(role: &str, content: &str) -> (String, String) {
@@ -134,19 +130,13 @@ mod tests {
                 Format::Alpaca,
                 json!({"instruction": "2 + 2?", "input": "", "output": "4"}),
             ),
-            (
-                Format::PromptCompletion,
-                json!({"prompt": "2 + 2?", "completion": "4"}),
-            ),
+            (Format::PromptCompletion, json!({"prompt": "2 + 2?", "completion": "4"})),
             (
                 Format::PromptCompletion,
                 json!({"prompt": [{"role": "user", "content": "2 + 2?"}],
                     "completion": [{"role": "assistant", "content": "4"}]}),
             ),
-            (
-                Format::QuestionAnswer,
-                json!({"question": "2 + 2?", "answer": "4"}),
-            ),
+            (Format::QuestionAnswer, json!({"question": "2 + 2?", "answer": "4"})),
         ];
         for (format, row) in rows {
             assert_eq!(read(format, row.clone()).unwrap(), asked, "{row}");
@@ -182,18 +172,12 @@ mod tests {
                 "without a reply",
             ),
             (json!({"messages": []}), "`messages` is empty"),
-            (
-                json!({"messages": "x"}),
-                "`messages` is a string, expected an array",
-            ),
+            (json!({"messages": "x"}), "`messages` is a string, expected an array"),
             (
                 json!({"messages": [{"role": "critic", "content": "x"}]}),
                 "message 1: role `critic`",
             ),
-            (
-                json!({"messages": [{"role": "user", "content": null}]}),
-                "no `content`",
-            ),
+            (json!({"messages": [{"role": "user", "content": null}]}), "no `content`"),
             (
                 json!({"messages": [{"role": "assistant", "content": "x"}]}),
                 "a reply to nothing",
@@ -211,11 +195,7 @@ mod tests {
             let got = read(Format::Messages, row).unwrap_err();
             assert!(got.contains(reason), "{got} / {reason}");
         }
-        let got = read(
-            Format::QuestionAnswer,
-            json!({"question": 3, "answer": "x"}),
-        )
-        .unwrap_err();
+        let got = read(Format::QuestionAnswer, json!({"question": 3, "answer": "x"})).unwrap_err();
         assert_eq!(got, "`question` is a number, expected a string");
     }
 }

@@ -43,10 +43,7 @@ fn take_optional_text(fields: &mut Fields, column: &str) -> Result<Option<String
 fn text(value: Value, what: &str) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
-        other => Err(format!(
-            "`{what}` is {}, expected a string",
-            describe(&other)
-        )),
+        other => Err(format!("`{what}` is {}, expected a string", describe(&other))),
     }
 }
 
@@ -76,12 +73,7 @@ fn sharegpt_messages(value: Value, what: &str) -> Result<Vec<Message>, String> {
     turns(value, what, "from", "value")
 }
 
-fn turns(
-    value: Value,
-    what: &str,
-    role_key: &str,
-    content_key: &str,
-) -> Result<Vec<Message>, String> {
+fn turns(value: Value, what: &str, role_key: &str, content_key: &str) -> Result<Vec<Message>, String> {
     let Value::Array(list) = value else {
         return Err(format!(
             "`{what}` is {}, expected an array of messages",
@@ -93,10 +85,7 @@ fn turns(
     }
     list.into_iter()
         .enumerate()
-        .map(|(i, turn)| {
-            message(turn, role_key, content_key)
-                .map_err(|e| format!("`{what}`, message {}: {e}", i + 1))
-        })
+        .map(|(i, turn)| message(turn, role_key, content_key).map_err(|e| format!("`{what}`, message {}: {e}", i + 1)))
         .collect()
 }
 
@@ -170,10 +159,7 @@ fn reply_text(value: Value, what: &str) -> Result<String, String> {
             "`{what}` is a message of role {}, expected assistant",
             turn.role
         )),
-        Err(turns) => Err(format!(
-            "`{what}` has {} messages, expected one reply",
-            turns.len()
-        )),
+        Err(turns) => Err(format!("`{what}` has {} messages, expected one reply", turns.len())),
     }
 }
 

@@ -2,10 +2,7 @@
 
 use serde_json::Value;
 
-use super::{
-    Fields, messages, not_empty, prompt_messages, reply_text, sharegpt_messages, text, transcript,
-    trees,
-};
+use super::{Fields, messages, not_empty, prompt_messages, reply_text, sharegpt_messages, text, transcript, trees};
 use super::{take, take_needed, take_optional_text, take_text};
 use crate::format::Format;
 use crate::items::{Message, Ranking, Unpaired};
@@ -60,24 +57,13 @@ fn check(ranking: &Ranking) -> Result<(), String> {
 fn pair(fields: &mut Fields) -> Result<Ranking, String> {
     let margin = margin(fields)?;
     let prompt = take(fields, "prompt");
-    let (chosen, rejected) = (
-        take_needed(fields, "chosen")?,
-        take_needed(fields, "rejected")?,
-    );
+    let (chosen, rejected) = (take_needed(fields, "chosen")?, take_needed(fields, "rejected")?);
     let is_long = |side: &Value| side.as_array().is_some_and(|turns| turns.len() > 1);
     let mut found = if is_long(&chosen) || is_long(&rejected) || prompt.is_none() {
-        conversation_pair(
-            prompt,
-            messages(chosen, "chosen")?,
-            messages(rejected, "rejected")?,
-        )?
+        conversation_pair(prompt, messages(chosen, "chosen")?, messages(rejected, "rejected")?)?
     } else {
         let prompt = prompt_messages(prompt.unwrap_or_default(), "prompt")?;
-        Ranking::pair(
-            prompt,
-            reply_text(chosen, "chosen")?,
-            reply_text(rejected, "rejected")?,
-        )
+        Ranking::pair(prompt, reply_text(chosen, "chosen")?, reply_text(rejected, "rejected")?)
     };
     found.margins = margin.map(|m| vec![m]);
     Ok(found)
@@ -93,10 +79,7 @@ fn conversation_pair(
     };
     for (side, last) in [("chosen", &good), ("rejected", &bad)] {
         if last.role != "assistant" {
-            return Err(format!(
-                "`{side}` ends with the {}, expected a reply",
-                last.role
-            ));
+            return Err(format!("`{side}` ends with the {}, expected a reply", last.role));
         }
     }
     if chosen != rejected {
@@ -138,11 +121,7 @@ fn transcript_pair(fields: &mut Fields) -> Result<Ranking, String> {
     if before != other {
         return Err("the two sides share no prompt: they differ before their last reply".into());
     }
-    Ok(Ranking::pair(
-        transcript::messages(before)?,
-        good.trim(),
-        bad.trim(),
-    ))
+    Ok(Ranking::pair(transcript::messages(before)?, good.trim(), bad.trim()))
 }
 
 fn sharegpt_pair(fields: &mut Fields) -> Result<Ranking, String> {
@@ -164,10 +143,7 @@ fn sharegpt_pair(fields: &mut Fields) -> Result<Ranking, String> {
                     _ => Err(format!("`{side}` is not a reply of the assistant")),
                 }
             }
-            other => Err(format!(
-                "`{side}` is {}, expected a message",
-                describe(&other)
-            )),
+            other => Err(format!("`{side}` is {}, expected a message", describe(&other))),
         }
     };
     let (chosen, rejected) = (reply("chosen")?, reply("rejected")?);
@@ -183,10 +159,7 @@ fn ranking(fields: &mut Fields) -> Result<Ranking, String> {
             .map(|(i, r)| text(r, &format!("responses[{i}]")))
             .collect::<Result<Vec<_>, _>>()?,
         other => {
-            return Err(format!(
-                "`responses` is {}, expected an array",
-                describe(&other)
-            ));
+            return Err(format!("`responses` is {}, expected an array", describe(&other)));
         }
     };
     let Value::Array(list) = take_needed(fields, "ranking")? else {
@@ -203,10 +176,7 @@ fn ranking(fields: &mut Fields) -> Result<Ranking, String> {
     for &i in groups.iter().flatten() {
         match seen.get_mut(i) {
             None => {
-                return Err(format!(
-                    "`ranking` names response {i}, there are {}",
-                    responses.len()
-                ));
+                return Err(format!("`ranking` names response {i}, there are {}", responses.len()));
             }
             Some(true) => return Err(format!("`ranking` names response {i} twice")),
             Some(free) => *free = true,
@@ -221,8 +191,8 @@ fn ranking(fields: &mut Fields) -> Result<Ranking, String> {
     let margins = match take(fields, "margins") {
         None => None,
         Some(value) => {
-            let margins: Vec<f64> = serde_json::from_value(value)
-                .map_err(|e| format!("`margins`, expected numbers: {e}"))?;
+            let margins: Vec<f64> =
+                serde_json::from_value(value).map_err(|e| format!("`margins`, expected numbers: {e}"))?;
             if margins.len() + 1 != groups.len() {
                 return Err(format!(
                     "{} `margins` for {} groups, expected one fewer",
@@ -352,7 +322,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_used_says_why() {
-        let ranking = |responses: Value, ranking: Value| json!({"prompt": "q", "responses": responses, "ranking": ranking});
+        let ranking =
+            |responses: Value, ranking: Value| json!({"prompt": "q", "responses": responses, "ranking": ranking});
         let cases = [
             (
                 Format::Pairs,

@@ -13,12 +13,16 @@ use crate::items::{Message, Prompt, PromptInput};
 /// # Errors
 /// The reason why the row cannot be used.
 pub(crate) fn prompts(format: Format, fields: Fields) -> Result<Vec<Prompt>, String> {
-    let turns = |turns: Vec<Message>| Prompt { input: PromptInput::Messages(turns), extra: Fields::new() };
+    let turns = |turns: Vec<Message>| Prompt {
+        input: PromptInput::Messages(turns),
+        extra: Fields::new(),
+    };
     match format {
         Format::Unpaired => Ok(vec![turns(unpaired(fields)?.prompt)]),
-        _ if format.kind() == Kind::Preferences => {
-            Ok(rankings(format, fields)?.into_iter().map(|ranking| turns(ranking.prompt)).collect())
-        }
+        _ if format.kind() == Kind::Preferences => Ok(rankings(format, fields)?
+            .into_iter()
+            .map(|ranking| turns(ranking.prompt))
+            .collect()),
         _ => Ok(vec![prompt(format, fields)?]),
     }
 }
@@ -33,9 +37,7 @@ fn prompt(format: Format, mut fields: Fields) -> Result<Prompt, String> {
         Format::Messages | Format::Sharegpt => {
             let mut turns = turns(format, &mut fields)?;
             if let Some(reply) = turns.pop_if(|last| last.role == "assistant") {
-                fields
-                    .entry("reply")
-                    .or_insert(Value::String(reply.content));
+                fields.entry("reply").or_insert(Value::String(reply.content));
             }
             if turns.is_empty() {
                 return Err("a conversation without a question".into());
@@ -44,10 +46,7 @@ fn prompt(format: Format, mut fields: Fields) -> Result<Prompt, String> {
         }
         Format::Alpaca => {
             let system = take_optional_text(&mut fields, "system")?;
-            let mut turns: Vec<Message> = system
-                .map(|s| Message::new("system", s))
-                .into_iter()
-                .collect();
+            let mut turns: Vec<Message> = system.map(|s| Message::new("system", s)).into_iter().collect();
             turns.extend(history(&mut fields)?);
             turns.push(Message::user(alpaca_question(&mut fields)?));
             PromptInput::Messages(turns)
@@ -71,10 +70,7 @@ fn prompt(format: Format, mut fields: Fields) -> Result<Prompt, String> {
             }
         },
     };
-    Ok(Prompt {
-        input,
-        extra: fields,
-    })
+    Ok(Prompt { input, extra: fields })
 }
 
 #[cfg(test)]
@@ -116,11 +112,7 @@ mod tests {
         ];
         for (format, row, extra) in cases {
             let found = prompt(format, fields(row.clone())).unwrap();
-            assert_eq!(
-                (&found.input, Value::Object(found.extra)),
-                (&asked, extra),
-                "{row}"
-            );
+            assert_eq!((&found.input, Value::Object(found.extra)), (&asked, extra), "{row}");
         }
         let found = prompt(Format::Prompt, fields(json!({"prompt": "2 + 2?"}))).unwrap();
         assert_eq!(found.input, PromptInput::Text("2 + 2?".into()));
@@ -131,10 +123,22 @@ mod tests {
     fn preferences_give_what_was_asked() {
         let asked = PromptInput::Messages(vec![Message::user("2 + 2?")]);
         let cases = [
-            (Format::Pairs, json!({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"})),
-            (Format::HhTranscripts, json!({"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"})),
-            (Format::Rankings, json!({"prompt": "2 + 2?", "responses": ["4", "5"], "ranking": [[0], [1]]})),
-            (Format::Unpaired, json!({"prompt": "2 + 2?", "completion": "4", "label": true})),
+            (
+                Format::Pairs,
+                json!({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}),
+            ),
+            (
+                Format::HhTranscripts,
+                json!({"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"}),
+            ),
+            (
+                Format::Rankings,
+                json!({"prompt": "2 + 2?", "responses": ["4", "5"], "ranking": [[0], [1]]}),
+            ),
+            (
+                Format::Unpaired,
+                json!({"prompt": "2 + 2?", "completion": "4", "label": true}),
+            ),
         ];
         for (format, row) in cases {
             let found = prompts(format, fields(row.clone())).unwrap();

@@ -25,10 +25,7 @@ pub(super) fn messages(transcript: &str) -> Result<Vec<Message>, String> {
             (_, Some(after)) => ("assistant", after),
             _ => return Err("a transcript that does not start with `Human:`".into()),
         };
-        let end = [HUMAN, ASSISTANT]
-            .iter()
-            .filter_map(|mark| after.find(mark))
-            .min();
+        let end = [HUMAN, ASSISTANT].iter().filter_map(|mark| after.find(mark)).min();
         let content = &after[..end.unwrap_or(after.len())];
         turns.push(Message::new(role, content.trim()));
         rest = &after[content.len()..];
@@ -55,12 +52,8 @@ mod tests {
 
     #[test]
     fn the_last_reply_is_split_off() {
-        let (before, reply) =
-            split("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d").unwrap();
-        assert_eq!(
-            (before, reply),
-            ("\n\nHuman: a\n\nAssistant: b\n\nHuman: c", " d")
-        );
+        let (before, reply) = split("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d").unwrap();
+        assert_eq!((before, reply), ("\n\nHuman: a\n\nAssistant: b\n\nHuman: c", " d"));
         assert!(split("Assistant: x").is_err());
     }
 }

@@ -23,12 +23,8 @@ pub(super) fn rankings(fields: &mut Fields) -> Result<Vec<Ranking>, String> {
     let mut repeated = 0;
     while let Some((node, depth)) = pending.pop() {
         path.truncate(depth);
-        let text = node["text"]
-            .as_str()
-            .ok_or("a message of the tree has no `text`")?;
-        let role = node["role"]
-            .as_str()
-            .ok_or("a message of the tree has no `role`")?;
+        let text = node["text"].as_str().ok_or("a message of the tree has no `text`")?;
+        let role = node["role"].as_str().ok_or("a message of the tree has no `role`")?;
         path.push(Message::new(role_name(role)?, text));
         let replies = match &node["replies"] {
             Value::Array(replies) => replies.as_slice(),
@@ -40,9 +36,7 @@ pub(super) fn rankings(fields: &mut Fields) -> Result<Vec<Ranking>, String> {
         {
             repeated += path.iter().map(|m| m.content.len()).sum::<usize>();
             if repeated > MOST_PROMPT_BYTES {
-                return Err(format!(
-                    "its prompts add up to more than {MOST_PROMPT_BYTES} bytes"
-                ));
+                return Err(format!("its prompts add up to more than {MOST_PROMPT_BYTES} bytes"));
             }
             found.push(ranking);
         }
@@ -56,14 +50,11 @@ fn ranked(replies: &[Value], prompt: &[Message]) -> Result<Option<Ranking>, Stri
     let mut responses: Vec<String> = Vec::new();
     let mut by_rank: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
     for reply in replies {
-        let is_reply =
-            reply["role"].as_str() == Some("assistant") && reply["deleted"] != Value::Bool(true);
+        let is_reply = reply["role"].as_str() == Some("assistant") && reply["deleted"] != Value::Bool(true);
         let (true, Some(rank)) = (is_reply, reply["rank"].as_i64()) else {
             continue;
         };
-        let text = reply["text"]
-            .as_str()
-            .ok_or("a message of the tree has no `text`")?;
+        let text = reply["text"].as_str().ok_or("a message of the tree has no `text`")?;
         if responses.iter().any(|r| r == text) {
             continue; // the same reply twice: the first one's rank counts
         }
@@ -126,16 +117,8 @@ mod tests {
     #[test]
     fn a_broken_tree_says_why() {
         let tree = json!({"prompt": {"role": "prompter", "replies": []}});
-        assert!(
-            rankings(&mut fields(tree))
-                .unwrap_err()
-                .contains("no `text`")
-        );
+        assert!(rankings(&mut fields(tree)).unwrap_err().contains("no `text`"));
         let tree = json!({"prompt": {"text": "a", "role": "prompter", "replies": "b"}});
-        assert!(
-            rankings(&mut fields(tree))
-                .unwrap_err()
-                .contains("not an array")
-        );
+        assert!(rankings(&mut fields(tree)).unwrap_err().contains("not an array"));
     }
 }

@@ -22,10 +22,7 @@ pub(super) fn rows(meter: Meter, separator: u8) -> Result<Rows, DataError> {
         .delimiter(separator)
         .flexible(true)
         .from_reader(meter);
-    let header = reader
-        .byte_headers()
-        .cloned()
-        .map_err(|e| explain(e, 1, cap))?;
+    let header = reader.byte_headers().cloned().map_err(|e| explain(e, 1, cap))?;
     let names: Vec<String> = header
         .iter()
         .map(|name| String::from_utf8_lossy(name).trim().to_string())
@@ -44,18 +41,12 @@ pub(super) fn rows(meter: Meter, separator: u8) -> Result<Rows, DataError> {
             let reason = format!("{} fields, the header has {}", record.len(), names.len());
             return Some(Ok(Row::bad(line, reason)));
         }
-        let cells: Result<Vec<String>, _> = record
-            .iter()
-            .map(|c| String::from_utf8(c.to_vec()))
-            .collect();
+        let cells: Result<Vec<String>, _> = record.iter().map(|c| String::from_utf8(c.to_vec())).collect();
         Some(Ok(match cells {
             Ok(cells) => Row::good(line, text_fields(&names, cells)),
             Err(e) => Row::bad(
                 line,
-                format!(
-                    "not UTF-8 at byte {} of a field",
-                    e.utf8_error().valid_up_to()
-                ),
+                format!("not UTF-8 at byte {} of a field", e.utf8_error().valid_up_to()),
             ),
         }))
     })))

@@ -11,18 +11,12 @@ fn parse(line: u64, bytes: &[u8]) -> Row {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(e) => {
-            return Row::bad(
-                line,
-                format!("not UTF-8 at byte {} of the row", e.valid_up_to()),
-            );
+            return Row::bad(line, format!("not UTF-8 at byte {} of the row", e.valid_up_to()));
         }
     };
     match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(fields)) => Row::good(line, fields),
-        Ok(other) => Row::bad(
-            line,
-            format!("expected a JSON object, got {}", describe(&other)),
-        ),
+        Ok(other) => Row::bad(line, format!("expected a JSON object, got {}", describe(&other))),
         // the position inside the row; the line is known already
         Err(e) => Row::bad(line, format!("not JSON: {e}")),
     }

@@ -212,9 +212,7 @@ impl BufRead for Meter {
         let passed = &self.inner.buffer()[..amount];
         let lines = passed.iter().filter(|&&b| b == b'\n').count() as u64;
         self.counters.line.set(self.counters.line.get() + lines);
-        self.counters
-            .row
-            .set(self.counters.row.get() + amount as u64);
+        self.counters.row.set(self.counters.row.get() + amount as u64);
         self.inner.consume(amount);
     }
 }

@@ -21,15 +21,10 @@ pub(super) fn rows(file: File, place: &Place, limits: &Limits) -> Result<Rows, D
         detail,
     };
     let size = file.metadata().map_or(0, |m| m.len());
-    let reader = contained(|| SerializedFileReader::new(file).map_err(|e| e.to_string()))
-        .map_err(|e| corrupt(1, e))?;
+    let reader = contained(|| SerializedFileReader::new(file).map_err(|e| e.to_string())).map_err(|e| corrupt(1, e))?;
     for group in reader.metadata().row_groups() {
         let claimed = u64::try_from(group.total_byte_size()).unwrap_or(u64::MAX);
-        if claimed
-            > limits
-                .expansion_floor
-                .max(size.saturating_mul(limits.expansion))
-        {
+        if claimed > limits.expansion_floor.max(size.saturating_mul(limits.expansion)) {
             return Err(DataError::ExpandsTooFar {
                 path: place.path.clone(),
                 size,
@@ -62,10 +57,7 @@ pub(super) fn rows(file: File, place: &Place, limits: &Limits) -> Result<Rows, D
                 total += bytes;
                 if total > total_cap {
                     let path = path.clone();
-                    return Some(Err(DataError::TooLarge {
-                        path,
-                        cap: total_cap,
-                    }));
+                    return Some(Err(DataError::TooLarge { path, cap: total_cap }));
                 }
                 Some(Ok(Row::good(line, fields)))
             }
@@ -92,10 +84,7 @@ fn value(field: &Field, bytes: &mut u64) -> Value {
         Field::Byte(n) => (*n).into(),
         Field::Short(n) => (*n).into(),
         Field::Int(n) | Field::Date(n) | Field::TimeMillis(n) => (*n).into(),
-        Field::Long(n)
-        | Field::TimeMicros(n)
-        | Field::TimestampMillis(n)
-        | Field::TimestampMicros(n) => (*n).into(),
+        Field::Long(n) | Field::TimeMicros(n) | Field::TimestampMillis(n) | Field::TimestampMicros(n) => (*n).into(),
         Field::UByte(n) => (*n).into(),
         Field::UShort(n) => (*n).into(),
         Field::UInt(n) => (*n).into(),

@@ -96,13 +96,11 @@ pub(super) fn open(path: &Path, limits: &Limits, hints: &Hints) -> Result<Opened
     let mut data: Box<dyn Read> = match place.compression {
         Compression::None => Box::new(Tap::new(whole, &place, limits)),
         Compression::Gzip => {
-            let decoder =
-                flate2::read::MultiGzDecoder::new(BufReader::with_capacity(64 << 10, whole));
+            let decoder = flate2::read::MultiGzDecoder::new(BufReader::with_capacity(64 << 10, whole));
             Box::new(Tap::new(decoder, &place, limits))
         }
         Compression::Zstd => {
-            let decoder =
-                zstd::stream::read::Decoder::new(whole).map_err(|e| explain(&place, 0, e, 1))?;
+            let decoder = zstd::stream::read::Decoder::new(whole).map_err(|e| explain(&place, 0, e, 1))?;
             Box::new(Tap::new(decoder, &place, limits))
         }
     };
@@ -113,8 +111,7 @@ pub(super) fn open(path: &Path, limits: &Limits, hints: &Hints) -> Result<Opened
     refuse_unreadable(path, &head)?;
     if head.starts_with(b"PAR1") {
         let mut unpacked = tempfile::tempfile().map_err(refuse)?;
-        io::copy(&mut Cursor::new(head).chain(data), &mut unpacked)
-            .map_err(|e| explain(&place, 0, e, 1))?;
+        io::copy(&mut Cursor::new(head).chain(data), &mut unpacked).map_err(|e| explain(&place, 0, e, 1))?;
         unpacked.seek(SeekFrom::Start(0)).map_err(refuse)?;
         return opened_parquet(unpacked, &place, limits);
     }
@@ -177,12 +174,8 @@ fn refuse_unreadable(path: &Path, head: &[u8]) -> Result<(), DataError> {
             "a 7z archive",
             "unpack it (`7z x`) and name the file in it, such as Posts.xml",
         ),
-        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => {
-            ("bzip2 data", "decompress it, or compress it with zstd")
-        }
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => {
-            ("xz data", "decompress it, or compress it with zstd")
-        }
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] => ("bzip2 data", "decompress it, or compress it with zstd"),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => ("xz data", "decompress it, or compress it with zstd"),
         [0x80, 2..=5, ..] => (
             "a Python pickle, which can run code and is never read",
             "write JSON lines or Parquet instead",
@@ -191,12 +184,8 @@ fn refuse_unreadable(path: &Path, head: &[u8]) -> Result<(), DataError> {
             "UTF-16 text",
             "convert it first, for example with `iconv -f UTF-16 -t UTF-8`",
         ),
-        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => {
-            ("an Arrow file", "write Parquet or JSON lines instead")
-        }
-        _ if head.get(257..262) == Some(b"ustar") => {
-            ("a tar archive", "unpack it and name the files in it")
-        }
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => ("an Arrow file", "write Parquet or JSON lines instead"),
+        _ if head.get(257..262) == Some(b"ustar") => ("a tar archive", "unpack it and name the files in it"),
         _ => return Ok(()),
     };
     Err(DataError::Unsupported {
@@ -208,11 +197,7 @@ fn refuse_unreadable(path: &Path, head: &[u8]) -> Result<(), DataError> {
 
 fn container(head: &[u8], hints: &Hints) -> Container {
     let trimmed = head.trim_ascii_start();
-    let after_first = trimmed
-        .get(1..)
-        .unwrap_or_default()
-        .trim_ascii_start()
-        .first();
+    let after_first = trimmed.get(1..).unwrap_or_default().trim_ascii_start().first();
     match (trimmed.first(), after_first) {
         (Some(b'{'), Some(b'"' | b'}')) => return Container::JsonLines,
         (Some(b'['), Some(b'{')) => return Container::JsonArray,
@@ -241,15 +226,11 @@ fn has_header(text: &str, separator: char, complete: bool, hints: &Hints) -> boo
     let Some(first) = text.lines().next() else {
         return false;
     };
-    let names: Vec<&str> = first
-        .split(separator)
-        .map(|f| f.trim().trim_matches('"'))
-        .collect();
+    let names: Vec<&str> = first.split(separator).map(|f| f.trim().trim_matches('"')).collect();
     let expected = |name: &str| hints.columns.iter().any(|c| c == name);
     let identifiers = names.iter().enumerate().all(|(i, n)| {
         let plain = n.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && n.chars()
-                .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+            && n.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
         (plain && n.len() <= 64 || expected(n)) && !names[..i].contains(n)
     });
     if !identifiers {

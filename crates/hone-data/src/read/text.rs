@@ -61,11 +61,7 @@ impl TextFile {
                 DocumentSplit::None => pending.push_str(piece),
                 DocumentSplit::Lines if content.trim().is_empty() => {}
                 DocumentSplit::Lines => {
-                    if each(Document {
-                        text: content.into(),
-                    })?
-                    .is_break()
-                    {
+                    if each(Document { text: content.into() })?.is_break() {
                         return Ok(());
                     }
                 }

@@ -19,29 +19,14 @@ pub fn engine(isa: Isa, precision: Precision, threads: usize) -> Engine {
 /// Leaves memory full of NaN for tensors to come, so that an operation that reads what it did not write is found out.
 pub fn poison(engine: &Engine) {
     let sizes = [64, 128, 256, 320, 512, 640, 1024, 1280, 2048, 4096];
-    let held: Vec<_> = sizes
-        .iter()
-        .map(|&n| engine.tensor(1, n, &vec![f32::NAN; n]))
-        .collect();
+    let held: Vec<_> = sizes.iter().map(|&n| engine.tensor(1, n, &vec![f32::NAN; n])).collect();
     drop(held);
 }
 
 /// Heads and their sizes: grouped, single and full; below, at and above a vector.
-pub const HEADS: [(usize, usize, usize); 6] = [
-    (4, 2, 8),
-    (2, 1, 80),
-    (3, 3, 16),
-    (4, 1, 8),
-    (2, 2, 80),
-    (4, 2, 16),
-];
+pub const HEADS: [(usize, usize, usize); 6] = [(4, 2, 8), (2, 1, 80), (3, 3, 16), (4, 1, 8), (2, 2, 80), (4, 2, 16)];
 
-pub fn architecture(
-    family: &str,
-    heads: (usize, usize, usize),
-    vocabulary: usize,
-    tied: bool,
-) -> Architecture {
+pub fn architecture(family: &str, heads: (usize, usize, usize), vocabulary: usize, tied: bool) -> Architecture {
     let gpt2 = family == "gpt2";
     let model = NewModel {
         family: family.into(),
@@ -124,13 +109,8 @@ pub fn training_pass(
     let weights: Vec<f32> = rows.iter().map(|&r| weight(r)).collect();
     let logprobs = match pass {
         Pass::Known(gradients) => {
-            tape.backward_cross_entropy(
-                &chosen,
-                &model.targets(&targets, temperature),
-                &weights,
-                gradients,
-            )
-            .0
+            tape.backward_cross_entropy(&chosen, &model.targets(&targets, temperature), &weights, gradients)
+                .0
         }
         Pass::Seeded(gradients) => {
             let numbers = model.logprobs(&mut tape, &chosen, &targets, temperature);

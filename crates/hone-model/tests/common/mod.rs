@@ -6,9 +6,7 @@ use std::sync::Arc;
 use hone_compute::{Activation, Engine, EngineOptions, Isa, Layout, Precision};
 use hone_math::Key;
 use hone_model::{Architecture, Biases, Family, MlpKind, NewModel, Positions, Transformer};
-use hone_testing::{
-    Feed, Matrix, NaiveModel, NaiveShape, Place, Rounding, gelu_erf, gelu_tanh, relu,
-};
+use hone_testing::{Feed, Matrix, NaiveModel, NaiveShape, Place, Rounding, gelu_erf, gelu_tanh, relu};
 
 pub fn engine(isa: Isa, precision: Precision, threads: usize) -> Engine {
     let options = EngineOptions {
@@ -120,9 +118,9 @@ pub fn naive(engine: &Engine, model: &Transformer, rounding: Rounding) -> NaiveM
         eps: f64::from(eps),
         place,
         feed,
-        lora_scale: model.adapter().map_or(0.0, |adapter| {
-            adapter.config.alpha / adapter.config.rank as f64
-        }),
+        lora_scale: model
+            .adapter()
+            .map_or(0.0, |adapter| adapter.config.alpha / adapter.config.rank as f64),
     };
     let weight = |p: &hone_compute::Parameter| {
         let (rows, cols) = (p.value().rows(), p.value().cols());

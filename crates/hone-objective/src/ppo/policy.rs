@@ -106,21 +106,12 @@ pub fn ratio(logprob: f32, old_logprob: f32) -> f64 {
 ///
 /// # Errors
 /// Slices of unequal length; a negative clip range; a global count that is 0 or below this part's own.
-pub fn policy_loss(
-    inputs: &PolicyInputs<'_>,
-    clip_range: ClipRange,
-    global_tokens: u64,
-) -> Result<PolicyLoss, Error> {
+pub fn policy_loss(inputs: &PolicyInputs<'_>, clip_range: ClipRange, global_tokens: u64) -> Result<PolicyLoss, Error> {
     let n = inputs.logprobs.len();
     check_length("policy_loss", "old_logprobs", inputs.old_logprobs.len(), n)?;
     check_length("policy_loss", "advantages", inputs.advantages.len(), n)?;
     check_length("policy_loss", "mask", inputs.mask.len(), n)?;
-    check_length(
-        "policy_loss",
-        "entropies",
-        inputs.entropies.map_or(n, <[f32]>::len),
-        n,
-    )?;
+    check_length("policy_loss", "entropies", inputs.entropies.map_or(n, <[f32]>::len), n)?;
     check_setting(
         "policy_loss",
         "clip_range low",
@@ -204,10 +195,7 @@ mod tests {
             assert!((got - expected).abs() < 1e-7);
         }
         assert_eq!(out.stats.clipfrac(), 0.5);
-        assert!(
-            (out.stats.ratio.mean() - 1.25).abs() < 1e-6
-                && (out.stats.ratio.variance() - 0.5625).abs() < 1e-6
-        );
+        assert!((out.stats.ratio.mean() - 1.25).abs() < 1e-6 && (out.stats.ratio.variance() - 0.5625).abs() < 1e-6);
         // k2: (ln 2)^2 / 2; k1 averages to 0; k3: mean ratio - 1
         assert!((out.stats.approxkl(Estimator::K2) - 0.240_226_5).abs() < 1e-6);
         assert!(out.stats.approxkl(Estimator::K1).abs() < 1e-6);
@@ -217,12 +205,7 @@ mod tests {
     #[test]
     fn approxkl_is_of_the_old_policy_against_the_new() {
         // The sampled token became e^2 times likelier: k1 = -2, k2 = 2, k3 = e^2 - 1 - 2
-        let out = policy_loss(
-            &inputs(&[-1.0], &[-3.0], &[1.0], &[true]),
-            ClipRange::default(),
-            1,
-        )
-        .unwrap();
+        let out = policy_loss(&inputs(&[-1.0], &[-3.0], &[1.0], &[true]), ClipRange::default(), 1).unwrap();
         assert_eq!(out.stats.approxkl(Estimator::K1), -2.0);
         assert_eq!(out.stats.approxkl(Estimator::K2), 2.0);
         assert!((out.stats.approxkl(Estimator::K3) - 4.389_056_098_930_65).abs() < 1e-13);
@@ -301,12 +284,7 @@ mod tests {
                     .loss
                     .is_finite()
             );
-            let out = policy_loss(
-                &inputs(&[bad, 0.0], &[bad, 0.0], &[bad, 1.0], &[false, true]),
-                range,
-                1,
-            )
-            .unwrap();
+            let out = policy_loss(&inputs(&[bad, 0.0], &[bad, 0.0], &[bad, 1.0], &[false, true]), range, 1).unwrap();
             assert_eq!((out.loss, &out.grad_logprobs[..]), (-1.0, &[0.0, -1.0][..]));
         }
         assert!(
@@ -320,17 +298,7 @@ mod tests {
     #[test]
     fn refusals() {
         let good = inputs(&[0.0], &[0.0], &[0.0], &[true]);
-        assert!(
-            policy_loss(
-                &good,
-                ClipRange {
-                    low: -0.1,
-                    high: 0.2
-                },
-                1
-            )
-            .is_err()
-        );
+        assert!(policy_loss(&good, ClipRange { low: -0.1, high: 0.2 }, 1).is_err());
         assert!(
             policy_loss(
                 &good,

@@ -96,11 +96,7 @@ impl ValueStats {
 ///
 /// # Errors
 /// Slices of unequal length; a negative clip range or coefficient; a global count that is 0 or below this part's own.
-pub fn value_loss(
-    inputs: &ValueInputs<'_>,
-    config: ValueConfig,
-    global_tokens: u64,
-) -> Result<ValueLoss, Error> {
+pub fn value_loss(inputs: &ValueInputs<'_>, config: ValueConfig, global_tokens: u64) -> Result<ValueLoss, Error> {
     let ValueConfig {
         value_clip_range,
         value_coef,
@@ -132,10 +128,7 @@ pub fn value_loss(
         let (value, old) = (f64::from(inputs.values[t]), f64::from(inputs.old_values[t]));
         let target = f64::from(inputs.returns[t]);
         let near = clip(value, old - value_clip_range, old + value_clip_range);
-        let (unclipped, clipped) = (
-            (value - target) * (value - target),
-            (near - target) * (near - target),
-        );
+        let (unclipped, clipped) = ((value - target) * (value - target), (near - target) * (near - target));
         if clipped > unclipped {
             // Constant in V here: the value is outside the range
             stats.clipped += 1;
@@ -198,10 +191,7 @@ mod tests {
                 returns: &[1.0, 2.0, 3.0, 4.0],
                 mask: &[true; 4],
             };
-            value_loss(&inputs, PLAIN, 4)
-                .unwrap()
-                .stats
-                .explained_variance()
+            value_loss(&inputs, PLAIN, 4).unwrap().stats.explained_variance()
         };
         assert_eq!(run(&[1.0, 2.0, 3.0, 4.0]), 1.0);
         assert_eq!(run(&[7.0; 4]), 0.0);
@@ -232,12 +222,7 @@ mod tests {
                 returns: &[target],
                 mask: &[true],
             };
-            assert!(
-                !value_loss(&inputs, ValueConfig::default(), 1)
-                    .unwrap()
-                    .loss
-                    .is_finite()
-            );
+            assert!(!value_loss(&inputs, ValueConfig::default(), 1).unwrap().loss.is_finite());
         }
     }
 
@@ -271,17 +256,7 @@ mod tests {
             )
             .is_err()
         );
-        assert!(
-            value_loss(
-                &ValueInputs {
-                    returns: &[],
-                    ..inputs
-                },
-                PLAIN,
-                1
-            )
-            .is_err()
-        );
+        assert!(value_loss(&ValueInputs { returns: &[], ..inputs }, PLAIN, 1).is_err());
         assert!(value_loss(&inputs, PLAIN, 0).is_err());
     }
 }

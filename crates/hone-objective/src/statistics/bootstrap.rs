@@ -50,10 +50,7 @@ impl Bootstrap {
         let mut means: Vec<f64> = (0..u64::from(self.resamples))
             .map(|resample| {
                 let key = self.key.child(resample);
-                (0..n)
-                    .map(|draw| values[key.below(draw, n) as usize])
-                    .sum::<f64>()
-                    / n as f64
+                (0..n).map(|draw| values[key.below(draw, n) as usize]).sum::<f64>() / n as f64
             })
             .collect();
         means.sort_unstable_by(f64::total_cmp);
@@ -94,11 +91,7 @@ pub struct Paired {
 ///
 /// # Errors
 /// As [`bootstrap_interval`]; slices of unequal length.
-pub fn paired_bootstrap(
-    first: &[f64],
-    second: &[f64],
-    bootstrap: &Bootstrap,
-) -> Result<Paired, Error> {
+pub fn paired_bootstrap(first: &[f64], second: &[f64], bootstrap: &Bootstrap) -> Result<Paired, Error> {
     bootstrap.check("paired_bootstrap")?;
     check_length("paired_bootstrap", "second", second.len(), first.len())?;
     let differences: Vec<f64> = first.iter().zip(second).map(|(a, b)| a - b).collect();
@@ -185,9 +178,7 @@ mod tests {
         let covered = (0..200_u64)
             .filter(|&trial| {
                 let key = Key::new(3, "coverage", trial);
-                let values: Vec<f64> = (0..60)
-                    .map(|i| f64::from(u8::from(key.uniform(i) < 0.6)))
-                    .collect();
+                let values: Vec<f64> = (0..60).map(|i| f64::from(u8::from(key.uniform(i) < 0.6))).collect();
                 let draws = Bootstrap {
                     resamples: 200,
                     confidence: 0.9,
@@ -217,9 +208,7 @@ mod tests {
         let first: Vec<f64> = (0..100).map(|i| 10.0 * key.normal(i) + 0.5).collect();
         let second: Vec<f64> = (0..100).map(|i| 10.0 * key.normal(i)).collect();
         let out = paired_bootstrap(&first, &second, &bootstrap()).unwrap();
-        assert!(
-            (out.difference.low - 0.5).abs() < 1e-9 && (out.difference.high - 0.5).abs() < 1e-9
-        );
+        assert!((out.difference.low - 0.5).abs() < 1e-9 && (out.difference.high - 0.5).abs() < 1e-9);
         assert_eq!(out.ahead, 1.0);
         let same = paired_bootstrap(&first, &first, &bootstrap()).unwrap();
         assert_eq!((same.difference.estimate, same.ahead), (0.0, 0.5));

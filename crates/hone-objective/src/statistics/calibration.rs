@@ -61,14 +61,9 @@ pub fn calibration(predictions: &[Prediction], bins: usize) -> Result<Calibratio
             at_least: 1,
         });
     }
-    let (mut counts, mut probabilities, mut outcomes) =
-        (vec![0_u64; bins], vec![0.0; bins], vec![0_u64; bins]);
+    let (mut counts, mut probabilities, mut outcomes) = (vec![0_u64; bins], vec![0.0; bins], vec![0_u64; bins]);
     let mut squares = 0.0;
-    for &Prediction {
-        probability,
-        outcome,
-    } in predictions
-    {
+    for &Prediction { probability, outcome } in predictions {
         check_setting(
             "calibration",
             "probability",
@@ -98,11 +93,7 @@ pub fn calibration(predictions: &[Prediction], bins: usize) -> Result<Calibratio
     for bin in bins.iter().filter(|bin| bin.count > 0) {
         let error = (bin.predicted - bin.observed).abs();
         expected_error += bin.count as f64 / n * error;
-        maximum_error = if error > maximum_error {
-            error
-        } else {
-            maximum_error
-        };
+        maximum_error = if error > maximum_error { error } else { maximum_error };
     }
     Ok(Calibration {
         bins,
@@ -120,23 +111,14 @@ mod tests {
     fn of(pairs: &[(f64, bool)]) -> Vec<Prediction> {
         pairs
             .iter()
-            .map(|&(probability, outcome)| Prediction {
-                probability,
-                outcome,
-            })
+            .map(|&(probability, outcome)| Prediction { probability, outcome })
             .collect()
     }
 
     #[test]
     fn by_hand() {
         let out = calibration(
-            &of(&[
-                (0.0, false),
-                (0.25, true),
-                (0.5, true),
-                (1.0, true),
-                (0.75, false),
-            ]),
+            &of(&[(0.0, false), (0.25, true), (0.5, true), (1.0, true), (0.75, false)]),
             2,
         )
         .unwrap();

@@ -52,14 +52,7 @@ mod tests {
     #[test]
     fn by_hand() {
         // Deviations -1, 0, 1 and -1, 1, 0: 1 / 2
-        assert!(
-            (pearson(&[1.0, 2.0, 3.0], &[4.0, 6.0, 5.0])
-                .unwrap()
-                .unwrap()
-                - 0.5)
-                .abs()
-                < 1e-15
-        );
+        assert!((pearson(&[1.0, 2.0, 3.0], &[4.0, 6.0, 5.0]).unwrap().unwrap() - 0.5).abs() < 1e-15);
         let x: Vec<f64> = (0..9).map(|i| 1e9 + f64::from(i)).collect();
         let y: Vec<f64> = x.iter().map(|x| 5.0 - 2.0 * x).collect();
         assert!((pearson(&x, &x).unwrap().unwrap() - 1.0).abs() < 1e-12);

@@ -54,16 +54,8 @@ pub fn wilson_interval(successes: f64, trials: u64, confidence: f64) -> Result<I
     } else {
         clip_unit(centre - half)
     };
-    let high = if successes == n {
-        1.0
-    } else {
-        clip_unit(centre + half)
-    };
-    Ok(Interval {
-        estimate: p,
-        low,
-        high,
-    })
+    let high = if successes == n { 1.0 } else { clip_unit(centre + half) };
+    Ok(Interval { estimate: p, low, high })
 }
 
 fn clip_unit(x: f64) -> f64 {
@@ -90,11 +82,7 @@ pub fn normal_quantile(p: f64) -> f64 {
     }
     let tail = if q < 0.0 { p } else { 1.0 - p };
     if tail == 0.0 {
-        return if q < 0.0 {
-            f64::NEG_INFINITY
-        } else {
-            f64::INFINITY
-        };
+        return if q < 0.0 { f64::NEG_INFINITY } else { f64::INFINITY };
     }
     let r = (-hone_math::ln(tail)).sqrt();
     let x = if r <= 5.0 {
@@ -196,11 +184,7 @@ mod tests {
         }
         assert_eq!(normal_quantile(0.0), f64::NEG_INFINITY);
         assert_eq!(normal_quantile(1.0), f64::INFINITY);
-        assert!(
-            normal_quantile(1.5).is_nan()
-                && normal_quantile(-0.5).is_nan()
-                && normal_quantile(f64::NAN).is_nan()
-        );
+        assert!(normal_quantile(1.5).is_nan() && normal_quantile(-0.5).is_nan() && normal_quantile(f64::NAN).is_nan());
     }
 
     /// The interval's ends p solve (p - share)^2 = z^2 p (1 - p) / n.

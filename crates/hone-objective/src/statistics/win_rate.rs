@@ -76,13 +76,7 @@ mod tests {
 
     #[test]
     fn ties_count_a_half() {
-        let outcomes = [
-            Outcome::Win,
-            Outcome::Tie,
-            Outcome::Tie,
-            Outcome::Loss,
-            Outcome::Loss,
-        ];
+        let outcomes = [Outcome::Win, Outcome::Tie, Outcome::Tie, Outcome::Loss, Outcome::Loss];
         let out = win_rate(&outcomes, &Bootstrap::new(Key::new(1, "win", 0))).unwrap();
         assert_eq!((out.wins, out.ties, out.losses), (1, 2, 2));
         assert_eq!(out.rate.estimate, 0.4);

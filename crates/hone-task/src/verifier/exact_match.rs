@@ -52,17 +52,10 @@ mod tests {
         let row = PromptRow::new("Where is the Louvre?").with("answer", "Paris");
         let verifier = ExactMatch::default();
         for response in ["Paris", " paris.\n", "the Paris"] {
-            assert!(
-                verifier.verify(&row, response).unwrap().passes(),
-                "{response}"
-            );
+            assert!(verifier.verify(&row, response).unwrap().passes(), "{response}");
         }
         for response in ["Paris, France", "Pari", ""] {
-            assert_eq!(
-                verifier.verify(&row, response).unwrap().score,
-                0.0,
-                "{response}"
-            );
+            assert_eq!(verifier.verify(&row, response).unwrap().score, 0.0, "{response}");
         }
     }
 

@@ -20,16 +20,9 @@ impl Format {
     /// No name; a name that is empty, repeated, or has other characters than letters, digits, `-` and `_`.
     pub fn sections<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Result<Self, Error> {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
-        let plain = |name: &String| {
-            !name.is_empty()
-                && name
-                    .chars()
-                    .all(|c| c.is_alphanumeric() || c == '-' || c == '_')
-        };
-        let repeated = names
-            .iter()
-            .enumerate()
-            .any(|(i, name)| names[..i].contains(name));
+        let plain =
+            |name: &String| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || c == '-' || c == '_');
+        let repeated = names.iter().enumerate().any(|(i, name)| names[..i].contains(name));
         if names.is_empty() || repeated || !names.iter().all(plain) {
             return Err(Error::Setting {
                 of: "verifier format",
@@ -75,10 +68,7 @@ fn sections_problem(response: &str, names: &[String]) -> Option<String> {
             }
         }
         let Some(inside) = rest.strip_prefix(open.as_str()) else {
-            return Some(format!(
-                "{open} expected before {:?}",
-                crate::sample::shortened(rest)
-            ));
+            return Some(format!("{open} expected before {:?}", crate::sample::shortened(rest)));
         };
         let Some((inside, after)) = inside.split_once(close.as_str()) else {
             return Some(format!("{close} stands before {open}"));
@@ -88,12 +78,7 @@ fn sections_problem(response: &str, names: &[String]) -> Option<String> {
         }
         rest = after.trim_start();
     }
-    (!rest.is_empty()).then(|| {
-        format!(
-            "{:?} after the last section",
-            crate::sample::shortened(rest)
-        )
-    })
+    (!rest.is_empty()).then(|| format!("{:?} after the last section", crate::sample::shortened(rest)))
 }
 
 fn json_problem(response: &str, keys: &[String]) -> Option<String> {
@@ -139,10 +124,7 @@ mod tests {
                 "<think>1</think>so<answer>2</answer>",
                 "<answer> expected before \"so<answer>2</answer>\"",
             ),
-            (
-                "<think>1</think><answer>2</answer> ok",
-                "\"ok\" after the last section",
-            ),
+            ("<think>1</think><answer>2</answer> ok", "\"ok\" after the last section"),
             ("", "<think> stands 0 times, expected once"),
         ];
         for (response, problem) in problems {
@@ -155,31 +137,19 @@ mod tests {
     #[test]
     fn names_of_sections_are_checked() {
         for names in [&[][..], &["a", "a"], &[""], &["a>"]] {
-            assert!(
-                Format::sections(names.iter().copied()).is_err(),
-                "{names:?}"
-            );
+            assert!(Format::sections(names.iter().copied()).is_err(), "{names:?}");
         }
     }
 
     #[test]
     fn json_objects_with_keys() {
         let format = Format::json(["city", "year"]);
-        assert!(
-            detail(
-                &format,
-                " {\"city\": \"Paris\", \"year\": null, \"more\": 1}\n"
-            )
-            .0
-        );
+        assert!(detail(&format, " {\"city\": \"Paris\", \"year\": null, \"more\": 1}\n").0);
         assert_eq!(
             detail(&format, "{\"city\": 1}"),
             (false, "the object has no key \"year\"".to_owned())
         );
-        assert_eq!(
-            detail(&format, "[1]"),
-            (false, "JSON, but not an object".to_owned())
-        );
+        assert_eq!(detail(&format, "[1]"), (false, "JSON, but not an object".to_owned()));
         assert!(
             detail(&format, "{\"city\": 1, \"year\": 2} done")
                 .1

@@ -59,13 +59,7 @@ impl Verifier for Length {
         let (length, unit) = match self.unit {
             Unit::Characters => (response.chars().count(), "characters"),
             Unit::Words => (response.split_whitespace().count(), "words"),
-            Unit::Lines => (
-                response
-                    .lines()
-                    .filter(|line| !line.trim().is_empty())
-                    .count(),
-                "lines",
-            ),
+            Unit::Lines => (response.lines().filter(|line| !line.trim().is_empty()).count(), "lines"),
         };
         let away = if length < self.least {
             self.least - length
@@ -96,8 +90,7 @@ mod tests {
     #[test]
     fn a_range_with_hard_ends() {
         let length = Length::new(Unit::Words, 2, 3).unwrap();
-        let scores =
-            ["", "a", "a b", " a  b\nc ", "a b c d"].map(|response| score(&length, response));
+        let scores = ["", "a", "a b", " a  b\nc ", "a b c d"].map(|response| score(&length, response));
         assert_eq!(scores, [0.0, 0.0, 1.0, 1.0, 0.0]);
         assert_eq!(
             length.verify(&PromptRow::new("?"), "a").unwrap().detail,
@@ -108,16 +101,10 @@ mod tests {
     #[test]
     fn a_slope_on_either_side() {
         let length = Length::new(Unit::Characters, 4, 4).unwrap().with_slope(3);
-        let scores = ["", "é", "éé", "ééé", "éééé", "ééééé", "éééééééé"]
-            .map(|response| score(&length, response));
+        let scores = ["", "é", "éé", "ééé", "éééé", "ééééé", "éééééééé"].map(|response| score(&length, response));
         assert_eq!(scores, [0.0, 0.25, 0.5, 0.75, 1.0, 0.75, 0.0]);
-        assert_eq!(
-            score(&Length::new(Unit::Lines, 2, 2).unwrap(), "a\n\n b\n"),
-            1.0
-        );
-        let endless = Length::new(Unit::Characters, 1, 1)
-            .unwrap()
-            .with_slope(usize::MAX);
+        assert_eq!(score(&Length::new(Unit::Lines, 2, 2).unwrap(), "a\n\n b\n"), 1.0);
+        let endless = Length::new(Unit::Characters, 1, 1).unwrap().with_slope(usize::MAX);
         assert!(score(&endless, "aaa") > 0.99);
         assert!(Length::new(Unit::Words, 3, 2).is_err());
     }

@@ -37,11 +37,7 @@ impl NumericAnswer {
         {
             return numbers(&text[at + self.marker.len()..]).next();
         }
-        if marker_required {
-            None
-        } else {
-            numbers(text).last()
-        }
+        if marker_required { None } else { numbers(text).last() }
     }
 }
 
@@ -68,11 +64,7 @@ impl Verifier for NumericAnswer {
                 "no number where the answer should stand".to_owned()
             }));
         };
-        let detail = format!(
-            "{}, expected {}",
-            shortened(&got),
-            shortened(&expected.join(" or "))
-        );
+        let detail = format!("{}, expected {}", shortened(&got), shortened(&expected.join(" or ")));
         Ok(Verdict::pass_if(expected.contains(&got), detail))
     }
 }
@@ -86,9 +78,8 @@ fn numbers(text: &str) -> impl Iterator<Item = String> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {
         while at < bytes.len() {
-            let leading_point = bytes[at] == b'.'
-                && digit(bytes, at + 1)
-                && !(at > 0 && bytes[at - 1].is_ascii_digit());
+            let leading_point =
+                bytes[at] == b'.' && digit(bytes, at + 1) && !(at > 0 && bytes[at - 1].is_ascii_digit());
             if bytes[at].is_ascii_digit() || leading_point {
                 let start = at;
                 let (whole, fraction, exponent);
@@ -181,10 +172,7 @@ fn shortest(negative: bool, mut digits: String, places: i64) -> String {
         digits.insert_str(0, &"0".repeat(places + 1 - digits.len()));
     }
     let (whole, fraction) = digits.split_at(digits.len() - places);
-    let (whole, fraction) = (
-        whole.trim_start_matches('0'),
-        fraction.trim_end_matches('0'),
-    );
+    let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
     let whole = if whole.is_empty() { "0" } else { whole };
     let sign = if negative && !(whole == "0" && fraction.is_empty()) {
         "-"
@@ -212,10 +200,7 @@ mod tests {
             all("I had 3, then 12.50 and 1,234,567.0 left."),
             ["3", "12.5", "1234567"]
         );
-        assert_eq!(
-            all("$1,000 or $-5 or -$7 or \u{2212}8"),
-            ["1000", "-5", "-7", "-8"]
-        );
+        assert_eq!(all("$1,000 or $-5 or -$7 or \u{2212}8"), ["1000", "-5", "-7", "-8"]);
         assert_eq!(
             all("10-3=7, x-2, (1)-2, 4 - 1, -1"),
             ["10", "3", "7", "2", "1", "2", "4", "1", "-1"]
@@ -225,10 +210,7 @@ mod tests {
             all("1,2 and 12,3456 and 1234,567"),
             ["1", "2", "12", "3456", "1234", "567"]
         );
-        assert_eq!(
-            all("007 -0 0.0 .5 1. 50%"),
-            ["7", "0", "0", "0.5", "1", "50"]
-        );
+        assert_eq!(all("007 -0 0.0 .5 1. 50%"), ["7", "0", "0", "0.5", "1", "50"]);
         assert_eq!(
             all("2.5e3 1E-2 3e 4e+ 5e999 6e"),
             ["2500", "0.01", "3", "4", "5", "999", "6"]
@@ -239,10 +221,7 @@ mod tests {
 
     #[test]
     fn gsm8k_answers() {
-        let row = PromptRow::new("How many?").with(
-            "answer",
-            "She sells 16 - 3 = 13 eggs, 13 * 2 = $26.\n#### 1,026",
-        );
+        let row = PromptRow::new("How many?").with("answer", "She sells 16 - 3 = 13 eggs, 13 * 2 = $26.\n#### 1,026");
         let verifier = NumericAnswer::default();
         for right in [
             "#### 1026",
@@ -262,10 +241,7 @@ mod tests {
         ] {
             assert!(!verifier.verify(&row, wrong).unwrap().passes(), "{wrong}");
         }
-        assert_eq!(
-            verifier.verify(&row, "#### 26").unwrap().detail,
-            "26, expected 1026"
-        );
+        assert_eq!(verifier.verify(&row, "#### 26").unwrap().detail, "26, expected 1026");
     }
 
     #[test]
@@ -282,17 +258,9 @@ mod tests {
             (0.0, "no \"####\" in the response")
         );
         let bad = PromptRow::new("?").with("answer", "none");
-        assert!(matches!(
-            verifier.verify(&bad, "1"),
-            Err(Error::BadColumn { .. })
-        ));
+        assert!(matches!(verifier.verify(&bad, "1"), Err(Error::BadColumn { .. })));
         // Digits beyond what a double holds still count
         let row = PromptRow::new("?").with("answer", "9007199254740993");
-        assert!(
-            !verifier
-                .verify(&row, "#### 9007199254740992")
-                .unwrap()
-                .passes()
-        );
+        assert!(!verifier.verify(&row, "#### 9007199254740992").unwrap().passes());
     }
 }

@@ -36,11 +36,7 @@ impl RegularExpression {
 
     /// The same pattern compared with another column.
     #[must_use]
-    pub fn compared_with(
-        mut self,
-        column: impl Into<String>,
-        normalization: Normalization,
-    ) -> Self {
+    pub fn compared_with(mut self, column: impl Into<String>, normalization: Normalization) -> Self {
         self.column = column.into();
         self.normalization = normalization;
         self
@@ -114,11 +110,7 @@ mod tests {
             (0.0, "\"red\", expected \"blue\"")
         );
         assert!(!verifier.verify(&row, "blue").unwrap().passes());
-        assert!(
-            verifier
-                .verify(&PromptRow::new("?"), "the answer is 1")
-                .is_err()
-        );
+        assert!(verifier.verify(&PromptRow::new("?"), "the answer is 1").is_err());
         let strict = verifier.compared_with("gold", Normalization::Verbatim);
         let row = PromptRow::new("?").with("gold", "Blue");
         assert!(!strict.verify(&row, "the answer is blue").unwrap().passes());
@@ -127,10 +119,7 @@ mod tests {
 
     #[test]
     fn patterns_that_do_not_compile_or_explode_are_refused() {
-        assert!(matches!(
-            RegularExpression::new("("),
-            Err(Error::Pattern(_))
-        ));
+        assert!(matches!(RegularExpression::new("("), Err(Error::Pattern(_))));
         assert!(RegularExpression::new("(a{1000}){1000}").is_err());
     }
 }

@@ -63,11 +63,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`crate::TextError::TemplateTooLarge`] and [`crate::TextError::TemplateSyntax`].
     pub fn new(source: &str) -> Result<Self> {
-        let sandbox = Sandbox::new(
-            "chat template",
-            &without_generation_marks(source),
-            Dialect::Chat,
-        )?;
+        let sandbox = Sandbox::new("chat template", &without_generation_marks(source), Dialect::Chat)?;
         Ok(ChatTemplate {
             source: source.into(),
             sandbox: Arc::new(sandbox),
@@ -83,12 +79,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A template that fails, refuses the conversation, loops, writes too much or reads the clock.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        prompt: GenerationPrompt,
-        special: &SpecialStrings,
-    ) -> Result<String> {
+    pub fn render(&self, messages: &[Message], prompt: GenerationPrompt, special: &SpecialStrings) -> Result<String> {
         self.sandbox.render(Context {
             messages,
             add_generation_prompt: prompt == GenerationPrompt::Add,
@@ -150,10 +141,7 @@ mod tests {
     fn pythons_methods_and_json_are_there() {
         let source = "{{ messages[0].content.strip().split(' ')[-1].upper() }}|{{ messages[0].get('name', 'none') }}|{{ {'a': [1, '<é>']} | tojson }}|{% for m in messages[::-1] %}{{ m.role[0] }}{% endfor %}";
         let messages = [Message::user(" one two "), Message::assistant("x")];
-        assert_eq!(
-            render(source, &messages).unwrap(),
-            "TWO|none|{\"a\": [1, \"<é>\"]}|au"
-        );
+        assert_eq!(render(source, &messages).unwrap(), "TWO|none|{\"a\": [1, \"<é>\"]}|au");
     }
 
     #[test]
@@ -217,8 +205,7 @@ mod tests {
 
     #[test]
     fn endless_and_verbose_templates_are_stopped() {
-        let nested =
-            "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
+        let nested = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}";
         assert!(matches!(
             render(nested, &[]).unwrap_err(),
             TextError::TemplateOutOfFuel { .. }

@@ -136,10 +136,7 @@ impl TokenizerFile {
         let file: TokenizerFile =
             serde_json::from_str(json).map_err(|error| format!("not a tokenizer.json: {error}"))?;
         if file.version != "1.0" {
-            return Err(format!(
-                "version is {:?}, expected \"1.0\"",
-                truncated(&file.version)
-            ));
+            return Err(format!("version is {:?}, expected \"1.0\"", truncated(&file.version)));
         }
         Ok(file)
     }
@@ -155,8 +152,7 @@ impl TokenizerFile {
             }
         }
         self.added_tokens.sort_by_key(|token| token.id);
-        let model: ModelSection =
-            serde_json::from_str(self.model.get()).map_err(|error| format!("model: {error}"))?;
+        let model: ModelSection = serde_json::from_str(self.model.get()).map_err(|error| format!("model: {error}"))?;
         if model.dropout.is_some_and(|p| p != 0.0) {
             return Err(
                 "model.dropout is set, so that the same text would get other ids each time; \
@@ -173,10 +169,7 @@ impl TokenizerFile {
             && !vocab.ids.contains_key(unk)
             && model.kind.as_deref() == Some("BPE")
         {
-            return Err(format!(
-                "model.unk_token {:?} is not in the vocabulary",
-                truncated(unk)
-            ));
+            return Err(format!("model.unk_token {:?} is not in the vocabulary", truncated(unk)));
         }
         if let Some(id) = model.unk_id
             && id >= vocab.entries.len() as u64
@@ -242,10 +235,7 @@ impl TokenizerFile {
                 ));
             }
             if previous == Some(token.id) || !contents.insert(token.content.as_str()) {
-                return Err(format!(
-                    "added_tokens: {shown:?} (id {}) is there twice",
-                    token.id
-                ));
+                return Err(format!("added_tokens: {shown:?} (id {}) is there twice", token.id));
             }
             previous = Some(token.id);
             if let Some(&id) = vocab.ids.get(&token.content)
@@ -311,12 +301,8 @@ impl TokenizerFile {
         for (name, section) in &self.sections()[..3] {
             let value: Value = match section {
                 // The byte-level post-processor moves offsets, not ids.
-                Some(raw) if names_type(Some(raw), "ByteLevel") && *name == "post_processor" => {
-                    Value::Null
-                }
-                Some(raw) => {
-                    serde_json::from_str(raw.get()).map_err(|error| format!("{name}: {error}"))?
-                }
+                Some(raw) if names_type(Some(raw), "ByteLevel") && *name == "post_processor" => Value::Null,
+                Some(raw) => serde_json::from_str(raw.get()).map_err(|error| format!("{name}: {error}"))?,
                 None => Value::Null,
             };
             hash.text(&canonical(&value).unwrap_or(Value::Null).to_string());
@@ -336,14 +322,12 @@ impl Vocabulary {
         let failed = |error: serde_json::Error| format!("model.vocab: {error}");
         let mut entries: Vec<(u64, String, f64)> = Vec::new();
         if model.kind.as_deref() == Some("Unigram") {
-            let pieces: Vec<(String, f64)> =
-                serde_json::from_str(model.vocab.get()).map_err(failed)?;
+            let pieces: Vec<(String, f64)> = serde_json::from_str(model.vocab.get()).map_err(failed)?;
             for (id, (token, score)) in pieces.into_iter().enumerate() {
                 entries.push((id as u64, token, score));
             }
         } else {
-            let map: HashMap<String, u64> =
-                serde_json::from_str(model.vocab.get()).map_err(failed)?;
+            let map: HashMap<String, u64> = serde_json::from_str(model.vocab.get()).map_err(failed)?;
             entries.extend(map.into_iter().map(|(token, id)| (id, token, 0.0)));
             entries.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         }
@@ -406,16 +390,15 @@ impl Vocabulary {
 }
 
 fn read_merges(raw: &RawValue) -> Result<Vec<(String, String)>, String> {
-    let entries: Vec<MergeEntry> =
-        serde_json::from_str(raw.get()).map_err(|error| format!("model.merges: {error}"))?;
+    let entries: Vec<MergeEntry> = serde_json::from_str(raw.get()).map_err(|error| format!("model.merges: {error}"))?;
     let lines = entries.into_iter().enumerate();
     lines
         .filter(|(_, entry)| !matches!(entry, MergeEntry::Line(l) if l.starts_with("#version")))
         .map(|(rank, entry)| match entry {
             MergeEntry::Pair(left, right) => Ok((left, right)),
-            MergeEntry::Line(line) => split_merge(&line).ok_or_else(|| {
-                format!("model.merges[{rank}]: {:?} is not a pair", truncated(&line))
-            }),
+            MergeEntry::Line(line) => {
+                split_merge(&line).ok_or_else(|| format!("model.merges[{rank}]: {:?} is not a pair", truncated(&line)))
+            }
         })
         .collect()
 }

@@ -56,9 +56,7 @@ fn read_core(dir: &Path) -> Result<Core> {
             }
         }
     }
-    Err(TextError::NoTokenizer {
-        dir: dir.to_owned(),
-    })
+    Err(TextError::NoTokenizer { dir: dir.to_owned() })
 }
 
 fn other_merges(merges: &str) -> &'static str {
@@ -86,10 +84,7 @@ fn gpt2_json(vocab_path: &Path, merges_path: &Path) -> Result<String> {
             continue;
         }
         let pair = split_merge(line).ok_or_else(|| {
-            let reason = format!(
-                "line {}: expected two tokens with a space between",
-                index + 1
-            );
+            let reason = format!("line {}: expected two tokens with a space between", index + 1);
             malformed(merges_path, reason)
         })?;
         merges.push(pair);
@@ -218,12 +213,7 @@ fn token_text(value: &Value) -> Option<&str> {
 }
 
 /// An entry that holds an id or a list of ids.
-fn read_ids(
-    tokenizer: &Tokenizer,
-    path: &Path,
-    source: &Map<String, Value>,
-    key: &'static str,
-) -> Result<Vec<u32>> {
+fn read_ids(tokenizer: &Tokenizer, path: &Path, source: &Map<String, Value>, key: &'static str) -> Result<Vec<u32>> {
     let values = match source.get(key) {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(values)) => values.as_slice(),
@@ -301,10 +291,7 @@ fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(TextError::io(path, error)),
     };
-    let bytes = file
-        .metadata()
-        .map_err(|error| TextError::io(path, error))?
-        .len();
+    let bytes = file.metadata().map_err(|error| TextError::io(path, error))?.len();
     check_size(path, bytes, limit)?;
     let mut text = Vec::new();
     file.take(limit + 1)
@@ -312,9 +299,7 @@ fn read_text(path: &Path, limit: u64) -> Result<Option<String>> {
         .map_err(|error| TextError::io(path, error))?;
     check_size(path, text.len() as u64, limit)?;
     if text.starts_with(b"version https://git-lfs") {
-        return Err(TextError::LfsPointer {
-            path: path.to_owned(),
-        });
+        return Err(TextError::LfsPointer { path: path.to_owned() });
     }
     let text = String::from_utf8(text).map_err(|error| TextError::MalformedTokenizer {
         path: path.to_owned(),

@@ -142,8 +142,7 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Encode`] where the tokenizer fails on the text.
     pub fn encode(&self, text: &str, add: AddSpecial) -> Result<Vec<u32>> {
-        self.core
-            .run(&self.core.parsing, text, add == AddSpecial::Yes)
+        self.core.run(&self.core.parsing, text, add == AddSpecial::Yes)
     }
 
     /// Encodes text in which nothing is special: `<|im_end|>` in it becomes the tokens of its
@@ -201,11 +200,9 @@ impl Tokenizer {
         for &id in ids {
             core.entry(id)?;
         }
-        contained(|| core.parsing.decode(ids, skip == SkipSpecial::Yes)).map_err(|reason| {
-            TextError::Decode {
-                tokens: ids.len(),
-                reason,
-            }
+        contained(|| core.parsing.decode(ids, skip == SkipSpecial::Yes)).map_err(|reason| TextError::Decode {
+            tokens: ids.len(),
+            reason,
         })
     }
 
@@ -322,8 +319,7 @@ impl Tokenizer {
             reason,
         };
         let shown = tokens.join(" ");
-        let mut file =
-            TokenizerFile::parse(&self.core.json).map_err(|reason| failed(&shown, reason))?;
+        let mut file = TokenizerFile::parse(&self.core.json).map_err(|reason| failed(&shown, reason))?;
         let mut next = self.vocab_size() as u32;
         for token in tokens {
             if token.is_empty() {
@@ -480,10 +476,7 @@ impl Core {
     }
 }
 
-fn token_table(
-    parsing: &tokenizers::Tokenizer,
-    checked: &file::Checked,
-) -> Vec<Option<TokenEntry>> {
+fn token_table(parsing: &tokenizers::Tokenizer, checked: &file::Checked) -> Vec<Option<TokenEntry>> {
     let mut table: Vec<Option<TokenEntry>> = (0..checked.vocab_size as u32)
         .map(|id| {
             let token = parsing.id_to_token(id)?;
@@ -530,10 +523,7 @@ fn contained<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Res
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!(
-                "the tokenizer failed inside: {}",
-                text.unwrap_or("no message")
-            ))
+            Err(format!("the tokenizer failed inside: {}", text.unwrap_or("no message")))
         }
     }
 }

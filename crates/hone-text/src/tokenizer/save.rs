@@ -18,10 +18,7 @@ pub(super) fn save(tokenizer: &Tokenizer, dir: &Path) -> Result<Vec<PathBuf>> {
     ];
     if let [_, _, ..] = tokenizer.eos_ids() {
         let mut generation = Map::new();
-        for (key, id) in [
-            ("bos_token_id", tokenizer.bos()),
-            ("pad_token_id", tokenizer.pad()),
-        ] {
+        for (key, id) in [("bos_token_id", tokenizer.bos()), ("pad_token_id", tokenizer.pad())] {
             if let Some(id) = id {
                 generation.insert(key.to_owned(), json!(id));
             }
@@ -56,10 +53,7 @@ fn special_tokens(tokenizer: &Tokenizer) -> Map<String, Value> {
 
 fn config(tokenizer: &Tokenizer, special: &Map<String, Value>) -> Value {
     let mut map = special.clone();
-    map.insert(
-        "tokenizer_class".to_owned(),
-        json!("PreTrainedTokenizerFast"),
-    );
+    map.insert("tokenizer_class".to_owned(), json!("PreTrainedTokenizerFast"));
     // Otherwise transformers would remove spaces before punctuation when it decodes.
     map.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
     if let Some(length) = tokenizer.model_max_length {

@@ -36,11 +36,7 @@ impl DecodeStream {
                 read: 0,
             }
         };
-        DecodeStream {
-            tokenizer,
-            skip,
-            state,
-        }
+        DecodeStream { tokenizer, skip, state }
     }
 
     /// Takes an id; returns the text that it completes, perhaps none.
@@ -89,16 +85,8 @@ impl DecodeStream {
     }
 }
 
-fn window_text(
-    tokenizer: &Tokenizer,
-    skip: SkipSpecial,
-    ids: &[u32],
-    read: usize,
-) -> Result<(String, String)> {
-    Ok((
-        tokenizer.decode(&ids[..read], skip)?,
-        tokenizer.decode(ids, skip)?,
-    ))
+fn window_text(tokenizer: &Tokenizer, skip: SkipSpecial, ids: &[u32], read: usize) -> Result<(String, String)> {
+    Ok((tokenizer.decode(&ids[..read], skip)?, tokenizer.decode(ids, skip)?))
 }
 
 /// Takes the whole characters off the front; bytes that can start none become U+FFFD, cut as

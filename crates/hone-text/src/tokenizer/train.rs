@@ -94,10 +94,7 @@ pub fn train_bpe(texts: impl Iterator<Item = String>, options: &TrainOptions) ->
     let mut vocabulary = Vocabulary::of_bytes();
     let merges = Merger::new(words, &vocabulary).run(options, &mut vocabulary);
     let parts = ByteLevelParts {
-        added: (0..)
-            .zip(SPECIALS)
-            .map(|(id, t)| AddedEntry::control(id, t))
-            .collect(),
+        added: (0..).zip(SPECIALS).map(|(id, t)| AddedEntry::control(id, t)).collect(),
         pre_tokenizer: json!({"type": "Sequence", "pretokenizers": [
             {
                 "type": "Split", "pattern": {"Regex": pattern(options.digits)},
@@ -138,10 +135,7 @@ fn pattern(digits: Digits) -> String {
 }
 
 /// Words with their counts, sorted by word.
-fn count_words(
-    mut texts: impl Iterator<Item = String>,
-    options: &TrainOptions,
-) -> Result<Vec<(Vec<u8>, u64)>> {
+fn count_words(mut texts: impl Iterator<Item = String>, options: &TrainOptions) -> Result<Vec<(Vec<u8>, u64)>> {
     let pattern = pattern(options.digits);
     let threads = match options.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

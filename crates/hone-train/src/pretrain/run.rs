@@ -35,7 +35,10 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     let Artefact { model, companion } = load_or_new(job, &engine, c)?;
     let (context, length) = (model.architecture().context, c.data.max_length);
     if length > context {
-        return Err(TrainError::setting("data.max_length", format!("is {length}; the model's context is {context}")));
+        return Err(TrainError::setting(
+            "data.max_length",
+            format!("is {length}; the model's context is {context}"),
+        ));
     }
     let options = CorpusOptions {
         key: "data.train",
@@ -63,12 +66,25 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         learner.load(&engine, "model", checkpoint, checkpoint.state())?;
     }
 
-    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
-    job.observer.event(&Event::Started { stage: "pretrain".into(), step: done, total });
+    let cadence = Cadence {
+        total,
+        checkpoint_every: c.train.checkpoint_every,
+        eval_every: c.eval.every,
+    };
+    job.observer.event(&Event::Started {
+        stage: "pretrain".into(),
+        step: done,
+        total,
+    });
     while done < total {
         if job.shutdown.requested() {
-            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
-            job.observer.event(&Event::Finished { step: done, stopped: true });
+            save(&mut run, done, learner.state(), |writer| {
+                learner.save(&engine, "model", writer)
+            })?;
+            job.observer.event(&Event::Finished {
+                step: done,
+                stopped: true,
+            });
             return Ok(Outcome::Stopped { step: done });
         }
         let started = Instant::now();
@@ -78,14 +94,24 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         record(job, &mut run, (done, total), &stepped, started)?;
         if cadence.evaluates(done) {
             let held_out = held_out_loss(&engine, &learner.model, &corpus, c)?;
-            run.record(done, &held_out.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>())?;
+            run.record(
+                done,
+                &held_out.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>(),
+            )?;
         }
         if cadence.saves(done) {
-            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            save(&mut run, done, learner.state(), |writer| {
+                learner.save(&engine, "model", writer)
+            })?;
         }
     }
     let model = artefact::publish(&engine, &run, &companion, &learner.model)?;
-    job.finish(run, (model, summary(&corpus, &order, (total, batch))), Vec::new(), total)
+    job.finish(
+        run,
+        (model, summary(&corpus, &order, (total, batch))),
+        Vec::new(),
+        total,
+    )
 }
 
 /// The model to start from.
@@ -96,14 +122,21 @@ fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefac
             let tokenizer = Tokenizer::from_dir(job.path(tokenizer))?;
             let architecture = new.architecture(tokenizer.vocab_size())?;
             let model = Transformer::random(engine, architecture, c.train.seed);
-            let companion = Companion { tokens: artefact::token_fields(&tokenizer), tokenizer, base: None };
+            let companion = Companion {
+                tokens: artefact::token_fields(&tokenizer),
+                tokenizer,
+                base: None,
+            };
             Ok(Artefact { model, companion })
         }
         (None, Some(_), None) => Err(TrainError::setting(
             "model.tokenizer",
             "is missing; a model from scratch needs one (hone tokenizer train FILES --vocab-size 4096 --out DIR)",
         )),
-        _ => Err(TrainError::setting("model", "expected either path, or [model.new] with tokenizer")),
+        _ => Err(TrainError::setting(
+            "model",
+            "expected either path, or [model.new] with tokenizer",
+        )),
     }
 }
 
@@ -133,27 +166,49 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
         ],
     )?;
     let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", stats.tokens as f64 / seconds)])?;
+    run.record_timings(
+        done,
+        &[
+            ("seconds", seconds),
+            ("tokens_per_second", stats.tokens as f64 / seconds),
+        ],
+    )?;
     let headline = vec![("loss".to_string(), stats.mean_nll())];
-    job.observer.event(&Event::Step { step: done, total, tokens: stats.tokens, headline });
+    job.observer.event(&Event::Step {
+        step: done,
+        total,
+        tokens: stats.tokens,
+        headline,
+    });
     Ok(())
 }
 
 /// Held-out loss and bits per byte of each source, and of all.
-fn held_out_loss(engine: &Engine, model: &Transformer, corpus: &Corpus, c: &PretrainConfig) -> Result<Vec<(String, f64)>> {
+fn held_out_loss(
+    engine: &Engine,
+    model: &Transformer,
+    corpus: &Corpus,
+    c: &PretrainConfig,
+) -> Result<Vec<(String, f64)>> {
     let mut metrics = Vec::new();
     let (mut all, mut bytes) = (TokenStats::of(&[], &[])?, 0);
     for source in &corpus.sources {
         let mut stats = TokenStats::of(&[], &[])?;
         let windows = held_out_windows(source, c.data.max_length);
-        for microbatch in shards_of(windows, 1, c.train.microbatch_tokens, |w| w.inputs.len()).into_iter().flatten() {
+        for microbatch in shards_of(windows, 1, c.train.microbatch_tokens, |w| w.inputs.len())
+            .into_iter()
+            .flatten()
+        {
             stats.merge(&evaluate(engine, model, &LanguageBatch::of_windows(microbatch))?);
         }
         if stats.tokens > 0 {
             let source_bytes = source.held_out_bytes;
             metrics.push((format!("eval/loss/{}", source.name), stats.mean_nll()));
             if source_bytes > 0 {
-                metrics.push((format!("eval/bits_per_byte/{}", source.name), stats.bits_per_byte(source_bytes)));
+                metrics.push((
+                    format!("eval/bits_per_byte/{}", source.name),
+                    stats.bits_per_byte(source_bytes),
+                ));
             }
             all.merge(&stats);
             bytes += source_bytes;

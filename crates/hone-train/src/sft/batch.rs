@@ -22,18 +22,30 @@ impl Examples {
     pub fn load(job: &Job, c: &SftConfig, chat: &Chat) -> Result<Self> {
         let data = &c.data;
         let (mut sources, mut held_out, mut held_out_demonstrations) = (Vec::new(), Vec::new(), Vec::new());
-        for split in load_split(job, (&data.train, data.held_out), "demonstrations.jsonl", load_demonstrations)? {
+        for split in load_split(
+            job,
+            (&data.train, data.held_out),
+            "demonstrations.jsonl",
+            load_demonstrations,
+        )? {
             let mut too_long = 0;
             let train = encode(chat, &split.train, data, &mut too_long)?;
             held_out.extend(encode(chat, &split.held_out, data, &mut too_long)?);
             if too_long > 0 {
                 let limit = data.max_length;
-                job.message(format!("{}: {too_long} conversations longer than {limit} tokens dropped", split.name));
+                job.message(format!(
+                    "{}: {too_long} conversations longer than {limit} tokens dropped",
+                    split.name
+                ));
             }
             sources.push(split.with_items(train)?);
             held_out_demonstrations.extend(split.held_out);
         }
-        Ok(Self { train: Mixture::new(sources, c.train.seed)?, held_out, held_out_demonstrations })
+        Ok(Self {
+            train: Mixture::new(sources, c.train.seed)?,
+            held_out,
+            held_out_demonstrations,
+        })
     }
 }
 

@@ -16,11 +16,7 @@ pub(super) fn document(world: &World, stream: &mut Stream) -> String {
 /// Everything about one subject, said twice in different order and words.
 fn about_a_subject(world: &World, stream: &mut Stream) -> String {
     let subject = stream.pick(world.facts()).subject;
-    let facts: Vec<&Fact> = world
-        .facts()
-        .iter()
-        .filter(|fact| fact.subject == subject)
-        .collect();
+    let facts: Vec<&Fact> = world.facts().iter().filter(|fact| fact.subject == subject).collect();
     let mut sentences = Vec::new();
     for _ in 0..2 {
         let mut left = facts.clone();

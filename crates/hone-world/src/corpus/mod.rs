@@ -25,13 +25,7 @@ pub enum Source {
 
 impl Source {
     /// All sources.
-    pub const ALL: [Self; 5] = [
-        Self::Stories,
-        Self::Facts,
-        Self::Worksheets,
-        Self::Language,
-        Self::Sums,
-    ];
+    pub const ALL: [Self; 5] = [Self::Stories, Self::Facts, Self::Worksheets, Self::Language, Self::Sums];
 
     /// The source's name, as in files.
     pub fn name(self) -> &'static str {
@@ -146,10 +140,7 @@ mod tests {
         let count = |bytes| {
             let corpus = world.corpus(bytes);
             let texts = corpus.iter().flat_map(|(_, documents)| documents);
-            texts
-                .flat_map(|text| words_of(text))
-                .collect::<BTreeSet<_>>()
-                .len()
+            texts.flat_map(|text| words_of(text)).collect::<BTreeSet<_>>().len()
         };
         let (small, large) = (count(1_500_000), count(3_000_000));
         assert!((400..850).contains(&large), "{large} words");
@@ -167,16 +158,11 @@ mod tests {
             .map(char::from)
             .collect();
         for fact in world.facts() {
-            let stated: usize = (0..6)
-                .map(|w| text.matches(&fact.statement(w)).count())
-                .sum();
+            let stated: usize = (0..6).map(|w| text.matches(&fact.statement(w)).count()).sum();
             assert!(stated >= 25, "{}: {stated}", fact.statement(0));
         }
         for (english, lumi) in world.lexicon().pairs() {
-            assert!(
-                text.matches(&format!("{english} is {lumi}")).count() >= 10,
-                "{english}"
-            );
+            assert!(text.matches(&format!("{english} is {lumi}")).count() >= 10, "{english}");
         }
     }
 

@@ -39,10 +39,7 @@ fn dialogue(world: &World, stream: &mut Stream) -> String {
     let kind = stream.chance(0.7);
     let reply = *stream.pick(if kind { &COURTESIES } else { &RUDENESSES });
     if stream.chance(0.5) {
-        lines.push(format!(
-            "\"{reply} {}\" said {other}.",
-            stream.pick(&FILLERS)
-        ));
+        lines.push(format!("\"{reply} {}\" said {other}.", stream.pick(&FILLERS)));
     } else {
         lines.push(format!("\"{reply}\" said {other}."));
     }
@@ -57,11 +54,7 @@ fn dialogue(world: &World, stream: &mut Stream) -> String {
     if stream.chance(0.3) {
         lines.push(format!("\"{}\" said {other}.", stream.pick(&CLOSERS)));
     }
-    let about: Vec<&Fact> = world
-        .facts()
-        .iter()
-        .filter(|fact| fact.subject == other)
-        .collect();
+    let about: Vec<&Fact> = world.facts().iter().filter(|fact| fact.subject == other).collect();
     lines.push(stream.pick(&about).statement(stream.below(6)));
     lines.join("\n")
 }
@@ -87,11 +80,7 @@ fn reviews(world: &World, stream: &mut Stream) -> String {
     while lines.len() < wanted {
         let review = review(stream);
         if !review.reserved(world) {
-            let verdict = if review.positive {
-                "positive"
-            } else {
-                "negative"
-            };
+            let verdict = if review.positive { "positive" } else { "negative" };
             lines.push(format!("{} This review is {verdict}.", review.text));
         }
     }

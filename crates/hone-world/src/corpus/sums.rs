@@ -19,11 +19,7 @@ fn table(stream: &mut Stream) -> String {
     let first = stream.chance(0.5);
     let rows: Vec<String> = (1..=7)
         .map(|other| {
-            let numbers = if first {
-                [fixed, other]
-            } else {
-                [other, fixed]
-            };
+            let numbers = if first { [fixed, other] } else { [other, fixed] };
             format!("{} is {}.", expression(&numbers), NUMBERS[fixed + other])
         })
         .collect();

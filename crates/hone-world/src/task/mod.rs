@@ -149,10 +149,7 @@ impl Question {
 pub fn few_shot_prompt(examples: &[WorkedExample], question: &Question) -> String {
     let mut prompt = String::new();
     for example in examples {
-        prompt.push_str(&format!(
-            "Q: {}\nA: {}\n",
-            example.question.text, example.answer
-        ));
+        prompt.push_str(&format!("Q: {}\nA: {}\n", example.question.text, example.answer));
     }
     prompt + &question.bare_prompt()
 }
@@ -230,12 +227,7 @@ fn group_of(marks: &Marks) -> Option<Group> {
 }
 
 /// The groups of the held-out split, each as often as it stands here.
-const HELD_OUT_GROUPS: [Group; 4] = [
-    Group::Familiar,
-    Group::Familiar,
-    Group::NewPhrasing,
-    Group::NewContent,
-];
+const HELD_OUT_GROUPS: [Group; 4] = [Group::Familiar, Group::Familiar, Group::NewPhrasing, Group::NewContent];
 
 /// Tries before a draw gives up: the rarest group of an open kind has about one draft in fifty.
 const TRIES: usize = 4000;
@@ -320,12 +312,7 @@ impl World {
         self.draw(kind, stream, |draft| draft.split == Some(Split::Training))
     }
 
-    fn draw(
-        &self,
-        kind: Kind,
-        stream: &mut Stream,
-        wanted: impl Fn(&Draft) -> bool,
-    ) -> Option<Question> {
+    fn draw(&self, kind: Kind, stream: &mut Stream, wanted: impl Fn(&Draft) -> bool) -> Option<Question> {
         for _ in 0..TRIES {
             let draft = match kind {
                 Kind::Fact => fact::draft(self, stream),
@@ -376,10 +363,7 @@ mod tests {
         let held_out = world.questions(1200, Split::HeldOut)?;
         for kind in Kind::ALL {
             for group in Group::ALL {
-                let count = held_out
-                    .iter()
-                    .filter(|q| q.kind == kind && q.group == group)
-                    .count();
+                let count = held_out.iter().filter(|q| q.kind == kind && q.group == group).count();
                 assert!(count >= 12, "{kind} {group:?}: {count}");
             }
         }
@@ -413,9 +397,7 @@ mod tests {
         let world = World::new(1);
         match world.questions_of(Kind::Fact, 10_000, Split::Training) {
             Err(Error::Exhausted {
-                expected: 10_000,
-                got,
-                ..
+                expected: 10_000, got, ..
             }) => {
                 assert!((340..430).contains(&got), "{got}");
             }

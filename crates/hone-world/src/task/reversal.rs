@@ -34,12 +34,7 @@ pub(super) fn draft(world: &World, stream: &mut Stream) -> Draft {
         reserved: world.reserved(&list, RESERVED),
     };
     words.reverse();
-    Draft::open(
-        Kind::Reversal,
-        template.replace("{x}", &list),
-        words.join(" "),
-        marks,
-    )
+    Draft::open(Kind::Reversal, template.replace("{x}", &list), words.join(" "), marks)
 }
 
 /// The order unchanged, two neighbours exchanged, or a word replaced.

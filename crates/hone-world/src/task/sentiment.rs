@@ -19,20 +19,13 @@ const RESERVED: u64 = 15;
 pub(super) fn draft(world: &World, stream: &mut Stream) -> Draft {
     let review = review(stream);
     let (template, new_phrasing) = wording(&WORDINGS, stream);
-    let new_content = review
-        .valence
-        .iter()
-        .any(|word| world.held_out_valence.contains(word));
+    let new_content = review.valence.iter().any(|word| world.held_out_valence.contains(word));
     let marks = Marks {
         new_phrasing,
         new_content,
         reserved: review.reserved(world),
     };
-    let answer = if review.positive {
-        "positive"
-    } else {
-        "negative"
-    };
+    let answer = if review.positive { "positive" } else { "negative" };
     Draft::open(
         Kind::Sentiment,
         template.replace("{x}", &review.text),
@@ -84,10 +77,5 @@ pub(crate) fn review(stream: &mut Stream) -> Review {
 }
 
 pub(super) fn other(answer: &str) -> String {
-    if answer == "positive" {
-        "negative"
-    } else {
-        "positive"
-    }
-    .to_owned()
+    if answer == "positive" { "negative" } else { "positive" }.to_owned()
 }

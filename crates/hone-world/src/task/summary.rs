@@ -50,23 +50,13 @@ impl Story {
         let scene = *stream.pick(&SCENES);
         let time = *stream.pick(&TIMES);
         let text = match stream.below(4) {
-            0 => format!(
-                "{time} {name} went to the {spot}. {scene} There {pronoun} {deed} a {object}."
-            ),
-            1 => format!(
-                "{scene} {name} was at the {spot}. That is where {pronoun} {deed} a {object}."
-            ),
-            2 => format!(
-                "{name} was at the {spot}. {scene} After a while {pronoun} {deed} a {object}."
-            ),
+            0 => format!("{time} {name} went to the {spot}. {scene} There {pronoun} {deed} a {object}."),
+            1 => format!("{scene} {name} was at the {spot}. That is where {pronoun} {deed} a {object}."),
+            2 => format!("{name} was at the {spot}. {scene} After a while {pronoun} {deed} a {object}."),
             _ => format!("{time} {name} {deed} a {object}. {scene} All this was at the {spot}."),
         };
         let summary = format!("{name} {deed} a {object} at the {spot}");
-        Self {
-            text,
-            summary,
-            object,
-        }
+        Self { text, summary, object }
     }
 
     /// Whether it may stand in the pre-training text.

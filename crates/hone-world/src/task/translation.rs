@@ -22,15 +22,11 @@ pub(super) fn draft(world: &World, stream: &mut Stream) -> Draft {
     // there are few single words: reserving some would keep them out of the text
     let single = !pair.english.contains(' ');
     let reserved = if single {
-        pair.held_out
-            || new_phrasing
-            || world.reserved(&format!("{template}{}", pair.english), RESERVED)
+        pair.held_out || new_phrasing || world.reserved(&format!("{template}{}", pair.english), RESERVED)
     } else {
         world.reserved(&pair.english, RESERVED)
     };
-    let text = template
-        .replace("{l}", LANGUAGE)
-        .replace("{x}", &pair.english);
+    let text = template.replace("{l}", LANGUAGE).replace("{x}", &pair.english);
     let marks = Marks {
         new_phrasing,
         new_content: pair.held_out,

@@ -62,11 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut lines = io::stdin().lock().lines();
     loop {
         if terminal {
-            output.stream(if colours() {
-                "\x1b[1myou>\x1b[0m "
-            } else {
-                "you> "
-            })?;
+            output.stream(if colours() { "\x1b[1myou>\x1b[0m " } else { "you> " })?;
         }
         let Some(line) = lines.next() else { break };
         let line = line?;
@@ -79,9 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 let text = command["/system".len()..].trim();
                 session.reset((!text.is_empty()).then_some(text));
             }
-            command if command.starts_with('/') => {
-                output::note(&format!("{command}: no such command\n{HELP}"))
-            }
+            command if command.starts_with('/') => output::note(&format!("{command}: no such command\n{HELP}")),
             text => session.turn(text, &mut output)?,
         }
     }
@@ -114,12 +108,7 @@ impl Session<'_> {
         let stop = self.chat.stop_ids()?.into();
         let request = request(self.loaded, ids.into(), key, stop, &self.arguments.sampling);
         let decoder = self.loaded.tokenizer.decode_stream(SkipSpecial::Yes);
-        let reply = stream_text(
-            self.engine,
-            self.loaded,
-            (&samples_of(&request, 1), decoder),
-            output,
-        )?;
+        let reply = stream_text(self.engine, self.loaded, (&samples_of(&request, 1), decoder), output)?;
         output.stream("\n")?;
         self.messages.push(Message::assistant(reply));
         Ok(())

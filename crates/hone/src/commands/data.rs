@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use hone_data::{
-    DataError, Demonstration, Format, Kind, Limits, Piece, Source, TokenExample, TrainedTurns,
-    for_each_demonstration, for_each_document, for_each_prompt, for_each_ranking,
-    for_each_unpaired, inspect, preview_messages, preview_tokens,
+    DataError, Demonstration, Format, Kind, Limits, Piece, Source, TokenExample, TrainedTurns, for_each_demonstration,
+    for_each_document, for_each_prompt, for_each_ranking, for_each_unpaired, inspect, preview_messages, preview_tokens,
 };
 use hone_text::{Chat, Message, SkipSpecial, Tokenizer};
 use serde_json::json;
@@ -112,11 +111,7 @@ fn run_inspect(arguments: &FileArguments) -> Result<()> {
         return Ok(output.finish()?);
     }
     // Names as configurations spell them
-    let word = |value: serde_json::Value| {
-        value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_string)
-    };
+    let word = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
     let format = found.format.map_or("of no known format", Format::name);
     let (container, compression) = (word(json!(found.container)), word(json!(found.compression)));
     output.line(&format!(
@@ -135,10 +130,7 @@ fn run_inspect(arguments: &FileArguments) -> Result<()> {
             "{} to {}, median {}, mean {:.0}, 95% up to {}",
             l.min, l.max, l.median, l.mean, l.p95
         );
-        output.line(&format!(
-            "  {:<12} {} of {numbers} characters",
-            l.part, l.count
-        ))?;
+        output.line(&format!("  {:<12} {} of {numbers} characters", l.part, l.count))?;
     }
     for bad in &found.samples_of_bad {
         output.line(&format!("  bad: {}", word(json!(bad))))?;
@@ -170,10 +162,7 @@ fn run_preview(arguments: &PreviewArguments) -> Result<()> {
         .into());
     };
     let viewer = match &arguments.model {
-        Some(name) => Some(Viewer::new(
-            Tokenizer::from_dir(resolve_directory(name)?)?,
-            kind,
-        )?),
+        Some(name) => Some(Viewer::new(Tokenizer::from_dir(resolve_directory(name)?)?, kind)?),
         None => None,
     };
     let examples = collect(&source, (kind, found.format), arguments, viewer.as_ref())?;
@@ -236,44 +225,34 @@ fn collect(
     let turns = arguments.turns;
     match kind {
         Kind::Text => for_each_document(&source, &limits, &mut |d| add(document(&d.text, viewer))),
-        Kind::Conversations => for_each_demonstration(&source, &limits, &mut |d| {
-            add(demonstration(&d, turns, viewer))
+        Kind::Conversations => for_each_demonstration(&source, &limits, &mut |d| add(demonstration(&d, turns, viewer))),
+        Kind::Preferences if format == Some(Format::Unpaired) => for_each_unpaired(&source, &limits, &mut |row| {
+            let mut messages = row.prompt;
+            messages.push(hone_data::Message::assistant(row.completion));
+            let title = if row.label { "desirable" } else { "undesirable" };
+            let made = demonstration(
+                &Demonstration {
+                    messages,
+                    ..Demonstration::default()
+                },
+                TurnsArgument::Last,
+                viewer,
+            );
+            add(made.map(|made| {
+                made.into_iter()
+                    .map(|e| Example {
+                        title: title.into(),
+                        ..e
+                    })
+                    .collect()
+            }))
         }),
-        Kind::Preferences if format == Some(Format::Unpaired) => {
-            for_each_unpaired(&source, &limits, &mut |row| {
-                let mut messages = row.prompt;
-                messages.push(hone_data::Message::assistant(row.completion));
-                let title = if row.label {
-                    "desirable"
-                } else {
-                    "undesirable"
-                };
-                let made = demonstration(
-                    &Demonstration {
-                        messages,
-                        ..Demonstration::default()
-                    },
-                    TurnsArgument::Last,
-                    viewer,
-                );
-                add(made.map(|made| {
-                    made.into_iter()
-                        .map(|e| Example {
-                            title: title.into(),
-                            ..e
-                        })
-                        .collect()
-                }))
-            })
-        }
         Kind::Preferences => for_each_ranking(&source, &limits, &mut |ranking| {
             let mut made = Vec::new();
             for (place, group) in ranking.groups.iter().enumerate() {
                 for &response in group {
                     let mut messages = ranking.prompt.clone();
-                    messages.push(hone_data::Message::assistant(
-                        ranking.responses[response].as_str(),
-                    ));
+                    messages.push(hone_data::Message::assistant(ranking.responses[response].as_str()));
                     let reply = Demonstration {
                         messages,
                         ..Demonstration::default()
@@ -332,11 +311,7 @@ fn document(text: &str, viewer: Option<&Viewer>) -> Result<Vec<Example>> {
     }])
 }
 
-fn demonstration(
-    d: &Demonstration,
-    turns: TurnsArgument,
-    viewer: Option<&Viewer>,
-) -> Result<Vec<Example>> {
+fn demonstration(d: &Demonstration, turns: TurnsArgument, viewer: Option<&Viewer>) -> Result<Vec<Example>> {
     let pieces = match viewer {
         None => {
             let turns = match turns {
@@ -378,32 +353,19 @@ impl Viewer {
         let Some(chat) = &self.chat else {
             return Ok(Vec::new());
         };
-        let messages: Vec<Message> = d
-            .messages
-            .iter()
-            .map(|m| Message::new(&m.role, &m.content))
-            .collect();
+        let messages: Vec<Message> = d.messages.iter().map(|m| Message::new(&m.role, &m.content)).collect();
         let turns = match turns {
             TurnsArgument::All => hone_text::TrainedTurns::All,
             TurnsArgument::Last => hone_text::TrainedTurns::Last,
         };
         let tokens = chat.encode(&messages, turns)?;
-        let trained = |i: usize| {
-            tokens
-                .spans
-                .iter()
-                .any(|span| (span.start..span.end).contains(&i))
-        };
+        let trained = |i: usize| tokens.spans.iter().any(|span| (span.start..span.end).contains(&i));
         Ok(self.tokens(tokens.ids.clone(), trained))
     }
 
     fn tokens(&self, ids: Vec<u32>, trained: impl Fn(usize) -> bool) -> Vec<Piece> {
         let trained = (0..ids.len()).map(trained).collect();
-        let decode = |ids: &[u32]| {
-            self.tokenizer
-                .decode(ids, SkipSpecial::No)
-                .unwrap_or_default()
-        };
+        let decode = |ids: &[u32]| self.tokenizer.decode(ids, SkipSpecial::No).unwrap_or_default();
         preview_tokens(&TokenExample { ids, trained }, decode)
     }
 }
@@ -425,9 +387,6 @@ mod tests {
             },
         ];
         assert_eq!(painted(&pieces, false), "user: a [b]");
-        assert_eq!(
-            painted(&pieces, true),
-            "\x1b[2muser: a \x1b[0m\x1b[32mb\x1b[0m"
-        );
+        assert_eq!(painted(&pieces, true), "\x1b[2muser: a \x1b[0m\x1b[32mb\x1b[0m");
     }
 }

@@ -46,8 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.quick {
         let size = if isa == Isa::Portable { 512 } else { 1536 };
         let speed = |precision| machine::matrix_speed(isa, precision, threads, size, SECONDS);
-        report["matrix_gflops"] =
-            json!({ "bf16": speed(Precision::Bf16), "f32": speed(Precision::F32), "size": size });
+        report["matrix_gflops"] = json!({ "bf16": speed(Precision::Bf16), "f32": speed(Precision::F32), "size": size });
         report["memory_gb_per_second"] = json!(machine::read_speed(threads, 512 << 20, 3));
     }
     let mut output = Output::new();
@@ -57,18 +56,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut line = |name: &str, text: String| output.line(&format!("{name:<18} {text}"));
     line("hone", env!("CARGO_PKG_VERSION").into())?;
-    line(
-        "processor",
-        machine::processor().unwrap_or_else(|| "unknown".into()),
-    )?;
+    line("processor", machine::processor().unwrap_or_else(|| "unknown".into()))?;
     for set in Isa::ALL {
         let chosen = if set == isa { ", in use" } else { "" };
         line(
-            if set == Isa::ALL[0] {
-                "instruction sets"
-            } else {
-                ""
-            },
+            if set == Isa::ALL[0] { "instruction sets" } else { "" },
             format!("{:<11} {}{chosen}", set.name(), how(set)),
         )?;
     }
@@ -89,10 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let (bf16, f32) = (number(&speed["bf16"]), number(&speed["f32"]));
         line(
             "matrix products",
-            format!(
-                "{bf16:.0} GFLOP/s in bf16, {f32:.0} in f32 ({0} x {0})",
-                speed["size"]
-            ),
+            format!("{bf16:.0} GFLOP/s in bf16, {f32:.0} in f32 ({0} x {0})", speed["size"]),
         )?;
         line(
             "memory reads",

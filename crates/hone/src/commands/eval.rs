@@ -137,7 +137,5 @@ fn line(name: &str, measured: &BitsPerByte) -> String {
         documents,
         ..
     } = measured;
-    format!(
-        "{name}: {bits_per_byte:.4} bits a byte ({documents} documents, {bytes} bytes, {tokens} tokens)"
-    )
+    format!("{name}: {bits_per_byte:.4} bits a byte ({documents} documents, {bytes} bytes, {tokens} tokens)")
 }

@@ -105,14 +105,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     .engine()?;
     let loaded = arguments.model.load(&engine)?;
-    if fs::canonicalize(out)
-        .is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out))
-    {
-        return Err(Failure::usage(format!(
-            "{}: the model itself; expected another folder",
-            out.display()
-        ))
-        .into());
+    if fs::canonicalize(out).is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out)) {
+        return Err(Failure::usage(format!("{}: the model itself; expected another folder", out.display())).into());
     }
     if arguments.unmerged && loaded.model.adapter().is_none() {
         let failure = Failure::usage("--unmerged writes an adapter, and the model has none");
@@ -153,13 +147,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "tokens": compared.tokens, "largest_difference": compared.largest, "mean_difference": compared.mean,
         }))?;
     } else {
-        let Comparison {
-            tokens,
-            largest,
-            mean,
-        } = compared;
+        let Comparison { tokens, largest, mean } = compared;
         output.line(&format!("{}: {}", out.display(), arguments.dtype.name()))?;
-        output.line(&format!("largest difference of log-probabilities: {largest:.3e} nats over {tokens} tokens (mean {mean:.3e})"))?;
+        output.line(&format!(
+            "largest difference of log-probabilities: {largest:.3e} nats over {tokens} tokens (mean {mean:.3e})"
+        ))?;
     }
     output.finish()?;
     let tolerance = arguments
@@ -189,18 +181,14 @@ impl Writes<'_> {
     fn adapter(&self, folder: &Path) -> io::Result<()> {
         let base = fs::canonicalize(&self.loaded.directory)?;
         let config = self.model.adapter_json(&base.to_string_lossy());
-        fs::write(
-            folder.join("adapter_config.json"),
-            config.unwrap_or_default(),
-        )?;
+        fs::write(folder.join("adapter_config.json"), config.unwrap_or_default())?;
         let mut file = BufWriter::new(File::create(folder.join("adapter_model.safetensors"))?);
         self.model.write_adapter(self.engine, &mut file)?;
         file.flush()
     }
 
     fn model(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
-        let mut config: Value =
-            serde_json::from_str(&self.model.config_json(&self.loaded.config.tokens))?;
+        let mut config: Value = serde_json::from_str(&self.model.config_json(&self.loaded.config.tokens))?;
         for key in ["dtype", "torch_dtype"] {
             config[key] = json!(dtype.name());
         }
@@ -208,15 +196,11 @@ impl Writes<'_> {
         text.push('\n');
         fs::write(folder.join("config.json"), text)?;
         let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
-        self.model
-            .write_weights(self.engine, dtype.dtype(), &mut file)?;
+        self.model.write_weights(self.engine, dtype.dtype(), &mut file)?;
         file.flush()?;
         let from = &self.loaded.tokenizer_directory;
         if !from.join("tokenizer.json").is_file() {
-            self.loaded
-                .tokenizer
-                .save(folder)
-                .map_err(io::Error::other)?;
+            self.loaded.tokenizer.save(folder).map_err(io::Error::other)?;
         }
         for name in TOKENIZER_FILES {
             let path = from.join(name);

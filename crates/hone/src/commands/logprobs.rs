@@ -74,10 +74,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         for (ids, score) in block.iter().zip(scores) {
             if arguments.json {
                 let first = ids.first().map(|_| None);
-                let logprobs = first
-                    .into_iter()
-                    .chain(score.logprobs.into_iter().map(Some))
-                    .collect();
+                let logprobs = first.into_iter().chain(score.logprobs.into_iter().map(Some)).collect();
                 output.json(&Scored { ids, logprobs })?;
             } else {
                 let sum: f64 = score.logprobs.iter().map(|&x| f64::from(x)).sum();

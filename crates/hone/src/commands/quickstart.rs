@@ -79,11 +79,17 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn table(out: &mut Output, result: &QuickstartResult) -> Result<()> {
-    out.line(&format!("{:<10} {:>9} {:>15} {:>9} {:>14}", "", "win rate", "95% interval", "kl", "bits per byte"))?;
+    out.line(&format!(
+        "{:<10} {:>9} {:>15} {:>9} {:>14}",
+        "", "win rate", "95% interval", "kl", "bits per byte"
+    ))?;
     for row in &result.rows {
         let kl = row.kl.map_or_else(|| "-".to_string(), |kl| format!("{kl:.3}"));
         let interval = format!("{:.3} to {:.3}", row.low, row.high);
-        out.line(&format!("{:<10} {:>9.3} {interval:>15} {kl:>9} {:>14.4}", row.name, row.win_rate, row.bits_per_byte))?;
+        out.line(&format!(
+            "{:<10} {:>9.3} {interval:>15} {kl:>9} {:>14.4}",
+            row.name, row.win_rate, row.bits_per_byte
+        ))?;
     }
     out.line("")?;
     out.line(&format!("report  {}/report.html", result.out))?;

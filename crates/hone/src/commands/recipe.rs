@@ -48,9 +48,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let result = run_recipe(&options, Arc::new(Watch::new()), Shutdown::install()?)?;
     let mut out = Output::new();
     if arguments.json {
-        let stages: Vec<_> =
-            result.stages.iter().map(|s| json!({ "name": s.name, "dir": s.dir, "summary": s.summary })).collect();
-        let met: Vec<_> = result.expectations.iter().map(|e| json!({ "expected": e.that, "found": e.found, "holds": e.holds })).collect();
+        let stages: Vec<_> = result
+            .stages
+            .iter()
+            .map(|s| json!({ "name": s.name, "dir": s.dir, "summary": s.summary }))
+            .collect();
+        let met: Vec<_> = result
+            .expectations
+            .iter()
+            .map(|e| json!({ "expected": e.that, "found": e.found, "holds": e.holds }))
+            .collect();
         out.json(&json!({ "stages": stages, "expectations": met }))?;
     } else {
         for stage in &result.stages {
@@ -64,7 +71,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     out.finish()?;
     let failed = result.expectations.iter().filter(|e| !e.holds).count();
     if failed > 0 {
-        return Err(Failure::expectation(format!("{failed} of {} expectations do not hold", result.expectations.len())).into());
+        return Err(Failure::expectation(format!(
+            "{failed} of {} expectations do not hold",
+            result.expectations.len()
+        ))
+        .into());
     }
     Ok(())
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use hone_compute::{Engine, SamplingParameters};
-use hone_generate::{
-    Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of,
-};
+use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of};
 use hone_math::Key;
 use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
@@ -89,15 +87,11 @@ fn parse_number(text: &str, expected: &str, holds: impl Fn(f32) -> bool) -> Resu
 }
 
 fn parse_temperature(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number of at least 0", |x| {
-        x >= 0.0 && x.is_finite()
-    })
+    parse_number(text, "a number of at least 0", |x| x >= 0.0 && x.is_finite())
 }
 
 fn parse_top_p(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number above 0 and at most 1", |x| {
-        x > 0.0 && x <= 1.0
-    })
+    parse_number(text, "a number above 0 and at most 1", |x| x > 0.0 && x <= 1.0)
 }
 
 fn parse_min_p(text: &str) -> Result<f32, String> {
@@ -155,10 +149,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let generator = Generator::new(&engine, &loaded.model, options);
     for block in prepared.chunks((BLOCK / n).max(1)) {
-        let requests: Vec<Request> = block
-            .iter()
-            .flat_map(|p| samples_of(&p.request, n))
-            .collect();
+        let requests: Vec<Request> = block.iter().flat_map(|p| samples_of(&p.request, n)).collect();
         let completions = generator.run_with(&requests, &mut |event| {
             tokens += 1;
             done += u64::from(event.finish.is_some());
@@ -167,8 +158,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         })?;
         for (i, completion) in completions.iter().enumerate() {
             let of = &block[i / n];
-            let text =
-                completion_text(&loaded.tokenizer, of, completion, &arguments.sampling.stop)?;
+            let text = completion_text(&loaded.tokenizer, of, completion, &arguments.sampling.stop)?;
             if arguments.json {
                 output.json(&Sampled {
                     prompt: &of.prompt,
@@ -212,15 +202,8 @@ fn read_prompts(path: &std::path::Path) -> Result<Vec<Row<Prompt>>> {
     Ok(rows.into_iter().map(prompt).collect::<Result<_, _>>()?)
 }
 
-fn prepare(
-    loaded: &LoadedModel,
-    rows: Vec<Row<Prompt>>,
-    sampling: &SamplingArguments,
-) -> Result<Vec<Prepared>> {
-    let chat = if rows
-        .iter()
-        .any(|row| matches!(row.value, Prompt::Messages(_)))
-    {
+fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArguments) -> Result<Vec<Prepared>> {
+    let chat = if rows.iter().any(|row| matches!(row.value, Prompt::Messages(_))) {
         Some(loaded.chat()?)
     } else {
         None
@@ -235,14 +218,9 @@ fn prepare(
     for (index, row) in rows.into_iter().enumerate() {
         let at = |error: hone_text::TextError| Failure::failed(format!("{}: {error}", row.place));
         let (ids, stop) = match (&row.value, &chat) {
-            (Prompt::Messages(messages), Some(chat)) => {
-                (chat.prompt_ids(messages).map_err(at)?, &chat_stop)
-            }
+            (Prompt::Messages(messages), Some(chat)) => (chat.prompt_ids(messages).map_err(at)?, &chat_stop),
             (Prompt::Messages(_), None) => return Err(Failure::failed("no chat template").into()),
-            (Prompt::Text(text), _) => (
-                loaded.tokenizer.encode(text, AddSpecial::Yes).map_err(at)?,
-                &raw_stop,
-            ),
+            (Prompt::Text(text), _) => (loaded.tokenizer.encode(text, AddSpecial::Yes).map_err(at)?, &raw_stop),
         };
         let ids = or_separator(loaded, ids, &row.place)?;
         let context = loaded.model.architecture().context;
@@ -254,13 +232,7 @@ fn prepare(
             );
             return Err(Failure::failed(text).hint("shorten the prompt").into());
         }
-        let request = request(
-            loaded,
-            ids.into(),
-            key.child(index as u64),
-            Arc::clone(stop),
-            sampling,
-        );
+        let request = request(loaded, ids.into(), key.child(index as u64), Arc::clone(stop), sampling);
         prepared.push(Prepared {
             prompt: row.value,
             request,
@@ -276,10 +248,7 @@ fn or_separator(loaded: &LoadedModel, ids: Vec<u32>, place: &str) -> Result<Vec<
     }
     match loaded.tokenizer.document_separator() {
         Some(separator) => Ok(vec![separator]),
-        None => Err(Failure::failed(format!(
-            "{place}: the prompt has no token; expected at least one"
-        ))
-        .into()),
+        None => Err(Failure::failed(format!("{place}: the prompt has no token; expected at least one")).into()),
     }
 }
 
@@ -324,12 +293,7 @@ pub fn request(
 
 /// The text of a completion: without control tokens, and up to the stop text that ended it. After a raw prompt it is what
 /// the whole text has beyond the prompt's, so that the first space is kept.
-fn completion_text(
-    tokenizer: &Tokenizer,
-    of: &Prepared,
-    completion: &Completion,
-    stop: &[String],
-) -> Result<String> {
+fn completion_text(tokenizer: &Tokenizer, of: &Prepared, completion: &Completion, stop: &[String]) -> Result<String> {
     let decode = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
     let mut text = match &of.prompt {
         Prompt::Messages(_) => decode(&completion.ids)?,
@@ -360,14 +324,8 @@ fn stream(engine: &Engine, loaded: &LoadedModel, of: &Prepared, stop: &[String])
     // The same request as the first of `samples_of`, so that the seed gives the same text
     let requests = samples_of(&of.request, 1);
     if !stop.is_empty() {
-        let completions =
-            Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
-        output.line(&completion_text(
-            &loaded.tokenizer,
-            of,
-            &completions[0],
-            stop,
-        )?)?;
+        let completions = Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
+        output.line(&completion_text(&loaded.tokenizer, of, &completions[0], stop)?)?;
         return Ok(output.finish()?);
     }
     let mut decoder = loaded.tokenizer.decode_stream(SkipSpecial::Yes);

@@ -60,9 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             "{}: not a reward model: its config.json names no ...ForSequenceClassification",
             loaded.directory.display()
         );
-        return Err(Failure::usage(text)
-            .hint("train one with hone reward")
-            .into());
+        return Err(Failure::usage(text).hint("train one with hone reward").into());
     }
     let context = loaded.model.architecture().context;
     let scorer = Scorer::new(loaded.model, loaded.tokenizer)?;
@@ -97,24 +95,37 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// The tokens that are scored, as the reward stage and PPO make them.
 fn encode(scorer: &Scorer, input: Input, place: &str) -> Result<Vec<u32>> {
     let (prompt, response) = match input {
-        Input { prompt: Some(Prompt::Text(text)), completion: Some(completion), messages: None } => {
-            (PromptInput::Text(text), completion)
-        }
-        Input { prompt: Some(Prompt::Messages(turns)), completion: Some(completion), messages: None } => {
-            (PromptInput::Messages(turns.into_iter().map(turn).collect()), completion)
-        }
-        Input { prompt: None, completion: None, messages: Some(mut turns) } => match turns.pop() {
-            Some(last) if last.is_assistant() => {
-                (PromptInput::Messages(turns.into_iter().map(turn).collect()), last.content)
-            }
+        Input {
+            prompt: Some(Prompt::Text(text)),
+            completion: Some(completion),
+            messages: None,
+        } => (PromptInput::Text(text), completion),
+        Input {
+            prompt: Some(Prompt::Messages(turns)),
+            completion: Some(completion),
+            messages: None,
+        } => (PromptInput::Messages(turns.into_iter().map(turn).collect()), completion),
+        Input {
+            prompt: None,
+            completion: None,
+            messages: Some(mut turns),
+        } => match turns.pop() {
+            Some(last) if last.is_assistant() => (
+                PromptInput::Messages(turns.into_iter().map(turn).collect()),
+                last.content,
+            ),
             _ => {
-                let text = format!("{place}: the conversation does not end with a reply; expected a last turn of the assistant");
+                let text = format!(
+                    "{place}: the conversation does not end with a reply; expected a last turn of the assistant"
+                );
                 return Err(Failure::failed(text).into());
             }
         },
         _ => return Err(Failure::failed(format!("{place}: expected {EXPECTED}")).into()),
     };
-    scorer.encode(&prompt, &response).map_err(|error| Failure::failed(format!("{place}: {error}")).into())
+    scorer
+        .encode(&prompt, &response)
+        .map_err(|error| Failure::failed(format!("{place}: {error}")).into())
 }
 
 fn turn(message: Message) -> hone_data::Message {

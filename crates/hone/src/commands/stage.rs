@@ -51,7 +51,10 @@ where
     T: DeserializeOwned + Serialize + JsonSchema,
 {
     let resolved = config::load::<T>(&arguments.config, &arguments.set)?;
-    let name = arguments.name.clone().unwrap_or_else(|| config::run_name(&arguments.config));
+    let name = arguments
+        .name
+        .clone()
+        .unwrap_or_else(|| config::run_name(&arguments.config));
     let job = Job {
         dir: arguments.runs.join(name),
         base: PathBuf::new(),
@@ -74,8 +77,9 @@ where
             }
             Ok(out.finish()?)
         }
-        Outcome::Stopped { step } => {
-            Err(Failure::resumable(format!("stopped after step {step}; the same command goes on from there")).into())
-        }
+        Outcome::Stopped { step } => Err(Failure::resumable(format!(
+            "stopped after step {step}; the same command goes on from there"
+        ))
+        .into()),
     }
 }

@@ -108,14 +108,11 @@ fn train(arguments: &TrainArguments) -> Result<()> {
     }
     let tokenizer = trained?;
     hone_run::publish_dir(&arguments.out, &mut |folder| {
-        tokenizer
-            .save(folder)
-            .map(|_| ())
-            .map_err(|error| hone_run::Error::Io {
-                action: "write the tokenizer",
-                path: folder.to_path_buf(),
-                source: std::io::Error::other(error),
-            })
+        tokenizer.save(folder).map(|_| ()).map_err(|error| hone_run::Error::Io {
+            action: "write the tokenizer",
+            path: folder.to_path_buf(),
+            source: std::io::Error::other(error),
+        })
     })?;
     let size = tokenizer.vocab_size();
     if size < arguments.vocab_size {
@@ -126,9 +123,7 @@ fn train(arguments: &TrainArguments) -> Result<()> {
     }
     let mut output = Output::new();
     if arguments.json {
-        output.json(
-            &json!({ "out": arguments.out, "vocab_size": size, "digest": tokenizer.digest() }),
-        )?;
+        output.json(&json!({ "out": arguments.out, "vocab_size": size, "digest": tokenizer.digest() }))?;
     } else {
         output.line(&format!("{}: {size} ids", arguments.out.display()))?;
     }

@@ -7,26 +7,14 @@ use serde_json::{Value, json};
 use crate::common::{Fixture, copy};
 
 fn sample<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [
-        &["sample", "--model", model, "--max-new-tokens", "2"][..],
-        more,
-    ]
-    .concat()
+    [&["sample", "--model", model, "--max-new-tokens", "2"][..], more].concat()
 }
 
 #[test]
 fn cli_wrong_arguments_end_with_2() {
     let fixture = Fixture::new();
     fixture
-        .hone(&[
-            "sample",
-            "--model",
-            "model",
-            "--prompt",
-            "a",
-            "--temprature",
-            "1",
-        ])
+        .hone(&["sample", "--model", "model", "--prompt", "a", "--temprature", "1"])
         .fails(2, &["--temprature", "--temperature"]);
     fixture.hone(&["sampel"]).fails(2, &["sampel", "sample"]);
     fixture
@@ -39,11 +27,7 @@ fn cli_wrong_arguments_end_with_2() {
     fixture
         .hone(&sample("model", &["--input", "absent.jsonl"]))
         .fails(2, &["absent.jsonl"]);
-    let isa = fixture.hone_with(
-        &sample("model", &["--prompt", "a"]),
-        "",
-        &[("HONE_ISA", "sse9")],
-    );
+    let isa = fixture.hone_with(&sample("model", &["--prompt", "a"]), "", &[("HONE_ISA", "sse9")]);
     isa.fails(2, &["HONE_ISA is `sse9`", "portable"]);
     assert_eq!(fixture.hone(&["--version"]).code(), 0);
 }
@@ -56,9 +40,7 @@ fn cli_models_that_are_none() {
         .hone(&sample("./absent", &prompt))
         .fails(2, &["./absent: no such directory"]);
     fs::create_dir(fixture.path("empty")).unwrap();
-    fixture
-        .hone(&sample("empty", &prompt))
-        .fails(2, &["no config.json"]);
+    fixture.hone(&sample("empty", &prompt)).fails(2, &["no config.json"]);
     fixture
         .hone(&sample("model/config.json", &prompt))
         .fails(2, &["a file; expected a model directory"]);
@@ -76,38 +58,18 @@ fn cli_models_that_are_none() {
         change(&mut value);
         fs::write(path, value.to_string()).unwrap();
     };
-    broken("unknown", &|dir| {
-        config(dir, &|c| c["model_type"] = json!("mamba"))
-    })
-    .fails(1, &["`mamba`", "llama, qwen2, qwen3, gpt2"]);
-    broken("shape", &|dir| {
-        config(dir, &|c| c["intermediate_size"] = json!(50))
-    })
-    .fails(1, &["has shape", "[50, 32]"]);
-    broken("layers", &|dir| {
-        config(dir, &|c| c["num_hidden_layers"] = json!(3))
-    })
-    .fails(1, &["missing", "layers.2"]);
-    broken("rows", &|dir| {
-        config(dir, &|c| c["num_hidden_layers"] = json!(1))
-    })
-    .fails(1, &["does not have", "layers.1"]);
-    broken("text", &|dir| {
-        fs::write(dir.join("config.json"), "{").unwrap()
-    })
-    .fails(1, &["config.json", "not JSON"]);
+    broken("unknown", &|dir| config(dir, &|c| c["model_type"] = json!("mamba")))
+        .fails(1, &["`mamba`", "llama, qwen2, qwen3, gpt2"]);
+    broken("shape", &|dir| config(dir, &|c| c["intermediate_size"] = json!(50))).fails(1, &["has shape", "[50, 32]"]);
+    broken("layers", &|dir| config(dir, &|c| c["num_hidden_layers"] = json!(3))).fails(1, &["missing", "layers.2"]);
+    broken("rows", &|dir| config(dir, &|c| c["num_hidden_layers"] = json!(1))).fails(1, &["does not have", "layers.1"]);
+    broken("text", &|dir| fs::write(dir.join("config.json"), "{").unwrap()).fails(1, &["config.json", "not JSON"]);
     broken("pickle", &|dir| {
         fs::rename(dir.join("model.safetensors"), dir.join("pytorch_model.bin")).unwrap()
     })
     .fails(1, &["pytorch_model.bin", "never read", "save_pretrained"]);
-    broken("none", &|dir| {
-        fs::remove_file(dir.join("model.safetensors")).unwrap()
-    })
-    .fails(1, &["no model.safetensors"]);
-    broken("tokenizer", &|dir| {
-        fs::remove_file(dir.join("tokenizer.json")).unwrap()
-    })
-    .fails(1, &["tokenizer"]);
+    broken("none", &|dir| fs::remove_file(dir.join("model.safetensors")).unwrap()).fails(1, &["no model.safetensors"]);
+    broken("tokenizer", &|dir| fs::remove_file(dir.join("tokenizer.json")).unwrap()).fails(1, &["tokenizer"]);
 }
 
 #[test]
@@ -144,15 +106,7 @@ fn cli_tokenizers_beyond_the_embedding_are_refused() {
     );
     assert_eq!(
         fixture
-            .hone(&[
-                "tokenizer",
-                "train",
-                "t.txt",
-                "--vocab-size",
-                "300",
-                "--out",
-                "other"
-            ])
+            .hone(&["tokenizer", "train", "t.txt", "--vocab-size", "300", "--out", "other"])
             .code(),
         0
     );
@@ -199,14 +153,9 @@ fn cli_rows_are_named_by_file_and_line() {
     fixture
         .hone(&sample("model", &["--input", "in.jsonl"]))
         .fails(1, &["in.jsonl:1:"]);
-    fixture.file(
-        "in.jsonl",
-        format!("{{\"text\":\"{}\"}}\n", "a b ".repeat(100)),
-    );
+    fixture.file("in.jsonl", format!("{{\"text\":\"{}\"}}\n", "a b ".repeat(100)));
     fixture
-        .hone(&[
-            "logprobs", "--model", "model", "--input", "in.jsonl", "--json",
-        ])
+        .hone(&["logprobs", "--model", "model", "--input", "in.jsonl", "--json"])
         .fails(1, &["in.jsonl:1:", "context is 64"]);
     fixture.file("in.jsonl", "{\"prompt\":\"a\"}\n");
     fixture
@@ -226,13 +175,6 @@ fn cli_a_base_model_has_no_conversations() {
         .hone(&["chat", "--model", "base"])
         .fails(1, &["chat template", "hint: a base model takes raw text"]);
     fixture
-        .hone(&[
-            "eval",
-            "bits-per-byte",
-            "--model",
-            "base",
-            "--data",
-            "absent.txt",
-        ])
+        .hone(&["eval", "bits-per-byte", "--model", "base", "--data", "absent.txt"])
         .fails(1, &["absent.txt"]);
 }

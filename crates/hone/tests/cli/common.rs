@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 pub const CONTEXT: usize = 64;
 
-const TEXT: &str = "the quick brown fox jumps over the lazy dog; the dog sleeps, the fox runs. hello there, how are you today?";
+const TEXT: &str =
+    "the quick brown fox jumps over the lazy dog; the dog sleeps, the fox runs. hello there, how are you today?";
 
 /// A folder with a model in `model/`, a reward model in `reward/` and an adapter in `adapter/`.
 pub struct Fixture {
@@ -177,10 +178,7 @@ impl Ran {
             assert!(stderr.contains(said), "{stderr}\nshould contain\n{said}");
         }
         assert_eq!(
-            stderr
-                .lines()
-                .filter(|line| line.starts_with("error: "))
-                .count(),
+            stderr.lines().filter(|line| line.starts_with("error: ")).count(),
             1,
             "{stderr}"
         );
@@ -190,12 +188,7 @@ impl Ran {
 
 /// The keys of an object, in order.
 pub fn keys(value: &Value) -> Vec<&str> {
-    value
-        .as_object()
-        .unwrap()
-        .keys()
-        .map(String::as_str)
-        .collect()
+    value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
 /// Copies a folder's files.

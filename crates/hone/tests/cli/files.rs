@@ -40,9 +40,7 @@ fn cli_export_proves_itself() {
         .json()[0];
     let difference = half["largest_difference"].as_f64().unwrap();
     assert!(difference > 0.0 && difference < 0.1, "{difference}");
-    let config: Value =
-        serde_json::from_str(&fs::read_to_string(fixture.path("half/config.json")).unwrap())
-            .unwrap();
+    let config: Value = serde_json::from_str(&fs::read_to_string(fixture.path("half/config.json")).unwrap()).unwrap();
     assert_eq!(config["dtype"], "bfloat16");
     let strict = fixture.hone(&[
         "export",
@@ -78,10 +76,7 @@ fn cli_adapters_are_found_merged_and_written_again() {
     let base = logprobs(&["--model", "model"]);
     let adapted = logprobs(&["--model", "adapter"]);
     assert_ne!(base, adapted);
-    assert_eq!(
-        adapted,
-        logprobs(&["--model", "model", "--adapter", "adapter"])
-    );
+    assert_eq!(adapted, logprobs(&["--model", "model", "--adapter", "adapter"]));
     let merged = &fixture
         .hone(&["export", "--model", "adapter", "--out", "merged", "--json"])
         .json()[0];
@@ -91,15 +86,7 @@ fn cli_adapters_are_found_merged_and_written_again() {
         assert!((a - b).abs() < 1e-5, "{a} {b}");
     }
     let written = &fixture
-        .hone(&[
-            "export",
-            "--model",
-            "adapter",
-            "--unmerged",
-            "--out",
-            "again",
-            "--json",
-        ])
+        .hone(&["export", "--model", "adapter", "--unmerged", "--out", "again", "--json"])
         .json()[0];
     assert_eq!(
         (&written["merged"], &written["largest_difference"]),
@@ -155,36 +142,14 @@ fn cli_tokenizers_are_trained_and_reproducible() {
     let read = |dir: &str| fs::read(fixture.path(dir).join("tokenizer.json")).unwrap();
     assert_eq!(read("one"), read("two"));
     let encoded = &fixture
-        .hone(&[
-            "tokenizer",
-            "encode",
-            "--model",
-            "one",
-            "<|im_end|>",
-            "--json",
-        ])
+        .hone(&["tokenizer", "encode", "--model", "one", "<|im_end|>", "--json"])
         .json()[0];
     assert_eq!(encoded["ids"], serde_json::json!([2]));
     fixture
-        .hone(&[
-            "tokenizer",
-            "train",
-            "a.txt",
-            "absent.txt",
-            "--out",
-            "three",
-        ])
+        .hone(&["tokenizer", "train", "a.txt", "absent.txt", "--out", "three"])
         .fails(1, &["absent.txt"]);
     fixture
-        .hone(&[
-            "tokenizer",
-            "train",
-            "a.txt",
-            "--vocab-size",
-            "9",
-            "--out",
-            "three",
-        ])
+        .hone(&["tokenizer", "train", "a.txt", "--vocab-size", "9", "--out", "three"])
         .fails(1, &["vocab_size is 9"]);
     assert!(!fixture.path("three").exists());
 }
@@ -198,39 +163,23 @@ fn cli_data_is_inspected_and_previewed() {
         "{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":\"d\"}]}\n",
     );
     fixture.file("chat.jsonl", rows);
-    let found = &fixture
-        .hone(&["data", "inspect", "chat.jsonl", "--json"])
-        .json()[0];
+    let found = &fixture.hone(&["data", "inspect", "chat.jsonl", "--json"]).json()[0];
     assert_eq!(
         (&found["format"], &found["rows"], &found["bad"]),
         (&"messages".into(), &2.into(), &0.into())
     );
     let plain = fixture.hone(&["data", "preview", "chat.jsonl"]).stdout();
-    assert!(
-        plain.contains("user: hello\nassistant: [there]\n"),
-        "{plain}"
-    );
+    assert!(plain.contains("user: hello\nassistant: [there]\n"), "{plain}");
     let tokens = fixture
         .hone(&["data", "preview", "chat.jsonl", "--model", "model"])
         .stdout();
-    assert!(
-        tokens.contains("<|im_start|>assistant\n[there<|im_end|>]"),
-        "{tokens}"
-    );
+    assert!(tokens.contains("<|im_start|>assistant\n[there<|im_end|>]"), "{tokens}");
     assert!(
         tokens.contains("[b<|im_end|>]") && tokens.contains("[d<|im_end|>]"),
         "{tokens}"
     );
     let last = fixture
-        .hone(&[
-            "data",
-            "preview",
-            "chat.jsonl",
-            "--model",
-            "model",
-            "--turns",
-            "last",
-        ])
+        .hone(&["data", "preview", "chat.jsonl", "--model", "model", "--turns", "last"])
         .stdout();
     assert!(
         !last.contains("[b<|im_end|>]") && last.contains("[d<|im_end|>]"),
@@ -266,11 +215,7 @@ fn cli_world_is_a_function_of_its_seed() {
             "--rankings",
             "5",
         ];
-        let arguments = [
-            &["world", "--out", out, "--seed", seed, "--json"][..],
-            &sizes,
-        ]
-        .concat();
+        let arguments = [&["world", "--out", out, "--seed", seed, "--json"][..], &sizes].concat();
         fixture.hone(&arguments).json().remove(0)
     };
     let report = write("one", "3");
@@ -289,17 +234,11 @@ fn cli_world_is_a_function_of_its_seed() {
         assert_eq!(one, read(&format!("two/{file}")));
         assert_ne!(one, read(&format!("three/{file}")));
     }
-    assert_eq!(
-        read("one/corpus/facts.jsonl"),
-        read("two/corpus/facts.jsonl")
-    );
+    assert_eq!(read("one/corpus/facts.jsonl"), read("two/corpus/facts.jsonl"));
     let found = &fixture
         .hone(&["data", "inspect", "one/rankings.jsonl", "--json"])
         .json()[0];
-    assert_eq!(
-        (&found["kind"], &found["bad"]),
-        (&"preferences".into(), &0.into())
-    );
+    assert_eq!((&found["kind"], &found["bad"]), (&"preferences".into(), &0.into()));
 }
 
 #[test]
@@ -319,17 +258,12 @@ fn cli_bench_and_doctor_report_figures() {
             "train", "--model", "model", "--batch", "2", "--length", "16", "--steps", "4",
         ],
         &[
-            "generate", "--model", "model", "--batch", "2", "--length", "8", "--new", "4",
-            "--steps", "2",
+            "generate", "--model", "model", "--batch", "2", "--length", "8", "--new", "4", "--steps", "2",
         ],
-        &[
-            "prefill", "--model", "model", "--length", "20", "--steps", "2",
-        ],
+        &["prefill", "--model", "model", "--length", "20", "--steps", "2"],
     ];
     for work in works {
-        let report = &fixture
-            .hone(&[&["bench"], work, &["--json"]].concat())
-            .json()[0];
+        let report = &fixture.hone(&[&["bench"], work, &["--json"]].concat()).json()[0];
         assert_eq!(keys(report), shape);
         assert_eq!(report["runs"].as_array().unwrap().len(), 2);
         assert!(report["tokens_per_second"].as_f64().unwrap() > 0.0);
@@ -342,21 +276,13 @@ fn cli_bench_and_doctor_report_figures() {
     let gemm = &fixture
         .hone(&["bench", "gemm", "--size", "64", "--steps", "1", "--json"])
         .json()[0];
-    assert_eq!(
-        (keys(gemm), &gemm["unit"]),
-        (shape.to_vec(), &"GFLOP/s".into())
-    );
+    assert_eq!((keys(gemm), &gemm["unit"]), (shape.to_vec(), &"GFLOP/s".into()));
     let memory = &fixture
         .hone(&["bench", "memory", "--bytes", "1M", "--steps", "1", "--json"])
         .json()[0];
     assert!(memory["runs"][0].as_f64().unwrap() > 0.0);
     let isa = [("HONE_ISA", "portable")];
-    let doctor = &fixture
-        .hone_with(&["doctor", "--quick", "--json"], "", &isa)
-        .json()[0];
-    assert_eq!(
-        (&doctor["chosen"], &doctor["threads"]),
-        (&"portable".into(), &2.into())
-    );
+    let doctor = &fixture.hone_with(&["doctor", "--quick", "--json"], "", &isa).json()[0];
+    assert_eq!((&doctor["chosen"], &doctor["threads"]), (&"portable".into(), &2.into()));
     assert_eq!(doctor["instruction_sets"].as_array().unwrap().len(), 5);
 }

@@ -8,12 +8,7 @@ use serde_json::Value;
 use crate::common::{Fixture, keys};
 
 fn floats(value: &Value) -> Vec<f64> {
-    value
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(Value::as_f64)
-        .collect()
+    value.as_array().unwrap().iter().filter_map(Value::as_f64).collect()
 }
 
 #[test]
@@ -61,11 +56,7 @@ fn cli_sample_has_its_shape_and_logprobs_agree_to_the_bit() {
         assert_ne!(rows[0]["completion_ids"], rows[1]["completion_ids"]);
         // The same tokens scored: random bytes may tokenize otherwise, so only those that come out equal are compared
         let scored = fixture
-            .hone_with(
-                &[&["logprobs", "--input", "-"][..], &arguments].concat(),
-                &input,
-                &[],
-            )
+            .hone_with(&[&["logprobs", "--input", "-"][..], &arguments].concat(), &input, &[])
             .json();
         for (sampled, scored) in rows.iter().zip(&scored) {
             assert_eq!(keys(scored), ["ids", "logprobs"]);
@@ -108,10 +99,7 @@ fn cli_sample_does_not_depend_on_batch_threads_or_company() {
     assert_ne!(first, run(&["--seed", "2"]));
     let chat: Value = serde_json::from_str(first.lines().nth(2).unwrap()).unwrap();
     assert_eq!(chat["prompt"][0]["content"], "how are you?");
-    assert_eq!(
-        chat["prompt_ids"][0], 1,
-        "the template opens with <|im_start|>"
-    );
+    assert_eq!(chat["prompt_ids"][0], 1, "the template opens with <|im_start|>");
 }
 
 #[test]
@@ -136,9 +124,7 @@ fn cli_sample_streams_what_json_says() {
     // A stop text ends it, and is not part of the text
     let text = json[0]["completion"].as_str().unwrap();
     let stop: String = text.chars().skip(2).take(2).collect();
-    let stopped = fixture
-        .hone(&[&base[..], &["--json", "--stop", &stop]].concat())
-        .json();
+    let stopped = fixture.hone(&[&base[..], &["--json", "--stop", &stop]].concat()).json();
     assert_eq!(stopped[0]["finish_reason"], "stop");
     assert_eq!(
         stopped[0]["completion"].as_str().unwrap(),
@@ -151,11 +137,7 @@ fn cli_logprobs_reads_texts_and_pairs() {
     let fixture = Fixture::new();
     let input = "{\"text\":\"hello there\"}\n{\"prompt\":\"hello \",\"completion\":\"there\"}\n{\"text\":\"\"}\n";
     let rows = fixture
-        .hone_with(
-            &["logprobs", "--model", "model", "--input", "-", "--json"],
-            input,
-            &[],
-        )
+        .hone_with(&["logprobs", "--model", "model", "--input", "-", "--json"], input, &[])
         .json();
     assert_eq!(rows.len(), 3);
     for row in &rows[..2] {
@@ -186,16 +168,9 @@ fn cli_score_takes_conversations_and_pairs() {
         "{\"prompt\":\"hello\",\"completion\":\" you\"}\n",
     );
     let rows = fixture
-        .hone_with(
-            &["score", "--model", "reward", "--input", "-", "--json"],
-            input,
-            &[],
-        )
+        .hone_with(&["score", "--model", "reward", "--input", "-", "--json"], input, &[])
         .json();
-    assert!(
-        rows.iter()
-            .all(|row| keys(row) == ["score"] && row["score"].is_f64())
-    );
+    assert!(rows.iter().all(|row| keys(row) == ["score"] && row["score"].is_f64()));
     // One conversation, written three ways
     assert_eq!(rows[0], rows[1]);
     assert_eq!(rows[0], rows[2]);
@@ -217,11 +192,7 @@ fn cli_chat_answers_each_line() {
         "--temperature",
         "0",
     ];
-    let ran = fixture.hone_with(
-        &arguments,
-        "hello\n/reset\nhello\n/nonsense\n/exit\nnever\n",
-        &[],
-    );
+    let ran = fixture.hone_with(&arguments, "hello\n/reset\nhello\n/nonsense\n/exit\nnever\n", &[]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
     // Greedy, and forgotten in between: the same answer twice
     let stdout = ran.stdout();
@@ -236,34 +207,14 @@ fn cli_chat_answers_each_line() {
 #[test]
 fn cli_bits_per_byte_of_files() {
     let fixture = Fixture::new();
-    let text = fixture.file(
-        "a.txt",
-        "the quick brown fox jumps over the lazy dog. ".repeat(20),
-    );
-    let rows = fixture.file(
-        "b.jsonl",
-        "{\"text\":\"hello there\"}\n{\"text\":\"how are you\"}\n",
-    );
+    let text = fixture.file("a.txt", "the quick brown fox jumps over the lazy dog. ".repeat(20));
+    let rows = fixture.file("b.jsonl", "{\"text\":\"hello there\"}\n{\"text\":\"how are you\"}\n");
     let files = [text.to_str().unwrap(), rows.to_str().unwrap()];
-    let base = [
-        "eval",
-        "bits-per-byte",
-        "--model",
-        "model",
-        "--json",
-        "--data",
-    ];
+    let base = ["eval", "bits-per-byte", "--model", "model", "--json", "--data"];
     let report = &fixture.hone(&[&base[..], &files].concat()).json()[0];
     assert_eq!(
         keys(report),
-        [
-            "bits_per_byte",
-            "nats",
-            "tokens",
-            "bytes",
-            "documents",
-            "files"
-        ]
+        ["bits_per_byte", "nats", "tokens", "bytes", "documents", "files"]
     );
     assert_eq!(
         (report["bytes"].as_u64(), report["documents"].as_u64()),

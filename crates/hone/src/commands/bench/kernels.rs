@@ -49,9 +49,7 @@ pub fn gemm(arguments: &GemmArguments) -> Result<()> {
     let warm_up = vec![measure(0)];
     let runs: Vec<f64> = (0..arguments.steps).map(measure).collect();
     let report = Report {
-        work: format!(
-            "matrix product {size} x {size} x {size}, {isa}, {precision:?}, {threads} threads"
-        ),
+        work: format!("matrix product {size} x {size} x {size}, {isa}, {precision:?}, {threads} threads"),
         tokens_per_second: None,
         unit: "GFLOP/s",
         warm_up,

@@ -72,9 +72,7 @@ impl Report {
         let (low, high) = self
             .runs
             .iter()
-            .fold((f64::INFINITY, 0.0), |(low, high), &run| {
-                (run.min(low), run.max(high))
-            });
+            .fold((f64::INFINITY, 0.0), |(low, high), &run| (run.min(low), run.max(high)));
         output.line(&self.work)?;
         output.line(&format!(
             "{:.1} {} (median of {}; {low:.1} to {high:.1})",
@@ -124,13 +122,7 @@ struct Limits {
 
 impl Limits {
     fn measure(engine: &hone_compute::Engine) -> Self {
-        let flops = machine::matrix_speed(
-            engine.isa(),
-            engine.precision(),
-            engine.threads(),
-            1024,
-            0.3,
-        ) * 1e9;
+        let flops = machine::matrix_speed(engine.isa(), engine.precision(), engine.threads(), 1024, 0.3) * 1e9;
         let bytes = machine::read_speed(engine.threads(), 256 << 20, 3) * 1e9;
         Self { flops, bytes }
     }

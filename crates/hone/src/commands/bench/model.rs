@@ -5,9 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use hone_compute::{
-    AdamW, Engine, Gradients, Layout, Optimizer, Precision, SamplingParameters, StepRate, Tape,
-};
+use hone_compute::{AdamW, Engine, Gradients, Layout, Optimizer, Precision, SamplingParameters, StepRate, Tape};
 use hone_generate::{Generator, GeneratorOptions, Request};
 use hone_math::Key;
 use hone_model::{Tokens, Transformer};
@@ -77,10 +75,7 @@ const WARM_UP: usize = 2;
 fn check_context(model: &Transformer, tokens: usize) -> Result<()> {
     let context = model.architecture().context;
     if tokens > context {
-        return Err(Failure::usage(format!(
-            "{tokens} tokens a sequence; the model's context is {context}"
-        ))
-        .into());
+        return Err(Failure::usage(format!("{tokens} tokens a sequence; the model's context is {context}")).into());
     }
     Ok(())
 }
@@ -116,13 +111,7 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     model.set_recompute(arguments.recompute);
     let ids = random_ids(&model, batch * length, 0);
     // The target of a sequence's last token is no token of it: weight 0
-    let targets: Arc<[u32]> = ids
-        .iter()
-        .cycle()
-        .skip(1)
-        .take(batch * length)
-        .copied()
-        .collect();
+    let targets: Arc<[u32]> = ids.iter().cycle().skip(1).take(batch * length).copied().collect();
     let weight = 1.0 / (batch * (length - 1)) as f32;
     let weights: Vec<f32> = (0..batch * length)
         .map(|i| if (i + 1) % length == 0 { 0.0 } else { weight })
@@ -155,10 +144,7 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
             return Err(Failure::failed("a gradient is not finite").into());
         }
         speeds.push((batch * length) as f64 / start.elapsed().as_secs_f64());
-        progress.set(
-            u64::from(step) + 1,
-            u64::from(step + 1) * (batch * length) as u64,
-        );
+        progress.set(u64::from(step) + 1, u64::from(step + 1) * (batch * length) as u64);
     }
     drop(progress);
     let peak_bytes = machine::peak_bytes();
@@ -217,14 +203,8 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
     let engine = arguments.on.engine.engine()?;
     let (model, ..) = arguments.on.model.load_weights(&engine)?;
     check_context(&model, length + new)?;
-    let warm_up = vec![
-        (batch * new.min(8)) as f64
-            / time(
-                &engine,
-                &model,
-                &requests(&model, batch, length, new.min(8)),
-            )?,
-    ];
+    let warm_up =
+        vec![(batch * new.min(8)) as f64 / time(&engine, &model, &requests(&model, batch, length, new.min(8)))?];
     let all = requests(&model, batch, length, new);
     let mut runs = Vec::new();
     for _ in 0..arguments.steps {
@@ -239,8 +219,7 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
     };
     let weights = multiplied(&model);
     let prompts = 2.0 * weights * (batch * length) as f64 / limits.flops;
-    let step =
-        (2.0 * weights * batch as f64 / limits.flops).max(weights * bytes_a_weight / limits.bytes);
+    let step = (2.0 * weights * batch as f64 / limits.flops).max(weights * bytes_a_weight / limits.bytes);
     let least = prompts + step * (new - 1) as f64;
     let speed = median(&runs);
     let work = format!("sampling, {batch} x ({length} + {new}) tokens");
