@@ -108,7 +108,7 @@ impl Job {
             Opened::Fresh(run) => Start::Go(Box::new(Started { run, checkpoint: None })),
             Opened::Resumed { run, checkpoint } => {
                 self.message(format!("resuming after step {}", checkpoint.step()));
-                Start::Go(Box::new(Started { run, checkpoint: Some(checkpoint) }))
+                Start::Go(Box::new(Started { run, checkpoint: Some(*checkpoint) }))
             }
         })
     }

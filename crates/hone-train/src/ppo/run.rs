@@ -215,7 +215,7 @@ impl Stage {
     }
 
     /// The pre-training windows of an update, one list an optimiser step.
-    fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<(&'a PtxSection, Vec<Vec<Window<'a>>>)>> {
+    fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<PtxWindows<'a>>> {
         let (Some(section), Some((corpus, order))) = (&c.ptx, &self.ptx) else { return Ok(None) };
         let steps = (c.ppo.ppo_epochs * (c.ppo.rollout_batch / c.ppo.minibatch)) as u64;
         let lists: Result<Vec<_>> =
@@ -223,6 +223,9 @@ impl Stage {
         Ok(Some((section, lists?)))
     }
 }
+
+/// The pre-training windows of an update, one list an optimiser step, and the section that asks for them.
+type PtxWindows<'a> = (&'a PtxSection, Vec<Vec<Window<'a>>>);
 
 fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
     if ptx.windows == 0 {
