@@ -2,9 +2,9 @@
 
 use std::any::Any;
 
+use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::rope::RopeTable;
 use crate::sampling::{Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
@@ -125,7 +125,13 @@ pub(crate) trait Backend: Send + Sync {
     fn scale(&self, y: &mut Tensor, factor: f32);
     fn sum_of_squares(&self, x: &Tensor) -> f64;
     fn exponential_average(&self, average: &mut Tensor, value: &Tensor, decay: f64);
-    fn adamw_step(&self, step: &AdamWStep, parameter: &mut Tensor, gradient: &Tensor, moments: (&mut Tensor, &mut Tensor));
+    fn adamw_step(
+        &self,
+        step: &AdamWStep,
+        parameter: &mut Tensor,
+        gradient: &Tensor,
+        moments: (&mut Tensor, &mut Tensor),
+    );
 
     // Products. A weight is [out, in].
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
@@ -150,7 +156,14 @@ pub(crate) trait Backend: Send + Sync {
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> (Tensor, NormStatistics);
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f32) -> (Tensor, NormStatistics);
     /// Adds to what `into` holds.
-    fn norm_backward(&self, x: &Tensor, weight: &Tensor, statistics: &NormStatistics, dy: &Tensor, into: NormGradients<'_>);
+    fn norm_backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        statistics: &NormStatistics,
+        dy: &Tensor,
+        into: NormGradients<'_>,
+    );
     fn rotate(&self, x: &mut Tensor, rotation: &Rotation<'_>);
     fn activate(&self, kind: Activation, x: &Tensor) -> Tensor;
     fn activate_backward(&self, kind: Activation, x: &Tensor, dy: &Tensor) -> Tensor;
@@ -172,9 +185,25 @@ pub(crate) trait Backend: Send + Sync {
 
     // The vocabulary, in chunks: no [n, v] array outlives a block of rows.
     fn token_statistics(&self, vocabulary: &Vocabulary<'_>) -> TokenStatistics;
-    fn token_statistics_backward(&self, vocabulary: &Vocabulary<'_>, upstream: &VocabularyUpstream<'_>, into: VocabularyGradients<'_>);
+    fn token_statistics_backward(
+        &self,
+        vocabulary: &Vocabulary<'_>,
+        upstream: &VocabularyUpstream<'_>,
+        into: VocabularyGradients<'_>,
+    );
     /// Statistics, and the gradients of `sum of weights[i] * logprob[i]`, in one pass.
-    fn weighted_logprobs(&self, vocabulary: &Vocabulary<'_>, weights: &[f32], into: VocabularyGradients<'_>) -> TokenStatistics;
+    fn weighted_logprobs(
+        &self,
+        vocabulary: &Vocabulary<'_>,
+        weights: &[f32],
+        into: VocabularyGradients<'_>,
+    ) -> TokenStatistics;
     /// One token a row of `hidden`, with its log-probability.
-    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, (usize, SamplingError)>;
+    fn sample(
+        &self,
+        hidden: &Tensor,
+        forward: &Packed,
+        size: usize,
+        rows: &[SampleRow],
+    ) -> Result<Vec<Choice>, (usize, SamplingError)>;
 }

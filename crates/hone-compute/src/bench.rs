@@ -29,11 +29,7 @@ impl MatrixProduct {
     pub fn measure(&self, seconds: f64) -> f64 {
         let Self { m, k, n, .. } = *self;
         let cpu = Cpu::new(self.isa, self.precision, self.threads);
-        let numbers = |count: usize| -> Vec<f32> {
-            (0..count)
-                .map(|i| (i % 251) as f32 / 128.0 - 0.977)
-                .collect()
-        };
+        let numbers = |count: usize| -> Vec<f32> { (0..count).map(|i| (i % 251) as f32 / 128.0 - 0.977).collect() };
         let (left, right) = (numbers(k * m), numbers(k * n));
         let (mut a, mut b) = (LeftMatrix::new(), RightMatrix::new());
         a.pack_transposed(&cpu, &left, m, k);

@@ -21,7 +21,11 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { isa: None, precision: Precision::Bf16, threads: None }
+        Self {
+            isa: None,
+            precision: Precision::Bf16,
+            threads: None,
+        }
     }
 }
 
@@ -41,7 +45,10 @@ impl Engine {
         let isa = match options.isa {
             Some(isa) if !isa.runs_here() => {
                 let available: Vec<_> = Isa::all_here().into_iter().map(Isa::name).collect();
-                return Err(IsaError::Unavailable { got: isa, available: available.join(", ") });
+                return Err(IsaError::Unavailable {
+                    got: isa,
+                    available: available.join(", "),
+                });
             }
             Some(isa) => isa,
             None => Isa::from_environment()?,
@@ -50,7 +57,9 @@ impl Engine {
             Some(threads) => threads.max(1),
             None => threads_named(std::env::var_os("HONE_THREADS").as_deref())?.unwrap_or_else(cores),
         };
-        Ok(Self { backend: Arc::new(CpuBackend::new(isa, options.precision, threads)) })
+        Ok(Self {
+            backend: Arc::new(CpuBackend::new(isa, options.precision, threads)),
+        })
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -121,9 +130,16 @@ impl Engine {
 
 /// The number of threads that the value of `HONE_THREADS` asks for; none where it is unset or empty.
 fn threads_named(value: Option<&OsStr>) -> Result<Option<usize>, IsaError> {
-    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
-    let threads = value.to_str().and_then(|text| text.parse().ok()).filter(|threads| (1..=MOST_THREADS).contains(threads));
-    threads.map(Some).ok_or_else(|| IsaError::Threads { got: value.to_string_lossy().into_owned() })
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let threads = value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|threads| (1..=MOST_THREADS).contains(threads));
+    threads.map(Some).ok_or_else(|| IsaError::Threads {
+        got: value.to_string_lossy().into_owned(),
+    })
 }
 
 fn cores() -> usize {
@@ -145,6 +161,9 @@ mod tests {
             assert_eq!(named(bad), Err(IsaError::Threads { got: bad.to_owned() }), "{bad}");
         }
         let message = named("two").unwrap_err().to_string();
-        assert_eq!(message, "HONE_THREADS is `two`; expected a number from 1 to 4096, or nothing for one a core");
+        assert_eq!(
+            message,
+            "HONE_THREADS is `two`; expected a number from 1 to 4096, or nothing for one a core"
+        );
     }
 }

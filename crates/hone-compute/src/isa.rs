@@ -64,13 +64,7 @@ pub(crate) const MOST_THREADS: usize = 4096;
 
 impl Isa {
     /// All of them, the fastest first.
-    pub const ALL: [Self; 5] = [
-        Self::Amx,
-        Self::Avx512Bf16,
-        Self::Avx512,
-        Self::Avx2,
-        Self::Portable,
-    ];
+    pub const ALL: [Self; 5] = [Self::Amx, Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
 
     /// The name used in `HONE_ISA` and recorded in runs.
     pub fn name(self) -> &'static str {
@@ -117,10 +111,7 @@ impl Isa {
 
     /// Those that run on this machine, emulated ones too.
     pub fn all_here() -> Vec<Self> {
-        Self::ALL
-            .into_iter()
-            .filter(|isa| isa.runs_here())
-            .collect()
+        Self::ALL.into_iter().filter(|isa| isa.runs_here()).collect()
     }
 
     /// Whether this machine runs it, if need be emulated.
@@ -143,9 +134,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => {
-                Self::Avx512.in_hardware() && is_x86_feature_detected!("avx512bf16")
-            }
+            Self::Avx512Bf16 => Self::Avx512.in_hardware() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             Self::Amx => Self::Avx512Bf16.in_hardware() && tiles_granted(),
             #[cfg(not(target_arch = "x86_64"))]
@@ -192,13 +181,7 @@ fn request_tile_state() -> bool {
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
     // SAFETY: asks the kernel for a permission of this process; touches no memory.
-    unsafe {
-        libc::syscall(
-            libc::SYS_arch_prctl,
-            ARCH_REQ_XCOMP_PERM,
-            XFEATURE_XTILEDATA,
-        ) == 0
-    }
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
 #[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]

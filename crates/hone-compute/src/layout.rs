@@ -58,10 +58,17 @@ impl Layout {
         let mut spans = Vec::new();
         let mut positions = Vec::new();
         for (start, length) in parts {
-            spans.push(Span { row: positions.len(), length, start });
+            spans.push(Span {
+                row: positions.len(),
+                length,
+                start,
+            });
             positions.extend((start..start + length).map(|p| p as u32));
         }
-        Self { spans, positions: positions.into() }
+        Self {
+            spans,
+            positions: positions.into(),
+        }
     }
 
     /// The sequences.
@@ -95,7 +102,9 @@ impl SequenceCache {
     /// An empty one for a model of `layers` layers.
     pub fn new(engine: &Engine, layers: usize, shape: &AttentionShape) -> Self {
         let layer = || KvPages::new(engine.precision(), shape.kv_heads, shape.head_dim);
-        Self { layers: (0..layers).map(|_| layer()).collect() }
+        Self {
+            layers: (0..layers).map(|_| layer()).collect(),
+        }
     }
 
     /// Positions that are there in every layer.

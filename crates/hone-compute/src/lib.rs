@@ -21,14 +21,14 @@ mod tape;
 mod tensor;
 
 pub use backend::Activation;
-pub use engine::{Engine, EngineOptions};
 pub use cpu::logprob::VOCAB_CHUNK;
+pub use cpu::sampling::choose;
+pub use engine::{Engine, EngineOptions};
 pub use isa::{Isa, IsaError, Precision};
 pub use layout::{AttentionShape, Layout, Mask, SequenceCache, Span};
 pub use ops::{AttentionInputs, LinearWeight, TokenLogprobs, TokenTargets};
 pub use optimizer::{AdamW, Optimizer, StepRate, StepReport};
 pub use parameter::{GradientTree, Gradients, Parameter, ParameterId, Parameters};
-pub use cpu::sampling::choose;
 pub use sampling::{Choice, SampleRow, SamplingError, SamplingParameters};
 pub use tape::{Tape, Var};
 pub use tensor::Tensor;

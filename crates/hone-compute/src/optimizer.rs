@@ -20,7 +20,12 @@ pub struct AdamW {
 
 impl Default for AdamW {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
     }
 }
 
@@ -43,9 +48,21 @@ pub struct StepReport {
 impl Optimizer {
     /// Zero moments for every trainable parameter.
     pub fn new(engine: &Engine, parameters: &Parameters, constants: AdamW) -> Self {
-        let zeros = |p: &crate::Parameter| (engine.zeros(p.value().rows(), p.value().cols()), engine.zeros(p.value().rows(), p.value().cols()));
-        let moments = parameters.iter().map(|(_, p)| p.trainable().then(|| zeros(p))).collect();
-        Self { constants, moments, steps: 0 }
+        let zeros = |p: &crate::Parameter| {
+            (
+                engine.zeros(p.value().rows(), p.value().cols()),
+                engine.zeros(p.value().rows(), p.value().cols()),
+            )
+        };
+        let moments = parameters
+            .iter()
+            .map(|(_, p)| p.trainable().then(|| zeros(p)))
+            .collect();
+        Self {
+            constants,
+            moments,
+            steps: 0,
+        }
     }
 
     /// Steps taken.
@@ -79,15 +96,27 @@ impl Optimizer {
     ) -> StepReport {
         let grad_norm = gradients.norm(engine);
         if !grad_norm.is_finite() {
-            return StepReport { grad_norm, applied: false };
+            return StepReport {
+                grad_norm,
+                applied: false,
+            };
         }
         self.steps += 1;
         let c = self.constants;
-        let gradient_scale = rate.clip.filter(|&clip| grad_norm > clip).map_or(1.0, |clip| clip / grad_norm);
+        let gradient_scale = rate
+            .clip
+            .filter(|&clip| grad_norm > clip)
+            .map_or(1.0, |clip| clip / grad_norm);
         for index in 0..self.moments.len() {
             let id = ParameterId(index);
-            let (Some((m, v)), Some(gradient)) = (&mut self.moments[index], gradients.get(id)) else { continue };
-            let decay = if parameters.get(id).decayed() { c.weight_decay } else { 0.0 };
+            let (Some((m, v)), Some(gradient)) = (&mut self.moments[index], gradients.get(id)) else {
+                continue;
+            };
+            let decay = if parameters.get(id).decayed() {
+                c.weight_decay
+            } else {
+                0.0
+            };
             let step = AdamWStep {
                 learning_rate: rate.learning_rate,
                 beta1: c.beta1,
@@ -97,9 +126,14 @@ impl Optimizer {
                 step: self.steps,
                 gradient_scale: gradient_scale as f32,
             };
-            parameters.update(engine, id, |value| engine.backend().adamw_step(&step, value, gradient, (m, v)));
+            parameters.update(engine, id, |value| {
+                engine.backend().adamw_step(&step, value, gradient, (m, v))
+            });
         }
-        StepReport { grad_norm, applied: true }
+        StepReport {
+            grad_norm,
+            applied: true,
+        }
     }
 }
 

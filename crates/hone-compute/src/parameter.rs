@@ -51,12 +51,14 @@ impl Parameter {
 
     /// The form for `y = x W^T`.
     pub(crate) fn packed_forward(&self, engine: &Engine) -> &Packed {
-        self.forward.get_or_init(|| engine.backend().pack_forward(&self.value, None))
+        self.forward
+            .get_or_init(|| engine.backend().pack_forward(&self.value, None))
     }
 
     /// The form for `dx = dy W`.
     pub(crate) fn packed_backward(&self, engine: &Engine) -> &Packed {
-        self.backward.get_or_init(|| engine.backend().pack_backward(&self.value, None))
+        self.backward
+            .get_or_init(|| engine.backend().pack_backward(&self.value, None))
     }
 }
 
@@ -80,7 +82,10 @@ impl Parameters {
     pub fn add(&mut self, name: impl Into<String>, value: Tensor) -> ParameterId {
         let name = name.into();
         let id = ParameterId(self.items.len());
-        assert!(self.names.insert(name.clone(), id).is_none(), "parameter {name} is there already");
+        assert!(
+            self.names.insert(name.clone(), id).is_none(),
+            "parameter {name} is there already"
+        );
         let decayed = value.rows() > 1;
         self.items.push(Parameter {
             name,
@@ -170,7 +175,10 @@ impl Parameters {
             forward: OnceLock::new(),
             backward: OnceLock::new(),
         });
-        Self { items: items.collect(), names: self.names.clone() }
+        Self {
+            items: items.collect(),
+            names: self.names.clone(),
+        }
     }
 }
 
@@ -182,8 +190,13 @@ pub struct Gradients {
 impl Gradients {
     /// Zero for every trainable parameter.
     pub fn zeros(engine: &Engine, parameters: &Parameters) -> Self {
-        let tensors = parameters.items.iter().map(|p| p.trainable.then(|| engine.zeros(p.value.rows(), p.value.cols())));
-        Self { tensors: tensors.collect() }
+        let tensors = parameters
+            .items
+            .iter()
+            .map(|p| p.trainable.then(|| engine.zeros(p.value.rows(), p.value.cols())));
+        Self {
+            tensors: tensors.collect(),
+        }
     }
 
     /// The gradient of one; none if it is frozen.
@@ -209,7 +222,12 @@ impl Gradients {
 
     /// The Euclidean norm over all of them, in a fixed order.
     pub fn norm(&self, engine: &Engine) -> f64 {
-        self.tensors.iter().flatten().map(|t| engine.backend().sum_of_squares(t)).sum::<f64>().sqrt()
+        self.tensors
+            .iter()
+            .flatten()
+            .map(|t| engine.backend().sum_of_squares(t))
+            .sum::<f64>()
+            .sqrt()
     }
 }
 

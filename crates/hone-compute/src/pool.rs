@@ -93,8 +93,7 @@ impl Pool {
         let _region = self.region.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; no thread holds the pointer once `active` is 0 with the region closed.
-        let pointer =
-            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const Task>(task) };
+        let pointer = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const Task>(task) };
         *shared.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(SendPointer(pointer));
         shared.next.store(0, SeqCst);
         shared.count.store(count, SeqCst);
@@ -115,23 +114,14 @@ impl Pool {
                 std::thread::yield_now()
             }
         }
-        let panicked = shared
-            .panicked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let panicked = shared.panicked.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panicked {
             resume_unwind(panic);
         }
     }
 
     /// Runs `task` on consecutive ranges of `0..length`, each of `grain` (the last may be shorter).
-    pub fn ranges(
-        &self,
-        length: usize,
-        grain: usize,
-        task: &(dyn Fn(std::ops::Range<usize>) + Sync),
-    ) {
+    pub fn ranges(&self, length: usize, grain: usize, task: &(dyn Fn(std::ops::Range<usize>) + Sync)) {
         let grain = grain.max(1);
         self.run(length.div_ceil(grain), &|i| {
             task(i * grain..length.min((i + 1) * grain))
@@ -173,10 +163,7 @@ fn work(shared: &Shared) {
             shared.sleepers.fetch_add(1, SeqCst);
             let mut guard = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
             while shared.epoch.load(SeqCst) == seen && !shared.stop.load(SeqCst) {
-                guard = shared
-                    .wake
-                    .wait(guard)
-                    .unwrap_or_else(PoisonError::into_inner);
+                guard = shared.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
             shared.sleepers.fetch_sub(1, SeqCst);
         }
@@ -200,11 +187,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
         {
-            let _guard = self
-                .shared
-                .lock
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _guard = self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
             self.shared.wake.notify_all();
         }
         for worker in self.workers.drain(..) {
@@ -263,10 +246,7 @@ mod tests {
                     let parts = Parts::new(&mut hits);
                     // SAFETY: each task has its own element.
                     pool.run(count, &|i| unsafe { parts.get(i..i + 1) }[0] += 1);
-                    assert!(
-                        hits.iter().all(|&h| h == 1),
-                        "{threads} threads, {count} tasks"
-                    );
+                    assert!(hits.iter().all(|&h| h == 1), "{threads} threads, {count} tasks");
                 }
             }
         }
@@ -291,9 +271,7 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives() {
         let pool = Pool::new(2);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            pool.run(8, &|i| assert!(i != 3, "task three"))
-        }));
+        let result = catch_unwind(AssertUnwindSafe(|| pool.run(8, &|i| assert!(i != 3, "task three"))));
         assert!(result.is_err());
         let sum = AtomicUsize::new(0);
         pool.run(8, &|i| {

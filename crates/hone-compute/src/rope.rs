@@ -63,12 +63,7 @@ pub struct RopeError {
     pub expected: &'static str,
 }
 
-fn check(
-    ok: bool,
-    field: &'static str,
-    got: impl ToString,
-    expected: &'static str,
-) -> Result<(), RopeError> {
+fn check(ok: bool, field: &'static str, got: impl ToString, expected: &'static str) -> Result<(), RopeError> {
     if ok {
         return Ok(());
     }
@@ -89,11 +84,7 @@ fn check_factor(factor: f64) -> Result<(), RopeError> {
 ///
 /// # Errors
 /// If `head_dim` is odd or 0, or `theta` or a setting of the scaling is out of its range.
-pub fn inverse_frequencies(
-    head_dim: usize,
-    theta: f64,
-    scaling: &RopeScaling,
-) -> Result<(Vec<f64>, f64), RopeError> {
+pub fn inverse_frequencies(head_dim: usize, theta: f64, scaling: &RopeScaling) -> Result<(Vec<f64>, f64), RopeError> {
     let even = head_dim > 0 && head_dim.is_multiple_of(2);
     check(even, "head_dim", head_dim, "an even number above 0")?;
     let above = theta.is_finite() && theta > 1.0;
@@ -143,12 +134,7 @@ fn check_length(length: usize) -> Result<(), RopeError> {
     check(length > 0, field, length, "a number above 0")
 }
 
-fn yarn(
-    head_dim: usize,
-    theta: f64,
-    plain: Vec<f64>,
-    scaling: &RopeScaling,
-) -> Result<(Vec<f64>, f64), RopeError> {
+fn yarn(head_dim: usize, theta: f64, plain: Vec<f64>, scaling: &RopeScaling) -> Result<(Vec<f64>, f64), RopeError> {
     let RopeScaling::Yarn {
         factor,
         original_max_position_embeddings,
@@ -285,11 +271,7 @@ mod tests {
         assert_near(&between, &[1.0, 0.1, expected, 0.000125]);
     }
 
-    fn yarn(
-        attention_factor: Option<f64>,
-        mscale: Option<(f64, f64)>,
-        truncate: bool,
-    ) -> RopeScaling {
+    fn yarn(attention_factor: Option<f64>, mscale: Option<(f64, f64)>, truncate: bool) -> RopeScaling {
         RopeScaling::Yarn {
             factor: 4.0,
             original_max_position_embeddings: 2048,
@@ -309,8 +291,7 @@ mod tests {
         let (got, factor) = inverse_frequencies(8, 1e4, &yarn(None, None, true)).expect("valid");
         assert_near(&got, &[1.0, 0.1, 0.01 * (0.5 / 4.0 + 0.5), 0.00025]);
         assert!((factor - (1.0 + 0.1 * 4.0_f64.ln())).abs() < 1e-12);
-        let dimension =
-            |turns: f64| 8.0 * (2048.0 / (turns * 2.0 * PI)).ln() / (2.0 * 1e4_f64.ln());
+        let dimension = |turns: f64| 8.0 * (2048.0 / (turns * 2.0 * PI)).ln() / (2.0 * 1e4_f64.ln());
         let (low, high) = (dimension(32.0), dimension(1.0));
         assert!(
             (low - 1.0074).abs() < 1e-3 && (high - 2.5126).abs() < 1e-3,
@@ -350,10 +331,7 @@ mod tests {
             original_max_position_embeddings: 8192,
         };
         assert_eq!(field(8, 1e4, equal), "high_freq_factor");
-        assert_eq!(
-            field(8, 1e4, yarn(Some(f64::NAN), None, true)),
-            "attention_factor"
-        );
+        assert_eq!(field(8, 1e4, yarn(Some(f64::NAN), None, true)), "attention_factor");
     }
 
     #[test]

@@ -63,12 +63,24 @@ pub(crate) struct Backward<'b> {
 impl<'p> Tape<'p> {
     /// A tape that records, for training.
     pub fn training(engine: &'p Engine, parameters: &'p Parameters) -> Self {
-        Self { engine, parameters, operations: Vec::new(), nodes: 0, recording: true }
+        Self {
+            engine,
+            parameters,
+            operations: Vec::new(),
+            nodes: 0,
+            recording: true,
+        }
     }
 
     /// A tape that keeps nothing, for inference.
     pub fn inference(engine: &'p Engine, parameters: &'p Parameters) -> Self {
-        Self { engine, parameters, operations: Vec::new(), nodes: 0, recording: false }
+        Self {
+            engine,
+            parameters,
+            operations: Vec::new(),
+            nodes: 0,
+            recording: false,
+        }
     }
 
     /// The engine it runs on.
@@ -88,13 +100,19 @@ impl<'p> Tape<'p> {
 
     /// A number without gradient.
     pub fn constant(&self, value: Tensor) -> Var {
-        Var { node: None, value: Arc::new(value) }
+        Var {
+            node: None,
+            value: Arc::new(value),
+        }
     }
 
     /// An input whose gradient is wanted.
     pub(crate) fn leaf(&mut self, value: Arc<Tensor>) -> Var {
         self.nodes += 1;
-        Var { node: Some(self.nodes - 1), value }
+        Var {
+            node: Some(self.nodes - 1),
+            value,
+        }
     }
 
     pub(crate) fn trains(&self, id: ParameterId) -> bool {
@@ -121,8 +139,19 @@ impl<'p> Tape<'p> {
     pub(crate) fn record_shared(&mut self, values: Vec<Arc<Tensor>>, operation: impl Operation + 'p) -> Vec<Var> {
         let first = self.nodes;
         self.nodes += values.len();
-        self.operations.push(Recorded { operation: Box::new(operation), first_output: first, outputs: values.len() });
-        values.into_iter().enumerate().map(|(i, value)| Var { node: Some(first + i), value }).collect()
+        self.operations.push(Recorded {
+            operation: Box::new(operation),
+            first_output: first,
+            outputs: values.len(),
+        });
+        values
+            .into_iter()
+            .enumerate()
+            .map(|(i, value)| Var {
+                node: Some(first + i),
+                value,
+            })
+            .collect()
     }
 
     /// Goes back from `seeds`, the gradients of the loss with respect to some results, and adds the gradients of the
@@ -135,11 +164,25 @@ impl<'p> Tape<'p> {
     }
 
     /// The same, and gives back the gradients of these leaves.
-    pub(crate) fn run_backward(self, seeds: Vec<(&Var, Tensor)>, gradients: &mut Gradients, leaves: &[NodeId]) -> Vec<Option<Tensor>> {
+    pub(crate) fn run_backward(
+        self,
+        seeds: Vec<(&Var, Tensor)>,
+        gradients: &mut Gradients,
+        leaves: &[NodeId],
+    ) -> Vec<Option<Tensor>> {
         let nodes = (0..self.nodes).map(|_| None).collect();
-        let mut context = Backward { engine: self.engine, parameters: self.parameters, gradients, nodes };
+        let mut context = Backward {
+            engine: self.engine,
+            parameters: self.parameters,
+            gradients,
+            nodes,
+        };
         for (var, gradient) in seeds {
-            assert_eq!(var.shape(), (gradient.rows(), gradient.cols()), "a seed has the shape of its result");
+            assert_eq!(
+                var.shape(),
+                (gradient.rows(), gradient.cols()),
+                "a seed has the shape of its result"
+            );
             context.add(var, gradient);
         }
         for recorded in self.operations.into_iter().rev() {

@@ -20,7 +20,11 @@ enum Storage {
 impl Tensor {
     pub(crate) fn on_cpu(rows: usize, cols: usize, buffer: Buffer) -> Self {
         assert_eq!(buffer.len(), rows * cols, "a tensor's buffer has rows x cols numbers");
-        Self { rows, cols, storage: Storage::Cpu(buffer) }
+        Self {
+            rows,
+            cols,
+            storage: Storage::Cpu(buffer),
+        }
     }
 
     /// Rows: tokens, or the outputs of a weight.

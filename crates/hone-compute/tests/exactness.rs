@@ -7,9 +7,8 @@ use std::sync::Arc;
 use common::{engine, engines, ids, normal, read_all};
 use hone_compute::rope::RopeTable;
 use hone_compute::{
-    Activation, AdamW, AttentionInputs, AttentionShape, Engine, Gradients, Isa, Layout,
-    LinearWeight, Mask, Optimizer, Parameters, Precision, SequenceCache, StepRate, Tape,
-    TokenTargets, Var,
+    Activation, AdamW, AttentionInputs, AttentionShape, Engine, Gradients, Isa, Layout, LinearWeight, Mask, Optimizer,
+    Parameters, Precision, SequenceCache, StepRate, Tape, TokenTargets, Var,
 };
 use hone_testing::{assert_bits, assert_near};
 
@@ -40,11 +39,7 @@ fn parameters(engine: &Engine) -> Parameters {
         let deviation = if rows == 1 { 1.0 } else { 0.2 };
         parameters.add(
             name,
-            engine.tensor(
-                rows,
-                cols,
-                &normal(i as u64, rows, cols, deviation).to_f32(),
-            ),
+            engine.tensor(rows, cols, &normal(i as u64, rows, cols, deviation).to_f32()),
         );
     }
     parameters
@@ -60,11 +55,7 @@ fn block(tape: &mut Tape<'_>, x: &Var, layout: &Layout) -> Var {
         scale: 0.25,
         mask: Mask::Causal,
     };
-    let table = Arc::new(RopeTable::new(
-        &[1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005],
-        1.0,
-        256,
-    ));
+    let table = Arc::new(RopeTable::new(&[1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005], 1.0, 256));
     let normed = tape.rms_norm(x, id("norm"), 1e-5);
     let q = LinearWeight {
         weight: id("q"),
@@ -129,31 +120,16 @@ fn token_step(engine: &Engine, parameters: &Parameters, recompute: bool) -> Step
     let mut numbers = engine.read(found.logprob.value());
     numbers.extend(engine.read(found.entropy.value()));
     numbers.extend(engine.read(score.value()));
-    let seed = |i: u64| {
-        engine.tensor(
-            layout.rows(),
-            1,
-            &normal(50 + i, layout.rows(), 1, 1.0).to_f32(),
-        )
-    };
+    let seed = |i: u64| engine.tensor(layout.rows(), 1, &normal(50 + i, layout.rows(), 1, 1.0).to_f32());
     let mut gradients = Gradients::zeros(engine, parameters);
     tape.backward(
-        vec![
-            (&found.logprob, seed(0)),
-            (&found.entropy, seed(1)),
-            (&score, seed(2)),
-        ],
+        vec![(&found.logprob, seed(0)), (&found.entropy, seed(1)), (&score, seed(2))],
         &mut gradients,
     );
     Step { numbers, gradients }
 }
 
-fn assert_same(
-    what: &str,
-    engine: &Engine,
-    parameters: &Parameters,
-    (got, expected): (&Gradients, &Gradients),
-) {
+fn assert_same(what: &str, engine: &Engine, parameters: &Parameters, (got, expected): (&Gradients, &Gradients)) {
     for (id, parameter) in parameters.iter() {
         let read = |g: &Gradients| engine.read(g.get(id).expect("all are trained"));
         assert_bits(
@@ -168,16 +144,10 @@ fn assert_same(
 fn recomputing_changes_no_bit() {
     for engine in engines() {
         let parameters = parameters(&engine);
-        let [kept, again] =
-            [false, true].map(|recompute| token_step(&engine, &parameters, recompute));
+        let [kept, again] = [false, true].map(|recompute| token_step(&engine, &parameters, recompute));
         let what = format!("recomputed on {} in {:?}", engine.isa(), engine.precision());
         assert_bits(&what, &again.numbers, &kept.numbers);
-        assert_same(
-            &what,
-            &engine,
-            &parameters,
-            (&again.gradients, &kept.gradients),
-        );
+        assert_same(&what, &engine, &parameters, (&again.gradients, &kept.gradients));
     }
 }
 
@@ -200,10 +170,7 @@ fn cross_entropy_is_token_logprobs_with_known_seeds() {
         let mut tape = Tape::training(&engine, &parameters);
         let last = hidden(&mut tape, &tokens, &layout, false);
         let found = tape.token_logprobs(&last, &asked);
-        let expected = (
-            engine.read(found.logprob.value()),
-            engine.read(found.entropy.value()),
-        );
+        let expected = (engine.read(found.logprob.value()), engine.read(found.entropy.value()));
         let seed = engine.tensor(n, 1, &weights.iter().map(|w| -w).collect::<Vec<_>>());
         let mut separate = Gradients::zeros(&engine, &parameters);
         tape.backward(vec![(&found.logprob, seed)], &mut separate);
@@ -213,11 +180,7 @@ fn cross_entropy_is_token_logprobs_with_known_seeds() {
         let mut together = Gradients::zeros(&engine, &parameters);
         let got = tape.backward_cross_entropy(&last, &asked, &weights, &mut together);
 
-        let what = format!(
-            "cross-entropy on {} in {:?}",
-            engine.isa(),
-            engine.precision()
-        );
+        let what = format!("cross-entropy on {} in {:?}", engine.isa(), engine.precision());
         assert_bits(&what, &got.0, &expected.0);
         assert_bits(&what, &got.1, &expected.1);
         assert_same(&what, &engine, &parameters, (&together, &separate));
@@ -273,12 +236,7 @@ fn a_large_vocabulary_in_blocks_of_rows() {
         let mut together = Gradients::zeros(&engine, &parameters);
         let got = tape.backward_cross_entropy(&hidden, &asked, &weights, &mut together);
         assert_bits("cross-entropy", &got.0, &logprobs);
-        assert_same(
-            "cross-entropy",
-            &engine,
-            &parameters,
-            (&together, &separate),
-        );
+        assert_same("cross-entropy", &engine, &parameters, (&together, &separate));
         // One row alone has the bits that it has among the others.
         let mut tape = Tape::inference(&engine, &parameters);
         let alone = tape.embedding(table, &[130].into());
@@ -287,11 +245,7 @@ fn a_large_vocabulary_in_blocks_of_rows() {
             ..asked
         };
         let alone = tape.token_logprobs(&alone, &asked);
-        assert_bits(
-            "alone",
-            &engine.read(alone.logprob.value()),
-            &logprobs[130..],
-        );
+        assert_bits("alone", &engine.read(alone.logprob.value()), &logprobs[130..]);
     }
 }
 
@@ -378,8 +332,7 @@ fn a_resumed_optimiser_takes_the_same_step() {
         let got = read_all(&engine, &resumed_parameters, &resumed);
         assert_bits("resumed", &got, &read_all(&engine, &parameters, &optimizer));
         // What kernels read was brought up to date too.
-        let [a, b] =
-            [&parameters, &resumed_parameters].map(|p| token_step(&engine, p, false).numbers);
+        let [a, b] = [&parameters, &resumed_parameters].map(|p| token_step(&engine, p, false).numbers);
         assert_bits("after the step", &a, &b);
         let fresh = token_step(&engine, &parameters.duplicate(&engine), false).numbers;
         assert_bits("packed again after the step", &a, &fresh);
@@ -430,10 +383,7 @@ fn a_step_takes_no_new_memory() {
         idle.push(engine.idle_bytes());
     }
     // After the first step every buffer of the store waits to be used again, and no other is made.
-    assert!(
-        idle[0] > 0 && idle.iter().all(|&bytes| bytes == idle[0]),
-        "{idle:?}"
-    );
+    assert!(idle[0] > 0 && idle.iter().all(|&bytes| bytes == idle[0]), "{idle:?}");
     engine.release_idle_memory();
     assert_eq!(engine.idle_bytes(), 0);
 }
@@ -450,11 +400,8 @@ fn attend(engine: &Engine, shape: &AttentionShape, queries: &[f32], kv: [&[f32];
     for range in [0..n - 3, n - 3..n] {
         let rows = range.len();
         let layout = Layout::continued([(range.start, rows)]);
-        let [k, v] = kv.map(|x| {
-            tape.constant(engine.tensor(rows, width, &x[range.start * width..range.end * width]))
-        });
-        let q = &queries
-            [range.start * shape.heads * shape.head_dim..range.end * shape.heads * shape.head_dim];
+        let [k, v] = kv.map(|x| tape.constant(engine.tensor(rows, width, &x[range.start * width..range.end * width])));
+        let q = &queries[range.start * shape.heads * shape.head_dim..range.end * shape.heads * shape.head_dim];
         let q = tape.constant(engine.tensor(rows, shape.heads * shape.head_dim, q));
         let inputs = AttentionInputs { q, k, v };
         let found = tape.attention_cached(inputs, shape, &layout, (&mut [&mut cache], 0));
@@ -507,19 +454,12 @@ fn one_unit_of_one_cached_number_shows() {
             for out in [by_key, by_value] {
                 let differ = |head: usize| {
                     let columns = (0..3 * 64).filter(|c| c % 64 / 16 == head);
-                    columns
-                        .filter(|&c| out[c].to_bits() != as_it_was[c].to_bits())
-                        .count()
+                    columns.filter(|&c| out[c].to_bits() != as_it_was[c].to_bits()).count()
                 };
                 // Two query heads read each head of keys; the others must not notice.
                 let mine = place % 32 / 16;
                 let others = (0..4).filter(|h| h / 2 != mine).map(differ).sum::<usize>();
-                assert_eq!(
-                    others,
-                    0,
-                    "{}: heads that do not read the number",
-                    engine.isa()
-                );
+                assert_eq!(others, 0, "{}: heads that do not read the number", engine.isa());
                 shown += usize::from((0..4).map(differ).sum::<usize>() > 0);
             }
         }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use common::{engines, ids, normal};
 use hone_compute::rope::{RopeScaling, RopeTable, inverse_frequencies};
 use hone_compute::{
-    Activation, AttentionInputs, AttentionShape, Gradients, Layout, LinearWeight, Mask,
-    ParameterId, Parameters, Precision, Tape, TokenTargets, Var,
+    Activation, AttentionInputs, AttentionShape, Gradients, Layout, LinearWeight, Mask, ParameterId, Parameters,
+    Precision, Tape, TokenTargets, Var,
 };
 use hone_testing as naive;
 use hone_testing::{AttentionSizes, Differences, Matrix, Rounding, assert_near, differences};
@@ -48,26 +48,15 @@ fn seeds(outputs: &[Matrix]) -> Vec<Matrix> {
 
 impl Case<'_> {
     fn check(&self) {
-        let expected =
-            [Rounding::None, Rounding::Bf16].map(|rounding| (self.oracle)(&self.tables, rounding));
+        let expected = [Rounding::None, Rounding::Bf16].map(|rounding| (self.oracle)(&self.tables, rounding));
         let seeds = seeds(&expected[0]);
-        let derivatives: Vec<Differences> = (0..self.tables.len())
-            .map(|i| self.derivatives(i, &seeds))
-            .collect();
+        let derivatives: Vec<Differences> = (0..self.tables.len()).map(|i| self.derivatives(i, &seeds)).collect();
         for engine in engines() {
-            let what = format!(
-                "{} on {} in {:?}",
-                self.name,
-                engine.isa(),
-                engine.precision()
-            );
+            let what = format!("{} on {} in {:?}", self.name, engine.isa(), engine.precision());
             let bf16 = engine.precision() == Precision::Bf16;
             let mut parameters = Parameters::new();
             for (i, t) in self.tables.iter().enumerate() {
-                parameters.add(
-                    format!("table {i}"),
-                    engine.tensor(t.rows, t.cols, &t.to_f32()),
-                );
+                parameters.add(format!("table {i}"), engine.tensor(t.rows, t.cols, &t.to_f32()));
             }
             let mut tape = Tape::training(&engine, &parameters);
             let leaves: Vec<Leaf> = parameters
@@ -79,13 +68,8 @@ impl Case<'_> {
                 .collect();
             let outputs = (self.run)(&mut tape, &leaves);
             assert_eq!(outputs.len(), seeds.len(), "{what}: how many results");
-            for (i, (out, expected)) in outputs.iter().zip(&expected[usize::from(bf16)]).enumerate()
-            {
-                assert_eq!(
-                    out.shape(),
-                    (expected.rows, expected.cols),
-                    "{what}: result {i}"
-                );
+            for (i, (out, expected)) in outputs.iter().zip(&expected[usize::from(bf16)]).enumerate() {
+                assert_eq!(out.shape(), (expected.rows, expected.cols), "{what}: result {i}");
                 let got = engine.read(out.value());
                 assert_near(
                     &format!("{what}: result {i}"),
@@ -189,8 +173,7 @@ fn linear_layers() {
             all
         },
         oracle: &|t, r| {
-            let biased =
-                |w: usize, b: usize| naive::add_bias(&naive::linear(&t[0], &t[w], r), &t[b]);
+            let biased = |w: usize, b: usize| naive::add_bias(&naive::linear(&t[0], &t[w], r), &t[b]);
             vec![biased(4, 5), biased(1, 2)]
         },
         tolerances: PRODUCT,
@@ -229,11 +212,7 @@ fn norms() {
     .check();
     Case {
         name: "layer_norm",
-        tables: vec![
-            normal(15, 66, 17, 0.2),
-            normal(16, 1, 17, 1.0),
-            normal(17, 1, 17, 1.0),
-        ],
+        tables: vec![normal(15, 66, 17, 0.2), normal(16, 1, 17, 1.0), normal(17, 1, 17, 1.0)],
         run: &|tape, l| vec![tape.layer_norm(&l[0].x, l[1].id, l[2].id, 0.01)],
         oracle: &|t, _| vec![naive::layer_norm(&t[0], &t[1], &t[2], f64::from(0.01_f32))],
         tolerances: F32,
@@ -244,10 +223,7 @@ fn norms() {
 #[test]
 fn rotation() {
     let layout = Layout::whole(&[3, 1, 7]);
-    for (head_dim, scaling) in [
-        (8, RopeScaling::Default),
-        (80, RopeScaling::Linear { factor: 3.0 }),
-    ] {
+    for (head_dim, scaling) in [(8, RopeScaling::Default), (80, RopeScaling::Linear { factor: 3.0 })] {
         let (frequencies, factor) = inverse_frequencies(head_dim, 100.0, &scaling).expect("valid");
         // Plain angles by hand, 100^(-2 i / head_dim), divided by the linear factor
         let divisor = if head_dim == 80 { 3.0 } else { 1.0 };
@@ -386,11 +362,7 @@ fn sums() {
 fn scalar_heads() {
     Case {
         name: "scalar_head",
-        tables: vec![
-            normal(27, 67, 30, 1.0),
-            normal(28, 1, 30, 1.0),
-            normal(29, 1, 1, 1.0),
-        ],
+        tables: vec![normal(27, 67, 30, 1.0), normal(28, 1, 30, 1.0), normal(29, 1, 1, 1.0)],
         run: &|tape, l| {
             vec![
                 tape.scalar_head(&l[0].x, l[1].id, Some(l[2].id)),
@@ -425,11 +397,7 @@ fn token_logprobs() {
         let numbers = |t: &[Matrix], r| {
             let logits = naive::linear(&t[0], &t[1], r);
             let numbers = naive::token_numbers(&logits, &targets, f64::from(temperature));
-            let column = |data| Matrix {
-                rows: n,
-                cols: 1,
-                data,
-            };
+            let column = |data| Matrix { rows: n, cols: 1, data };
             [column(numbers.logprobs), column(numbers.entropies)]
         };
         let oracle = |which: Option<usize>| {

@@ -4,8 +4,7 @@ mod common;
 
 use common::{engine, engines, normal, read_all};
 use hone_compute::{
-    AdamW, Engine, GradientTree, Gradients, Isa, Optimizer, Parameters, Precision, StepRate, Tape,
-    Var,
+    AdamW, Engine, GradientTree, Gradients, Isa, Optimizer, Parameters, Precision, StepRate, Tape, Var,
 };
 use hone_testing::{assert_bits, assert_near};
 
@@ -61,11 +60,7 @@ fn gradient(engine: &Engine, parameters: &mut Parameters, numbers: &[f32]) -> Gr
     let x = tape.constant(engine.tensor(1, numbers.len(), numbers));
     let y = tape.scalar_head(&x, id, None);
     tape.backward(vec![(&y, engine.tensor(1, 1, &[1.0]))], &mut gradients);
-    assert_bits(
-        "the seed",
-        &engine.read(gradients.get(id).expect("there")),
-        numbers,
-    );
+    assert_bits("the seed", &engine.read(gradients.get(id).expect("there")), numbers);
     gradients
 }
 
@@ -74,11 +69,7 @@ fn adamw_as_written_down() {
     // Two matrices and a vector; the third gradient is above the clip, the fourth is not finite.
     for engine in engines() {
         let mut parameters = Parameters::new();
-        let starts = [
-            normal(1, 5, 7, 1.0),
-            normal(2, 3, 4, 1.0),
-            normal(3, 1, 9, 1.0),
-        ];
+        let starts = [normal(1, 5, 7, 1.0), normal(2, 3, 4, 1.0), normal(3, 1, 9, 1.0)];
         for (i, s) in starts.iter().enumerate() {
             parameters.add(format!("{i}"), engine.tensor(s.rows, s.cols, &s.to_f32()));
         }
@@ -142,8 +133,7 @@ fn adamw_as_written_down() {
                     let g = f64::from(g) * scale;
                     *m = 0.9 * *m + 0.1 * g;
                     *v = 0.95 * *v + 0.05 * g * g;
-                    let (m_hat, v_hat) =
-                        (*m / (1.0 - 0.9_f64.powi(t)), *v / (1.0 - 0.95_f64.powi(t)));
+                    let (m_hat, v_hat) = (*m / (1.0 - 0.9_f64.powi(t)), *v / (1.0 - 0.95_f64.powi(t)));
                     *p -= rate.learning_rate * (decay * *p + m_hat / (v_hat.sqrt() + 1e-6));
                 }
             }

@@ -121,12 +121,7 @@ pub fn bits_per_byte(
         tokens += pack.iter().map(|w| w.targets.len() as u64).sum::<u64>();
         progress(tokens);
     }
-    Ok(BitsPerByte::new(
-        nats,
-        tokens,
-        bytes,
-        documents.len() as u64,
-    ))
+    Ok(BitsPerByte::new(nats, tokens, bytes, documents.len() as u64))
 }
 
 fn windows_of(documents: &[TokenDocument], separator: u32, length: usize) -> Vec<Window<'_>> {
@@ -152,10 +147,7 @@ fn pack_nats(engine: &Engine, model: &Transformer, pack: &[Window<'_>]) -> Resul
             .collect()
     };
     let ids: Arc<[u32]> = pack.iter().flat_map(inputs).collect();
-    let targets: Arc<[u32]> = pack
-        .iter()
-        .flat_map(|w| w.targets.iter().copied())
-        .collect();
+    let targets: Arc<[u32]> = pack.iter().flat_map(|w| w.targets.iter().copied()).collect();
     let layout = Layout::whole(&pack.iter().map(|w| w.targets.len()).collect::<Vec<_>>());
     let mut tape = Tape::inference(engine, model.parameters());
     let hidden = model.hidden(
@@ -165,12 +157,7 @@ fn pack_nats(engine: &Engine, model: &Transformer, pack: &[Window<'_>]) -> Resul
             layout: &layout,
         },
     );
-    let logprobs = engine.read(
-        model
-            .logprobs(&mut tape, &hidden, &targets, 1.0)
-            .logprob
-            .value(),
-    );
+    let logprobs = engine.read(model.logprobs(&mut tape, &hidden, &targets, 1.0).logprob.value());
     let (mut nats, mut at) = (0.0, 0);
     for window in pack {
         for token in 0..window.targets.len() {
@@ -227,14 +214,7 @@ mod tests {
             ids: vec![5, 6, 7, 8, 9, 10],
             bytes: 11,
         };
-        let got = bits_per_byte(
-            &engine,
-            &model,
-            1,
-            &[document.clone(), document],
-            &mut |_| {},
-        )
-        .unwrap();
+        let got = bits_per_byte(&engine, &model, 1, &[document.clone(), document], &mut |_| {}).unwrap();
         // By hand: S 5 6 7 -> 5 6 7 8, then 8 9 -> 9 10, each alone
         let first = &logprobs_of(&engine, &model, &[&[1, 5, 6, 7, 8][..4]], 1.0)[0].logprobs;
         let mut nats: f64 = first.iter().map(|&x| -f64::from(x)).sum();
@@ -253,12 +233,7 @@ mod tests {
         nats -= f64::from(engine.read(eighth.logprob.value())[0]);
         let second = &logprobs_of(&engine, &model, &[&[8, 9, 10]], 1.0)[0].logprobs;
         nats -= second.iter().map(|&x| f64::from(x)).sum::<f64>();
-        assert!(
-            (got.nats - 2.0 * nats).abs() < 1e-9,
-            "{} {}",
-            got.nats,
-            2.0 * nats
-        );
+        assert!((got.nats - 2.0 * nats).abs() < 1e-9, "{} {}", got.nats, 2.0 * nats);
         assert!((got.bits_per_byte - 2.0 * nats / 2f64.ln() / 22.0).abs() < 1e-12);
         assert_eq!((got.tokens, got.bytes, got.documents), (12, 22, 2));
     }
@@ -274,11 +249,7 @@ mod tests {
             bytes: 3,
         };
         let got = bits_per_byte(&engine, &model, 0, &[document], &mut |_| {}).unwrap();
-        assert!(
-            (got.bits_per_byte - 40f64.log2()).abs() < 1e-5,
-            "{}",
-            got.bits_per_byte
-        );
+        assert!((got.bits_per_byte - 40f64.log2()).abs() < 1e-5, "{}", got.bits_per_byte);
     }
 
     #[test]
@@ -291,10 +262,7 @@ mod tests {
     #[test]
     fn nothing_and_foreign_tokens_are_refused() {
         let (engine, model) = tiny(4);
-        let empty = TokenDocument {
-            ids: vec![],
-            bytes: 0,
-        };
+        let empty = TokenDocument { ids: vec![], bytes: 0 };
         assert!(matches!(
             bits_per_byte(&engine, &model, 1, &[empty], &mut |_| {}),
             Err(Error::Empty { .. })

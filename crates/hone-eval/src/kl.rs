@@ -99,13 +99,6 @@ mod tests {
             })
         ));
         let nan = kl_of_samples(&[&[-1.0, f32::NAN]], &[&[-1.0, -1.0]]);
-        assert!(matches!(
-            nan,
-            Err(Error::NotFinite {
-                item: 0,
-                token: 1,
-                ..
-            })
-        ));
+        assert!(matches!(nan, Err(Error::NotFinite { item: 0, token: 1, .. })));
     }
 }

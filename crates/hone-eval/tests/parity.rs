@@ -2,7 +2,10 @@
 //!
 //! The small models in `parity/golden/models` are always checked; those that `parity/models.py OUT` writes, with whole
 //! gradients, where `HONE_PARITY_MODELS` names OUT.
-#![expect(clippy::print_stderr, reason = "the differences that were measured, for those who ask for a test's output")]
+#![expect(
+    clippy::print_stderr,
+    reason = "the differences that were measured, for those who ask for a test's output"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +32,12 @@ fn golden_directories() -> Vec<PathBuf> {
 }
 
 fn engine(isa: Isa) -> Engine {
-    Engine::new(&EngineOptions { isa: Some(isa), precision: Precision::F32, threads: Some(2) }).unwrap()
+    Engine::new(&EngineOptions {
+        isa: Some(isa),
+        precision: Precision::F32,
+        threads: Some(2),
+    })
+    .unwrap()
 }
 
 fn golden(directory: &Path) -> Value {
@@ -70,13 +78,18 @@ fn parity_logprobs_and_greedy_tokens() {
             let greedy: Vec<u32> = numbers(&golden["greedy"]["ids"]);
             let request = Request {
                 prompt: prompt.into(),
-                sampling: SamplingParameters { temperature: 0.0, ..SamplingParameters::default() },
+                sampling: SamplingParameters {
+                    temperature: 0.0,
+                    ..SamplingParameters::default()
+                },
                 key: Key::new(1, "greedy", 0),
                 max_new_tokens: greedy.len(),
                 stop_tokens: Arc::new([]),
                 stop_texts: None,
             };
-            let completion = Generator::new(&engine, &model, GeneratorOptions::default()).run(&[request]).unwrap();
+            let completion = Generator::new(&engine, &model, GeneratorOptions::default())
+                .run(&[request])
+                .unwrap();
             assert_eq!(completion[0].ids, greedy, "{isa} {name}");
         }
     }
@@ -94,17 +107,34 @@ fn loss_and_gradients(engine: &Engine, model: &Transformer, sequences: &[Vec<u32
     }
     let mut gradients = Gradients::zeros(engine, model.parameters());
     let mut tape = Tape::training(engine, model.parameters());
-    let hidden = model.hidden(&mut tape, &Tokens { ids: &ids, layout: &layout });
+    let hidden = model.hidden(
+        &mut tape,
+        &Tokens {
+            ids: &ids,
+            layout: &layout,
+        },
+    );
     let asked = model.targets(&targets.into(), 1.0);
     let (logprobs, _) = tape.backward_cross_entropy(&hidden, &asked, &weights, &mut gradients);
-    let loss = logprobs.iter().zip(&weights).map(|(&l, &w)| -f64::from(l) * f64::from(w)).sum();
+    let loss = logprobs
+        .iter()
+        .zip(&weights)
+        .map(|(&l, &w)| -f64::from(l) * f64::from(w))
+        .sum();
     (loss, gradients)
 }
 
 /// Where a weight stands in transformers: its name, and whether it is turned around there.
 fn place(family: &str, name: &str) -> (String, bool) {
     if family != "gpt2" {
-        return (if name.starts_with("lm_head") { name.into() } else { format!("model.{name}") }, false);
+        return (
+            if name.starts_with("lm_head") {
+                name.into()
+            } else {
+                format!("model.{name}")
+            },
+            false,
+        );
     }
     let replaced = [
         ("layers.", "h."),
@@ -119,8 +149,14 @@ fn place(family: &str, name: &str) -> (String, bool) {
         ("embed_tokens", "wte"),
         ("embed_positions", "wpe"),
     ];
-    let whole = replaced.iter().fold(name.to_string(), |name, (ours, theirs)| name.replace(ours, theirs));
-    let whole = if let Some(kind) = whole.strip_prefix("norm.") { format!("ln_f.{kind}") } else { whole };
+    let whole = replaced
+        .iter()
+        .fold(name.to_string(), |name, (ours, theirs)| name.replace(ours, theirs));
+    let whole = if let Some(kind) = whole.strip_prefix("norm.") {
+        format!("ln_f.{kind}")
+    } else {
+        whole
+    };
     let turned = name.contains("_proj") && name.ends_with(".weight");
     (format!("transformer.{whole}"), turned)
 }
@@ -134,7 +170,10 @@ fn parity_loss_and_gradients() {
         let golden = golden(&directory);
         let (loss, gradients) = loss_and_gradients(&engine, &model, &numbers::<Vec<Vec<u32>>>(&golden["ids"]));
         let expected = golden["loss"].as_f64().unwrap();
-        assert!((loss - expected).abs() < 1e-4, "{name}: loss {loss}, expected {expected}");
+        assert!(
+            (loss - expected).abs() < 1e-4,
+            "{name}: loss {loss}, expected {expected}"
+        );
 
         // 1. The norm of each of transformers' tensors
         let family = config.architecture.family.name();
@@ -146,16 +185,31 @@ fn parity_loss_and_gradients() {
             let (theirs, _) = place(family, parameter.name());
             *squares.entry(theirs).or_default() += gradient.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
         }
-        assert_eq!(squares.keys().collect::<Vec<_>>(), norms.keys().collect::<Vec<_>>(), "{name}");
+        assert_eq!(
+            squares.keys().collect::<Vec<_>>(),
+            norms.keys().collect::<Vec<_>>(),
+            "{name}"
+        );
         let pairs = squares.values().zip(norms.values());
-        let difference = largest(&name, pairs.map(|(&got, &expected)| (got.sqrt() - expected).abs() / scale));
-        eprintln!("{name}: loss {:.1e}, gradient norms {difference:.1e} of the whole norm", (loss - expected).abs());
+        let difference = largest(
+            &name,
+            pairs.map(|(&got, &expected)| (got.sqrt() - expected).abs() / scale),
+        );
+        eprintln!(
+            "{name}: loss {:.1e}, gradient norms {difference:.1e} of the whole norm",
+            (loss - expected).abs()
+        );
         assert!(difference < 1e-5, "{name}: {difference}");
 
         // 2. Every number of them, where the file is there
         let path = directory.join("gradients.safetensors");
         if path.is_file() {
-            let difference = compare_gradients(&engine, (&model, family), &gradients, &mut TensorFile::open(&path).unwrap());
+            let difference = compare_gradients(
+                &engine,
+                (&model, family),
+                &gradients,
+                &mut TensorFile::open(&path).unwrap(),
+            );
             eprintln!("{name}: gradients {difference:.1e} of their largest");
             assert!(difference < 1e-4, "{name}: {difference}");
         }
@@ -163,7 +217,12 @@ fn parity_loss_and_gradients() {
 }
 
 /// The largest difference of an element, relative to the largest element of its tensor.
-fn compare_gradients(engine: &Engine, (model, family): (&Transformer, &str), gradients: &Gradients, file: &mut TensorFile) -> f64 {
+fn compare_gradients(
+    engine: &Engine,
+    (model, family): (&Transformer, &str),
+    gradients: &Gradients,
+    file: &mut TensorFile,
+) -> f64 {
     let mut worst = 0.0;
     for (id, parameter) in model.parameters().iter() {
         let tensor = gradients.get(id).unwrap();
@@ -172,7 +231,9 @@ fn compare_gradients(engine: &Engine, (model, family): (&Transformer, &str), gra
         let (theirs, turned) = place(family, parameter.name());
         let whole = file.read(&theirs).unwrap();
         // GPT-2's c_attn holds queries, keys and values side by side
-        let part = ["q_proj", "k_proj", "v_proj"].iter().position(|p| theirs.contains("c_attn") && parameter.name().contains(p));
+        let part = ["q_proj", "k_proj", "v_proj"]
+            .iter()
+            .position(|p| theirs.contains("c_attn") && parameter.name().contains(p));
         let (parts, part) = (if part.is_some() { 3 } else { 1 }, part.unwrap_or(0));
         let expected = |r: usize, c: usize| match (turned, parts) {
             (true, _) => whole[c * rows * parts + part * rows + r],

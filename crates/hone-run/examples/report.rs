@@ -24,11 +24,7 @@ fn noise(index: u64) -> f64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let out = PathBuf::from(
-        std::env::args()
-            .nth(1)
-            .unwrap_or_else(|| "report.html".to_owned()),
-    );
+    let out = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "report.html".to_owned()));
     let dir = tempfile::tempdir()?;
     let dir = dir.path().join("ppo-small-world");
     let config = Resolved::from_config(Config {
@@ -69,10 +65,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 ("learning_rate", 1e-4 * (1.0 - t)),
                 ("objective/kl", 12.0 * t * t + 0.8 * noise(step + 2)),
                 ("objective/entropy", 60.0 - 22.0 * t + 3.0 * noise(step + 3)),
-                (
-                    "objective/scores/proxy",
-                    1.8 * t - 0.5 * t * t + 0.12 * noise(step + 4),
-                ),
+                ("objective/scores/proxy", 1.8 * t - 0.5 * t * t + 0.12 * noise(step + 4)),
                 ("objective/scores/gold", gold),
                 ("policy/clipfrac_avg", 0.05 + 0.02 * noise(step + 5)),
                 ("policy/approxkl_avg", 0.004 + 0.001 * noise(step + 6)),
@@ -84,9 +77,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let samples: Vec<Sample> = (0..4)
             .map(|index| Sample {
                 step,
-                prompt: format!(
-                    "<|im_start|>user\nWhat is {index} + {step}?<|im_end|>\n<|im_start|>assistant\n"
-                ),
+                prompt: format!("<|im_start|>user\nWhat is {index} + {step}?<|im_end|>\n<|im_start|>assistant\n"),
                 response: format!(
                     "Adding {index} and {step} gives {}. <b>Ask me another</b> & I will answer.",
                     index + step
@@ -114,8 +105,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 text(["ppo", "0.742", "11.93", "1.391"]),
                 text(["ppo-ptx", "0.735", "10.80", "1.251"]),
             ],
-            note: "Win rate against an independent sample of sft on 1,000 held-out prompts."
-                .to_owned(),
+            note: "Win rate against an independent sample of sft on 1,000 held-out prompts.".to_owned(),
         },
     );
     let rows = [

@@ -27,9 +27,7 @@ impl EventFile {
         let process = std::process::id();
         let mut number = 0;
         let (path, file) = loop {
-            let path = dir.join(format!(
-                "events.out.tfevents.{seconds:010}.hone.{process}.{number}"
-            ));
+            let path = dir.join(format!("events.out.tfevents.{seconds:010}.hone.{process}.{number}"));
             match File::options().append(true).create_new(true).open(&path) {
                 Ok(file) => break (path, file),
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
@@ -61,9 +59,7 @@ impl EventFile {
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
         let mut summary = Message::new();
         for (tag, value) in values {
-            let value = Message::new()
-                .bytes(1, tag.as_bytes())
-                .float(2, *value as f32);
+            let value = Message::new().bytes(1, tag.as_bytes()).float(2, *value as f32);
             summary = summary.message(1, &value);
         }
         self.append(&event(step, Message::new().message(5, &summary)))
@@ -125,9 +121,7 @@ fn record(data: &[u8]) -> Vec<u8> {
 
 /// CRC-32C, rotated and offset so that a checksum of data with checksums inside stays meaningful.
 fn masked_crc(data: &[u8]) -> u32 {
-    crc32c::crc32c(data)
-        .rotate_right(15)
-        .wrapping_add(0xa282_ead8)
+    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 /// A protocol-buffer message under construction.
@@ -278,9 +272,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut events = EventFile::create(dir.path()).unwrap();
         events.restart(300).unwrap();
-        events
-            .scalars(301, &[("loss", 1.5), ("objective/kl", -0.25)])
-            .unwrap();
+        events.scalars(301, &[("loss", 1.5), ("objective/kl", -0.25)]).unwrap();
         events.text(301, "samples", "caf\u{e9}").unwrap();
         let records = records(&std::fs::read(&events.path).unwrap());
         assert_eq!(records.len(), 4);
@@ -297,10 +289,7 @@ mod tests {
 
         let restart = fields(&records[1]);
         assert_eq!(restart[1], (2, Field::Varint(300)));
-        assert_eq!(
-            (restart[2].0, sub(&restart[2].1)),
-            (7, vec![(1, Field::Varint(1))])
-        );
+        assert_eq!((restart[2].0, sub(&restart[2].1)), (7, vec![(1, Field::Varint(1))]));
 
         let scalars = fields(&records[2]);
         assert_eq!(scalars[1], (2, Field::Varint(301)));
@@ -324,14 +313,8 @@ mod tests {
         let text = sub(&sub(&fields(&records[3])[2].1)[0].1);
         let tensor = sub(&text[1].1);
         assert_eq!(tensor[0], (1, Field::Varint(7)));
-        assert_eq!(
-            tensor[2],
-            (8, Field::Bytes("caf\u{e9}".as_bytes().to_vec()))
-        );
-        assert_eq!(
-            sub(&sub(&text[2].1)[0].1),
-            [(1, Field::Bytes(b"text".to_vec()))]
-        );
+        assert_eq!(tensor[2], (8, Field::Bytes("caf\u{e9}".as_bytes().to_vec())));
+        assert_eq!(sub(&sub(&text[2].1)[0].1), [(1, Field::Bytes(b"text".to_vec()))]);
     }
 
     #[test]

@@ -9,8 +9,7 @@ use serde_json::json;
 
 use crate::durable::fault::{self, Fault};
 use crate::{
-    Checkpoint, Error, ExitStatus, OpenOptions, Opened, Resolved, Result, Run, Sample, publish_dir,
-    recover_dir,
+    Checkpoint, Error, ExitStatus, OpenOptions, Opened, Resolved, Result, Run, Sample, publish_dir, recover_dir,
 };
 
 #[derive(Serialize, Deserialize, JsonSchema)]
@@ -35,11 +34,8 @@ fn save(run: &mut Run, step: u64) -> Result<Checkpoint> {
         step,
         &mut |writer| {
             writer.bytes("weights.bin", &weights(step))?;
-            writer.file("optimizer/moments.bin", |sink| {
-                sink.write_all(&[step as u8; 100])
-            })?;
-            fs::write(writer.folder().join("by_path.txt"), format!("step {step}"))
-                .map_err(Error::caller)
+            writer.file("optimizer/moments.bin", |sink| sink.write_all(&[step as u8; 100]))?;
+            fs::write(writer.folder().join("by_path.txt"), format!("step {step}")).map_err(Error::caller)
         },
         json!({ "cursor": step * 10, "mean": 0.1 + 0.2 }),
     )
@@ -66,17 +62,11 @@ fn train(run: &mut Run, from: u64, to: u64) -> Result<()> {
 fn start(dir: &Path, to: u64) -> Result<u64> {
     match open(dir)? {
         Opened::Fresh(mut run) => train(&mut run, 0, to).map(|()| 0),
-        Opened::Resumed {
-            mut run,
-            checkpoint,
-        } => {
+        Opened::Resumed { mut run, checkpoint } => {
             let step = checkpoint.step();
             assert_eq!(checkpoint.read("weights.bin")?, weights(step));
             assert_eq!(checkpoint.read("optimizer/moments.bin")?, [step as u8; 100]);
-            assert_eq!(
-                checkpoint.read("by_path.txt")?,
-                format!("step {step}").into_bytes()
-            );
+            assert_eq!(checkpoint.read("by_path.txt")?, format!("step {step}").into_bytes());
             assert_eq!(checkpoint.state()["cursor"], step * 10);
             assert_eq!(
                 checkpoint.state()["mean"].as_f64().unwrap().to_bits(),
@@ -134,10 +124,7 @@ fn a_crash_between_any_two_operations_loses_nothing() {
         let result = start(dir.path(), 8);
         fault::clear();
         if result.is_ok() {
-            assert!(
-                operations > 60,
-                "only {operations} operations were interrupted"
-            );
+            assert!(operations > 60, "only {operations} operations were interrupted");
             break;
         }
         // A second crash during recovery, at a place that varies with the first.
@@ -146,21 +133,11 @@ fn a_crash_between_any_two_operations_loses_nothing() {
         fault::clear();
         let from = start(dir.path(), 8).unwrap();
         resumed_from.push(from);
-        let (got, names) = (
-            contents(dir.path()),
-            |list: &[(String, Vec<u8>)]| -> Vec<String> {
-                list.iter().map(|(name, _)| name.clone()).collect()
-            },
-        );
-        assert_eq!(
-            names(&got),
-            names(&expected),
-            "after {operations} operations"
-        );
-        assert!(
-            got == expected,
-            "bytes differ after a crash at operation {operations}"
-        );
+        let (got, names) = (contents(dir.path()), |list: &[(String, Vec<u8>)]| -> Vec<String> {
+            list.iter().map(|(name, _)| name.clone()).collect()
+        });
+        assert_eq!(names(&got), names(&expected), "after {operations} operations");
+        assert!(got == expected, "bytes differ after a crash at operation {operations}");
     }
     // Crashes late in the run were resumed late: nothing acknowledged was thrown away.
     assert!(resumed_from.is_sorted(), "{resumed_from:?}");
@@ -190,19 +167,13 @@ fn a_crash_inside_a_save_leaves_the_one_before() {
         match result {
             Ok(_) => {
                 assert_eq!(checkpoint.step(), 4);
-                assert!(
-                    operations >= 12,
-                    "a save has more than {operations} operations"
-                );
+                assert!(operations >= 12, "a save has more than {operations} operations");
                 break;
             }
             // The rename may have happened; its durability was then not acknowledged, but it is complete.
             Err(_) => assert!([2, 4].contains(&checkpoint.step())),
         }
-        assert_eq!(
-            checkpoint.read("weights.bin").unwrap(),
-            weights(checkpoint.step())
-        );
+        assert_eq!(checkpoint.read("weights.bin").unwrap(), weights(checkpoint.step()));
     }
 }
 
@@ -224,15 +195,10 @@ fn a_full_disk_at_any_operation_keeps_the_last_checkpoint_and_says_what_is_neede
             if let Error::NoSpace { needed, .. } = error
                 && *needed > 0
             {
-                assert!(
-                    (whole..whole + 2000).contains(needed),
-                    "{needed} for {whole}"
-                );
+                assert!((whole..whole + 2000).contains(needed), "{needed} for {whole}");
                 refused += 1;
             }
-            let leftovers = fs::read_dir(dir.path().join("checkpoints"))
-                .unwrap()
-                .count();
+            let leftovers = fs::read_dir(dir.path().join("checkpoints")).unwrap().count();
             assert!(leftovers <= 2, "the failed save was cleaned up");
             // The same run may try again once there is room.
             assert_eq!(save(&mut run, 4).unwrap().step(), 4);
@@ -252,9 +218,7 @@ fn a_full_disk_at_any_operation_keeps_the_last_checkpoint_and_says_what_is_neede
 #[test]
 fn publishing_is_all_or_nothing_at_every_operation() {
     let write = |text: &'static str| {
-        move |folder: &Path| {
-            fs::write(folder.join("model.safetensors"), text).map_err(Error::caller)
-        }
+        move |folder: &Path| fs::write(folder.join("model.safetensors"), text).map_err(Error::caller)
     };
     let (mut old_seen, mut new_seen) = (0, 0);
     for operations in 0.. {
@@ -266,10 +230,7 @@ fn publishing_is_all_or_nothing_at_every_operation() {
         fault::clear();
         recover_dir(&path).unwrap();
         assert!(crate::verify_dir(&path).unwrap().is_some());
-        match fs::read_to_string(path.join("model.safetensors"))
-            .unwrap()
-            .as_str()
-        {
+        match fs::read_to_string(path.join("model.safetensors")).unwrap().as_str() {
             "old" => old_seen += 1,
             "new" => new_seen += 1,
             other => panic!("neither old nor new: {other}"),

@@ -48,8 +48,7 @@ impl JsonLines {
             let bytes = file.metadata()?.len();
             Ok((file, bytes))
         };
-        let (file, bytes) =
-            open().map_err(|source| Error::io("open it for appending", path, 0, source))?;
+        let (file, bytes) = open().map_err(|source| Error::io("open it for appending", path, 0, source))?;
         Ok(Self {
             path: path.to_path_buf(),
             file,
@@ -74,12 +73,7 @@ impl JsonLines {
         if let Err(source) = durable::write_all(&mut self.file, &bytes) {
             // If this fails too, the next resume cuts the file back.
             let _ = self.file.set_len(self.bytes);
-            return Err(Error::io(
-                "append a line",
-                &self.path,
-                bytes.len() as u64,
-                source,
-            ));
+            return Err(Error::io("append a line", &self.path, bytes.len() as u64, source));
         }
         self.bytes += bytes.len() as u64;
         Ok(())
@@ -106,8 +100,7 @@ impl JsonLines {
     /// # Errors
     /// When the system refuses.
     pub fn sync(&mut self) -> Result<()> {
-        durable::sync_file(&self.file)
-            .map_err(|source| Error::io("make it durable", &self.path, 0, source))
+        durable::sync_file(&self.file).map_err(|source| Error::io("make it durable", &self.path, 0, source))
     }
 }
 
@@ -115,11 +108,7 @@ impl JsonLines {
 /// fewest digits that read back to the same bits; what is not finite is `null`, and `non_finite` counts those.
 #[must_use]
 pub fn metric_line(step: u64, metrics: &[(&str, f64)]) -> String {
-    let sorted: BTreeMap<&str, f64> = metrics
-        .iter()
-        .filter(|(name, _)| *name != "step")
-        .copied()
-        .collect();
+    let sorted: BTreeMap<&str, f64> = metrics.iter().filter(|(name, _)| *name != "step").copied().collect();
     let mut object = serde_json::Map::new();
     object.insert("step".to_owned(), step.into());
     let mut non_finite = 0_u64;
@@ -157,10 +146,7 @@ mod tests {
             r#"{"step":7,"a/b":0.3333333333333333,"grad_norm":null,"kl":null,"loss":0.1,"non_finite":2}"#
         );
         let read: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(
-            read["a/b"].as_f64().unwrap().to_bits(),
-            (1.0_f64 / 3.0).to_bits()
-        );
+        assert_eq!(read["a/b"].as_f64().unwrap().to_bits(), (1.0_f64 / 3.0).to_bits());
     }
 
     #[test]

@@ -150,10 +150,7 @@ fn defaults_are_written_out_and_read_back_equal() {
     let resolved = read(GOOD, &[]).unwrap();
     assert_eq!(resolved.config.data.limits.max_length, 512);
     assert_eq!(resolved.config.data.train[1].weight, 2.0);
-    assert_eq!(
-        resolved.config.train.schedule,
-        Schedule::Cosine { floor: 0.1 }
-    );
+    assert_eq!(resolved.config.train.schedule, Schedule::Cosine { floor: 0.1 });
     let text = resolved.text();
     for line in [
         "epochs = 3",
@@ -213,9 +210,7 @@ fn unknown_keys_are_named_with_line_and_nearest_key() {
     // The right name in the wrong table.
     let text = format!("learning_rate = 1.0\n{GOOD}");
     assert!(
-        message(&text, &[]).contains(
-            "sft.toml:1: unknown key `learning_rate`; did you mean `train.learning_rate`?"
-        )
+        message(&text, &[]).contains("sft.toml:1: unknown key `learning_rate`; did you mean `train.learning_rate`?")
     );
     // A table that is optional.
     let text = format!("{GOOD}\n[lora]\nrank = 8\ntarget = [\"q\"]");
@@ -228,9 +223,10 @@ fn unknown_keys_are_named_with_line_and_nearest_key() {
         message(&text, &[])
     );
     // From the command line.
-    assert!(message(GOOD, &["train.epoch=1"]).starts_with(
-        "--set train.epoch=1: unknown key `train.epoch`; did you mean `train.epochs`?"
-    ));
+    assert!(
+        message(GOOD, &["train.epoch=1"])
+            .starts_with("--set train.epoch=1: unknown key `train.epoch`; did you mean `train.epochs`?")
+    );
     // All of them at once.
     let text = GOOD
         .replace("learning_rate", "learning_rat")
@@ -291,38 +287,21 @@ fn overrides_are_toml_or_plain_text() {
     );
     assert_eq!(resolved.train.max_steps, Some(9));
     // Text stays text where the key holds text, and no second key can be smuggled in.
-    assert_eq!(
-        read(GOOD, &["model.path=123"]).unwrap().config.model.path,
-        "123"
-    );
-    assert_eq!(
-        read(GOOD, &["model.path=\"a b\""])
-            .unwrap()
-            .config
-            .model
-            .path,
-        "a b"
-    );
+    assert_eq!(read(GOOD, &["model.path=123"]).unwrap().config.model.path, "123");
+    assert_eq!(read(GOOD, &["model.path=\"a b\""]).unwrap().config.model.path, "a b");
     let smuggled = "model.path=\"a\"\nother = 1";
-    assert_eq!(
-        read(GOOD, &[smuggled]).unwrap().config.model.path,
-        "\"a\"\nother = 1"
-    );
+    assert_eq!(read(GOOD, &[smuggled]).unwrap().config.model.path, "\"a\"\nother = 1");
 }
 
 #[test]
 fn overrides_of_the_wrong_type_name_key_and_origin() {
     let text = message(GOOD, &["train.epochs=many"]);
     assert!(
-        text.starts_with("--set train.epochs=many: `train.epochs`:")
-            && text.contains("invalid type: string"),
+        text.starts_with("--set train.epochs=many: `train.epochs`:") && text.contains("invalid type: string"),
         "{text}"
     );
     let text = message(GOOD, &["train.epochs=-1"]);
-    assert!(
-        text.contains("`train.epochs`") && text.contains("-1"),
-        "{text}"
-    );
+    assert!(text.contains("`train.epochs`") && text.contains("-1"), "{text}");
     let text = message(GOOD, &["train.precision=f16"]);
     assert!(
         text.contains("unknown variant `f16`") && text.contains("bf16"),
@@ -342,15 +321,9 @@ fn wrong_values_in_the_file_name_line_and_key() {
         "{text}"
     );
     let text = message(&GOOD.replace("weight = 2", "weight = \"x\""), &[]);
-    assert!(
-        text.starts_with("sft.toml:6: `data.train[1].weight`"),
-        "{text}"
-    );
+    assert!(text.starts_with("sft.toml:6: `data.train[1].weight`"), "{text}");
     let text = message(&GOOD.replace("path = \"runs/pretrain/model\"", ""), &[]);
-    assert!(
-        text.starts_with("sft.toml:2: `model`: missing field `path`"),
-        "{text}"
-    );
+    assert!(text.starts_with("sft.toml:2: `model`: missing field `path`"), "{text}");
     let text = message("a = 1\nb = = 2\n", &[]);
     assert!(text.starts_with("sft.toml:2:5: not valid TOML"), "{text}");
     let resolved = read(GOOD, &[]).unwrap();
@@ -367,17 +340,11 @@ fn files_that_are_not_text_are_refused_with_the_line() {
     let path = dir.path().join("bad.toml");
     std::fs::write(&path, b"a = 1\n\xff").unwrap();
     let error = load::<Sft>(&path, &[]).unwrap_err().to_string();
-    assert!(
-        error.contains("bad.toml:2: not valid TOML: not UTF-8"),
-        "{error}"
-    );
+    assert!(error.contains("bad.toml:2: not valid TOML: not UTF-8"), "{error}");
     let error = load::<Sft>(&dir.path().join("absent.toml"), &[])
         .unwrap_err()
         .to_string();
-    assert!(
-        error.contains("absent.toml: cannot read the configuration"),
-        "{error}"
-    );
+    assert!(error.contains("absent.toml: cannot read the configuration"), "{error}");
 }
 
 #[test]
@@ -385,28 +352,16 @@ fn changed_keys_are_listed_by_dotted_name() {
     let before = read(GOOD, &[]).unwrap();
     let after = read(
         GOOD,
-        &[
-            "train.epochs=4",
-            "data.train[0].weight=3",
-            "lora={rank=1, targets=[]}",
-        ],
+        &["train.epochs=4", "data.train[0].weight=3", "lora={rank=1, targets=[]}"],
     )
     .unwrap();
     assert_eq!(
         changed_keys(before.table(), after.table()),
-        [
-            "data.train[0].weight",
-            "lora.rank",
-            "lora.targets",
-            "train.epochs"
-        ]
+        ["data.train[0].weight", "lora.rank", "lora.targets", "train.epochs"]
     );
     let shorter = read(
         GOOD,
-        &[
-            "data.train=[{path=\"a\"}]",
-            "train.schedule={kind=\"constant\"}",
-        ],
+        &["data.train=[{path=\"a\"}]", "train.schedule={kind=\"constant\"}"],
     )
     .unwrap();
     assert_eq!(
@@ -445,10 +400,7 @@ fn the_reference_page_lists_every_key() {
     ] {
         assert!(page.contains(line), "{line} in\n{page}");
     }
-    assert_eq!(
-        schema::<Sft>()["properties"]["train"]["description"],
-        "How to train."
-    );
+    assert_eq!(schema::<Sft>()["properties"]["train"]["description"], "How to train.");
 }
 
 #[test]
@@ -462,11 +414,7 @@ fn integers_beyond_toml_are_refused_not_wrapped() {
         Err(Error::Unwritable(_))
     ));
     assert_eq!(
-        Resolved::from_config(Seed {
-            seed: i64::MAX as u64
-        })
-        .unwrap()
-        .text(),
+        Resolved::from_config(Seed { seed: i64::MAX as u64 }).unwrap().text(),
         "seed = 9223372036854775807\n"
     );
 }

@@ -32,7 +32,12 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     }
     let (model, config) = hone_model::load(engine, directory)?;
     let tokenizer = tokenizer_for(directory, &model)?;
-    Ok(Artefact { model, tokenizer, tokens: config.tokens, base: Some(directory.into()) })
+    Ok(Artefact {
+        model,
+        tokenizer,
+        tokens: config.tokens,
+        base: Some(directory.into()),
+    })
 }
 
 fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
@@ -41,7 +46,12 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
     let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
-    Ok(Artefact { model, tokenizer, tokens, base: Some(base) })
+    Ok(Artefact {
+        model,
+        tokenizer,
+        tokens,
+        base: Some(base),
+    })
 }
 
 /// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
@@ -59,7 +69,10 @@ fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_dir(directory)?;
     let rows = model.architecture().vocab_size;
     if tokenizer.vocab_size() > rows {
-        let reason = format!("the tokenizer has {} tokens, the model's embedding {rows} rows", tokenizer.vocab_size());
+        let reason = format!(
+            "the tokenizer has {} tokens, the model's embedding {rows} rows",
+            tokenizer.vocab_size()
+        );
         return Err(TrainError::setting(directory.display().to_string(), reason));
     }
     Ok(tokenizer)
@@ -99,7 +112,11 @@ pub fn publish_at(engine: &Engine, path: &Path, artefact: &Artefact, model: &Tra
 fn write(engine: &Engine, dir: &Path, artefact: &Artefact, model: &Transformer) -> Result<(), hone_run::Error> {
     let caller = |error: std::io::Error| hone_run::Error::caller(error);
     artefact.tokenizer.save(dir).map_err(hone_run::Error::caller)?;
-    let file = |name: &str| std::fs::File::create(dir.join(name)).map(std::io::BufWriter::new).map_err(caller);
+    let file = |name: &str| {
+        std::fs::File::create(dir.join(name))
+            .map(std::io::BufWriter::new)
+            .map_err(caller)
+    };
     if let (Some(base), Some(_)) = (&artefact.base, model.adapter()) {
         let base = std::path::absolute(base).map_err(caller)?;
         let json = model.adapter_json(&base.display().to_string()).unwrap_or_default();

@@ -36,7 +36,12 @@ impl LanguageBatch {
                 }
             }
         }
-        Self { ids: ids.into(), layout: Layout::whole(&lengths), rows: rows.into(), targets: targets.into() }
+        Self {
+            ids: ids.into(),
+            layout: Layout::whole(&lengths),
+            rows: rows.into(),
+            targets: targets.into(),
+        }
     }
 
     /// Windows of a stream, in which every position predicts.
@@ -48,7 +53,12 @@ impl LanguageBatch {
             lengths.extend_from_slice(&window.segments);
         }
         let rows = (0..ids.len() as u32).collect();
-        Self { ids: ids.into(), layout: Layout::whole(&lengths), rows, targets: targets.into() }
+        Self {
+            ids: ids.into(),
+            layout: Layout::whole(&lengths),
+            rows,
+            targets: targets.into(),
+        }
     }
 
     /// Tokens read.
@@ -62,7 +72,10 @@ impl LanguageBatch {
     }
 
     fn tokens_of(&self) -> Tokens<'_> {
-        Tokens { ids: &self.ids, layout: &self.layout }
+        Tokens {
+            ids: &self.ids,
+            layout: &self.layout,
+        }
     }
 }
 
@@ -83,11 +96,17 @@ pub fn cross_entropy_step(
     }
     let mask = vec![true; batch.targets()];
     // dloss / dlogprob, known before the log-probabilities are: -1 / n each
-    let weights: Vec<f32> =
-        cross_entropy_gradient(&mask, global_tokens)?.into_iter().map(|g| -(f64::from(g) * scale) as f32).collect();
+    let weights: Vec<f32> = cross_entropy_gradient(&mask, global_tokens)?
+        .into_iter()
+        .map(|g| -(f64::from(g) * scale) as f32)
+        .collect();
     let mut tape = Tape::training(engine, model.parameters());
     let hidden = model.hidden(&mut tape, &batch.tokens_of()); // [n, d]
-    let chosen = if batch.targets() == batch.tokens() { hidden } else { tape.select_rows(&hidden, &batch.rows) };
+    let chosen = if batch.targets() == batch.tokens() {
+        hidden
+    } else {
+        tape.select_rows(&hidden, &batch.rows)
+    };
     let asked = model.targets(&batch.targets, 1.0);
     let (logprobs, _) = tape.backward_cross_entropy(&chosen, &asked, &weights, gradients);
     Ok(TokenStats::of(&logprobs, &mask)?)
@@ -104,7 +123,11 @@ pub fn evaluate(engine: &Engine, model: &Transformer, batch: &LanguageBatch) -> 
     }
     let mut tape = Tape::inference(engine, model.parameters());
     let hidden = model.hidden(&mut tape, &batch.tokens_of());
-    let chosen = if batch.targets() == batch.tokens() { hidden } else { tape.select_rows(&hidden, &batch.rows) };
+    let chosen = if batch.targets() == batch.tokens() {
+        hidden
+    } else {
+        tape.select_rows(&hidden, &batch.rows)
+    };
     let logprobs = engine.read(model.logprobs(&mut tape, &chosen, &batch.targets, 1.0).logprob.value());
     Ok(TokenStats::of(&logprobs, &mask)?)
 }
@@ -139,14 +162,23 @@ mod tests {
     #[test]
     fn shards_keep_order_and_bound_microbatches() {
         let shards = shards_of((1..=10).collect(), 2, 9, |&n: &usize| n);
-        assert_eq!(shards, vec![vec![vec![1, 2, 3], vec![4, 5]], vec![vec![6], vec![7], vec![8], vec![9], vec![10]]]);
+        assert_eq!(
+            shards,
+            vec![
+                vec![vec![1, 2, 3], vec![4, 5]],
+                vec![vec![6], vec![7], vec![8], vec![9], vec![10]]
+            ]
+        );
         let one = shards_of(vec![5, 5, 5], 1, 100, |&n: &usize| n);
         assert_eq!(one, vec![vec![vec![5, 5, 5]]]);
     }
 
     #[test]
     fn only_masked_tokens_are_targets() {
-        let example = TokenExample { ids: vec![7, 8, 9, 10], trained: vec![true, false, true, true] };
+        let example = TokenExample {
+            ids: vec![7, 8, 9, 10],
+            trained: vec![true, false, true, true],
+        };
         let batch = LanguageBatch::of_examples([&example, &example]);
         assert_eq!(&*batch.rows, &[1, 2, 5, 6]);
         assert_eq!(&*batch.targets, &[9, 10, 9, 10]);

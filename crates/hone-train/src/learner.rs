@@ -1,6 +1,6 @@
 //! A model with its optimiser: the state that training changes, and how it is saved.
 
-use hone_compute::{AdamW, Engine, Gradients, GradientTree, Optimizer, ParameterId, StepRate, Tensor};
+use hone_compute::{AdamW, Engine, GradientTree, Gradients, Optimizer, ParameterId, StepRate, Tensor};
 use hone_model::{Dtype, TensorFile, TensorToWrite, Transformer, write_tensors};
 use hone_run::{Checkpoint, CheckpointWriter};
 use serde_json::{Value, json};
@@ -34,7 +34,12 @@ impl Learner {
     /// A fresh optimiser for a model.
     pub fn new(engine: &Engine, model: Transformer, constants: AdamW) -> Self {
         let optimizer = Optimizer::new(engine, model.parameters(), constants);
-        Self { model, optimizer, skipped_in_a_row: 0, skipped: 0 }
+        Self {
+            model,
+            optimizer,
+            skipped_in_a_row: 0,
+            skipped: 0,
+        }
     }
 
     /// Sums gradients over the shards of a batch in the fixed tree. `work` adds one micro-batch's.
@@ -55,7 +60,9 @@ impl Learner {
             }
             tree.push(engine, gradients);
         }
-        Ok(tree.finish(engine).unwrap_or_else(|| Gradients::zeros(engine, self.model.parameters())))
+        Ok(tree
+            .finish(engine)
+            .unwrap_or_else(|| Gradients::zeros(engine, self.model.parameters())))
     }
 
     /// One optimiser step. A gradient that is not finite changes nothing and is counted.
@@ -63,17 +70,26 @@ impl Learner {
     /// # Errors
     /// After ten such steps in a row.
     pub fn apply(&mut self, engine: &Engine, gradients: &Gradients, rate: StepRate, step: u64) -> Result<Applied> {
-        let report = self.optimizer.step(engine, self.model.parameters_mut(), gradients, rate);
+        let report = self
+            .optimizer
+            .step(engine, self.model.parameters_mut(), gradients, rate);
         if report.applied {
             self.skipped_in_a_row = 0;
         } else {
             self.skipped += 1;
             self.skipped_in_a_row += 1;
             if self.skipped_in_a_row >= MOST_SKIPPED {
-                return Err(TrainError::Diverged { count: self.skipped_in_a_row, step });
+                return Err(TrainError::Diverged {
+                    count: self.skipped_in_a_row,
+                    step,
+                });
             }
         }
-        Ok(Applied { grad_norm: report.grad_norm, learning_rate: rate.learning_rate, skipped: self.skipped })
+        Ok(Applied {
+            grad_norm: report.grad_norm,
+            learning_rate: rate.learning_rate,
+            skipped: self.skipped,
+        })
     }
 
     /// Counters for a checkpoint's manifest.
@@ -92,7 +108,13 @@ impl Learner {
     /// If writing fails.
     pub fn save(&self, engine: &Engine, name: &str, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
         writer.file(&format!("{name}.weights.safetensors"), |out| {
-            write_tensors(out, Dtype::F32, tensors(engine, &self.model, |p, id| vec![(p, self.model.parameters().get(id).value())]))
+            write_tensors(
+                out,
+                Dtype::F32,
+                tensors(engine, &self.model, |p, id| {
+                    vec![(p, self.model.parameters().get(id).value())]
+                }),
+            )
         })?;
         writer.file(&format!("{name}.moments.safetensors"), |out| {
             let moments = tensors(engine, &self.model, |p, id| match self.optimizer.moments(id) {
@@ -128,7 +150,11 @@ impl Learner {
 }
 
 fn trained(model: &Transformer) -> impl Iterator<Item = (ParameterId, String)> {
-    model.parameters().iter().filter(|(_, p)| p.trainable()).map(|(id, p)| (id, p.name().to_string()))
+    model
+        .parameters()
+        .iter()
+        .filter(|(_, p)| p.trainable())
+        .map(|(id, p)| (id, p.name().to_string()))
 }
 
 fn tensors<'a>(
@@ -155,7 +181,10 @@ pub struct Ema {
 impl Ema {
     /// Starts at the model's weights.
     pub fn new(engine: &Engine, model: &Transformer, decay: f64) -> Self {
-        Self { model: model.duplicate(engine), decay }
+        Self {
+            model: model.duplicate(engine),
+            decay,
+        }
     }
 
     /// Moves towards the model's weights.
@@ -164,7 +193,9 @@ impl Ema {
         for id in ids {
             let target = model.parameters().get(id).value();
             let decay = self.decay;
-            self.model.parameters_mut().update(engine, id, |average| engine.exponential_average(average, target, decay));
+            self.model
+                .parameters_mut()
+                .update(engine, id, |average| engine.exponential_average(average, target, decay));
         }
     }
 
@@ -174,7 +205,9 @@ impl Ema {
     /// If writing fails.
     pub fn save(&self, engine: &Engine, name: &str, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
         writer.file(&format!("{name}.weights.safetensors"), |out| {
-            let weights = tensors(engine, &self.model, |p, id| vec![(p, self.model.parameters().get(id).value())]);
+            let weights = tensors(engine, &self.model, |p, id| {
+                vec![(p, self.model.parameters().get(id).value())]
+            });
             write_tensors(out, Dtype::F32, weights)
         })
     }

@@ -43,7 +43,10 @@ impl Scorer {
     /// If the model has no head, or the tokenizer's template cannot be read.
     pub fn new(model: Transformer, tokenizer: Tokenizer) -> Result<Self> {
         if !model.has_head() {
-            return Err(TrainError::setting("reward model", "has no head; expected the result of a reward stage"));
+            return Err(TrainError::setting(
+                "reward model",
+                "has no head; expected the result of a reward stage",
+            ));
         }
         let chat = match tokenizer.chat_template() {
             Some(_) => Some(Chat::new(&tokenizer)?),
@@ -88,8 +91,10 @@ impl Scorer {
     /// # Errors
     /// As [`Self::encode`] and [`Self::score_tokens`].
     pub fn score(&self, engine: &Engine, answers: &[(&PromptInput, &str)]) -> Result<Vec<f32>> {
-        let encoded: Vec<Vec<u32>> =
-            answers.iter().map(|(prompt, response)| self.encode(prompt, response)).collect::<Result<_>>()?;
+        let encoded: Vec<Vec<u32>> = answers
+            .iter()
+            .map(|(prompt, response)| self.encode(prompt, response))
+            .collect::<Result<_>>()?;
         self.score_tokens(engine, &encoded.iter().map(Vec::as_slice).collect::<Vec<_>>())
     }
 
@@ -105,12 +110,19 @@ impl Scorer {
                 Some(id) => format!("has token {id}; the reward model knows {}", a.vocab_size),
                 None if ids.is_empty() => "is empty; expected at least one token".into(),
                 None if ids.len() > a.context => {
-                    format!("has {} tokens with its prompt; the reward model's context is {}", ids.len(), a.context)
+                    format!(
+                        "has {} tokens with its prompt; the reward model's context is {}",
+                        ids.len(),
+                        a.context
+                    )
                 }
                 None => continue,
             };
             return Err(TrainError::Unscorable { index: i, reason });
         }
-        Ok(scores_of(engine, &self.model, sequences).into_iter().map(|score| score.0).collect())
+        Ok(scores_of(engine, &self.model, sequences)
+            .into_iter()
+            .map(|score| score.0)
+            .collect())
     }
 }

@@ -142,11 +142,18 @@ pub struct EvalSection {
 
 impl Default for EvalSection {
     fn default() -> Self {
-        Self { every: 50, samples: 8, max_new_tokens: 128 }
+        Self {
+            every: 50,
+            samples: 8,
+            max_new_tokens: 128,
+        }
     }
 }
 
 /// Sources with their paths taken from the directory of the configuration.
 pub(crate) fn resolved(sources: &[Source], directory: &std::path::Path) -> Vec<Source> {
-    sources.iter().map(|source| source.clone().resolved_in(directory)).collect()
+    sources
+        .iter()
+        .map(|source| source.clone().resolved_in(directory))
+        .collect()
 }

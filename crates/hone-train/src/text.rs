@@ -6,14 +6,19 @@ use hone_text::{AddSpecial, Chat, Tokenizer, TrainedTurns};
 use crate::error::Result;
 
 pub(crate) fn messages(of: &[Message]) -> Vec<hone_text::Message> {
-    of.iter().map(|m| hone_text::Message::new(m.role.clone(), m.content.clone())).collect()
+    of.iter()
+        .map(|m| hone_text::Message::new(m.role.clone(), m.content.clone()))
+        .collect()
 }
 
 /// A conversation's tokens; targets are the chosen assistant turns, each with its end-of-turn token.
 pub(crate) fn conversation(chat: &Chat, turns: &[Message], trained: TrainedTurns) -> Result<TokenExample> {
     let tokens = chat.encode(&messages(turns), trained)?;
     let mask = tokens.mask();
-    Ok(TokenExample { ids: tokens.ids, trained: mask })
+    Ok(TokenExample {
+        ids: tokens.ids,
+        trained: mask,
+    })
 }
 
 /// A prompt's tokens, ready for a reply: raw text as it is, messages through the template.
@@ -40,9 +45,15 @@ pub(crate) fn answered(chat: &Chat, prompt: &[Message], response: &str) -> Resul
     let mut turns = messages(prompt);
     turns.push(hone_text::Message::assistant(response));
     let mut tokens = chat.encode(&turns, TrainedTurns::Last)?;
-    let (start, end) = tokens.spans.last().map_or((0, tokens.ids.len()), |span| (span.start, span.end));
+    let (start, end) = tokens
+        .spans
+        .last()
+        .map_or((0, tokens.ids.len()), |span| (span.start, span.end));
     tokens.ids.truncate(end);
-    Ok(Answered { ids: tokens.ids, response_tokens: end - start })
+    Ok(Answered {
+        ids: tokens.ids,
+        response_tokens: end - start,
+    })
 }
 
 /// Raw text with its response, without a template: both are tokenised apart, as sampling has them, and the response ends
@@ -52,5 +63,8 @@ pub(crate) fn answered_raw(tokenizer: &Tokenizer, prompt: &str, response: &str) 
     let start = ids.len();
     ids.extend(tokenizer.encode_ordinary(response)?);
     ids.extend(tokenizer.eos());
-    Ok(Answered { response_tokens: ids.len() - start, ids })
+    Ok(Answered {
+        response_tokens: ids.len() - start,
+        ids,
+    })
 }

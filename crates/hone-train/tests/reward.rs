@@ -15,7 +15,9 @@ fn longer(toml: &str, steps: u64) -> String {
 }
 
 fn figure(summary: &Value, key: &str) -> f64 {
-    summary["held_out"][key].as_f64().unwrap_or_else(|| panic!("{key} in {summary}"))
+    summary["held_out"][key]
+        .as_f64()
+        .unwrap_or_else(|| panic!("{key} in {summary}"))
 }
 
 fn ask(text: &str) -> PromptInput {
@@ -27,19 +29,39 @@ fn ask(text: &str) -> PromptInput {
 fn a_planted_preference_is_learned() {
     let place = Place::with_base();
     let outcome = place.reward("reward", &longer(REWARD, 40)).unwrap();
-    let Outcome::Done { model, summary, before: false } = outcome else { panic!("{outcome:?}") };
+    let Outcome::Done {
+        model,
+        summary,
+        before: false,
+    } = outcome
+    else {
+        panic!("{outcome:?}")
+    };
     assert!(figure(&summary, "eval/accuracy") > 0.9, "{summary}");
     assert!(figure(&summary, "eval/accuracy_low") < figure(&summary, "eval/accuracy"));
     assert!(figure(&summary, "eval/loss") < 0.4);
     assert_eq!(summary["held_out"]["held_out_prompts"], 30);
-    assert_eq!(summary["held_out"]["held_out_pairs"], 60, "one of three is better than both others");
+    assert_eq!(
+        summary["held_out"]["held_out_pairs"], 60,
+        "one of three is better than both others"
+    );
 
     let metrics = place.metrics("reward");
-    for key in ["train/loss", "rewards/margins", "rewards/accuracies", "eval/calibration_error", "eval/length_correlation"] {
+    for key in [
+        "train/loss",
+        "rewards/margins",
+        "rewards/accuracies",
+        "eval/calibration_error",
+        "eval/length_correlation",
+    ] {
         assert!(metrics.contains_key(key), "{key}");
     }
     let loss = &metrics["train/loss"];
-    assert!((loss[0].1 - 2f64.ln()).abs() < 0.3, "a fresh head knows nothing: {}", loss[0].1);
+    assert!(
+        (loss[0].1 - 2f64.ln()).abs() < 0.3,
+        "a fresh head knows nothing: {}",
+        loss[0].1
+    );
     assert!(loss.last().unwrap().1 < 0.5 * loss[0].1);
     assert_eq!(metrics["eval/accuracy"].last().unwrap().0, 40);
 
@@ -47,10 +69,19 @@ fn a_planted_preference_is_learned() {
     let engine = engine();
     let scorer = Scorer::load(&engine, &model).unwrap();
     let prompt = ask("What is the red cup?");
-    let scores = scorer.score(&engine, &[(&prompt, "gladly The cup is red."), (&prompt, "The cup is red.")]).unwrap();
+    let scores = scorer
+        .score(
+            &engine,
+            &[(&prompt, "gladly The cup is red."), (&prompt, "The cup is red.")],
+        )
+        .unwrap();
     assert!(scores[0] > scores[1], "{scores:?}");
     let alone = scorer.score(&engine, &[(&prompt, "The cup is red.")]).unwrap();
-    assert_eq!(scores[1].to_bits(), alone[0].to_bits(), "a score does not depend on its company");
+    assert_eq!(
+        scores[1].to_bits(),
+        alone[0].to_bits(),
+        "a score does not depend on its company"
+    );
 
     let report = fs::read_to_string(place.path("reward/report.html")).unwrap();
     assert!(report.contains("Calibration of scores") && report.contains("finished"));
@@ -75,15 +106,28 @@ fn scores_are_centred() {
     // The first 90 rows are trained on
     let best: Vec<(PromptInput, String)> = rows("rankings.jsonl")[..90]
         .iter()
-        .map(|row| (ask(&text(&row["prompt"])), text(&row["responses"][row["ranking"][0][0].as_u64().unwrap() as usize])))
+        .map(|row| {
+            (
+                ask(&text(&row["prompt"])),
+                text(&row["responses"][row["ranking"][0][0].as_u64().unwrap() as usize]),
+            )
+        })
         .collect();
     let shown: Vec<(PromptInput, String)> = rows("demonstrations.jsonl")
         .iter()
-        .map(|row| (ask(&text(&row["messages"][0]["content"])), text(&row["messages"][1]["content"])))
+        .map(|row| {
+            (
+                ask(&text(&row["messages"][0]["content"])),
+                text(&row["messages"][1]["content"]),
+            )
+        })
         .collect();
     for (run, answers) in [("best", best), ("demonstrations", shown)] {
         let scorer = Scorer::load(&engine, &place.path(run).join("model")).unwrap();
-        let answers: Vec<_> = answers.iter().map(|(prompt, response)| (prompt, response.as_str())).collect();
+        let answers: Vec<_> = answers
+            .iter()
+            .map(|(prompt, response)| (prompt, response.as_str()))
+            .collect();
         let scores = scorer.score(&engine, &answers).unwrap();
         let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / scores.len() as f64;
         assert!(mean.abs() < 1e-5, "{run}: {mean}");
@@ -95,9 +139,19 @@ fn scores_are_centred() {
 #[test]
 fn an_adapter_is_merged_into_the_result() {
     let place = Place::with_base();
-    let toml = format!("{}\n[lora]\nrank = 4\ntargets = [\"q\", \"v\", \"up\"]", longer(REWARD, 30));
-    let outcome = place.reward("lora", &with_train(&without(&toml, "learning_rate"), "learning_rate = 1e-2")).unwrap();
-    let Outcome::Done { model, summary, .. } = outcome else { panic!("{outcome:?}") };
+    let toml = format!(
+        "{}\n[lora]\nrank = 4\ntargets = [\"q\", \"v\", \"up\"]",
+        longer(REWARD, 30)
+    );
+    let outcome = place
+        .reward(
+            "lora",
+            &with_train(&without(&toml, "learning_rate"), "learning_rate = 1e-2"),
+        )
+        .unwrap();
+    let Outcome::Done { model, summary, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
     assert!(model.join("config.json").is_file() && !model.join("adapter_config.json").exists());
     let engine = engine();
     let scorer = Scorer::load(&engine, &model).unwrap();
@@ -122,7 +176,10 @@ fn a_score_is_read_at_the_end_of_the_response() {
     expected.extend(tokenizer.encode_ordinary("Hello").unwrap());
     expected.push(end);
     assert_eq!(ids, expected);
-    assert_eq!(scorer.score_tokens(&engine, &[&ids]).unwrap(), scorer.score(&engine, &[(&ask("Hi"), "Hello")]).unwrap());
+    assert_eq!(
+        scorer.score_tokens(&engine, &[&ids]).unwrap(),
+        scorer.score(&engine, &[(&ask("Hi"), "Hello")]).unwrap()
+    );
 
     // Raw text has no template, and a response cannot forge the end of its turn
     let raw = PromptInput::Text("The cup".into());
@@ -134,13 +191,25 @@ fn a_score_is_read_at_the_end_of_the_response() {
 
     let mut other = tokenizer.clone();
     other.set_chat_template("{{ messages }}");
-    assert!(!scorer.shares_tokenizer_with(&other), "another template gives other tokens");
+    assert!(
+        !scorer.shares_tokenizer_with(&other),
+        "another template gives other tokens"
+    );
     let long = "red ".repeat(200);
-    let refused = scorer.score(&engine, &[(&raw, "red"), (&raw, &long)]).unwrap_err().to_string();
-    assert!(refused.starts_with("response 1: has ") && refused.contains("context is 96"), "{refused}");
+    let refused = scorer
+        .score(&engine, &[(&raw, "red"), (&raw, &long)])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.starts_with("response 1: has ") && refused.contains("context is 96"),
+        "{refused}"
+    );
     assert!(scorer.score_tokens(&engine, &[&[99_999]]).is_err());
     assert!(scorer.score_tokens(&engine, &[&[]]).is_err());
-    let refused = Scorer::load(&engine, &place.path("base/model")).map(|_| ()).unwrap_err().to_string();
+    let refused = Scorer::load(&engine, &place.path("base/model"))
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("no reward model"), "{refused}");
 }
 
@@ -148,14 +217,17 @@ fn a_score_is_read_at_the_end_of_the_response() {
 #[test]
 fn margins_and_ties_reach_the_loss() {
     let place = Place::with_base();
-    let row = |i: usize, margins: Value| {
-        json!({ "prompt": format!("q {i}"), "responses": ["a", "b"], "ranking": [[0], [1]], "margins": margins })
-    };
+    let row = |i: usize, margins: Value| json!({ "prompt": format!("q {i}"), "responses": ["a", "b"], "ranking": [[0], [1]], "margins": margins });
     place.write_rows("rankings.jsonl", (0..16).map(|i| row(i, json!([0.0]))));
     place.reward("zero", &longer(REWARD, 1)).unwrap();
     place.write_rows("rankings.jsonl", (0..16).map(|i| row(i, json!([50.0]))));
     place.reward("large", &longer(REWARD, 1)).unwrap();
     let loss = |run: &str| place.metrics(run)["train/loss"][0].1;
     // -ln sigmoid(d - 50) = 50 - d, and -ln sigmoid(d) is about ln 2 - d / 2 for a small d
-    assert!((loss("large") - 50.0).abs() < 2.0 && loss("zero") < 2.0, "{} {}", loss("large"), loss("zero"));
+    assert!(
+        (loss("large") - 50.0).abs() < 2.0 && loss("zero") < 2.0,
+        "{} {}",
+        loss("large"),
+        loss("zero")
+    );
 }

@@ -142,14 +142,7 @@ pub(crate) fn swiglu_forward(cpu: &Cpu, gate: &[f32], up: &[f32], y: &mut [f32])
 }
 
 /// `dgate = dy up silu'(gate)` and `dup = dy silu(gate)`.
-pub(crate) fn swiglu_backward(
-    cpu: &Cpu,
-    gate: &[f32],
-    up: &[f32],
-    dy: &[f32],
-    dgate: &mut [f32],
-    dup: &mut [f32],
-) {
+pub(crate) fn swiglu_backward(cpu: &Cpu, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
     map(cpu, &SwigluGradient, [gate, up, dy], [dgate, dup]);
 }
 
@@ -204,10 +197,7 @@ mod tests {
                     let both = (n, bits(&y), bits(&dx));
                     let key = (name, cpu.isa.name());
                     let first = seen.entry(key).or_insert_with(|| both.clone());
-                    assert!(
-                        first.0 != n || *first == both,
-                        "{name}: threads change bits"
-                    );
+                    assert!(first.0 != n || *first == both, "{name}: threads change bits");
                     *first = both;
                 }
             }

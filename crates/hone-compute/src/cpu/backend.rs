@@ -10,9 +10,9 @@ use crate::backend::{
     Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
     TokenStatistics, Turn, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
+use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::sampling::{Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -34,8 +34,16 @@ pub(super) struct Lent<T> {
 
 impl<T> Spare<T> {
     fn take(&self, make: impl FnOnce() -> T) -> Lent<T> {
-        let item = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_else(make);
-        Lent { item: Some(item), home: Arc::clone(&self.0) }
+        let item = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_else(make);
+        Lent {
+            item: Some(item),
+            home: Arc::clone(&self.0),
+        }
     }
 }
 
@@ -85,7 +93,9 @@ pub(super) fn right_matrix(packed: &Packed) -> &RightMatrix {
 }
 
 fn pack_weight(reuse: Option<Packed>, pack: impl FnOnce(&mut RightMatrix)) -> Packed {
-    let mut right = reuse.and_then(|p| p.0.downcast::<RightMatrix>().ok()).unwrap_or_else(|| Box::new(RightMatrix::new()));
+    let mut right = reuse
+        .and_then(|p| p.0.downcast::<RightMatrix>().ok())
+        .unwrap_or_else(|| Box::new(RightMatrix::new()));
     pack(&mut right);
     Packed(right)
 }
@@ -155,17 +165,34 @@ impl Backend for CpuBackend {
         optimizer::exponential_average(&self.cpu, average.cpu_mut(), value.cpu(), decay);
     }
 
-    fn adamw_step(&self, step: &AdamWStep, parameter: &mut Tensor, gradient: &Tensor, moments: (&mut Tensor, &mut Tensor)) {
+    fn adamw_step(
+        &self,
+        step: &AdamWStep,
+        parameter: &mut Tensor,
+        gradient: &Tensor,
+        moments: (&mut Tensor, &mut Tensor),
+    ) {
         let (m, v) = moments;
-        optimizer::adamw_step(&self.cpu, *step, parameter.cpu_mut(), gradient.cpu(), m.cpu_mut(), v.cpu_mut());
+        optimizer::adamw_step(
+            &self.cpu,
+            *step,
+            parameter.cpu_mut(),
+            gradient.cpu(),
+            m.cpu_mut(),
+            v.cpu_mut(),
+        );
     }
 
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
-        pack_weight(reuse, |right| right.pack_transposed(&self.cpu, weight.cpu(), weight.cols(), weight.rows()))
+        pack_weight(reuse, |right| {
+            right.pack_transposed(&self.cpu, weight.cpu(), weight.cols(), weight.rows())
+        })
     }
 
     fn pack_backward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
-        pack_weight(reuse, |right| right.pack(&self.cpu, weight.cpu(), weight.rows(), weight.cols()))
+        pack_weight(reuse, |right| {
+            right.pack(&self.cpu, weight.cpu(), weight.rows(), weight.cols())
+        })
     }
 
     fn pack_left(&self, x: &Tensor) -> Packed {
@@ -188,7 +215,8 @@ impl Backend for CpuBackend {
         for (dy, gradient) in dys.iter().zip(gradients) {
             let Some(gradient) = gradient else { continue };
             let mut left = self.left();
-            left.get_mut().pack_transposed(&self.cpu, dy.cpu(), dy.cols(), dy.rows());
+            left.get_mut()
+                .pack_transposed(&self.cpu, dy.cpu(), dy.cols(), dy.rows());
             let cols = gradient.cols();
             let product = Product::of(left.get(), right.get()).accumulate();
             gemm::multiply(&self.cpu, &product, gradient.cpu_mut(), cols);
@@ -212,7 +240,11 @@ impl Backend for CpuBackend {
 
     fn row_dot_backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor, into: (Option<&mut Tensor>, Option<&mut Tensor>)) {
         let (dx, dw) = into;
-        let inputs = elementwise::RowDotBackward { x: x.cpu(), w: w.cpu(), dy: dy.cpu() };
+        let inputs = elementwise::RowDotBackward {
+            x: x.cpu(),
+            w: w.cpu(),
+            dy: dy.cpu(),
+        };
         elementwise::row_dot_backward(&self.cpu, inputs, dx.map(Tensor::cpu_mut), dw.map(Tensor::cpu_mut));
     }
 
@@ -237,17 +269,45 @@ impl Backend for CpuBackend {
         let mut y = self.empty(x.rows(), x.cols());
         let (mut mean, mut inverse) = (self.empty(x.rows(), 1), self.empty(x.rows(), 1));
         let statistics = (mean.cpu_mut(), inverse.cpu_mut());
-        norm::layer_norm_forward(&self.cpu, x.cpu(), weight.cpu(), bias.cpu(), eps, y.cpu_mut(), statistics.0, statistics.1);
-        (y, NormStatistics { mean: Some(mean), inverse })
+        norm::layer_norm_forward(
+            &self.cpu,
+            x.cpu(),
+            weight.cpu(),
+            bias.cpu(),
+            eps,
+            y.cpu_mut(),
+            statistics.0,
+            statistics.1,
+        );
+        (
+            y,
+            NormStatistics {
+                mean: Some(mean),
+                inverse,
+            },
+        )
     }
 
-    fn norm_backward(&self, x: &Tensor, weight: &Tensor, statistics: &NormStatistics, dy: &Tensor, into: NormGradients<'_>) {
+    fn norm_backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        statistics: &NormStatistics,
+        dy: &Tensor,
+        into: NormGradients<'_>,
+    ) {
         let (dx, dweight) = (into.dx.cpu_mut(), into.dweight.map(Tensor::cpu_mut));
         let (x, weight, dy, inverse) = (x.cpu(), weight.cpu(), dy.cpu(), statistics.inverse.cpu());
         match &statistics.mean {
             None => norm::rms_norm_backward(&self.cpu, norm::RmsBackward { x, weight, inverse, dy }, dx, dweight),
             Some(mean) => {
-                let inputs = norm::LayerBackward { x, weight, mean: mean.cpu(), inverse, dy };
+                let inputs = norm::LayerBackward {
+                    x,
+                    weight,
+                    mean: mean.cpu(),
+                    inverse,
+                    dy,
+                };
                 norm::layer_norm_backward(&self.cpu, inputs, dx, dweight, into.dbias.map(Tensor::cpu_mut));
             }
         }
@@ -259,7 +319,15 @@ impl Backend for CpuBackend {
             Turn::Forward => rope::Direction::Forward,
             Turn::Backward => rope::Direction::Backward,
         };
-        rope::rotate(&self.cpu, x.cpu_mut(), heads, head_dim, rotation.positions, rotation.table, direction);
+        rope::rotate(
+            &self.cpu,
+            x.cpu_mut(),
+            heads,
+            head_dim,
+            rotation.positions,
+            rotation.table,
+            direction,
+        );
     }
 
     fn activate(&self, kind: Activation, x: &Tensor) -> Tensor {
@@ -295,7 +363,14 @@ impl Backend for CpuBackend {
     fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
         let mut dgate = self.empty(gate.rows(), gate.cols());
         let mut dup = self.empty(gate.rows(), gate.cols());
-        activation::swiglu_backward(&self.cpu, gate.cpu(), up.cpu(), dy.cpu(), dgate.cpu_mut(), dup.cpu_mut());
+        activation::swiglu_backward(
+            &self.cpu,
+            gate.cpu(),
+            up.cpu(),
+            dy.cpu(),
+            dgate.cpu_mut(),
+            dup.cpu_mut(),
+        );
         (dgate, dup)
     }
 
@@ -304,7 +379,11 @@ impl Backend for CpuBackend {
         for (page, span) in pages.iter().zip(layout.spans()) {
             assert_eq!(page.len(), span.start, "a cache ends where its span starts");
         }
-        let rows: Vec<_> = layout.spans().iter().map(|span| span.row..span.row + span.length).collect();
+        let rows: Vec<_> = layout
+            .spans()
+            .iter()
+            .map(|span| span.row..span.row + span.length)
+            .collect();
         attention::append_all(&self.cpu, &mut pages, kv.0.cpu(), kv.1.cpu(), &rows);
     }
 
@@ -354,16 +433,38 @@ impl Backend for CpuBackend {
         vocabulary::token_statistics_backward(self, vocabulary, upstream, into);
     }
 
-    fn weighted_logprobs(&self, vocabulary: &Vocabulary<'_>, weights: &[f32], into: VocabularyGradients<'_>) -> TokenStatistics {
+    fn weighted_logprobs(
+        &self,
+        vocabulary: &Vocabulary<'_>,
+        weights: &[f32],
+        into: VocabularyGradients<'_>,
+    ) -> TokenStatistics {
         vocabulary::weighted_logprobs(self, vocabulary, weights, into)
     }
 
-    fn sample(&self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]) -> Result<Vec<Choice>, (usize, SamplingError)> {
+    fn sample(
+        &self,
+        hidden: &Tensor,
+        forward: &Packed,
+        size: usize,
+        rows: &[SampleRow],
+    ) -> Result<Vec<Choice>, (usize, SamplingError)> {
         vocabulary::sample(self, hidden, right_matrix(forward), size, rows)
     }
 }
 
-fn spans<'a>(layout: &Layout, caches: impl Iterator<Item = &'a SequenceCache>, layer: usize) -> Vec<attention::Span<'a>> {
+fn spans<'a>(
+    layout: &Layout,
+    caches: impl Iterator<Item = &'a SequenceCache>,
+    layer: usize,
+) -> Vec<attention::Span<'a>> {
     let spans = layout.spans().iter().zip(caches);
-    spans.map(|(s, cache)| attention::Span { row: s.row, length: s.length, start: s.start, kv: &cache.layers[layer] }).collect()
+    spans
+        .map(|(s, cache)| attention::Span {
+            row: s.row,
+            length: s.length,
+            start: s.start,
+            kv: &cache.layers[layer],
+        })
+        .collect()
 }

@@ -27,13 +27,21 @@ impl Store {
     /// A buffer of `length` numbers of any value (but finite or not, always initialised).
     pub fn take(self: &Arc<Self>, length: usize) -> Buffer {
         let class = capacity_class(length);
-        let found = self.free.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&class).and_then(Vec::pop);
+        let found = self
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&class)
+            .and_then(Vec::pop);
         let mut data = found.unwrap_or_else(|| vec![0.0; class]);
         data.truncate(length);
         if data.len() < length {
             data.resize(length, 0.0);
         }
-        Buffer { data, store: Arc::clone(self) }
+        Buffer {
+            data,
+            store: Arc::clone(self),
+        }
     }
 
     /// Bytes that wait for use.
@@ -93,7 +101,10 @@ mod tests {
     fn classes_waste_at_most_an_eighth() {
         for length in [1_usize, 63, 64, 65, 1000, 4097, 1_000_000] {
             let class = capacity_class(length);
-            assert!(class >= length && (class - length) * 8 <= length.max(512), "{length} -> {class}");
+            assert!(
+                class >= length && (class - length) * 8 <= length.max(512),
+                "{length} -> {class}"
+            );
         }
     }
 }

@@ -213,12 +213,7 @@ pub(crate) fn bias_backward(cpu: &Cpu, dy: &[f32], d: usize, dbias: &mut [f32]) 
 
 /// `out += sum over rows`, where `add(row, sum)` adds a row's contribution to `sum`: chunks of [`ROW_CHUNK`] rows are
 /// summed from 0 each, then added to `out` one after another.
-pub(crate) fn sum_over_rows(
-    cpu: &Cpu,
-    n: usize,
-    out: &mut [f32],
-    add: &(dyn Fn(usize, &mut [f32]) + Sync),
-) {
+pub(crate) fn sum_over_rows(cpu: &Cpu, n: usize, out: &mut [f32], add: &(dyn Fn(usize, &mut [f32]) + Sync)) {
     let d = out.len();
     let chunks = n.div_ceil(ROW_CHUNK);
     let mut partials = vec![0.0; chunks * d];
@@ -322,10 +317,7 @@ mod tests {
             for n in [0, 1, 7, 16, 172, 2 * GRAIN + 5] {
                 let (x, y) = (normal(1, n), normal(2, n));
                 let zip = |f: fn(f64, f64) -> f64| -> Vec<f64> {
-                    x.iter()
-                        .zip(&y)
-                        .map(|(&x, &y)| f(x.into(), y.into()))
-                        .collect()
+                    x.iter().zip(&y).map(|(&x, &y)| f(x.into(), y.into())).collect()
                 };
                 let mut got = y.clone();
                 add_assign(&cpu, &mut got, &x);
@@ -355,14 +347,7 @@ mod tests {
                 let mut dbias = vec![1.0; d];
                 bias_backward(&cpu, &dy, d, &mut dbias);
                 let expected: Vec<f64> = (0..d)
-                    .map(|j| {
-                        1.0 + dy
-                            .iter()
-                            .skip(j)
-                            .step_by(d)
-                            .map(|&g| f64::from(g))
-                            .sum::<f64>()
-                    })
+                    .map(|j| 1.0 + dy.iter().skip(j).step_by(d).map(|&g| f64::from(g)).sum::<f64>())
                     .collect();
                 assert_close(&dbias, &expected, 1e-5);
                 // Sums only: the same bits for every instruction set and number of threads.
@@ -380,24 +365,16 @@ mod tests {
             for cpu in cpus() {
                 let mut y = vec![0.0; n];
                 row_dot(&cpu, &x, &w, d, &mut y);
-                let expected: Vec<f64> = x64
-                    .chunks(d)
-                    .map(|x| crate::cpu::testing::dot(x, &w64))
-                    .collect();
+                let expected: Vec<f64> = x64.chunks(d).map(|x| crate::cpu::testing::dot(x, &w64)).collect();
                 assert_close(&y, &expected, 5e-6);
                 let mut alone = [0.0];
                 row_dot(&cpu, &x[5 * d..6 * d], &w, d, &mut alone);
                 assert_eq!(alone[0].to_bits(), y[5].to_bits());
 
                 let (mut dx, mut dw) = (vec![1.0; n * d], vec![1.0; d]);
-                let backward = RowDotBackward {
-                    x: &x,
-                    w: &w,
-                    dy: &dy,
-                };
+                let backward = RowDotBackward { x: &x, w: &w, dy: &dy };
                 row_dot_backward(&cpu, backward, Some(&mut dx), Some(&mut dw));
-                let expected: Vec<f64> =
-                    (0..n * d).map(|i| 1.0 + dy64[i / d] * w64[i % d]).collect();
+                let expected: Vec<f64> = (0..n * d).map(|i| 1.0 + dy64[i / d] * w64[i % d]).collect();
                 assert_close(&dx, &expected, 1e-6);
                 let expected: Vec<f64> = (0..d)
                     .map(|j| 1.0 + (0..n).map(|i| dy64[i] * x64[i * d + j]).sum::<f64>())

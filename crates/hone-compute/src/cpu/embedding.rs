@@ -77,12 +77,8 @@ mod tests {
             let (mut y, mut dx) = (vec![0.0; n * d], vec![0.0; v * d]);
             gather(&cpu, &x, &chosen, d, &mut y);
             scatter_add(&cpu, &chosen, &dy, d, &mut dx);
-            let product = |a: &[f32], b: &[f32]| -> f64 {
-                a.iter()
-                    .zip(b)
-                    .map(|(&a, &b)| f64::from(a) * f64::from(b))
-                    .sum()
-            };
+            let product =
+                |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
             assert!((product(&y, &dy) - product(&x, &dx)).abs() < 1e-5);
         }
     }
@@ -90,9 +86,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "row 3 of 3")]
     fn refuses_a_row_beyond_the_table() {
-        let cpu = cpus()
-            .next()
-            .expect("there is the portable instruction set");
+        let cpu = cpus().next().expect("there is the portable instruction set");
         gather(&cpu, &[0.0; 6], &[0, 3], 2, &mut [0.0; 4]);
     }
 }

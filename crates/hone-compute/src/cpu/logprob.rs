@@ -125,9 +125,7 @@ unsafe fn reduce_chunk_kernel<S: Simd>(logits: &[f32], inverse: f32) -> Chunk {
         let mut sum = Lanes::<S>::splat(0.0);
         let mut weighted = sum;
         for block in logits.chunks(REDUCTION_LANES) {
-            let u = Lanes::load_part(block, f32::NEG_INFINITY)
-                .mul(factor)
-                .sub(shift);
+            let u = Lanes::load_part(block, f32::NEG_INFINITY).mul(factor).sub(shift);
             let e = u.exp();
             sum = sum.add(e);
             weighted = e.fma(lowest.max(u), weighted);
@@ -257,20 +255,10 @@ unsafe fn backward_row_kernel<S: Simd>(logits: &mut [f32], row: RowGradient) {
 /// `dlogit_j = (dlogprob ([j = target] - p_j) - dentropy p_j (ln p_j + entropy)) / temperature`.
 ///
 /// What lies beyond a row's columns is left as it is. Rows whose two gradients are 0 become 0, whatever their logits.
-pub(crate) fn backward_chunk(
-    cpu: &Cpu,
-    logits: &mut [f32],
-    stride: usize,
-    from: &LogprobBackward<'_>,
-) {
+pub(crate) fn backward_chunk(cpu: &Cpu, logits: &mut [f32], stride: usize, from: &LogprobBackward<'_>) {
     let (n, width) = (from.targets.len(), from.columns.len());
     assert_block(logits.len(), n, stride, width);
-    for slice in [
-        from.log_normaliser,
-        from.entropy,
-        from.dlogprob,
-        from.dentropy,
-    ] {
+    for slice in [from.log_normaliser, from.entropy, from.dlogprob, from.dentropy] {
         assert_eq!(slice.len(), n, "numbers for {n} rows");
     }
     let inverse = inverse_temperature(from.temperature);
@@ -324,11 +312,7 @@ mod tests {
     fn block(n: usize, v: usize, stride: usize) -> Vec<f32> {
         let mut x = normal(1, n * stride);
         for (i, x) in x.iter_mut().enumerate() {
-            *x = if i % stride < v {
-                4.0 * *x + 10.0
-            } else {
-                f32::NAN
-            };
+            *x = if i % stride < v { 4.0 * *x + 10.0 } else { f32::NAN };
         }
         x
     }
@@ -362,29 +346,18 @@ mod tests {
     fn uniform_and_certain_by_hand() {
         for cpu in cpus() {
             let got = forward(&cpu, &[3.0; 8], (8, 8), &[5], 1.0, 1)[0];
-            assert_close(
-                &[got.logprob, got.entropy],
-                &[-(8.0_f64.ln()), 8.0_f64.ln()],
-                1e-7,
-            );
+            assert_close(&[got.logprob, got.entropy], &[-(8.0_f64.ln()), 8.0_f64.ln()], 1e-7);
             assert_close(&[got.log_normaliser], &[3.0 + 8.0_f64.ln()], 1e-7);
             // Two tokens at odds of 3 to 1, the others masked
             let mut logits = [f32::NEG_INFINITY; 6];
             (logits[1], logits[4]) = (3.0_f32.ln(), 0.0);
             let got = forward(&cpu, &logits, (6, 6), &[4], 1.0, 1)[0];
             let entropy = 4.0_f64.ln() - 0.75 * 3.0_f64.ln();
-            assert_close(
-                &[got.logprob, got.entropy],
-                &[-(4.0_f64.ln()), entropy],
-                2e-7,
-            );
+            assert_close(&[got.logprob, got.entropy], &[-(4.0_f64.ln()), entropy], 2e-7);
             let mut certain = [f32::NEG_INFINITY; 5];
             certain[2] = -7.0;
             let got = forward(&cpu, &certain, (5, 5), &[2], 1.0, 1)[0];
-            assert_eq!(
-                (got.logprob, got.entropy, got.log_normaliser),
-                (0.0, 0.0, -7.0)
-            );
+            assert_eq!((got.logprob, got.entropy, got.log_normaliser), (0.0, 0.0, -7.0));
         }
     }
 
@@ -404,24 +377,16 @@ mod tests {
                     .collect();
                 for cpu in cpus() {
                     for chunks in [1, 2, 9] {
-                        let got =
-                            forward(&cpu, &logits, (stride, v), &targets, temperature, chunks);
+                        let got = forward(&cpu, &logits, (stride, v), &targets, temperature, chunks);
                         for (got, expected) in got.iter().zip(&expected) {
-                            assert_close(
-                                &[got.logprob, got.entropy],
-                                &[expected.0, expected.1],
-                                1e-6,
-                            );
+                            assert_close(&[got.logprob, got.entropy], &[expected.0, expected.1], 1e-6);
                         }
-                        let to_bits = |x: &TokenLogprob| {
-                            [x.logprob, x.entropy, x.log_normaliser].map(f32::to_bits)
-                        };
+                        let to_bits = |x: &TokenLogprob| [x.logprob, x.entropy, x.log_normaliser].map(f32::to_bits);
                         let all: Vec<_> = got.iter().map(to_bits).collect();
                         let key = format!("{} {v} {temperature}", cpu.isa);
                         assert_eq!(*seen.entry(key).or_insert_with(|| all.clone()), all);
                         let row = &logits[3 * stride..];
-                        let alone =
-                            forward(&cpu, row, (stride, v), &targets[3..4], temperature, chunks);
+                        let alone = forward(&cpu, row, (stride, v), &targets[3..4], temperature, chunks);
                         assert_eq!(to_bits(&alone[0]), all[3]);
                     }
                 }
@@ -438,20 +403,13 @@ mod tests {
                 let at = only * VOCAB_CHUNK + 17;
                 (logits[at], logits[at + 1]) = (1.5, 1.5);
                 let got = forward(&cpu, &logits, (v, v), &[at as u32], 1.0, 1)[0];
-                assert_close(
-                    &[got.logprob, got.entropy],
-                    &[-(2.0_f64.ln()), 2.0_f64.ln()],
-                    1e-7,
-                );
+                assert_close(&[got.logprob, got.entropy], &[-(2.0_f64.ln()), 2.0_f64.ln()], 1e-7);
                 for bad in [f32::NAN, f32::INFINITY] {
                     for place in [3, VOCAB_CHUNK + 5, v - 1] {
                         let mut logits = logits.clone();
                         logits[place] = bad;
                         let got = forward(&cpu, &logits, (v, v), &[at as u32], 1.0, 2)[0];
-                        assert!(
-                            got.logprob.is_nan() && got.entropy.is_nan(),
-                            "{bad} at {place}"
-                        );
+                        assert!(got.logprob.is_nan() && got.entropy.is_nan(), "{bad} at {place}");
                     }
                 }
             }
@@ -507,16 +465,7 @@ mod tests {
     #[test]
     fn gradients_of_masked_columns_and_rows_are_zero() {
         for cpu in cpus() {
-            let mut logits = vec![
-                f32::NEG_INFINITY,
-                0.0,
-                f32::NEG_INFINITY,
-                0.0,
-                f32::NAN,
-                1.0,
-                2.0,
-                3.0,
-            ];
+            let mut logits = vec![f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0, f32::NAN, 1.0, 2.0, 3.0];
             let from = LogprobBackward {
                 columns: 0..4,
                 targets: &[1, u32::MAX],

@@ -38,16 +38,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         let k = S::round(S::mul(upper, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(k, S::splat(-LN_2_HIGH), upper);
         let r = S::fma(k, S::splat(-LN_2_LOW), r);
-        let q = polynomial::<S, 5>(
-            r,
-            [
-                0.5,
-                1.666_657_6e-1,
-                4.166_646_7e-2,
-                8.363_175e-3,
-                1.393_364_4e-3,
-            ],
-        );
+        let q = polynomial::<S, 5>(r, [0.5, 1.666_657_6e-1, 4.166_646_7e-2, 8.363_175e-3, 1.393_364_4e-3]);
         let p = S::add(S::splat(1.0), S::fma(S::mul(r, r), q, r));
         // 2^128 is no f32, so it is multiplied in two steps
         let low = S::min(k, S::splat(127.0));
@@ -196,12 +187,7 @@ impl<S: Simd> Lanes<S> {
     /// `self * x + y`.
     #[inline(always)]
     pub(crate) unsafe fn fma(self, x: Self, y: Self) -> Self {
-        unsafe {
-            Self::new(
-                S::fma(self.0[0], x.0[0], y.0[0]),
-                S::fma(self.0[1], x.0[1], y.0[1]),
-            )
-        }
+        unsafe { Self::new(S::fma(self.0[0], x.0[0], y.0[0]), S::fma(self.0[1], x.0[1], y.0[1])) }
     }
 
     /// The larger; `x` where either is NaN.
@@ -248,10 +234,9 @@ impl<S: Simd> Lanes<S> {
     #[inline(always)]
     pub(crate) unsafe fn largest(self) -> f32 {
         let lanes = unsafe { self.to_array() };
-        lanes.into_iter().fold(
-            f32::NEG_INFINITY,
-            |a, b| if a > b || b.is_nan() { a } else { b },
-        )
+        lanes
+            .into_iter()
+            .fold(f32::NEG_INFINITY, |a, b| if a > b || b.is_nan() { a } else { b })
     }
 }
 
@@ -295,10 +280,7 @@ pub(crate) unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "dot product of rows of two lengths");
     unsafe {
         let mut sum = Lanes::<S>::splat(0.0);
-        let (a_blocks, b_blocks) = (
-            a.chunks_exact(REDUCTION_LANES),
-            b.chunks_exact(REDUCTION_LANES),
-        );
+        let (a_blocks, b_blocks) = (a.chunks_exact(REDUCTION_LANES), b.chunks_exact(REDUCTION_LANES));
         let (a_rest, b_rest) = (a_blocks.remainder(), b_blocks.remainder());
         for (a, b) in a_blocks.zip(b_blocks) {
             sum = Lanes::load(a.as_ptr()).fma(Lanes::load(b.as_ptr()), sum);
@@ -351,19 +333,12 @@ mod tests {
     }
 
     /// The largest error over an even sweep of `low..high` and the numbers of every size within it.
-    fn worst(
-        function: fn(Level, f32) -> f32,
-        oracle: fn(f64) -> f64,
-        (low, high): (f32, f32),
-    ) -> f64 {
+    fn worst(function: fn(Level, f32) -> f32, oracle: fn(f64) -> f64, (low, high): (f32, f32)) -> f64 {
         let mut worst = 0.0_f64;
         for level in levels() {
             let even = (0..40_000).map(|i| low + (high - low) * (i as f32 / 40_000.0));
-            let sizes =
-                (0..30_000_u32).map(|i| f32::from_bits(0x0080_0000 + i * (0x7e00_0000 / 30_000)));
-            let sizes = sizes
-                .flat_map(|x| [x, -x])
-                .filter(|&x| low <= x && x <= high);
+            let sizes = (0..30_000_u32).map(|i| f32::from_bits(0x0080_0000 + i * (0x7e00_0000 / 30_000)));
+            let sizes = sizes.flat_map(|x| [x, -x]).filter(|&x| low <= x && x <= high);
             for x in even.chain(sizes) {
                 let expected = oracle(f64::from(x));
                 let error = ulp(function(level, x), expected);
@@ -395,11 +370,7 @@ mod tests {
                 assert_eq!(exp_scalar(level, x), f32::INFINITY, "{x}");
             }
             assert!(exp_scalar(level, 88.72).is_finite());
-            for f in [
-                exp_scalar,
-                sigmoid_scalar,
-                erf_scalar,
-            ] {
+            for f in [exp_scalar, sigmoid_scalar, erf_scalar] {
                 assert!(f(level, f32::NAN).is_nan());
             }
             assert_eq!(erf_scalar(level, f32::INFINITY), 1.0);

@@ -31,13 +31,7 @@ dispatch! {
 }
 
 #[inline(always)]
-unsafe fn rms_forward_kernel<S: Simd>(
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    y: &mut [f32],
-    inverse: &mut f32,
-) {
+unsafe fn rms_forward_kernel<S: Simd>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], inverse: &mut f32) {
     unsafe {
         let d = weight.len();
         *inverse = 1.0 / (dot::<S>(x, x) / d as f32 + eps).sqrt();
@@ -51,21 +45,10 @@ unsafe fn rms_forward_kernel<S: Simd>(
 
 /// `y = x inverse weight` with `inverse = 1 / sqrt(mean(x^2) + eps)` of a row; `x` and `y` are `[n, d]`, `weight`
 /// `[d]`, `inverse` `[n]`. (Zhang and Sennrich 2019.)
-pub(crate) fn rms_norm_forward(
-    cpu: &Cpu,
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    y: &mut [f32],
-    inverse: &mut [f32],
-) {
+pub(crate) fn rms_norm_forward(cpu: &Cpu, x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], inverse: &mut [f32]) {
     let d = weight.len();
     let n = rows(x.len(), d);
-    assert_eq!(
-        (y.len(), inverse.len()),
-        (n * d, n),
-        "outputs of {n} rows of width {d}"
-    );
+    assert_eq!((y.len(), inverse.len()), (n * d, n), "outputs of {n} rows of width {d}");
     let (y, inverse) = (Parts::new(y), Parts::new(inverse));
     cpu.pool.ranges(n, row_grain(d), &|range| {
         for row in range {
@@ -136,12 +119,7 @@ unsafe fn rms_backward_kernel<S: Simd>(
 }
 
 /// `dx += r (g - n mean(g n))` with `r = inverse`, `n = x r`, `g = dy weight`, and `dweight += sum over rows of dy n`.
-pub(crate) fn rms_norm_backward(
-    cpu: &Cpu,
-    from: RmsBackward<'_>,
-    dx: &mut [f32],
-    dweight: Option<&mut [f32]>,
-) {
+pub(crate) fn rms_norm_backward(cpu: &Cpu, from: RmsBackward<'_>, dx: &mut [f32], dweight: Option<&mut [f32]>) {
     let d = from.weight.len();
     let n = rows(from.x.len(), d);
     assert_eq!(
@@ -190,13 +168,8 @@ fn by_chunks<const N: usize>(
         for row in chunk * ROW_CHUNK..n.min((chunk + 1) * ROW_CHUNK) {
             // SAFETY: each row is in one task, and each task has its own chunk.
             let (dx, sums) = unsafe {
-                let sums = std::array::from_fn(|k| {
-                    parts[k].get(if wanted[k] {
-                        chunk * d..(chunk + 1) * d
-                    } else {
-                        0..0
-                    })
-                });
+                let sums =
+                    std::array::from_fn(|k| parts[k].get(if wanted[k] { chunk * d..(chunk + 1) * d } else { 0..0 }));
                 (dx.get(row * d..(row + 1) * d), sums)
             };
             backward(row, dx, sums);
@@ -377,26 +350,20 @@ pub(crate) fn layer_norm_backward(
         (n, n, n * d, n * d),
         "{n} rows of width {d}"
     );
-    by_chunks(
-        cpu,
-        dx,
-        d,
-        [dweight, dbias],
-        &|row, dx, [dweight, dbias]| {
-            let at = row * d..(row + 1) * d;
-            layer_backward(
-                cpu.level,
-                &from.x[at.clone()],
-                from.weight,
-                from.mean[row],
-                from.inverse[row],
-                &from.dy[at],
-                dx,
-                dweight,
-                dbias,
-            );
-        },
-    );
+    by_chunks(cpu, dx, d, [dweight, dbias], &|row, dx, [dweight, dbias]| {
+        let at = row * d..(row + 1) * d;
+        layer_backward(
+            cpu.level,
+            &from.x[at.clone()],
+            from.weight,
+            from.mean[row],
+            from.inverse[row],
+            &from.dy[at],
+            dx,
+            dweight,
+            dbias,
+        );
+    });
 }
 
 #[cfg(test)]
@@ -462,16 +429,7 @@ mod tests {
                 assert_eq!(bits(&alone), bits(&y[9 * d..10 * d]));
                 assert_eq!(one[0], inverse[9]);
 
-                layer_norm_forward(
-                    &cpu,
-                    &x,
-                    &weight,
-                    &bias,
-                    EPS,
-                    &mut y,
-                    &mut mean,
-                    &mut inverse,
-                );
+                layer_norm_forward(&cpu, &x, &weight, &bias, EPS, &mut y, &mut mean, &mut inverse);
                 assert_close(&y, &layer_oracle(&x64, &weight64, &bias64), 4e-6);
                 let (mut m, x) = ([0.0], &x[9 * d..10 * d]);
                 layer_norm_forward(&cpu, x, &weight, &bias, EPS, &mut alone, &mut m, &mut one);
@@ -488,8 +446,7 @@ mod tests {
             let dy = normal(4, n * d);
             let [x64, weight64, bias64, dy64] = [&x, &weight, &bias, &dy].map(|x| f64s(x));
             let rms = |x: &[f64], w: &[f64]| testing::dot(&rms_oracle(x, w), &dy64);
-            let layer =
-                |x: &[f64], w: &[f64], b: &[f64]| testing::dot(&layer_oracle(x, w, b), &dy64);
+            let layer = |x: &[f64], w: &[f64], b: &[f64]| testing::dot(&layer_oracle(x, w, b), &dy64);
             let expected = [
                 differences(&x64, |x| rms(x, &weight64)),
                 differences(&weight64, |w| rms(&x64, w)),
@@ -501,8 +458,7 @@ mod tests {
             let plus_one = |x: &[f64]| x.iter().map(|x| x + 1.0).collect::<Vec<_>>();
             for cpu in cpus() {
                 let (mut y, mut mean, mut inverse) = (vec![0.0; n * d], vec![0.0; n], vec![0.0; n]);
-                let (mut dx, mut dweight, mut dbias) =
-                    (vec![1.0; n * d], vec![1.0; d], vec![1.0; d]);
+                let (mut dx, mut dweight, mut dbias) = (vec![1.0; n * d], vec![1.0; d], vec![1.0; d]);
                 rms_norm_forward(&cpu, &x, &weight, EPS, &mut y, &mut inverse);
                 let from = RmsBackward {
                     x: &x,
@@ -516,16 +472,7 @@ mod tests {
 
                 dx.fill(1.0);
                 dweight.fill(1.0);
-                layer_norm_forward(
-                    &cpu,
-                    &x,
-                    &weight,
-                    &bias,
-                    EPS,
-                    &mut y,
-                    &mut mean,
-                    &mut inverse,
-                );
+                layer_norm_forward(&cpu, &x, &weight, &bias, EPS, &mut y, &mut mean, &mut inverse);
                 let from = LayerBackward {
                     x: &x,
                     weight: &weight,
@@ -550,18 +497,8 @@ mod tests {
             for cpu in cpus() {
                 let (mut y, mut mean, mut inverse) = (vec![0.0; n * d], vec![0.0; n], vec![0.0; n]);
                 let bias = vec![0.0; d];
-                layer_norm_forward(
-                    &cpu,
-                    &x,
-                    &weight,
-                    &bias,
-                    EPS,
-                    &mut y,
-                    &mut mean,
-                    &mut inverse,
-                );
-                let (mut dx, mut dweight, mut dbias) =
-                    (vec![0.0; n * d], vec![0.0; d], vec![0.0; d]);
+                layer_norm_forward(&cpu, &x, &weight, &bias, EPS, &mut y, &mut mean, &mut inverse);
+                let (mut dx, mut dweight, mut dbias) = (vec![0.0; n * d], vec![0.0; d], vec![0.0; d]);
                 let from = LayerBackward {
                     x: &x,
                     weight: &weight,
@@ -588,10 +525,7 @@ mod tests {
                 assert_eq!(bits(&frozen), bits(&rms_dx));
 
                 let all = [&dx, &dweight, &dbias, &rms_dx, &rms_dweight].map(|x| bits(x));
-                assert_eq!(
-                    *seen.entry(cpu.isa.name()).or_insert_with(|| all.clone()),
-                    all
-                );
+                assert_eq!(*seen.entry(cpu.isa.name()).or_insert_with(|| all.clone()), all);
             }
         }
     }

@@ -189,10 +189,7 @@ mod tests {
                 p64[i] *= 1.0 - 0.1 * 0.5;
                 m64[i] = 0.9 * m64[i] + 0.1 * g;
                 v64[i] = 0.99 * v64[i] + 0.01 * g * g;
-                let (m, v) = (
-                    m64[i] / (1.0 - 0.9_f64.powi(t)),
-                    v64[i] / (1.0 - 0.99_f64.powi(t)),
-                );
+                let (m, v) = (m64[i] / (1.0 - 0.9_f64.powi(t)), v64[i] / (1.0 - 0.99_f64.powi(t)));
                 p64[i] -= 0.1 * m / (v.sqrt() + 1e-8);
             }
         }
@@ -227,10 +224,7 @@ mod tests {
             let mut first = None;
             for cpu in cpus() {
                 let got = sum_of_squares(&cpu, &x);
-                assert!(
-                    (got - expected).abs() <= 1e-12 * expected,
-                    "{got}, {expected}"
-                );
+                assert!((got - expected).abs() <= 1e-12 * expected, "{got}, {expected}");
                 assert_eq!(got.to_bits(), *first.get_or_insert(got.to_bits()));
             }
         }

@@ -58,11 +58,7 @@ pub(crate) fn rotate(
     let n = rows(x.len(), d);
     let half = table.half;
     assert_eq!(positions.len(), n, "positions for {n} rows");
-    assert!(
-        2 * half <= head_dim,
-        "{} of {head_dim} dimensions turn",
-        2 * half
-    );
+    assert!(2 * half <= head_dim, "{} of {head_dim} dimensions turn", 2 * half);
     let x = Parts::new(x);
     cpu.pool.ranges(n, row_grain(d), &|range| {
         // SAFETY: the rows of two tasks do not overlap.
@@ -107,8 +103,7 @@ mod tests {
     #[test]
     fn agrees_with_the_oracle_and_backward_is_the_transpose() {
         for (heads, head_dim) in [(1, 2), (3, 14), (2, 64), (5, 80)] {
-            let (frequencies, factor) =
-                inverse_frequencies(head_dim, 1e4, &RopeScaling::Default).expect("valid");
+            let (frequencies, factor) = inverse_frequencies(head_dim, 1e4, &RopeScaling::Default).expect("valid");
             let table = RopeTable::new(&frequencies, 1.5 * factor, 200);
             let (n, d, half) = (23, heads * head_dim, head_dim / 2);
             let (x, dy) = (normal(1, n * d), normal(2, n * d));
@@ -129,15 +124,7 @@ mod tests {
             let mut first = None;
             for cpu in cpus() {
                 let mut y = x.clone();
-                rotate(
-                    &cpu,
-                    &mut y,
-                    heads,
-                    head_dim,
-                    &positions,
-                    &table,
-                    Direction::Forward,
-                );
+                rotate(&cpu, &mut y, heads, head_dim, &positions, &table, Direction::Forward);
                 assert_close(&y, &expected, 1e-6);
                 let mut alone = x[7 * d..8 * d].to_vec();
                 rotate(
@@ -154,15 +141,7 @@ mod tests {
                 assert_eq!(*first.get_or_insert_with(|| bits(&y)), bits(&y));
 
                 let mut dx = dy.clone();
-                rotate(
-                    &cpu,
-                    &mut dx,
-                    heads,
-                    head_dim,
-                    &positions,
-                    &table,
-                    Direction::Backward,
-                );
+                rotate(&cpu, &mut dx, heads, head_dim, &positions, &table, Direction::Backward);
                 let product = |a: &[f32], b: &[f32]| crate::cpu::testing::dot(&f64s(a), &f64s(b));
                 let (forward, backward) = (product(&y, &dy), product(&x, &dx));
                 assert!((forward - backward).abs() < 1e-4, "{forward} {backward}");

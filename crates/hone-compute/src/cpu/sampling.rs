@@ -52,9 +52,7 @@ pub enum SamplingError {
         expected: &'static str,
     },
     /// A logit is NaN or infinity.
-    #[error(
-        "sampling: the logit of token {id} is {got}; expected a number (has the model's training diverged?)"
-    )]
+    #[error("sampling: the logit of token {id} is {got}; expected a number (has the model's training diverged?)")]
     NotFinite {
         /// The token.
         id: usize,
@@ -82,11 +80,7 @@ impl SamplingParameters {
             if ok {
                 return Ok(());
             }
-            Err(SamplingError::Parameter {
-                field,
-                got,
-                expected,
-            })
+            Err(SamplingError::Parameter { field, got, expected })
         };
         let t = self.temperature;
         check(
@@ -107,12 +101,7 @@ impl SamplingParameters {
             self.top_p.into(),
             "above 0 and at most 1",
         )?;
-        check(
-            (0.0..=1.0).contains(&self.min_p),
-            "min_p",
-            self.min_p.into(),
-            "0 to 1",
-        )
+        check((0.0..=1.0).contains(&self.min_p), "min_p", self.min_p.into(), "0 to 1")
     }
 }
 
@@ -120,11 +109,7 @@ impl SamplingParameters {
 ///
 /// # Errors
 /// If a parameter or `uniform` is out of its range, a logit is NaN or infinity, or none is finite.
-pub fn choose(
-    logits: &[f32],
-    parameters: &SamplingParameters,
-    uniform: f64,
-) -> Result<u32, SamplingError> {
+pub fn choose(logits: &[f32], parameters: &SamplingParameters, uniform: f64) -> Result<u32, SamplingError> {
     parameters.validate()?;
     if !(0.0..1.0).contains(&uniform) {
         return Err(SamplingError::Parameter {
@@ -154,26 +139,17 @@ fn largest(logits: &[f32]) -> Result<f32, SamplingError> {
     for block in blocks {
         for j in 0..16 {
             nan |= block[j].is_nan();
-            lanes[j] = if block[j] > lanes[j] {
-                block[j]
-            } else {
-                lanes[j]
-            };
+            lanes[j] = if block[j] > lanes[j] { block[j] } else { lanes[j] };
         }
     }
     let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
     if nan || max == f32::INFINITY {
         let bad = |x: &f32| x.is_nan() || *x == f32::INFINITY;
         let id = logits.iter().position(bad).unwrap_or(0);
-        return Err(SamplingError::NotFinite {
-            id,
-            got: logits[id],
-        });
+        return Err(SamplingError::NotFinite { id, got: logits[id] });
     }
     if max == f32::NEG_INFINITY {
-        return Err(SamplingError::NothingLeft {
-            count: logits.len(),
-        });
+        return Err(SamplingError::NothingLeft { count: logits.len() });
     }
     Ok(max)
 }
@@ -373,8 +349,7 @@ mod tests {
             order.retain(|&i| logits[i] >= kth);
         }
         let max = f64::from(logits[order[0]]);
-        let weight =
-            |i: usize| ((f64::from(logits[i]) - max) / f64::from(parameters.temperature)).exp();
+        let weight = |i: usize| ((f64::from(logits[i]) - max) / f64::from(parameters.temperature)).exp();
         let total: f64 = order.iter().map(|&i| weight(i)).sum();
         let mut before = 0.0;
         order.retain(|&i| {
@@ -385,10 +360,7 @@ mod tests {
         order.retain(|&i| weight(i) >= f64::from(parameters.min_p));
         order.sort_unstable();
         let total: f64 = order.iter().map(|&i| weight(i)).sum();
-        order
-            .into_iter()
-            .map(|i| (i as u32, weight(i) / total))
-            .collect()
+        order.into_iter().map(|i| (i as u32, weight(i) / total)).collect()
     }
 
     #[test]
@@ -439,38 +411,17 @@ mod tests {
             ..PLAIN
         };
         assert_eq!(support(&logits, cool), [0, 3]);
-        assert_eq!(
-            support(
-                &logits,
-                SamplingParameters {
-                    top_p: 0.69,
-                    ..cool
-                }
-            ),
-            [3]
-        );
+        assert_eq!(support(&logits, SamplingParameters { top_p: 0.69, ..cool }), [3]);
     }
 
     #[test]
     fn draws_invert_the_cumulative_distribution() {
         let logits = of(&[0.25, 0.5, 0.25]);
         let draw = |u| choose(&logits, &PLAIN, u).expect("a token");
-        assert_eq!(
-            [0.0, 0.24, 0.26, 0.74, 0.76, 0.999_999].map(draw),
-            [0, 0, 1, 1, 2, 2]
-        );
-        let masked = [
-            f32::NEG_INFINITY,
-            0.0,
-            f32::NEG_INFINITY,
-            0.0,
-            f32::NEG_INFINITY,
-        ];
+        assert_eq!([0.0, 0.24, 0.26, 0.74, 0.76, 0.999_999].map(draw), [0, 0, 1, 1, 2, 2]);
+        let masked = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
         let draw = |u| choose(&masked, &PLAIN, u).expect("a token");
-        assert_eq!(
-            [0.0, 0.49, 0.51, 1.0 - f64::EPSILON / 2.0].map(draw),
-            [1, 1, 3, 3]
-        );
+        assert_eq!([0.0, 0.49, 0.51, 1.0 - f64::EPSILON / 2.0].map(draw), [1, 1, 3, 3]);
     }
 
     #[test]
@@ -485,19 +436,13 @@ mod tests {
                 top_k: Some(50),
                 ..PLAIN
             },
-            SamplingParameters {
-                top_p: 0.9,
-                ..PLAIN
-            },
+            SamplingParameters { top_p: 0.9, ..PLAIN },
             SamplingParameters {
                 temperature: 2.0,
                 top_p: 0.97,
                 ..PLAIN
             },
-            SamplingParameters {
-                min_p: 0.05,
-                ..PLAIN
-            },
+            SamplingParameters { min_p: 0.05, ..PLAIN },
             SamplingParameters {
                 temperature: 0.8,
                 top_k: Some(200),
@@ -547,10 +492,7 @@ mod tests {
     fn refuses_what_is_no_distribution() {
         let nothing = choose(&[f32::NEG_INFINITY; 3], &PLAIN, 0.5);
         assert_eq!(nothing, Err(SamplingError::NothingLeft { count: 3 }));
-        assert_eq!(
-            choose(&[], &PLAIN, 0.5),
-            Err(SamplingError::NothingLeft { count: 0 })
-        );
+        assert_eq!(choose(&[], &PLAIN, 0.5), Err(SamplingError::NothingLeft { count: 0 }));
         for at in [0, 16, 18] {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut logits = [0.5; 19];
@@ -564,13 +506,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         for temperature in [-1.0, f32::NAN, f32::INFINITY, 1e-40] {
-            assert_eq!(
-                refused(SamplingParameters {
-                    temperature,
-                    ..PLAIN
-                }),
-                "temperature"
-            );
+            assert_eq!(refused(SamplingParameters { temperature, ..PLAIN }), "temperature");
         }
         assert_eq!(
             refused(SamplingParameters {
@@ -579,20 +515,8 @@ mod tests {
             }),
             "top_k"
         );
-        assert_eq!(
-            refused(SamplingParameters {
-                top_p: 0.0,
-                ..PLAIN
-            }),
-            "top_p"
-        );
-        assert_eq!(
-            refused(SamplingParameters {
-                min_p: 1.5,
-                ..PLAIN
-            }),
-            "min_p"
-        );
+        assert_eq!(refused(SamplingParameters { top_p: 0.0, ..PLAIN }), "top_p");
+        assert_eq!(refused(SamplingParameters { min_p: 1.5, ..PLAIN }), "min_p");
         assert!(choose(&[0.0], &PLAIN, 1.0).is_err());
     }
 

@@ -28,9 +28,7 @@ pub(crate) fn normal(seed: u64, n: usize) -> Vec<f32> {
 /// Whole numbers below `bound`.
 pub(crate) fn ids(seed: u64, n: usize, bound: usize) -> Vec<u32> {
     let key = hone_math::Key::new(seed, "ids", 0);
-    (0..n as u64)
-        .map(|i| key.below(i, bound as u64) as u32)
-        .collect()
+    (0..n as u64).map(|i| key.below(i, bound as u64) as u32).collect()
 }
 
 pub(crate) fn f64s(x: &[f32]) -> Vec<f64> {

@@ -32,7 +32,11 @@ fn chunks(size: usize) -> impl Iterator<Item = Range<usize>> {
 
 impl CpuBackend {
     fn empty_statistics(&self, rows: usize) -> TokenStatistics {
-        TokenStatistics { logprob: self.empty(rows, 1), entropy: self.empty(rows, 1), normaliser: self.empty(rows, 1) }
+        TokenStatistics {
+            logprob: self.empty(rows, 1),
+            entropy: self.empty(rows, 1),
+            normaliser: self.empty(rows, 1),
+        }
     }
 }
 
@@ -56,7 +60,9 @@ pub(super) fn token_statistics(backend: &CpuBackend, v: &Vocabulary<'_>) -> Toke
     for block in blocks(rows, ROWS) {
         let mut states = vec![LogprobState::EMPTY; block.len()];
         for columns in chunks(v.size) {
-            let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone()).cols(columns.clone());
+            let product = Product::of(left.get(), right_matrix(v.forward))
+                .rows(block.clone())
+                .cols(columns.clone());
             gemm::multiply(cpu, &product, &mut logits, stride);
             let targets = &v.targets[block.clone()];
             logprob::accumulate(cpu, &logits, stride, columns, targets, v.temperature, &mut states);
@@ -156,8 +162,15 @@ fn back_through_logits(
         let mut left = backend.left();
         left.get_mut().pack_transposed(cpu, dlogits, v.size, block.len());
         let mut right = backend.right();
-        right.get_mut().pack(cpu, &v.hidden.cpu()[block.start * d..block.end * d], block.len(), d);
-        gemm::multiply(cpu, &Product::of(left.get(), right.get()).accumulate(), dweight.cpu_mut(), d);
+        right
+            .get_mut()
+            .pack(cpu, &v.hidden.cpu()[block.start * d..block.end * d], block.len(), d);
+        gemm::multiply(
+            cpu,
+            &Product::of(left.get(), right.get()).accumulate(),
+            dweight.cpu_mut(),
+            d,
+        );
     }
 }
 
@@ -205,6 +218,17 @@ fn sample_row(backend: &CpuBackend, logits: &[f32], asked: &SampleRow) -> Result
     let token = super::sampling::choose(logits, &asked.parameters, asked.uniform)?;
     let mut state = [LogprobState::EMPTY];
     let temperature = asked.logprob_temperature();
-    logprob::accumulate(&backend.cpu, logits, logits.len(), 0..logits.len(), &[token], temperature, &mut state);
-    Ok(Choice { token, logprob: state[0].finish().logprob })
+    logprob::accumulate(
+        &backend.cpu,
+        logits,
+        logits.len(),
+        0..logits.len(),
+        &[token],
+        temperature,
+        &mut state,
+    );
+    Ok(Choice {
+        token,
+        logprob: state[0].finish().logprob,
+    })
 }

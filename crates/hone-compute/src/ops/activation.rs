@@ -20,7 +20,13 @@ impl Tape<'_> {
         assert_eq!(gate.shape(), up.shape(), "gate and up have one shape");
         let y = self.engine.backend().swiglu(&gate.value, &up.value);
         if self.must_record(&[gate, up], &[]) {
-            self.record(y, SwiGlu { gate: gate.clone(), up: up.clone() })
+            self.record(
+                y,
+                SwiGlu {
+                    gate: gate.clone(),
+                    up: up.clone(),
+                },
+            )
         } else {
             self.plain(y)
         }
@@ -29,14 +35,21 @@ impl Tape<'_> {
     /// The activation of every element.
     pub fn activate(&mut self, kind: Activation, x: &Var) -> Var {
         let y = self.engine.backend().activate(kind, &x.value);
-        if self.must_record(&[x], &[]) { self.record(y, Activate { kind, x: x.clone() }) } else { self.plain(y) }
+        if self.must_record(&[x], &[]) {
+            self.record(y, Activate { kind, x: x.clone() })
+        } else {
+            self.plain(y)
+        }
     }
 }
 
 impl Operation for SwiGlu {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let Some(dy) = upstream.remove(0) else { return };
-        let (dgate, dup) = context.engine.backend().swiglu_backward(&self.gate.value, &self.up.value, &dy);
+        let (dgate, dup) = context
+            .engine
+            .backend()
+            .swiglu_backward(&self.gate.value, &self.up.value, &dy);
         context.add(&self.gate, dgate);
         context.add(&self.up, dup);
     }
@@ -45,7 +58,10 @@ impl Operation for SwiGlu {
 impl Operation for Activate {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let Some(dy) = upstream.remove(0) else { return };
-        let dx = context.engine.backend().activate_backward(self.kind, &self.x.value, &dy);
+        let dx = context
+            .engine
+            .backend()
+            .activate_backward(self.kind, &self.x.value, &dy);
         context.add(&self.x, dx);
     }
 }

@@ -31,8 +31,17 @@ impl Tape<'_> {
     /// Attention within each whole sequence of the layout: `[n, heads * head_dim]`.
     pub fn attention(&mut self, inputs: AttentionInputs, shape: &AttentionShape, layout: &Layout) -> Var {
         let backend = self.engine.backend();
-        let mut caches: Vec<_> = layout.spans().iter().map(|_| SequenceCache::new(self.engine, 1, shape)).collect();
-        backend.append(&mut caches.iter_mut().collect::<Vec<_>>(), 0, layout, (&inputs.k.value, &inputs.v.value));
+        let mut caches: Vec<_> = layout
+            .spans()
+            .iter()
+            .map(|_| SequenceCache::new(self.engine, 1, shape))
+            .collect();
+        backend.append(
+            &mut caches.iter_mut().collect::<Vec<_>>(),
+            0,
+            layout,
+            (&inputs.k.value, &inputs.v.value),
+        );
         let record = self.must_record(&[&inputs.q, &inputs.k, &inputs.v], &[]);
         let read: Vec<_> = caches.iter().collect();
         let (out, log_sum) = backend.attention(shape, layout, &inputs.q.value, (&read, 0), record);
@@ -42,11 +51,23 @@ impl Tape<'_> {
         let empty = || std::sync::Arc::new(self.engine.backend().empty(0, 0));
         let inputs = AttentionInputs {
             q: inputs.q,
-            k: Var { node: inputs.k.node, value: empty() },
-            v: Var { node: inputs.v.node, value: empty() },
+            k: Var {
+                node: inputs.k.node,
+                value: empty(),
+            },
+            v: Var {
+                node: inputs.v.node,
+                value: empty(),
+            },
         };
-        let operation =
-            Attention { inputs, shape: *shape, layout: layout.clone(), out: std::sync::Arc::clone(&out), log_sum, caches };
+        let operation = Attention {
+            inputs,
+            shape: *shape,
+            layout: layout.clone(),
+            out: std::sync::Arc::clone(&out),
+            log_sum,
+            caches,
+        };
         self.record_shared(vec![out], operation).swap_remove(0)
     }
 

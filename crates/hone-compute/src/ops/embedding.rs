@@ -18,10 +18,19 @@ impl Tape<'_> {
     /// If an id is not a row of the table: ids are checked where they enter.
     pub fn embedding(&mut self, table: ParameterId, ids: &Arc<[u32]>) -> Var {
         let weights = self.parameters.get(table).value();
-        assert!(ids.iter().all(|&id| (id as usize) < weights.rows()), "a token id beyond the embedding");
+        assert!(
+            ids.iter().all(|&id| (id as usize) < weights.rows()),
+            "a token id beyond the embedding"
+        );
         let value = self.engine.backend().gather(weights, ids);
         if self.must_record(&[], &[table]) {
-            self.record(value, Embedding { table, ids: Arc::clone(ids) })
+            self.record(
+                value,
+                Embedding {
+                    table,
+                    ids: Arc::clone(ids),
+                },
+            )
         } else {
             self.plain(value)
         }

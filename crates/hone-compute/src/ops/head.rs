@@ -22,7 +22,14 @@ impl Tape<'_> {
         }
         let ids: Vec<_> = std::iter::once(weight).chain(bias).collect();
         if self.must_record(&[x], &ids) {
-            self.record(y, ScalarHead { x: x.clone(), weight, bias })
+            self.record(
+                y,
+                ScalarHead {
+                    x: x.clone(),
+                    weight,
+                    bias,
+                },
+            )
         } else {
             self.plain(y)
         }
@@ -35,7 +42,12 @@ impl Operation for ScalarHead {
         let backend = context.engine.backend();
         let mut dx = context.take_or_zeros(&self.x);
         let weight = context.parameters.get(self.weight).value();
-        backend.row_dot_backward(&self.x.value, weight, &dy, (dx.as_mut(), context.parameter(self.weight)));
+        backend.row_dot_backward(
+            &self.x.value,
+            weight,
+            &dy,
+            (dx.as_mut(), context.parameter(self.weight)),
+        );
         context.put(&self.x, dx);
         if let Some(dbias) = self.bias.and_then(|bias| context.parameter(bias)) {
             backend.bias_gradient(&dy, dbias);

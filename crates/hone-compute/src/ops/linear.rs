@@ -39,7 +39,12 @@ impl Tape<'_> {
         let mut outputs = Vec::with_capacity(weights.len());
         for w in weights {
             let parameter = self.parameters.get(w.weight);
-            assert_eq!(x.value.cols(), parameter.value().cols(), "the input of {} is as wide as it", parameter.name());
+            assert_eq!(
+                x.value.cols(),
+                parameter.value().cols(),
+                "the input of {} is as wide as it",
+                parameter.name()
+            );
             let mut y = backend.empty(x.value.rows(), parameter.value().rows());
             backend.product(&left, parameter.packed_forward(self.engine), &mut y, false);
             if let Some(bias) = w.bias {
@@ -47,9 +52,18 @@ impl Tape<'_> {
             }
             outputs.push(Arc::new(y));
         }
-        let ids: Vec<_> = weights.iter().flat_map(|w| std::iter::once(w.weight).chain(w.bias)).collect();
+        let ids: Vec<_> = weights
+            .iter()
+            .flat_map(|w| std::iter::once(w.weight).chain(w.bias))
+            .collect();
         if self.must_record(&[x], &ids) {
-            self.record_shared(outputs, Linear { x: x.clone(), weights: weights.to_vec() })
+            self.record_shared(
+                outputs,
+                Linear {
+                    x: x.clone(),
+                    weights: weights.to_vec(),
+                },
+            )
         } else {
             outputs.into_iter().map(|value| Var { node: None, value }).collect()
         }
@@ -60,8 +74,12 @@ impl Operation for Linear {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, upstream: Vec<Option<Tensor>>) {
         let engine = context.engine;
         let backend = engine.backend();
-        let arrived: Vec<_> =
-            self.weights.iter().zip(&upstream).filter_map(|(w, dy)| dy.as_ref().map(|dy| (*w, dy))).collect();
+        let arrived: Vec<_> = self
+            .weights
+            .iter()
+            .zip(&upstream)
+            .filter_map(|(w, dy)| dy.as_ref().map(|dy| (*w, dy)))
+            .collect();
         if context.wants(&self.x) {
             let mut dx = backend.empty(self.x.value.rows(), self.x.value.cols());
             for (i, (w, dy)) in arrived.iter().enumerate() {
@@ -70,7 +88,10 @@ impl Operation for Linear {
             }
             context.add(&self.x, dx);
         }
-        let mut trained: Vec<_> = arrived.iter().filter(|(w, _)| context.parameters.get(w.weight).trainable()).collect();
+        let mut trained: Vec<_> = arrived
+            .iter()
+            .filter(|(w, _)| context.parameters.get(w.weight).trainable())
+            .collect();
         // In the order of the parameters, as their gradients can then be borrowed one after another.
         trained.sort_by_key(|(w, _)| w.weight);
         if !trained.is_empty() {

@@ -21,7 +21,16 @@ impl Tape<'_> {
         assert_eq!(w.len(), x.value.cols(), "one weight a column");
         let (y, statistics) = self.engine.backend().rms_norm(&x.value, w, eps);
         if self.must_record(&[x], &[weight]) {
-            self.record(y, Norm { x: x.clone(), weight, bias: None, statistics, shape: x.shape() })
+            self.record(
+                y,
+                Norm {
+                    x: x.clone(),
+                    weight,
+                    bias: None,
+                    statistics,
+                    shape: x.shape(),
+                },
+            )
         } else {
             self.plain(y)
         }
@@ -35,7 +44,16 @@ impl Tape<'_> {
         let shape = (n * d / w.len(), w.len());
         let (y, statistics) = self.engine.backend().rms_norm(&x.value, w, eps);
         if self.must_record(&[x], &[weight]) {
-            self.record(y, Norm { x: x.clone(), weight, bias: None, statistics, shape })
+            self.record(
+                y,
+                Norm {
+                    x: x.clone(),
+                    weight,
+                    bias: None,
+                    statistics,
+                    shape,
+                },
+            )
         } else {
             self.plain(y)
         }
@@ -47,7 +65,16 @@ impl Tape<'_> {
         assert_eq!(w.len(), x.value.cols(), "one weight a column");
         let (y, statistics) = self.engine.backend().layer_norm(&x.value, w, b, eps);
         if self.must_record(&[x], &[weight, bias]) {
-            self.record(y, Norm { x: x.clone(), weight, bias: Some(bias), statistics, shape: x.shape() })
+            self.record(
+                y,
+                Norm {
+                    x: x.clone(),
+                    weight,
+                    bias: Some(bias),
+                    statistics,
+                    shape: x.shape(),
+                },
+            )
         } else {
             self.plain(y)
         }
@@ -60,14 +87,22 @@ impl Operation for Norm {
         debug_assert_eq!(self.shape.0 * self.shape.1, dy.len());
         let engine = context.engine;
         // A gradient that nobody wants is made all the same: only frozen models under a trained adapter have one.
-        let mut dx = context.take_or_zeros(&self.x).unwrap_or_else(|| engine.zeros(dy.rows(), dy.cols()));
+        let mut dx = context
+            .take_or_zeros(&self.x)
+            .unwrap_or_else(|| engine.zeros(dy.rows(), dy.cols()));
         let weight = context.parameters.get(self.weight).value();
         let (dweight, dbias) = match self.bias {
             Some(bias) => context.parameter_pair(self.weight, bias),
             None => (context.parameter(self.weight), None),
         };
-        let into = NormGradients { dx: &mut dx, dweight, dbias };
-        engine.backend().norm_backward(&self.x.value, weight, &self.statistics, &dy, into);
+        let into = NormGradients {
+            dx: &mut dx,
+            dweight,
+            dbias,
+        };
+        engine
+            .backend()
+            .norm_backward(&self.x.value, weight, &self.statistics, &dy, into);
         context.put(&self.x, Some(dx));
     }
 }

@@ -20,8 +20,21 @@ impl<'p> Tape<'p> {
             return block(self, input);
         }
         let mut silent = Tape::inference(self.engine, self.parameters);
-        let output = block(&mut silent, &Var { node: None, value: Arc::clone(&input.value) });
-        self.record_shared(vec![output.value], Recompute { input: input.clone(), block }).swap_remove(0)
+        let output = block(
+            &mut silent,
+            &Var {
+                node: None,
+                value: Arc::clone(&input.value),
+            },
+        );
+        self.record_shared(
+            vec![output.value],
+            Recompute {
+                input: input.clone(),
+                block,
+            },
+        )
+        .swap_remove(0)
     }
 }
 
@@ -34,7 +47,11 @@ where
         let mut tape = Tape::training(context.engine, context.parameters);
         let value = Arc::clone(&self.input.value);
         // Where nothing before the block is trained, the gradient of its input is not wanted.
-        let input = if self.input.node.is_some() { tape.leaf(value) } else { Var { node: None, value } };
+        let input = if self.input.node.is_some() {
+            tape.leaf(value)
+        } else {
+            Var { node: None, value }
+        };
         let output = (self.block)(&mut tape, &input);
         let leaves: Vec<_> = input.node.into_iter().collect();
         let mut gradients = tape.run_backward(vec![(&output, dy)], context.gradients, &leaves);

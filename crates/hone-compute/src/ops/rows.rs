@@ -16,10 +16,19 @@ impl Tape<'_> {
     /// # Panics
     /// If a row is not there.
     pub fn select_rows(&mut self, x: &Var, rows: &Arc<[u32]>) -> Var {
-        assert!(rows.iter().all(|&row| (row as usize) < x.value.rows()), "a row that is not there");
+        assert!(
+            rows.iter().all(|&row| (row as usize) < x.value.rows()),
+            "a row that is not there"
+        );
         let y = self.engine.backend().gather(&x.value, rows);
         if self.must_record(&[x], &[]) {
-            self.record(y, SelectRows { x: x.clone(), rows: Arc::clone(rows) })
+            self.record(
+                y,
+                SelectRows {
+                    x: x.clone(),
+                    rows: Arc::clone(rows),
+                },
+            )
         } else {
             self.plain(y)
         }
@@ -29,7 +38,9 @@ impl Tape<'_> {
 impl Operation for SelectRows {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let Some(dy) = upstream.remove(0) else { return };
-        let Some(mut dx) = context.take_or_zeros(&self.x) else { return };
+        let Some(mut dx) = context.take_or_zeros(&self.x) else {
+            return;
+        };
         context.engine.backend().scatter_add(&dy, &self.rows, &mut dx);
         context.put(&self.x, Some(dx));
     }

@@ -40,9 +40,16 @@ impl Tape<'_> {
     fn vocabulary<'a>(&'a self, hidden: &'a Tensor, asked: &'a TokenTargets) -> Vocabulary<'a> {
         let output = self.parameters.get(asked.output);
         assert_eq!(hidden.rows(), asked.targets.len(), "one target a row");
-        assert_eq!(hidden.cols(), output.value().cols(), "hidden states as wide as the output matrix");
+        assert_eq!(
+            hidden.cols(),
+            output.value().cols(),
+            "hidden states as wide as the output matrix"
+        );
         let size = output.value().rows();
-        assert!(asked.targets.iter().all(|&t| (t as usize) < size), "a target beyond the vocabulary");
+        assert!(
+            asked.targets.iter().all(|&t| (t as usize) < size),
+            "a target beyond the vocabulary"
+        );
         assert!(asked.temperature > 0.0, "a temperature above 0");
         Vocabulary {
             hidden,
@@ -58,13 +65,26 @@ impl Tape<'_> {
         let backend = self.engine.backend();
         let statistics = backend.token_statistics(&self.vocabulary(&hidden.value, asked));
         if !self.must_record(&[hidden], &[asked.output]) {
-            return TokenLogprobs { logprob: self.plain(statistics.logprob), entropy: self.plain(statistics.entropy) };
+            return TokenLogprobs {
+                logprob: self.plain(statistics.logprob),
+                entropy: self.plain(statistics.entropy),
+            };
         }
-        let outputs = vec![Arc::new(backend.duplicate(&statistics.logprob)), Arc::new(backend.duplicate(&statistics.entropy))];
-        let operation = Logprobs { hidden: hidden.clone(), asked: asked.clone(), statistics };
+        let outputs = vec![
+            Arc::new(backend.duplicate(&statistics.logprob)),
+            Arc::new(backend.duplicate(&statistics.entropy)),
+        ];
+        let operation = Logprobs {
+            hidden: hidden.clone(),
+            asked: asked.clone(),
+            statistics,
+        };
         let mut outputs = self.record_shared(outputs, operation);
         let entropy = outputs.swap_remove(1);
-        TokenLogprobs { logprob: outputs.swap_remove(0), entropy }
+        TokenLogprobs {
+            logprob: outputs.swap_remove(0),
+            entropy,
+        }
     }
 
     /// Ends the tape with the loss `-sum of weights[i] * logprob[i]` and goes back from it in the same pass over the
@@ -78,7 +98,9 @@ impl Tape<'_> {
     ) -> (Vec<f32>, Vec<f32>) {
         let engine = self.engine;
         let backend = engine.backend();
-        let mut dhidden = hidden.node.map(|_| backend.empty(hidden.value.rows(), hidden.value.cols()));
+        let mut dhidden = hidden
+            .node
+            .map(|_| backend.empty(hidden.value.rows(), hidden.value.cols()));
         let negative: Vec<f32> = weights.iter().map(|w| -w).collect();
         let into = VocabularyGradients {
             backward: self.parameters.get(asked.output).packed_backward(engine),
@@ -96,11 +118,18 @@ impl Tape<'_> {
     ///
     /// # Errors
     /// If a row (whose number is given) has no finite logit, which a diverged model gives.
-    pub fn sample(&self, hidden: &Var, output: ParameterId, rows: &[SampleRow]) -> Result<Vec<Choice>, (usize, SamplingError)> {
+    pub fn sample(
+        &self,
+        hidden: &Var,
+        output: ParameterId,
+        rows: &[SampleRow],
+    ) -> Result<Vec<Choice>, (usize, SamplingError)> {
         assert_eq!(hidden.value.rows(), rows.len(), "one request a row");
         let parameter = self.parameters.get(output);
         let forward = parameter.packed_forward(self.engine);
-        self.engine.backend().sample(&hidden.value, forward, parameter.value().rows(), rows)
+        self.engine
+            .backend()
+            .sample(&hidden.value, forward, parameter.value().rows(), rows)
     }
 }
 
@@ -117,8 +146,11 @@ impl Operation for Logprobs {
             targets: &self.asked.targets,
             temperature: self.asked.temperature,
         };
-        let upstream =
-            VocabularyUpstream { dlogprob: dlogprob.as_ref(), dentropy: dentropy.as_ref(), statistics: &self.statistics };
+        let upstream = VocabularyUpstream {
+            dlogprob: dlogprob.as_ref(),
+            dentropy: dentropy.as_ref(),
+            statistics: &self.statistics,
+        };
         let (rows, cols) = self.hidden.shape();
         let mut dhidden = context.wants(&self.hidden).then(|| engine.backend().empty(rows, cols));
         let into = VocabularyGradients {

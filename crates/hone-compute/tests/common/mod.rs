@@ -53,9 +53,7 @@ pub fn normal(seed: u64, rows: usize, cols: usize, deviation: f64) -> Matrix {
 /// Random ids below `bound`.
 pub fn ids(seed: u64, count: usize, bound: usize) -> Vec<u32> {
     let key = Key::new(seed, "ids", 0);
-    (0..count)
-        .map(|i| key.below(i as u64, bound as u64) as u32)
-        .collect()
+    (0..count).map(|i| key.below(i as u64, bound as u64) as u32).collect()
 }
 
 /// All parameters and moments.

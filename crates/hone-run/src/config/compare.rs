@@ -93,12 +93,8 @@ fn compare_tables(before: &Table, after: &Table, path: &str, changed: &mut Vec<S
 
 fn compare(before: &Value, after: &Value, path: String, changed: &mut Vec<String>) {
     match (before, after) {
-        (Value::Table(before), Value::Table(after)) => {
-            compare_tables(before, after, &path, changed)
-        }
-        (Value::Array(a), Value::Array(b))
-            if a.len() == b.len() && a.iter().chain(b).all(Value::is_table) =>
-        {
+        (Value::Table(before), Value::Table(after)) => compare_tables(before, after, &path, changed),
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() && a.iter().chain(b).all(Value::is_table) => {
             for (index, (before, after)) in a.iter().zip(b).enumerate() {
                 compare(before, after, format!("{path}[{index}]"), changed);
             }

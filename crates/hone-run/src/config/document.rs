@@ -21,18 +21,8 @@ pub fn commented<T: JsonSchema + Serialize>(defaults: &T) -> Result<String> {
     let schema = Schema::of::<T>();
     let resolved = Resolved::from_config(defaults)?;
     let mut out = String::new();
-    comment(
-        &mut out,
-        description(&[schema.root()]).as_deref().unwrap_or_default(),
-    );
-    write_table(
-        &schema,
-        &[schema.root()],
-        Some(resolved.table()),
-        "",
-        0,
-        &mut out,
-    );
+    comment(&mut out, description(&[schema.root()]).as_deref().unwrap_or_default());
+    write_table(&schema, &[schema.root()], Some(resolved.table()), "", 0, &mut out);
     Ok(out)
 }
 
@@ -47,14 +37,7 @@ pub fn markdown<T: JsonSchema + Serialize>(title: &str, defaults: &T) -> Result<
     if let Some(text) = description(&[schema.root()]) {
         let _ = write!(out, "\n{text}\n");
     }
-    write_section(
-        &schema,
-        &[schema.root()],
-        Some(resolved.table()),
-        "",
-        0,
-        &mut out,
-    );
+    write_section(&schema, &[schema.root()], Some(resolved.table()), "", 0, &mut out);
     Ok(out)
 }
 
@@ -77,11 +60,7 @@ impl Entry<'_> {
     }
 }
 
-fn entries<'a>(
-    schema: &'a Schema,
-    schemas: &[&'a serde_json::Value],
-    table: Option<&'a Table>,
-) -> Vec<Entry<'a>> {
+fn entries<'a>(schema: &'a Schema, schemas: &[&'a serde_json::Value], table: Option<&'a Table>) -> Vec<Entry<'a>> {
     let whole = table.map(|table| Value::Table(table.clone()));
     let place = schema.place(schemas, whole.as_ref());
     let mut entries: Vec<Entry<'a>> = place
@@ -120,9 +99,8 @@ fn write_table(
     depth: usize,
     out: &mut String,
 ) {
-    let (sections, scalars): (Vec<_>, Vec<_>) = entries(schema, schemas, table)
-        .into_iter()
-        .partition(Entry::is_section);
+    let (sections, scalars): (Vec<_>, Vec<_>) =
+        entries(schema, schemas, table).into_iter().partition(Entry::is_section);
     let off = if table.is_none() { "# " } else { "" };
     for entry in &scalars {
         let mut help = description(&entry.schemas).unwrap_or_default();
@@ -163,10 +141,7 @@ fn comment_elements(schema: &Schema, entry: &Entry<'_>, out: &mut String) {
         let kind = type_name(schema, &schema.place(schemas, None), 0);
         comment(
             out,
-            &format!(
-                "- {name} ({kind}): {}",
-                description(schemas).unwrap_or_default()
-            ),
+            &format!("- {name} ({kind}): {}", description(schemas).unwrap_or_default()),
         );
     }
 }
@@ -179,9 +154,8 @@ fn write_section(
     depth: usize,
     out: &mut String,
 ) {
-    let (sections, scalars): (Vec<_>, Vec<_>) = entries(schema, schemas, table)
-        .into_iter()
-        .partition(Entry::is_section);
+    let (sections, scalars): (Vec<_>, Vec<_>) =
+        entries(schema, schemas, table).into_iter().partition(Entry::is_section);
     if !scalars.is_empty() {
         out.push_str("\n| key | type | default | meaning |\n|---|---|---|---|\n");
     }

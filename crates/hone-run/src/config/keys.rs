@@ -80,11 +80,7 @@ impl Schema {
     }
 
     /// The union of `schemas`. Alternatives whose tag (`kind = "a"`) differs from the value's are left out.
-    pub(super) fn place<'a>(
-        &'a self,
-        schemas: &[&'a Value],
-        value: Option<&toml::Value>,
-    ) -> Place<'a> {
+    pub(super) fn place<'a>(&'a self, schemas: &[&'a Value], value: Option<&toml::Value>) -> Place<'a> {
         let mut place = Place::default();
         for schema in schemas {
             self.add(schema, value, MAX_DEPTH, &mut place);
@@ -92,13 +88,7 @@ impl Schema {
         place
     }
 
-    fn add<'a>(
-        &'a self,
-        schema: &'a Value,
-        value: Option<&toml::Value>,
-        depth: usize,
-        place: &mut Place<'a>,
-    ) {
+    fn add<'a>(&'a self, schema: &'a Value, value: Option<&toml::Value>, depth: usize, place: &mut Place<'a>) {
         let Some(object) = schema.as_object() else {
             place.open |= schema == &Value::Bool(true);
             return;
@@ -126,13 +116,9 @@ impl Schema {
         if let Some(constant) = object.get("const") {
             place.constants.push(constant);
         }
-        place.constants.extend(
-            object
-                .get("enum")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten(),
-        );
+        place
+            .constants
+            .extend(object.get("enum").and_then(Value::as_array).into_iter().flatten());
         for (name, schema) in object
             .get("properties")
             .and_then(Value::as_object)
@@ -155,8 +141,7 @@ impl Schema {
                 let shapeless = ["properties", "oneOf", "anyOf", "allOf", "$ref"]
                     .iter()
                     .all(|key| !object.contains_key(*key));
-                place.open |=
-                    shapeless && object.get("type") == Some(&Value::String("object".to_owned()));
+                place.open |= shapeless && object.get("type") == Some(&Value::String("object".to_owned()));
             }
         }
         if let Some(schema @ (Value::Object(_) | Value::Bool(true))) = object.get("items") {
@@ -169,12 +154,7 @@ impl Schema {
                 .into_iter()
                 .flatten(),
         );
-        for all in object
-            .get("allOf")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for all in object.get("allOf").and_then(Value::as_array).into_iter().flatten() {
             self.add(all, value, depth - 1, place);
         }
         for combination in ["anyOf", "oneOf"] {
@@ -184,10 +164,7 @@ impl Schema {
                 .map_or(&[][..], Vec::as_slice);
             let fits = |schema: &&Value| value.is_none_or(|value| self.tag_fits(schema, value));
             let any_fits = alternatives.iter().any(|schema| fits(&schema));
-            for schema in alternatives
-                .iter()
-                .filter(|schema| !any_fits || fits(schema))
-            {
+            for schema in alternatives.iter().filter(|schema| !any_fits || fits(schema)) {
                 self.add(schema, value, depth - 1, place);
             }
         }
@@ -227,21 +204,14 @@ impl Schema {
             let place = self.place(&schemas, None);
             schemas = match segment {
                 Segment::Index(_) => place.items,
-                Segment::Name(name) => match place
-                    .properties
-                    .into_iter()
-                    .find(|(known, _)| known == name)
-                {
+                Segment::Name(name) => match place.properties.into_iter().find(|(known, _)| known == name) {
                     Some((_, schemas)) => schemas,
                     None => place.additional,
                 },
             };
         }
         let types = self.place(&schemas, None).types;
-        types.contains("string")
-            && types
-                .iter()
-                .all(|name| *name == "string" || *name == "null")
+        types.contains("string") && types.iter().all(|name| *name == "string" || *name == "null")
     }
 
     /// The keys of `value` that the schema does not know. Their origins are left empty.
@@ -251,13 +221,7 @@ impl Schema {
         unknown
     }
 
-    fn check(
-        &self,
-        value: &toml::Value,
-        schemas: &[&Value],
-        path: &str,
-        unknown: &mut Vec<UnknownKey>,
-    ) {
+    fn check(&self, value: &toml::Value, schemas: &[&Value], path: &str, unknown: &mut Vec<UnknownKey>) {
         let place = self.place(schemas, Some(value));
         match value {
             toml::Value::Table(table) => {
@@ -265,9 +229,7 @@ impl Schema {
                 let is_table = place.types.contains("object") || !place.properties.is_empty();
                 for (key, value) in table {
                     let inside = join(path, key);
-                    if let Some((_, schemas)) =
-                        place.properties.iter().find(|(known, _)| known == key)
-                    {
+                    if let Some((_, schemas)) = place.properties.iter().find(|(known, _)| known == key) {
                         self.check(value, schemas, &inside, unknown);
                     } else if !place.additional.is_empty() {
                         self.check(value, &place.additional, &inside, unknown);
@@ -286,21 +248,13 @@ impl Schema {
     }
 
     fn describe(&self, key: String, name: &str, table: &str, place: &Place<'_>) -> UnknownKey {
-        let valid: Vec<String> = place
-            .properties
-            .iter()
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
-        let beside = valid
-            .iter()
-            .map(|candidate| (distance(name, candidate), candidate));
-        let beside =
-            beside
-                .min_by_key(|(distance, _)| *distance)
-                .filter(|(distance, candidate)| {
-                    *distance <= 1.max(name.len().max(candidate.len()) / 3)
-                        && *distance < name.len()
-                });
+        let valid: Vec<String> = place.properties.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let beside = valid.iter().map(|candidate| (distance(name, candidate), candidate));
+        let beside = beside
+            .min_by_key(|(distance, _)| *distance)
+            .filter(|(distance, candidate)| {
+                *distance <= 1.max(name.len().max(candidate.len()) / 3) && *distance < name.len()
+            });
         let nearest = match beside {
             Some((0 | 1, candidate)) => Some(join(table, candidate)),
             _ => {

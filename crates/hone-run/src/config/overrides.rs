@@ -30,9 +30,7 @@ pub(super) fn apply(
     let value = parse_value(value, schema.holds_only_text(&segments));
     put(table, &segments, value).map_err(fail)?;
     origins.retain(|known, _| {
-        known != key
-            && !known.starts_with(&format!("{key}."))
-            && !known.starts_with(&format!("{key}["))
+        known != key && !known.starts_with(&format!("{key}.")) && !known.starts_with(&format!("{key}["))
     });
     origins.insert(key.to_owned(), format!("--set {text}"));
     Ok(())
@@ -59,12 +57,7 @@ fn put(table: &mut Table, segments: &[Segment], value: Value) -> Result<(), Stri
     result
 }
 
-fn put_into(
-    place: &mut Value,
-    segments: &[Segment],
-    value: Value,
-    path: &mut String,
-) -> Result<(), String> {
+fn put_into(place: &mut Value, segments: &[Segment], value: Value, path: &mut String) -> Result<(), String> {
     let Some((first, rest)) = segments.split_first() else {
         *place = value;
         return Ok(());
@@ -72,9 +65,7 @@ fn put_into(
     match (first, place) {
         (Segment::Name(name), Value::Table(table)) => {
             *path = join(path, name);
-            let inner = table
-                .entry(name.clone())
-                .or_insert_with(|| Value::Table(Table::new()));
+            let inner = table.entry(name.clone()).or_insert_with(|| Value::Table(Table::new()));
             put_into(inner, rest, value, path)
         }
         (Segment::Index(index), Value::Array(array)) => {
@@ -82,16 +73,13 @@ fn put_into(
             if *index == length {
                 array.push(Value::Table(Table::new()));
             }
-            let inner = array.get_mut(*index).ok_or_else(|| {
-                format!("`{path}` has {length} elements, so there is no [{index}]")
-            })?;
+            let inner = array
+                .get_mut(*index)
+                .ok_or_else(|| format!("`{path}` has {length} elements, so there is no [{index}]"))?;
             path.push_str(&format!("[{index}]"));
             put_into(inner, rest, value, path)
         }
-        (Segment::Name(name), other) => Err(format!(
-            "`{path}` is {}, so it has no key `{name}`",
-            describe(other)
-        )),
+        (Segment::Name(name), other) => Err(format!("`{path}` is {}, so it has no key `{name}`", describe(other))),
         (Segment::Index(index), other) => Err(format!(
             "`{path}` is {}, not a list, so it has no [{index}]",
             describe(other)

@@ -33,9 +33,7 @@ pub(super) struct Axis {
 impl Axis {
     pub(super) fn pixel(&self, value: f64) -> f64 {
         // Divided first: the span of extreme data may not be representable.
-        self.from
-            + (value / 2.0 - self.low / 2.0) / (self.high / 2.0 - self.low / 2.0)
-                * (self.to - self.from)
+        self.from + (value / 2.0 - self.low / 2.0) / (self.high / 2.0 - self.low / 2.0) * (self.to - self.from)
     }
 }
 
@@ -59,9 +57,7 @@ pub(super) fn figure(chart: &Chart) -> String {
         out.push_str("<p class=\"empty\">no data</p></figure>\n");
         return out;
     }
-    let labelled = series
-        .iter()
-        .any(|series| series.style == SeriesStyle::Points);
+    let labelled = series.iter().any(|series| series.style == SeriesStyle::Points);
     let x_pad = if labelled { 0.08 } else { 0.0 };
     let (x_low, x_high) = padded(finite().map(|point| point.0), x_pad);
     let (y_low, y_high) = padded(finite().map(|point| point.1), 0.06);
@@ -122,10 +118,7 @@ fn legend(series: &[Series]) -> String {
         match (series.style, last) {
             (SeriesStyle::Points, _) | (_, None) => {}
             (_, Some(last)) => {
-                let _ = write!(
-                    out,
-                    "<span><i class=\"k{colour}\"></i>{name} <b>{last}</b></span>"
-                );
+                let _ = write!(out, "<span><i class=\"k{colour}\"></i>{name} <b>{last}</b></span>");
             }
         }
     }
@@ -198,16 +191,8 @@ fn draw(out: &mut String, series: &Series, colour: usize, x: &Axis, y: &Axis) {
         );
     }
     let lonely = series.points.iter().filter(|(_, y)| y.is_finite()).count() == 1;
-    if matches!(
-        series.style,
-        SeriesStyle::Points | SeriesStyle::LineAndPoints
-    ) || lonely
-    {
-        for (px, py) in series
-            .points
-            .iter()
-            .filter(|(x, y)| x.is_finite() && y.is_finite())
-        {
+    if matches!(series.style, SeriesStyle::Points | SeriesStyle::LineAndPoints) || lonely {
+        for (px, py) in series.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()) {
             let (cx, cy) = (x.pixel(*px), y.pixel(*py));
             let tip = format!("{name}: {}, {}", short(*px), short(*py));
             let _ = write!(
@@ -216,11 +201,7 @@ fn draw(out: &mut String, series: &Series, colour: usize, x: &Axis, y: &Axis) {
             );
             if series.style == SeriesStyle::Points {
                 let right = cx < x.from + 0.75 * (x.to - x.from);
-                let (at, anchor) = if right {
-                    (cx + 8.0, "start")
-                } else {
-                    (cx - 8.0, "end")
-                };
+                let (at, anchor) = if right { (cx + 8.0, "start") } else { (cx - 8.0, "end") };
                 let _ = write!(
                     out,
                     "<text class=\"dot\" x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{name}</text>",
@@ -315,10 +296,7 @@ pub(super) fn ticks(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
             break;
         }
         let label = label(value, digits);
-        if found
-            .last()
-            .is_some_and(|(_, last): &(f64, String)| *last == label)
-        {
+        if found.last().is_some_and(|(_, last): &(f64, String)| *last == label) {
             continue;
         }
         found.push((value, label));
@@ -394,10 +372,7 @@ mod tests {
     use super::*;
 
     fn labels(low: f64, high: f64) -> Vec<String> {
-        ticks(low, high, 5)
-            .into_iter()
-            .map(|(_, label)| label)
-            .collect()
+        ticks(low, high, 5).into_iter().map(|(_, label)| label).collect()
     }
 
     #[test]
@@ -409,10 +384,7 @@ mod tests {
         );
         assert_eq!(labels(0.0, 52_000.0), ["0", "20k", "40k"]);
         assert_eq!(labels(0.0, 4_900.0), ["0", "1k", "2k", "3k", "4k"]);
-        assert_eq!(
-            labels(1.0e6, 2.0e6),
-            ["1.0M", "1.2M", "1.4M", "1.6M", "1.8M", "2.0M"]
-        );
+        assert_eq!(labels(1.0e6, 2.0e6), ["1.0M", "1.2M", "1.4M", "1.6M", "1.8M", "2.0M"]);
         assert_eq!(labels(0.0, 0.0031), ["0", "0.001", "0.002", "0.003"]);
         assert_eq!(labels(5.0, 5.0), Vec::<String>::new());
         assert!(ticks(-f64::MAX, f64::MAX, 5).len() < 12);
@@ -455,11 +427,7 @@ mod tests {
     #[test]
     fn a_moving_average_of_a_constant_is_the_constant() {
         let points: Vec<(f64, f64)> = (0..100).map(|x| (f64::from(x), 3.0)).collect();
-        assert!(
-            moving_average(&points)
-                .iter()
-                .all(|(_, y)| (y - 3.0).abs() < 1e-12)
-        );
+        assert!(moving_average(&points).iter().all(|(_, y)| (y - 3.0).abs() < 1e-12));
     }
 
     #[test]

@@ -115,9 +115,7 @@ mod tests {
     #[test]
     fn short_series_pass_unchanged() {
         let mut sampler = Downsampler::new(100);
-        let points: Vec<(f64, f64)> = (0..100)
-            .map(|x| (f64::from(x), f64::from(x * x % 17)))
-            .collect();
+        let points: Vec<(f64, f64)> = (0..100).map(|x| (f64::from(x), f64::from(x * x % 17))).collect();
         points.iter().for_each(|(x, y)| sampler.push(*x, *y));
         assert_eq!(sampler.points(), points);
     }

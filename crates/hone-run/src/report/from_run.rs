@@ -25,13 +25,8 @@ const MAX_EVALUATIONS: usize = 4;
 const MAX_TEXT_FILE: u64 = 8 << 20;
 
 pub(super) fn read(dir: &Path) -> Result<Report> {
-    let absolute =
-        fs::canonicalize(dir).map_err(|source| Error::io("read the run", dir, 0, source))?;
-    let title = absolute
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let absolute = fs::canonicalize(dir).map_err(|source| Error::io("read the run", dir, 0, source))?;
+    let title = absolute.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut sections = Vec::new();
     let (metrics, bad_metrics) = read_metrics(&dir.join("metrics.jsonl"))?;
     let (samples, bad_samples) = read_samples(&dir.join("samples.jsonl"))?;
@@ -124,35 +119,19 @@ fn facts(dir: &Path, metrics: &Metrics) -> Result<Vec<(String, String)>> {
     let finished = read_text(&dir.join("finished.json"))?;
     rows.push((
         "state".to_owned(),
-        if finished.is_some() {
-            "finished"
-        } else {
-            "unfinished"
-        }
-        .to_owned(),
+        if finished.is_some() { "finished" } else { "unfinished" }.to_owned(),
     ));
     rows.push(("steps".to_owned(), metrics.last_step.to_string()));
     if let Some(Ok(Value::Object(summary))) = finished.map(|text| serde_json::from_str(&text)) {
-        rows.extend(
-            summary
-                .iter()
-                .map(|(name, value)| (name.clone(), plain(value))),
-        );
+        rows.extend(summary.iter().map(|(name, value)| (name.clone(), plain(value))));
     }
     if let Some(Ok(Value::Object(environment))) =
         read_text(&dir.join("environment.json"))?.map(|text| serde_json::from_str(&text))
     {
-        rows.extend(
-            environment
-                .iter()
-                .map(|(name, value)| (name.clone(), plain(value))),
-        );
+        rows.extend(environment.iter().map(|(name, value)| (name.clone(), plain(value))));
     }
     if metrics.non_finite > 0 {
-        rows.push((
-            "values that were not finite".to_owned(),
-            metrics.non_finite.to_string(),
-        ));
+        rows.push(("values that were not finite".to_owned(), metrics.non_finite.to_string()));
     }
     Ok(rows)
 }
@@ -160,9 +139,7 @@ fn facts(dir: &Path, metrics: &Metrics) -> Result<Vec<(String, String)>> {
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_f64() => {
-            number.as_f64().map_or_else(|| number.to_string(), short)
-        }
+        Value::Number(number) if number.is_f64() => number.as_f64().map_or_else(|| number.to_string(), short),
         other => other.to_string(),
     }
 }
@@ -188,12 +165,7 @@ fn charts(metrics: &Metrics) -> Vec<Section> {
             points,
             style: SeriesStyle::Smoothed,
         };
-        groups
-            .entry(group)
-            .or_default()
-            .entry(chart)
-            .or_default()
-            .push(series);
+        groups.entry(group).or_default().entry(chart).or_default().push(series);
     }
     let mut sections: Vec<Section> = groups
         .into_iter()

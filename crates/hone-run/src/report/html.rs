@@ -49,10 +49,7 @@ pub(super) fn page(report: &Report) -> String {
     for section in &report.sections {
         write_section(&mut out, section);
     }
-    let _ = write!(
-        out,
-        "</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"
-    );
+    let _ = write!(out, "</main>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n");
     out
 }
 
@@ -72,10 +69,7 @@ fn write_section(out: &mut String, section: &Section) {
     match section {
         Section::Text { title, text } => {
             heading(out, title);
-            for paragraph in text
-                .split("\n\n")
-                .filter(|paragraph| !paragraph.trim().is_empty())
-            {
+            for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.trim().is_empty()) {
                 let _ = writeln!(out, "<p>{}</p>", escape(paragraph.trim()));
             }
         }
@@ -91,12 +85,7 @@ fn write_section(out: &mut String, section: &Section) {
             heading(out, title);
             out.push_str("<dl>\n");
             for (name, value) in rows {
-                let _ = writeln!(
-                    out,
-                    "<div><dt>{}</dt><dd>{}</dd></div>",
-                    escape(name),
-                    escape(value)
-                );
+                let _ = writeln!(out, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), escape(value));
             }
             out.push_str("</dl>\n");
         }
@@ -157,22 +146,14 @@ fn write_table(out: &mut String, columns: &[String], rows: &[Vec<String>]) {
         cells.peek().is_some() && cells.all(|cell| is_number(cell))
     };
     for (index, column) in columns.iter().enumerate() {
-        let class = if numeric(index) {
-            " class=\"number\""
-        } else {
-            ""
-        };
+        let class = if numeric(index) { " class=\"number\"" } else { "" };
         let _ = write!(out, "<th{class}>{}</th>", escape(column));
     }
     out.push_str("</tr></thead>\n<tbody>\n");
     for row in rows {
         out.push_str("<tr>");
         for cell in row {
-            let class = if is_number(cell) {
-                " class=\"number\""
-            } else {
-                ""
-            };
+            let class = if is_number(cell) { " class=\"number\"" } else { "" };
             let _ = write!(out, "<td{class}>{}</td>", escape(cell));
         }
         out.push_str("</tr>\n");
@@ -181,13 +162,8 @@ fn write_table(out: &mut String, columns: &[String], rows: &[Vec<String>]) {
 }
 
 fn is_number(cell: &str) -> bool {
-    let first = cell
-        .trim_start_matches(['-', '+', '\u{2212}', '~'])
-        .chars()
-        .next();
-    cell == "\u{2013}"
-        || cell == "-"
-        || first.is_some_and(|first| first.is_ascii_digit() || first == '.')
+    let first = cell.trim_start_matches(['-', '+', '\u{2212}', '~']).chars().next();
+    cell == "\u{2013}" || cell == "-" || first.is_some_and(|first| first.is_ascii_digit() || first == '.')
 }
 
 fn write_sample(out: &mut String, sample: &Sample) {
@@ -216,15 +192,8 @@ fn write_sample(out: &mut String, sample: &Sample) {
     if !sample.extra.is_empty() {
         out.push_str("<dl>");
         for (name, value) in &sample.extra {
-            let text = value
-                .as_str()
-                .map_or_else(|| value.to_string(), str::to_owned);
-            let _ = write!(
-                out,
-                "<div><dt>{}</dt><dd>{}</dd></div>",
-                escape(name),
-                cut(&text)
-            );
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let _ = write!(out, "<div><dt>{}</dt><dd>{}</dd></div>", escape(name), cut(&text));
         }
         out.push_str("</dl>");
     }
@@ -233,11 +202,7 @@ fn write_sample(out: &mut String, sample: &Sample) {
 
 fn cut(text: &str) -> String {
     match text.char_indices().nth(MAX_TEXT) {
-        Some((end, _)) => format!(
-            "{} [... {} more bytes]",
-            escape(&text[..end]),
-            text.len() - end
-        ),
+        Some((end, _)) => format!("{} [... {} more bytes]", escape(&text[..end]), text.len() - end),
         None => escape(text),
     }
 }

@@ -32,7 +32,8 @@ pub(super) struct Prepared<'a> {
 impl EpisodeBatch {
     pub fn of(episodes: &[&Prepared<'_>]) -> Self {
         let (mut ids, mut lengths, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (mut old_logprobs, mut old_values, mut advantages, mut returns) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut old_logprobs, mut old_values, mut advantages, mut returns) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for prepared in episodes {
             let episode = prepared.episode;
             let first = ids.len() + episode.prompt_length - 1;
@@ -61,19 +62,44 @@ impl EpisodeBatch {
     }
 
     /// Log-probabilities and entropies of the responses' tokens, with a tape to go back on.
-    pub fn policy_numbers<'p>(&self, engine: &'p Engine, policy: &'p Transformer, temperature: f32) -> PolicyNumbers<'p> {
+    pub fn policy_numbers<'p>(
+        &self,
+        engine: &'p Engine,
+        policy: &'p Transformer,
+        temperature: f32,
+    ) -> PolicyNumbers<'p> {
         let mut tape = Tape::training(engine, policy.parameters());
-        let hidden = policy.hidden(&mut tape, &Tokens { ids: &self.ids, layout: &self.layout }); // [n, d]
+        let hidden = policy.hidden(
+            &mut tape,
+            &Tokens {
+                ids: &self.ids,
+                layout: &self.layout,
+            },
+        ); // [n, d]
         let chosen = tape.select_rows(&hidden, &self.rows); // [t, d]
         let numbers = policy.logprobs(&mut tape, &chosen, &self.targets, temperature);
-        let (logprobs, entropies) = (engine.read(numbers.logprob.value()), engine.read(numbers.entropy.value()));
-        PolicyNumbers { tape, logprob: numbers.logprob, logprobs, entropies }
+        let (logprobs, entropies) = (
+            engine.read(numbers.logprob.value()),
+            engine.read(numbers.entropy.value()),
+        );
+        PolicyNumbers {
+            tape,
+            logprob: numbers.logprob,
+            logprobs,
+            entropies,
+        }
     }
 
     /// Values at the position before each of the responses' tokens, with a tape to go back on.
     pub fn values<'p>(&self, engine: &'p Engine, value: &'p Transformer) -> ValueNumbers<'p> {
         let mut tape = Tape::training(engine, value.parameters());
-        let hidden = value.hidden(&mut tape, &Tokens { ids: &self.ids, layout: &self.layout });
+        let hidden = value.hidden(
+            &mut tape,
+            &Tokens {
+                ids: &self.ids,
+                layout: &self.layout,
+            },
+        );
         let output = value.head_outputs(&mut tape, &hidden, &self.rows); // [t, 1]
         let offset = value.head_offset().unwrap_or(0.0);
         let values = engine.read(output.value()).into_iter().map(|v| v + offset).collect();

@@ -54,7 +54,11 @@ pub struct PpoData {
 
 impl Default for PpoData {
     fn default() -> Self {
-        Self { prompts: Vec::new(), held_out: 0.05, max_prompt_length: 256 }
+        Self {
+            prompts: Vec::new(),
+            held_out: 0.05,
+            max_prompt_length: 256,
+        }
     }
 }
 
@@ -187,7 +191,12 @@ pub struct PtxSection {
 
 impl Default for PtxSection {
     fn default() -> Self {
-        Self { train: Vec::new(), ptx_coef: 1.0, max_length: 256, windows: 8 }
+        Self {
+            train: Vec::new(),
+            ptx_coef: 1.0,
+            max_length: 256,
+            windows: 8,
+        }
     }
 }
 

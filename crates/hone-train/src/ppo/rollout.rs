@@ -48,7 +48,11 @@ impl Episode {
 
     /// Summed log-ratio to the reference, in nats.
     pub fn kl(&self) -> f64 {
-        self.logprobs.iter().zip(&self.ref_logprobs).map(|(&p, &r)| f64::from(p) - f64::from(r)).sum()
+        self.logprobs
+            .iter()
+            .zip(&self.ref_logprobs)
+            .map(|(&p, &r)| f64::from(p) - f64::from(r))
+            .sum()
     }
 }
 
@@ -71,7 +75,10 @@ pub(super) fn collect(
     key: Key,
 ) -> Result<Vec<Episode>> {
     // 1. Responses, with the log-probabilities that their tokens had
-    let sampling = SamplingParameters { temperature: ppo.temperature as f32, ..SamplingParameters::default() };
+    let sampling = SamplingParameters {
+        temperature: ppo.temperature as f32,
+        ..SamplingParameters::default()
+    };
     let requests: Vec<Request> = prompts
         .iter()
         .enumerate()
@@ -85,8 +92,11 @@ pub(super) fn collect(
         })
         .collect();
     let completions = Generator::new(engine, models.policy, GeneratorOptions::default()).run(&requests)?;
-    let sequences: Vec<Arc<[u32]>> =
-        prompts.iter().zip(&completions).map(|(p, c)| p.ids.iter().chain(&c.ids).copied().collect()).collect();
+    let sequences: Vec<Arc<[u32]>> = prompts
+        .iter()
+        .zip(&completions)
+        .map(|(p, c)| p.ids.iter().chain(&c.ids).copied().collect())
+        .collect();
     let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
     // 2. The reference's log-probabilities of the same tokens, under the same temperature
     let references = logprobs_of(engine, models.reference, &slices, ppo.temperature as f32);
@@ -94,10 +104,16 @@ pub(super) fn collect(
     let values = heads_of(engine, models.value, &slices);
     let offset = models.value.head_offset().unwrap_or(0.0);
     // 4. Scores of the text; those that did not end are replaced
-    let responses: Result<Vec<String>> =
-        completions.iter().map(|c| Ok(models.tokenizer.decode(&c.ids, SkipSpecial::Yes)?)).collect();
+    let responses: Result<Vec<String>> = completions
+        .iter()
+        .map(|c| Ok(models.tokenizer.decode(&c.ids, SkipSpecial::Yes)?))
+        .collect();
     let responses = responses?;
-    let to_score: Vec<_> = prompts.iter().zip(&responses).map(|(p, response)| (&p.prompt.input, response.as_str())).collect();
+    let to_score: Vec<_> = prompts
+        .iter()
+        .zip(&responses)
+        .map(|(p, response)| (&p.prompt.input, response.as_str()))
+        .collect();
     let mut scores = models.scorer.score(engine, &to_score)?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
     if ppo.missing_eos == MissingEos::Replace {
@@ -123,5 +139,8 @@ pub(super) fn collect(
 
 /// What was asked last, for people to read.
 fn prompt_text(input: &PromptInput) -> String {
-    input.to_messages().pop().map_or_else(String::new, |message| message.content)
+    input
+        .to_messages()
+        .pop()
+        .map_or_else(String::new, |message| message.content)
 }

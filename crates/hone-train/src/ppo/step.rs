@@ -7,7 +7,8 @@ use hone_math::Key;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
 use hone_objective::ppo::{
-    ClipRange, PolicyInputs, PolicyStats, Prepared as Constants, ValueConfig, ValueInputs, ValueStats, policy_loss, value_loss,
+    ClipRange, PolicyInputs, PolicyStats, Prepared as Constants, ValueConfig, ValueInputs, ValueStats, policy_loss,
+    value_loss,
 };
 
 use super::batch::{EpisodeBatch, Prepared};
@@ -61,7 +62,11 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
     let mut step = 0;
     for epoch in 0..update.ppo.ppo_epochs {
         // 1. A new order every epoch, cut into minibatches
-        let key = Key::new(update.train.seed, "minibatches", update.number * update.ppo.ppo_epochs as u64 + epoch as u64);
+        let key = Key::new(
+            update.train.seed,
+            "minibatches",
+            update.number * update.ppo.ppo_epochs as u64 + epoch as u64,
+        );
         let order = key.permutation(count);
         for (index, minibatch) in order.chunks(update.ppo.minibatch).enumerate() {
             let first = (epoch, index) == (0, 0);
@@ -120,7 +125,13 @@ fn policy_step(
             Work::Pretraining(windows) => {
                 let scale = update.ptx.as_ref().map_or(0.0, |(ptx, _)| ptx.ptx_coef);
                 let batch = LanguageBatch::of_windows(windows);
-                ptx_stats.merge(&cross_entropy_step(engine, policy, &batch, (ptx_tokens, scale), gradients)?);
+                ptx_stats.merge(&cross_entropy_step(
+                    engine,
+                    policy,
+                    &batch,
+                    (ptx_tokens, scale),
+                    gradients,
+                )?);
                 return Ok(());
             }
         };
@@ -143,9 +154,15 @@ fn policy_step(
         Ok(())
     })?;
     let applied = if update.number < update.ppo.value_warmup_updates {
-        Applied { grad_norm: gradients.norm(engine), learning_rate: 0.0, skipped: 0 }
+        Applied {
+            grad_norm: gradients.norm(engine),
+            learning_rate: 0.0,
+            skipped: 0,
+        }
     } else {
-        learners.policy.apply(engine, &gradients, update.rates.0, update.number)?
+        learners
+            .policy
+            .apply(engine, &gradients, update.rates.0, update.number)?
     };
     if let Some(ema) = &mut learners.ema {
         ema.update(engine, &learners.policy.model);
@@ -159,26 +176,40 @@ fn value_step(
     update: &Update<'_>,
     chosen: &[&Prepared<'_>],
 ) -> Result<(ValueStats, Applied)> {
-    let config = ValueConfig { value_clip_range: update.ppo.value_clip_range, value_coef: update.ppo.value_coef };
+    let config = ValueConfig {
+        value_clip_range: update.ppo.value_clip_range,
+        value_coef: update.ppo.value_coef,
+    };
     let global_tokens: u64 = chosen.iter().map(|p| p.episode.length() as u64).sum();
-    let shards = shards_of(chosen.to_vec(), update.train.shards, update.train.microbatch_tokens, |p| p.episode.ids.len());
+    let shards = shards_of(
+        chosen.to_vec(),
+        update.train.shards,
+        update.train.microbatch_tokens,
+        |p| p.episode.ids.len(),
+    );
     let mut stats = ValueStats::default();
-    let gradients = learners.value.gradients(engine, shards, |model: &Transformer, episodes, gradients: &mut Gradients| {
-        let batch = EpisodeBatch::of(&episodes);
-        let numbers = batch.values(engine, model);
-        let inputs = ValueInputs {
-            values: &numbers.values,
-            old_values: &batch.old_values,
-            returns: &batch.returns,
-            mask: &batch.mask,
-        };
-        let loss = value_loss(&inputs, config, global_tokens)?;
-        stats.merge(&loss.stats);
-        let seed = engine.tensor(loss.grad_values.len(), 1, &loss.grad_values);
-        numbers.tape.backward(vec![(&numbers.output, seed)], gradients);
-        Ok(())
-    })?;
-    let applied = learners.value.apply(engine, &gradients, update.rates.1, update.number)?;
+    let gradients = learners.value.gradients(
+        engine,
+        shards,
+        |model: &Transformer, episodes, gradients: &mut Gradients| {
+            let batch = EpisodeBatch::of(&episodes);
+            let numbers = batch.values(engine, model);
+            let inputs = ValueInputs {
+                values: &numbers.values,
+                old_values: &batch.old_values,
+                returns: &batch.returns,
+                mask: &batch.mask,
+            };
+            let loss = value_loss(&inputs, config, global_tokens)?;
+            stats.merge(&loss.stats);
+            let seed = engine.tensor(loss.grad_values.len(), 1, &loss.grad_values);
+            numbers.tape.backward(vec![(&numbers.output, seed)], gradients);
+            Ok(())
+        },
+    )?;
+    let applied = learners
+        .value
+        .apply(engine, &gradients, update.rates.1, update.number)?;
     Ok((stats, applied))
 }
 
@@ -187,11 +218,19 @@ fn value_step(
 fn work<'a>(update: &'a Update<'_>, chosen: &[&'a Prepared<'a>], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
     let (shards, tokens) = (update.train.shards, update.train.microbatch_tokens);
     let episodes = shards_of(chosen.to_vec(), shards, tokens, |p| p.episode.ids.len());
-    let mut work: Vec<Vec<Work<'a>>> = episodes.into_iter().map(|s| s.into_iter().map(Work::Episodes).collect()).collect();
-    let Some((_, windows)) = &update.ptx else { return (work, 0) };
+    let mut work: Vec<Vec<Work<'a>>> = episodes
+        .into_iter()
+        .map(|s| s.into_iter().map(Work::Episodes).collect())
+        .collect();
+    let Some((_, windows)) = &update.ptx else {
+        return (work, 0);
+    };
     let windows = windows[step].clone();
     let global = windows.iter().map(|w| w.targets.len() as u64).sum();
-    for (shard, windows) in work.iter_mut().zip(shards_of(windows, shards, tokens, |w| w.inputs.len())) {
+    for (shard, windows) in work
+        .iter_mut()
+        .zip(shards_of(windows, shards, tokens, |w| w.inputs.len()))
+    {
         shard.extend(windows.into_iter().map(Work::Pretraining));
     }
     (work, global)
@@ -214,7 +253,12 @@ fn check_others(engine: &Engine, policy: &Transformer, update: &Update<'_>, othe
     let recomputed = logprobs_of(engine, policy, &sequences, update.ppo.temperature as f32);
     for (&index, scores) in others.iter().zip(recomputed) {
         let episode = &update.episodes[index];
-        equal(update.number, index, &episode.logprobs, &scores.logprobs[episode.prompt_length - 1..])?;
+        equal(
+            update.number,
+            index,
+            &episode.logprobs,
+            &scores.logprobs[episode.prompt_length - 1..],
+        )?;
     }
     Ok(())
 }
@@ -224,8 +268,13 @@ fn equal(update: u64, episode: usize, sampled: &[f32], trained: &[f32]) -> Resul
     let count = sampled.iter().zip(trained).filter(differ).count();
     match sampled.iter().zip(trained).position(|pair| differ(&pair)) {
         None => Ok(()),
-        Some(token) => {
-            Err(TrainError::Mismatch { update, episode, token, sampled: sampled[token], trained: trained[token], count })
-        }
+        Some(token) => Err(TrainError::Mismatch {
+            update,
+            episode,
+            token,
+            sampled: sampled[token],
+            trained: trained[token],
+            count,
+        }),
     }
 }

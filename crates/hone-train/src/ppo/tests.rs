@@ -23,7 +23,10 @@ use crate::{Job, Outcome, TrainError};
 const WORDS: &str = "one two three four five six seven eight nine ten red green blue cat dog bird sees likes the a";
 
 fn tokenizer() -> Tokenizer {
-    let options = TrainOptions { vocab_size: 300, ..TrainOptions::default() };
+    let options = TrainOptions {
+        vocab_size: 300,
+        ..TrainOptions::default()
+    };
     let mut tokenizer = train_bpe(std::iter::once(WORDS.repeat(20)), &options).unwrap();
     tokenizer.add_chat_tokens().unwrap();
     tokenizer
@@ -34,7 +37,12 @@ fn engine(isa: Isa) -> Engine {
 }
 
 fn engine_of(isa: Isa, precision: Precision) -> Engine {
-    Engine::new(&EngineOptions { isa: Some(isa), precision, threads: Some(2) }).unwrap()
+    Engine::new(&EngineOptions {
+        isa: Some(isa),
+        precision,
+        threads: Some(2),
+    })
+    .unwrap()
 }
 
 fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
@@ -54,9 +62,18 @@ fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
 }
 
 fn scale(engine: &Engine, model: &mut Transformer, part: &str, factor: f32) {
-    let ids: Vec<_> = model.parameters().iter().filter(|(_, p)| p.name().contains(part)).map(|(id, _)| id).collect();
+    let ids: Vec<_> = model
+        .parameters()
+        .iter()
+        .filter(|(_, p)| p.name().contains(part))
+        .map(|(id, _)| id)
+        .collect();
     for id in ids {
-        let numbers = engine.read(model.parameters().get(id).value()).iter().map(|x| x * factor).collect::<Vec<_>>();
+        let numbers = engine
+            .read(model.parameters().get(id).value())
+            .iter()
+            .map(|x| x * factor)
+            .collect::<Vec<_>>();
         model.parameters_mut().set(engine, id, &numbers);
     }
 }
@@ -75,22 +92,35 @@ fn world(dir: &Path) {
     let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
     let save = |name: &str, model: &Transformer| {
         let tokens = token_fields(&tokenizer);
-        let artefact =
-            Artefact { model: model.duplicate(&engine), tokenizer: tokenizer.clone(), tokens, base: None };
+        let artefact = Artefact {
+            model: model.duplicate(&engine),
+            tokenizer: tokenizer.clone(),
+            tokens,
+            base: None,
+        };
         publish_at(&engine, &dir.join(name), &artefact, model).unwrap();
     };
     save("policy", &model(&engine, &tokenizer, 1));
     save("reward", &reward_model(&engine, &tokenizer));
     let words: Vec<&str> = WORDS.split(' ').collect();
-    let rows: Vec<String> = (0..40).map(|i| format!("{{\"prompt\":\"{} {}\"}}\n", words[i % 20], words[(i * 7 + 3) % 20])).collect();
+    let rows: Vec<String> = (0..40)
+        .map(|i| format!("{{\"prompt\":\"{} {}\"}}\n", words[i % 20], words[(i * 7 + 3) % 20]))
+        .collect();
     std::fs::write(dir.join("prompts.jsonl"), rows.concat()).unwrap();
 }
 
 fn config(updates: u64) -> PpoConfig {
     PpoConfig {
-        model: ModelSection { path: Some("policy".into()), ..ModelSection::default() },
+        model: ModelSection {
+            path: Some("policy".into()),
+            ..ModelSection::default()
+        },
         reward: RewardSection { path: "reward".into() },
-        data: PpoData { prompts: vec![hone_data::Source::new("prompts.jsonl")], held_out: 0.0, max_prompt_length: 32 },
+        data: PpoData {
+            prompts: vec![hone_data::Source::new("prompts.jsonl")],
+            held_out: 0.0,
+            max_prompt_length: 32,
+        },
         ppo: PpoSection {
             updates,
             rollout_batch: 32,
@@ -101,8 +131,16 @@ fn config(updates: u64) -> PpoConfig {
             missing_eos: MissingEos::Keep,
             ..PpoSection::default()
         },
-        train: TrainSection { learning_rate: Some(3e-3), checkpoint_every: 3, ..TrainSection::default() },
-        eval: EvalSection { every: 2, samples: 4, max_new_tokens: 8 },
+        train: TrainSection {
+            learning_rate: Some(3e-3),
+            checkpoint_every: 3,
+            ..TrainSection::default()
+        },
+        eval: EvalSection {
+            every: 2,
+            samples: 4,
+            max_new_tokens: 8,
+        },
         ..PpoConfig::default()
     }
 }
@@ -148,7 +186,11 @@ fn stopping_and_going_on_changes_no_byte() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
     let resolved = Resolved::from_config(PpoConfig {
-        ppo: PpoSection { kl_target: Some(0.5), ema_decay: Some(0.9), ..config(6).ppo },
+        ppo: PpoSection {
+            kl_target: Some(0.5),
+            ema_decay: Some(0.9),
+            ..config(6).ppo
+        },
         ..config(6)
     })
     .unwrap();
@@ -160,11 +202,19 @@ fn stopping_and_going_on_changes_no_byte() {
     asked.request();
     let outcome = run(&job(dir.path(), "cut", asked), &resolved).unwrap();
     assert!(matches!(outcome, Outcome::Stopped { step: 0 }));
-    copy(&dir.path().join("whole/checkpoints/step-000003"), &cut.join("checkpoints/step-000003"));
+    copy(
+        &dir.path().join("whole/checkpoints/step-000003"),
+        &cut.join("checkpoints/step-000003"),
+    );
     std::fs::copy(dir.path().join("whole/metrics.jsonl"), cut.join("metrics.jsonl")).unwrap();
     std::fs::copy(dir.path().join("whole/samples.jsonl"), cut.join("samples.jsonl")).unwrap();
     run(&job(dir.path(), "cut", Shutdown::default()), &resolved).unwrap();
-    for file in ["metrics.jsonl", "samples.jsonl", "model/model.safetensors", "checkpoints/step-000006/value.moments.safetensors"] {
+    for file in [
+        "metrics.jsonl",
+        "samples.jsonl",
+        "model/model.safetensors",
+        "checkpoints/step-000006/value.moments.safetensors",
+    ] {
         let read = |run: &str| std::fs::read(dir.path().join(run).join(file)).unwrap();
         assert_eq!(read("whole"), read("cut"), "{file}");
     }
@@ -195,13 +245,22 @@ fn update_after(
     let scorer = Scorer::new(reward.duplicate(&engine), tokenizer.clone()).unwrap();
     let prompts: Vec<_> = (0..32_u32)
         .map(|i| prompts::PreparedPrompt {
-            prompt: hone_data::Prompt { input: hone_data::PromptInput::Text("the cat".into()), extra: serde_json::Map::new() },
+            prompt: hone_data::Prompt {
+                input: hone_data::PromptInput::Text("the cat".into()),
+                extra: serde_json::Map::new(),
+            },
             ids: Arc::from([5 + i % 7, 9, 30 + i]),
         })
         .collect();
     let stop: Arc<[u32]> = tokenizer.eos_ids().into();
-    let models =
-        Models { policy: &policy, reference: &policy, value: &reward, scorer: &scorer, tokenizer: &tokenizer, stop: &stop };
+    let models = Models {
+        policy: &policy,
+        reference: &policy,
+        value: &reward,
+        scorer: &scorer,
+        tokenizer: &tokenizer,
+        stop: &stop,
+    };
     let chosen: Vec<_> = prompts.iter().collect();
     let mut episodes = collect(&engine, &models, &chosen, &c.ppo, Key::new(1, "rollout", 0)).unwrap();
     let mut learner = policy.duplicate(&engine);
@@ -218,8 +277,11 @@ fn update_after(
         ptx: None,
     };
     let adam = adamw(&c.train).unwrap();
-    let mut learners =
-        Learners { policy: Learner::new(&engine, learner, adam), value: Learner::new(&engine, reward, adam), ema: None };
+    let mut learners = Learners {
+        policy: Learner::new(&engine, learner, adam),
+        value: Learner::new(&engine, reward, adam),
+        ema: None,
+    };
     update(&engine, &mut learners, &step).map(|_| ())
 }
 
@@ -240,7 +302,10 @@ fn one_bit_of_one_stored_number_stops_the_run() {
             *number = f32::from_bits(number.to_bits() + 1);
         });
         let error = error.unwrap_err();
-        assert!(matches!(error, TrainError::Mismatch { token: 0, count: 1, .. }), "{error}");
+        assert!(
+            matches!(error, TrainError::Mismatch { token: 0, count: 1, .. }),
+            "{error}"
+        );
         assert_eq!(error.exit_status().code(), 4);
     }
 }

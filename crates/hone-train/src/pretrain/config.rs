@@ -39,7 +39,13 @@ pub struct PretrainData {
 
 impl Default for PretrainData {
     fn default() -> Self {
-        Self { train: Vec::new(), held_out: 0.05, max_length: 256, cross_document: false, token_cap: hone_data::DEFAULT_TOKEN_CAP }
+        Self {
+            train: Vec::new(),
+            held_out: 0.05,
+            max_length: 256,
+            cross_document: false,
+            token_cap: hone_data::DEFAULT_TOKEN_CAP,
+        }
     }
 }
 

@@ -28,7 +28,13 @@ pub(super) fn step(
     let mut stats = TokenStats::of(&[], &[])?;
     let gradients = learner.gradients(engine, shards, |model, microbatch, gradients| {
         let batch = LanguageBatch::of_windows(microbatch);
-        stats.merge(&cross_entropy_step(engine, model, &batch, (global_tokens, 1.0), gradients)?);
+        stats.merge(&cross_entropy_step(
+            engine,
+            model,
+            &batch,
+            (global_tokens, 1.0),
+            gradients,
+        )?);
         Ok(())
     })?;
     // 3. Clip and step

@@ -44,7 +44,10 @@ impl RankedExample {
             }
             responses.push(encoded);
         }
-        Ok(Some(Self { responses, comparison: comparison(ranking)? }))
+        Ok(Some(Self {
+            responses,
+            comparison: comparison(ranking)?,
+        }))
     }
 
     /// Tokens of all responses with their prompts.
@@ -58,7 +61,11 @@ impl RankedExample {
         for pair in self.comparison.ranking.strict_pairs() {
             beaten[pair.worse] = true;
         }
-        self.responses.iter().zip(beaten).filter(|(_, beaten)| !beaten).map(|(response, _)| response)
+        self.responses
+            .iter()
+            .zip(beaten)
+            .filter(|(_, beaten)| !beaten)
+            .map(|(response, _)| response)
     }
 }
 
@@ -72,9 +79,15 @@ fn comparison(ranking: &Ranking) -> Result<Comparison> {
                 rank[response] = r;
             }
         }
-        order.strict_pairs().map(|pair| steps[rank[pair.better]..rank[pair.worse]].iter().sum::<f64>() as f32).collect()
+        order
+            .strict_pairs()
+            .map(|pair| steps[rank[pair.better]..rank[pair.worse]].iter().sum::<f64>() as f32)
+            .collect()
     });
-    Ok(Comparison { ranking: order, margins })
+    Ok(Comparison {
+        ranking: order,
+        margins,
+    })
 }
 
 impl Rankings {
@@ -93,24 +106,38 @@ impl Rankings {
             }
             for ranking in &split.held_out {
                 match RankedExample::new(chat, ranking, data.max_length)? {
-                    Some(example) => held_out.push(HeldOutRanking { example, ranking: ranking.clone() }),
+                    Some(example) => held_out.push(HeldOutRanking {
+                        example,
+                        ranking: ranking.clone(),
+                    }),
                     None => too_long += 1,
                 }
             }
             if too_long > 0 {
                 let limit = data.max_length;
-                job.message(format!("{}: {too_long} rankings longer than {limit} tokens dropped", split.name));
+                job.message(format!(
+                    "{}: {too_long} rankings longer than {limit} tokens dropped",
+                    split.name
+                ));
             }
             sources.push(split.with_items(train)?);
         }
-        Ok(Self { train: Mixture::new(sources, c.train.seed)?, held_out })
+        Ok(Self {
+            train: Mixture::new(sources, c.train.seed)?,
+            held_out,
+        })
     }
 }
 
 /// The conversations whose mean score becomes 0.
 pub(super) fn centre(job: &Job, c: &RewardConfig, rankings: &Rankings, chat: &Chat) -> Result<Vec<Vec<u32>>> {
     let Some(sources) = &c.reward.centre_on else {
-        return Ok(rankings.train.items().flat_map(RankedExample::best).map(|r| r.ids.clone()).collect());
+        return Ok(rankings
+            .train
+            .items()
+            .flat_map(RankedExample::best)
+            .map(|r| r.ids.clone())
+            .collect());
     };
     let mut conversations = Vec::new();
     for source in resolved(sources, &job.base) {
@@ -119,14 +146,19 @@ pub(super) fn centre(job: &Job, c: &RewardConfig, rankings: &Rankings, chat: &Ch
         }
     }
     if conversations.is_empty() {
-        let reason = format!("has no demonstration of at most data.max_length = {} tokens", c.data.max_length);
+        let reason = format!(
+            "has no demonstration of at most data.max_length = {} tokens",
+            c.data.max_length
+        );
         return Err(TrainError::setting("reward.centre_on", reason));
     }
     Ok(conversations)
 }
 
 fn demonstration(chat: &Chat, turns: &[Message], data: &RewardData) -> Result<Option<Vec<u32>>> {
-    let Some((reply, before)) = turns.split_last() else { return Ok(None) };
+    let Some((reply, before)) = turns.split_last() else {
+        return Ok(None);
+    };
     let encoded = answered(chat, before, &reply.content)?;
     Ok((encoded.ids.len() <= data.max_length).then_some(encoded.ids))
 }
@@ -146,7 +178,12 @@ impl RankingBatch {
         let layout = Layout::whole(&responses().map(|r| r.ids.len()).collect::<Vec<_>>());
         let ends = layout.spans().iter().map(|s| (s.row + s.length - 1) as u32).collect();
         let ids = responses().flat_map(|r| r.ids.iter().copied()).collect();
-        Self { ids, layout, ends, comparisons: examples.iter().map(|e| e.comparison.clone()).collect() }
+        Self {
+            ids,
+            layout,
+            ends,
+            comparisons: examples.iter().map(|e| e.comparison.clone()).collect(),
+        }
     }
 }
 
@@ -170,11 +207,17 @@ mod tests {
 
     #[test]
     fn the_best_are_those_of_the_first_group() {
-        let response = |id| Answered { ids: vec![id; 2], response_tokens: 1 };
+        let response = |id| Answered {
+            ids: vec![id; 2],
+            response_tokens: 1,
+        };
         let order = hone_objective::bradley_terry::Ranking::from_groups(&[vec![1, 2], vec![0]], 3).unwrap();
         let example = RankedExample {
             responses: vec![response(5), response(6), response(7)],
-            comparison: Comparison { ranking: order, margins: None },
+            comparison: Comparison {
+                ranking: order,
+                margins: None,
+            },
         };
         assert_eq!(example.best().map(|r| r.ids[0]).collect::<Vec<_>>(), [6, 7]);
         let batch = RankingBatch::new(&[&example, &example]);

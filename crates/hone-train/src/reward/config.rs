@@ -42,7 +42,11 @@ pub struct RewardData {
 
 impl Default for RewardData {
     fn default() -> Self {
-        Self { train: Vec::new(), held_out: 0.1, max_length: 512 }
+        Self {
+            train: Vec::new(),
+            held_out: 0.1,
+            max_length: 512,
+        }
     }
 }
 

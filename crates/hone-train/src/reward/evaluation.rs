@@ -56,7 +56,11 @@ impl Evaluation {
         let scores = by_prompt(&flat, examples());
         let mut agreements = Vec::with_capacity(comparisons.len());
         for (scores, comparison) in scores.iter().zip(&comparisons) {
-            agreements.push(bradley_terry(scores, std::slice::from_ref(comparison), ties, 1)?.stats.agreement());
+            agreements.push(
+                bradley_terry(scores, std::slice::from_ref(comparison), ties, 1)?
+                    .stats
+                    .agreement(),
+            );
         }
         let lengths: Vec<f64> = responses().map(|r| r.response_tokens as f64).collect();
         Ok(Some(Self {
@@ -89,8 +93,11 @@ impl Evaluation {
 
     /// The same for the run's summary.
     pub fn summary(&self) -> Value {
-        let mut summary: Map<String, Value> =
-            self.metrics().into_iter().map(|(name, value)| (name.to_string(), json!(value))).collect();
+        let mut summary: Map<String, Value> = self
+            .metrics()
+            .into_iter()
+            .map(|(name, value)| (name.to_string(), json!(value)))
+            .collect();
         summary.insert("held_out_prompts".into(), self.scores.len().into());
         summary.insert("held_out_pairs".into(), self.stats.pairs.into());
         Value::Object(summary)
@@ -104,7 +111,10 @@ impl Evaluation {
             let last = ranking.groups.len() - 1;
             for rank in [0, last] {
                 let response = ranking.groups[rank][0];
-                let extra = [("rank".to_string(), json!(rank + 1)), ("ranks".to_string(), json!(last + 1))];
+                let extra = [
+                    ("rank".to_string(), json!(rank + 1)),
+                    ("ranks".to_string(), json!(last + 1)),
+                ];
                 samples.push(Sample {
                     step,
                     prompt: prompt.clone(),
@@ -120,8 +130,18 @@ impl Evaluation {
 
     /// Calibration as a chart and a table.
     pub fn sections(&self) -> Vec<Section> {
-        let filled = || self.calibration.bins.iter().enumerate().filter(|(_, bin)| bin.count > 0);
-        let series = |name: &str, points, style| Series { name: name.into(), points, style };
+        let filled = || {
+            self.calibration
+                .bins
+                .iter()
+                .enumerate()
+                .filter(|(_, bin)| bin.count > 0)
+        };
+        let series = |name: &str, points, style| Series {
+            name: name.into(),
+            points,
+            style,
+        };
         let observed = filled().map(|(_, bin)| (bin.predicted, bin.observed)).collect();
         let chart = Chart {
             title: "Predicted and observed preference, held out".into(),
@@ -143,7 +163,9 @@ impl Evaluation {
         });
         let table = Section::Table {
             title: "Calibration".into(),
-            columns: ["probability", "pairs", "predicted", "observed"].map(String::from).to_vec(),
+            columns: ["probability", "pairs", "predicted", "observed"]
+                .map(String::from)
+                .to_vec(),
             rows: rows.collect(),
             note: format!(
                 "Expected calibration error {:.4}, Brier score {:.4}. Accuracy {:.3} ({:.3} to {:.3}, Wilson, over pairs); a prompt's \
@@ -158,7 +180,13 @@ impl Evaluation {
                 self.agreement.high,
             ),
         };
-        vec![Section::Charts { title: "Calibration of scores".into(), charts: vec![chart] }, table]
+        vec![
+            Section::Charts {
+                title: "Calibration of scores".into(),
+                charts: vec![chart],
+            },
+            table,
+        ]
     }
 }
 

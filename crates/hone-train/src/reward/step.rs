@@ -24,7 +24,10 @@ pub(super) fn step(
     (train, rate, step): (&TrainSection, StepRate, u64),
 ) -> Result<Stepped> {
     // 1. The loss is the mean over the prompts of the whole batch; a prompt's responses stay together
-    let global_prompts = examples.iter().map(|e| prepare(std::slice::from_ref(&e.comparison), ties)).sum();
+    let global_prompts = examples
+        .iter()
+        .map(|e| prepare(std::slice::from_ref(&e.comparison), ties))
+        .sum();
     let tokens = examples.iter().map(|e| e.tokens() as u64).sum();
     let shards = shards_of(examples, train.shards, train.microbatch_tokens, |e| e.tokens());
     let mut stats = PreferenceStats::default();
@@ -32,7 +35,13 @@ pub(super) fn step(
         let batch = RankingBatch::new(&microbatch);
         // 2. Scores at the last token of each response
         let mut tape = Tape::training(engine, model.parameters());
-        let hidden = model.hidden(&mut tape, &Tokens { ids: &batch.ids, layout: &batch.layout }); // [n, d]
+        let hidden = model.hidden(
+            &mut tape,
+            &Tokens {
+                ids: &batch.ids,
+                layout: &batch.layout,
+            },
+        ); // [n, d]
         let scores = model.head_outputs(&mut tape, &hidden, &batch.ends); // [k, 1]
         // 3. -ln sigmoid(s_i - s_j - margin_ij), the mean over a prompt's pairs
         let numbers = engine.read(scores.value());

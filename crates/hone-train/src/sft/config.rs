@@ -64,7 +64,12 @@ pub struct SftData {
 
 impl Default for SftData {
     fn default() -> Self {
-        Self { train: Vec::new(), held_out: 0.05, max_length: 512, turns: Turns::All }
+        Self {
+            train: Vec::new(),
+            held_out: 0.05,
+            max_length: 512,
+            turns: Turns::All,
+        }
     }
 }
 

@@ -35,19 +35,35 @@ fn question(i: usize) -> String {
 impl Place {
     /// With everything but models.
     pub fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
+        let place = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         let text: String = (0..400).map(|i| sentence(i) + "\n").collect();
         place.write("text.txt", &text);
         let demonstrations = (0..60).map(|i| {
-            let turns = [json!({"role": "user", "content": question(i)}), json!({"role": "assistant", "content": sentence(i)})];
+            let turns = [
+                json!({"role": "user", "content": question(i)}),
+                json!({"role": "assistant", "content": sentence(i)}),
+            ];
             json!({ "messages": turns })
         });
         place.write_rows("demonstrations.jsonl", demonstrations);
         place.write_rows("rankings.jsonl", (0..120).map(ranking));
         let words = "gladly please system user assistant";
-        let texts = text.lines().map(String::from).chain((0..60).map(question)).chain((0..4).map(|_| words.into()));
-        let options = TrainOptions { vocab_size: 360, threads: 1, ..TrainOptions::default() };
-        train_bpe(texts, &options).unwrap().save(place.path("tokenizer")).unwrap();
+        let texts = text
+            .lines()
+            .map(String::from)
+            .chain((0..60).map(question))
+            .chain((0..4).map(|_| words.into()));
+        let options = TrainOptions {
+            vocab_size: 360,
+            threads: 1,
+            ..TrainOptions::default()
+        };
+        train_bpe(texts, &options)
+            .unwrap()
+            .save(place.path("tokenizer"))
+            .unwrap();
         place
     }
 
@@ -55,7 +71,10 @@ impl Place {
     pub fn with_base() -> Self {
         let place = Self::new();
         let outcome = place.pretrain("base", &pretrain_toml(6));
-        assert!(matches!(outcome, Ok(Outcome::Done { before: false, .. })), "{outcome:?}");
+        assert!(
+            matches!(outcome, Ok(Outcome::Done { before: false, .. })),
+            "{outcome:?}"
+        );
         place
     }
 
@@ -98,11 +117,19 @@ impl Place {
     /// Metrics of a run: each name with its (step, value) pairs.
     pub fn metrics(&self, run: &str) -> BTreeMap<String, Vec<(u64, f64)>> {
         let mut metrics: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
-        for line in fs::read_to_string(self.path(run).join("metrics.jsonl")).unwrap().lines() {
-            let Value::Object(fields) = serde_json::from_str(line).unwrap() else { panic!("{line}") };
+        for line in fs::read_to_string(self.path(run).join("metrics.jsonl"))
+            .unwrap()
+            .lines()
+        {
+            let Value::Object(fields) = serde_json::from_str(line).unwrap() else {
+                panic!("{line}")
+            };
             let step = fields["step"].as_u64().unwrap();
             for (name, value) in fields.iter().filter(|(name, _)| *name != "step") {
-                metrics.entry(name.clone()).or_default().push((step, value.as_f64().unwrap()));
+                metrics
+                    .entry(name.clone())
+                    .or_default()
+                    .push((step, value.as_f64().unwrap()));
             }
         }
         metrics
@@ -200,11 +227,19 @@ pub fn with_train(toml: &str, setting: &str) -> String {
 
 /// The configuration without the line that sets `key`.
 pub fn without(toml: &str, key: &str) -> String {
-    toml.lines().filter(|line| !line.trim().starts_with(&format!("{key} ="))).map(|line| format!("{line}\n")).collect()
+    toml.lines()
+        .filter(|line| !line.trim().starts_with(&format!("{key} =")))
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 pub fn engine() -> Engine {
-    Engine::new(&EngineOptions { isa: None, precision: Precision::F32, threads: Some(1) }).unwrap()
+    Engine::new(&EngineOptions {
+        isa: None,
+        precision: Precision::F32,
+        threads: Some(1),
+    })
+    .unwrap()
 }
 
 /// What must not depend on how a run came to its end: file by file.
@@ -232,7 +267,11 @@ pub fn results(run: &Path) -> BTreeMap<String, Vec<u8>> {
 pub fn assert_same_results(left: &Path, right: &Path) {
     let (left, right) = (results(left), results(right));
     assert_eq!(left.keys().collect::<Vec<_>>(), right.keys().collect::<Vec<_>>());
-    let differing: Vec<_> = left.iter().filter(|(name, bytes)| right[*name] != **bytes).map(|(name, _)| name).collect();
+    let differing: Vec<_> = left
+        .iter()
+        .filter(|(name, bytes)| right[*name] != **bytes)
+        .map(|(name, _)| name)
+        .collect();
     assert!(differing.is_empty(), "these files differ: {differing:?}");
 }
 

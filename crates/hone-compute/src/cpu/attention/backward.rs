@@ -9,8 +9,7 @@ use std::cmp::Reverse;
 
 use super::forward::widen;
 use super::{
-    AttentionShape, BLOCK, Mask, PLACES, ROWS, Rows, RowsMut, Span, Weights, combine, exp, scores,
-    with_scratch,
+    AttentionShape, BLOCK, Mask, PLACES, ROWS, Rows, RowsMut, Span, Weights, combine, exp, scores, with_scratch,
 };
 use crate::cpu::Cpu;
 use crate::cpu::simd::{Simd, dispatch};
@@ -77,11 +76,7 @@ pub(crate) fn backward(cpu: &Cpu, b: &Backward, dq: &mut [f32], dk: &mut [f32], 
         "arrays of {wide}"
     );
     assert!([dk.len(), dv.len()] == [narrow; 2], "arrays of {narrow}");
-    assert_eq!(
-        b.log_sum.len(),
-        rows * shape.heads,
-        "logarithms of the sums"
-    );
+    assert_eq!(b.log_sum.len(), rows * shape.heads, "logarithms of the sums");
     shape.check(cpu.precision, b.spans, rows);
     for span in b.spans {
         assert!(
@@ -121,19 +116,7 @@ pub(crate) fn backward(cpu: &Cpu, b: &Backward, dq: &mut [f32], dk: &mut [f32], 
                 BLOCK * BLOCK,
                 span.length * shape.group(),
             ],
-            |[
-                keys_t,
-                values_t,
-                keys,
-                q,
-                dout,
-                dq,
-                dk,
-                dv,
-                weights,
-                dscores,
-                dots,
-            ]| {
+            |[keys_t, values_t, keys, q, dout, dq, dk, dv, weights, dscores, dots]| {
                 let mut scratch = Scratch {
                     keys_t,
                     values_t,
@@ -160,8 +143,7 @@ unsafe fn differentiate_kernel<S: Simd>(task: &Task<'_>, s: &mut Scratch<'_>) {
     let (b, span) = (task.b, task.span);
     let shape = b.shape;
     let (dim, padded, group) = (shape.head_dim, shape.padded(), shape.group());
-    let source =
-        |query: usize, g: usize| (span.row + query) * shape.heads + task.kv_head * group + g;
+    let source = |query: usize, g: usize| (span.row + query) * shape.heads + task.kv_head * group + g;
     for query in 0..span.length {
         for g in 0..group {
             let at = source(query, g) * dim;
@@ -418,10 +400,7 @@ unsafe fn key_rows<S: Simd, const R: usize>(
     let from = if pair.diagonal { key } else { 0 };
     // SAFETY: blocks have `BLOCK` rows, and `key + R` is at most that.
     unsafe {
-        for (weights, rows, out) in [
-            (&*s.weights, &*s.dout, &mut *s.dv),
-            (&*s.dscores, &*s.q, &mut *s.dk),
-        ] {
+        for (weights, rows, out) in [(&*s.weights, &*s.dout, &mut *s.dv), (&*s.dscores, &*s.q, &mut *s.dk)] {
             let chain = Weights {
                 start: weights.as_ptr().add(key),
                 row: 1,

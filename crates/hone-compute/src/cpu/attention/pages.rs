@@ -74,14 +74,7 @@ impl Layout {
         }
     }
 
-    fn fill_as<E: Element>(
-        self,
-        page: &mut [E],
-        first: usize,
-        k: &[f32],
-        v: &[f32],
-        round: impl Fn(f32) -> E,
-    ) {
+    fn fill_as<E: Element>(self, page: &mut [E], first: usize, k: &[f32], v: &[f32], round: impl Fn(f32) -> E) {
         // Positions and dimensions transposed at a time.
         const TILE: usize = 16;
         let (dim, padded) = (self.head_dim, self.padded());
@@ -262,19 +255,12 @@ impl Fill<'_> {
     fn run(&mut self, k: &[f32], v: &[f32]) {
         let width = self.layout.kv_heads * self.layout.head_dim;
         let part = self.rows.start * width..self.rows.end * width;
-        self.layout
-            .fill(self.page, self.first, &k[part.clone()], &v[part]);
+        self.layout.fill(self.page, self.first, &k[part.clone()], &v[part]);
     }
 }
 
 /// Appends to many caches at once: `rows[i]` of `k` and `v`, `[n, kv_heads * head_dim]`, go to `pages[i]`.
-pub(crate) fn append_all(
-    cpu: &Cpu,
-    pages: &mut [&mut KvPages],
-    k: &[f32],
-    v: &[f32],
-    rows: &[Range<usize>],
-) {
+pub(crate) fn append_all(cpu: &Cpu, pages: &mut [&mut KvPages], k: &[f32], v: &[f32], rows: &[Range<usize>]) {
     assert_eq!(pages.len(), rows.len(), "a range of rows for each cache");
     assert_eq!(k.len(), v.len(), "as many values as keys");
     let mut fills = Vec::new();
@@ -290,6 +276,5 @@ pub(crate) fn append_all(
     let count = fills.len();
     let parts = Parts::new(&mut fills);
     // SAFETY: each task has its own element.
-    cpu.pool
-        .run(count, &|i| unsafe { parts.get(i..i + 1) }[0].run(k, v));
+    cpu.pool.run(count, &|i| unsafe { parts.get(i..i + 1) }[0].run(k, v));
 }

@@ -8,9 +8,7 @@ const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 fn normals(seed: u64, n: usize, scale: f32) -> Vec<f32> {
     let key = Key::new(seed, "attention", 0);
-    (0..n as u64)
-        .map(|i| key.normal(i) as f32 * scale)
-        .collect()
+    (0..n as u64).map(|i| key.normal(i) as f32 * scale).collect()
 }
 
 fn bits(x: &[f32]) -> Vec<u32> {
@@ -255,8 +253,7 @@ fn output_agrees_with_the_definition() {
             let s = Sequence::new(i as u64, shape(heads, kv_heads, dim, mask), length);
             let (out, log_sum) = s.whole(&cpu);
             let (k, v) = (rounded(cpu.precision, &s.k), rounded(cpu.precision, &s.v));
-            let (expected, expected_sum) =
-                oracle(&s.shape, &widened(&s.q), &widened(&k), &widened(&v));
+            let (expected, expected_sum) = oracle(&s.shape, &widened(&s.q), &widened(&k), &widened(&v));
             let what = format!("{} {heads} {kv_heads} {dim} {length}", name(&cpu));
             assert_close(&out, &expected, 4e-6, &what);
             assert_close(&log_sum, &expected_sum, 1e-6, &what);
@@ -317,20 +314,13 @@ fn later_keys_leave_no_trace() {
         s.k[..16].fill(4.0);
         s.v[..40 * 16].fill(-f32::from_bits(1 << 16));
         s.v[..16].fill(0.0);
-        for (i, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
-            .into_iter()
-            .enumerate()
-        {
+        for (i, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().enumerate() {
             s.k[(90 + i) * 16 + 3] = bad;
             s.v[(90 + i) * 16 + 5] = bad;
         }
         let whole = bits(&s.whole(&cpu).0[..90 * s.row()]);
         // Without fused arithmetic, the product is rounded first and 0 + -0 is 0.
-        let zero = if cpu.level == Level::Portable {
-            0
-        } else {
-            1 << 31
-        };
+        let zero = if cpu.level == Level::Portable { 0 } else { 1 << 31 };
         let zeros = &whole[2 * s.row()..40 * s.row()];
         assert!(zeros.iter().all(|&x| x == zero), "{}", name(&cpu));
         let single = bits(&s.chunks(&cpu, || 1)[..90 * s.row()]);
@@ -440,13 +430,10 @@ fn truncating_and_appending_again_leaves_no_trace() {
             // Nothing of what was dropped is left behind, either.
             let mut fresh = KvPages::new(cpu.precision, 2, 20);
             fresh.append(&s.k[..kept * 40], &s.v[..kept * 40], kept);
-            let same =
-                |a: &KvPages, b: &KvPages| match cpu.precision {
-                    Precision::F32 => (0..kept.div_ceil(BLOCK))
-                        .all(|i| a.block::<f32>(i, 1) == b.block::<f32>(i, 1)),
-                    Precision::Bf16 => (0..kept.div_ceil(BLOCK))
-                        .all(|i| a.block::<u16>(i, 1) == b.block::<u16>(i, 1)),
-                };
+            let same = |a: &KvPages, b: &KvPages| match cpu.precision {
+                Precision::F32 => (0..kept.div_ceil(BLOCK)).all(|i| a.block::<f32>(i, 1) == b.block::<f32>(i, 1)),
+                Precision::Bf16 => (0..kept.div_ceil(BLOCK)).all(|i| a.block::<u16>(i, 1) == b.block::<u16>(i, 1)),
+            };
             assert!(same(&kv, &fresh) && kv.bytes() == fresh.bytes());
             kv.append(&other.k[..400], &other.v[..400], 10);
             fresh.append(&other.k[..400], &other.v[..400], 10);
@@ -467,14 +454,7 @@ fn an_empty_cache_gives_zeros() {
         kv: &kv,
     };
     let (mut out, mut log_sum) = (vec![1.0; 32], vec![1.0; 4]);
-    forward(
-        &cpu,
-        &shape,
-        &[1.0; 32],
-        &[span],
-        &mut out,
-        Some(&mut log_sum),
-    );
+    forward(&cpu, &shape, &[1.0; 32], &[span], &mut out, Some(&mut log_sum));
     assert_eq!((out, log_sum), (vec![0.0; 32], vec![f32::NEG_INFINITY; 4]));
 }
 
@@ -540,11 +520,7 @@ fn gradients(cpu: &Cpu, sequences: &[&Sequence], dout: &[f32]) -> [Vec<f32>; 3] 
     let mut log_sum = vec![f32::NAN; row * shape.heads];
     forward(cpu, &shape, &q, &spans, &mut out, Some(&mut log_sum));
     let narrow = row * shape.kv_heads * shape.head_dim;
-    let (mut dq, mut dk, mut dv) = (
-        vec![f32::NAN; q.len()],
-        vec![f32::NAN; narrow],
-        vec![f32::NAN; narrow],
-    );
+    let (mut dq, mut dk, mut dv) = (vec![f32::NAN; q.len()], vec![f32::NAN; narrow], vec![f32::NAN; narrow]);
     let b = Backward {
         shape: &shape,
         q: &q,
@@ -577,11 +553,7 @@ fn gradients_agree_with_the_oracle() {
             let got = gradients(&cpu, &[&s], &dout);
             let (k, v) = (rounded(cpu.precision, &s.k), rounded(cpu.precision, &s.v));
             let inputs = [&s.q, &k, &v].map(|x| widened(x));
-            let expected = oracle_gradient(
-                &s.shape,
-                [&inputs[0], &inputs[1], &inputs[2]],
-                &widened(&dout),
-            );
+            let expected = oracle_gradient(&s.shape, [&inputs[0], &inputs[1], &inputs[2]], &widened(&dout));
             for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
                 let what = format!("{} {heads} {kv_heads} {dim} {length}: {i}", name(&cpu));
                 assert_close(got, expected, 2e-5, &what);

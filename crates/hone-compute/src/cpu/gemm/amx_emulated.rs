@@ -51,10 +51,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
             if !strip.load {
                 for r in 0..R {
                     for v in 0..V {
-                        _mm512_storeu_ps(
-                            c.add(r * strip.c_stride + v * S::LANES),
-                            _mm512_setzero_ps(),
-                        );
+                        _mm512_storeu_ps(c.add(r * strip.c_stride + v * S::LANES), _mm512_setzero_ps());
                     }
                 }
             }
@@ -67,12 +64,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
 
 /// Adds the 32 products of a tile to each output.
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const V: usize>(
-    strip: &Strip,
-    a: *const u32,
-    b: *const u32,
-    c: *mut f32,
-) {
+unsafe fn tile<S: Simd, const R: usize, const V: usize>(strip: &Strip, a: *const u32, b: *const u32, c: *mut f32) {
     unsafe {
         let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
         let mut even = [[_mm512_setzero_ps(); V]; R];

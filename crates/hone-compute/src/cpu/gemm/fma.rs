@@ -34,11 +34,7 @@ pub(super) unsafe fn avx512(strip: &Strip) {
         if strip.columns == PANEL {
             strip_by_rows!(strip, block::<Avx512, 4>, [1, 2, 3, 4, 5, 6])
         } else {
-            strip_by_rows!(
-                strip,
-                block::<Avx512, 2>,
-                [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
-            )
+            strip_by_rows!(strip, block::<Avx512, 2>, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
         }
     }
 }

@@ -243,9 +243,7 @@ impl Cut {
             return cut;
         }
         let tasks = |cut: &Self| m.div_ceil(cut.rows) * n.div_ceil(cut.columns);
-        while tasks(&cut) < TASKS_PER_THREAD * threads
-            && cut.rows.min(m) * cut.columns * depth > 2 * TASK_LEAST
-        {
+        while tasks(&cut) < TASKS_PER_THREAD * threads && cut.rows.min(m) * cut.columns * depth > 2 * TASK_LEAST {
             if cut.columns > PANEL && cut.columns * 2 >= cut.rows {
                 cut.columns = (cut.columns / 2).next_multiple_of(PANEL);
             } else if cut.rows > STREAM_ROWS {
@@ -304,16 +302,11 @@ impl Work<'_> {
         if near {
             // All of `a` stays near, so that each panel's columns are finished in one go.
             for first in columns.clone().step_by(width) {
-                (0..self.depth)
-                    .step_by(step)
-                    .for_each(|from| strip(from, first));
+                (0..self.depth).step_by(step).for_each(|from| strip(from, first));
             }
         } else {
             for from in (0..self.depth).step_by(step) {
-                columns
-                    .clone()
-                    .step_by(width)
-                    .for_each(|first| strip(from, first));
+                columns.clone().step_by(width).for_each(|first| strip(from, first));
             }
         }
     }

@@ -29,14 +29,7 @@ impl<'a> Columns<'a> {
 
 /// The cells of row `c` for `out.len()` columns from `start` on, `length` of which exist.
 #[inline(always)]
-fn cells_across(
-    form: Form,
-    source: &Columns,
-    c: usize,
-    start: usize,
-    length: usize,
-    out: &mut [u32],
-) {
+fn cells_across(form: Form, source: &Columns, c: usize, start: usize, length: usize, out: &mut [u32]) {
     match form {
         Form::Pairs => {
             let even = source.row(2 * c, start, length);
@@ -163,20 +156,12 @@ unsafe fn columns_to_rows_kernel<S: Transpose>(form: Form, source: Columns<'_>, 
 }
 
 #[inline(always)]
-unsafe fn columns_to_panels_kernel<S: Simd>(
-    form: Form,
-    source: Columns<'_>,
-    width: usize,
-    out: &mut [u32],
-) {
+unsafe fn columns_to_panels_kernel<S: Simd>(form: Form, source: Columns<'_>, width: usize, out: &mut [u32]) {
     let columns = source.to - source.from;
     let filled = form.cells(source.k);
     let panel = out.len() / columns.div_ceil(width);
     for c in 0..panel / width {
-        for (from, out) in (0..columns)
-            .step_by(width)
-            .zip(out.chunks_exact_mut(panel.max(1)))
-        {
+        for (from, out) in (0..columns).step_by(width).zip(out.chunks_exact_mut(panel.max(1))) {
             let row = &mut out[c * width..(c + 1) * width];
             let length = width.min(columns - from);
             if c >= filled {
@@ -195,13 +180,7 @@ unsafe fn columns_to_panels_kernel<S: Simd>(
 }
 
 #[inline(always)]
-unsafe fn rows_to_panel_kernel<S: Transpose>(
-    form: Form,
-    x: &[f32],
-    k: usize,
-    width: usize,
-    out: &mut [u32],
-) {
+unsafe fn rows_to_panel_kernel<S: Transpose>(form: Form, x: &[f32], k: usize, width: usize, out: &mut [u32]) {
     let columns = x.len().checked_div(k).unwrap_or(0);
     let span = match form {
         Form::Pairs => 2,

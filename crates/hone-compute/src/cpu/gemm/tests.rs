@@ -52,11 +52,7 @@ impl Random {
 }
 
 fn flush(x: f32) -> f32 {
-    if x.is_subnormal() {
-        0.0_f32.copysign(x)
-    } else {
-        x
-    }
+    if x.is_subnormal() { 0.0_f32.copysign(x) } else { x }
 }
 
 /// A fused multiply-add that takes and leaves denormals as zeros.
@@ -92,9 +88,7 @@ fn chain(cpu: &Cpu, a: &[f32], b: &[f32], start: f32) -> f32 {
         (Precision::Bf16, Isa::Avx512Bf16) => rounded(a, 2)
             .chunks_exact(2)
             .zip(rounded(b, 2).chunks_exact(2))
-            .fold(start, |c, (a, b)| {
-                flushing_fma(a[0], b[0], flushing_fma(a[1], b[1], c))
-            }),
+            .fold(start, |c, (a, b)| flushing_fma(a[0], b[0], flushing_fma(a[1], b[1], c))),
         (_, Isa::Portable) => rounded(a, 1)
             .iter()
             .zip(rounded(b, 1))
@@ -126,9 +120,7 @@ fn packed_row(cpu: &Cpu, x: &[f32]) -> Vec<u32> {
 
 /// The transpose of `x`, which is `[rows, columns]`.
 fn transposed(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    (0..rows * columns)
-        .map(|i| x[i % rows * columns + i / rows])
-        .collect()
+    (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
 }
 
 fn packed(cpu: &Cpu, a: &[f32], m: usize, b: &[f32], n: usize) -> (LeftMatrix, RightMatrix) {
@@ -139,19 +131,15 @@ fn packed(cpu: &Cpu, a: &[f32], m: usize, b: &[f32], n: usize) -> (LeftMatrix, R
 }
 
 fn everywhere(threads: usize) -> impl Iterator<Item = Cpu> {
-    Isa::all_here().into_iter().flat_map(move |isa| {
-        [Precision::Bf16, Precision::F32].map(|precision| Cpu::new(isa, precision, threads))
-    })
+    Isa::all_here()
+        .into_iter()
+        .flat_map(move |isa| [Precision::Bf16, Precision::F32].map(|precision| Cpu::new(isa, precision, threads)))
 }
 
 fn assert_bits(got: &[f32], want: &[f32], what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert_eq!(
-            got.to_bits(),
-            want.to_bits(),
-            "{what}: {i}: {got:e}, {want:e}"
-        );
+        assert_eq!(got.to_bits(), want.to_bits(), "{what}: {i}: {got:e}, {want:e}");
     }
 }
 
@@ -220,9 +208,7 @@ fn products_are_close_to_those_in_f64() {
             };
             for i in 0..m {
                 for j in 0..n {
-                    let products: Vec<f64> = (0..k)
-                        .map(|l| exact(a[i * k + l]) * exact(b[l * n + j]))
-                        .collect();
+                    let products: Vec<f64> = (0..k).map(|l| exact(a[i * k + l]) * exact(b[l * n + j])).collect();
                     let sum: f64 = products.iter().sum();
                     // Higham, Accuracy and Stability of Numerical Algorithms, 3.1: at most 2 k roundings.
                     let size: f64 = products.iter().map(|x| x.abs()).sum();
@@ -260,19 +246,12 @@ fn parts_have_the_bits_of_the_whole() {
                     let mut c = vec![7.0; rows.len() * ldc];
                     // Every other time the rows are packed by themselves, as another batch would have them.
                     if turn % 2 == 0 {
-                        let part = Product::of(&left, &right)
-                            .rows(rows.clone())
-                            .cols(cols.clone());
+                        let part = Product::of(&left, &right).rows(rows.clone()).cols(cols.clone());
                         multiply(&cpu, &part, &mut c, ldc);
                     } else {
                         let some = &a[rows.start * k..rows.end * k];
                         let (left, _) = packed(&cpu, some, rows.len(), &b, n);
-                        multiply(
-                            &cpu,
-                            &Product::of(&left, &right).cols(cols.clone()),
-                            &mut c,
-                            ldc,
-                        );
+                        multiply(&cpu, &Product::of(&left, &right).cols(cols.clone()), &mut c, ldc);
                     }
                     for (i, row) in rows.clone().enumerate() {
                         let what = format!("{isa} {precision:?} {rows:?} {cols:?}, row {row}");
@@ -320,21 +299,13 @@ fn transposed_operands_pack_to_the_same_cells() {
             one.pack(&cpu, &a, m, k);
             other.pack_transposed(&cpu, &across, m, k);
             assert_eq!((other.m(), other.k()), (m, k));
-            assert!(
-                one.cells.cells() == other.cells.cells(),
-                "{} left {m} {k}",
-                cpu.isa
-            );
+            assert!(one.cells.cells() == other.cells.cells(), "{} left {m} {k}", cpu.isa);
             let (mut one, mut other) = (RightMatrix::new(), RightMatrix::new());
             other.pack(&cpu, &random.vector(400 * 200), 400, 200);
             one.pack(&cpu, &across, k, m);
             other.pack_transposed(&cpu, &a, k, m);
             assert_eq!((other.k(), other.n()), (k, m));
-            assert!(
-                one.cells.cells() == other.cells.cells(),
-                "{} right {m} {k}",
-                cpu.isa
-            );
+            assert!(one.cells.cells() == other.cells.cells(), "{} right {m} {k}", cpu.isa);
         }
     }
 }
@@ -412,7 +383,11 @@ fn rounding_is_to_nearest_even() {
         let packed = packed_row(&cpu, &x);
         for (i, &(from, to)) in cases.iter().enumerate() {
             assert_eq!(to_bf16_bits(x[i]), to, "{from:x}");
-            let expected = if cpu.precision == Precision::Bf16 { u32::from(to) << 16 } else { from };
+            let expected = if cpu.precision == Precision::Bf16 {
+                u32::from(to) << 16
+            } else {
+                from
+            };
             assert_eq!(packed[i], expected, "{} {from:x}", cpu.isa);
         }
     }
@@ -424,7 +399,11 @@ fn long_rows_round_as_short_ones() {
     let x: Vec<f32> = (0..200_003).map(|_| f32::from_bits(random.bits() as u32)).collect();
     for cpu in everywhere(2) {
         for (x, got) in x.iter().zip(packed_row(&cpu, &x)) {
-            let expected = if cpu.precision == Precision::Bf16 { rounded_bits(*x) } else { x.to_bits() };
+            let expected = if cpu.precision == Precision::Bf16 {
+                rounded_bits(*x)
+            } else {
+                x.to_bits()
+            };
             assert_eq!(got, expected, "{} {:x}", cpu.isa, x.to_bits());
         }
     }

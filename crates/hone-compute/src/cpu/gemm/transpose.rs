@@ -89,14 +89,10 @@ mod x86 {
             for i in (0..rows).step_by(8) {
                 for j in [0, 8] {
                     unsafe {
-                        let quarter =
-                            transposed_quarter(from.first.add(j * from.stride + i), from.stride);
+                        let quarter = transposed_quarter(from.first.add(j * from.stride + i), from.stride);
                         for (r, row) in quarter.into_iter().enumerate() {
                             if i + r < rows {
-                                _mm256_storeu_si256(
-                                    to.first.add((i + r) * to.stride + j).cast(),
-                                    row,
-                                );
+                                _mm256_storeu_si256(to.first.add((i + r) * to.stride + j).cast(), row);
                             }
                         }
                     }

@@ -44,10 +44,7 @@ impl Machine {
         check(bytes[0] == 1 && bytes[1..16].iter().all(|&b| b == 0));
         check(bytes[32..48].iter().all(|&b| b == 0) && bytes[56..].iter().all(|&b| b == 0));
         for tile in 0..8 {
-            self.row_bytes[tile] = usize::from(u16::from_le_bytes([
-                bytes[16 + 2 * tile],
-                bytes[17 + 2 * tile],
-            ]));
+            self.row_bytes[tile] = usize::from(u16::from_le_bytes([bytes[16 + 2 * tile], bytes[17 + 2 * tile]]));
             self.rows[tile] = usize::from(bytes[48 + tile]);
             check(self.rows[tile] <= ROWS && self.row_bytes[tile] <= ROW);
             check((self.rows[tile] == 0) == (self.row_bytes[tile] == 0));
@@ -60,10 +57,8 @@ impl Machine {
         for row in 0..self.rows[tile] {
             // SAFETY: what the instruction reads.
             unsafe {
-                base.wrapping_add(row * stride).copy_to_nonoverlapping(
-                    self.data[tile][row * ROW..].as_mut_ptr(),
-                    self.row_bytes[tile],
-                );
+                base.wrapping_add(row * stride)
+                    .copy_to_nonoverlapping(self.data[tile][row * ROW..].as_mut_ptr(), self.row_bytes[tile]);
             }
         }
     }
@@ -73,10 +68,8 @@ impl Machine {
         for row in 0..self.rows[tile] {
             // SAFETY: what the instruction writes.
             unsafe {
-                base.wrapping_add(row * stride).copy_from_nonoverlapping(
-                    self.data[tile][row * ROW..].as_ptr(),
-                    self.row_bytes[tile],
-                );
+                base.wrapping_add(row * stride)
+                    .copy_from_nonoverlapping(self.data[tile][row * ROW..].as_ptr(), self.row_bytes[tile]);
             }
         }
     }
@@ -126,11 +119,7 @@ struct Address {
 }
 
 /// Decodes ModRM, SIB and displacement. `extension` has the bits that VEX adds to base and index.
-unsafe fn address(
-    code: *const u8,
-    extension: (usize, usize),
-    register: &dyn Fn(usize) -> usize,
-) -> Address {
+unsafe fn address(code: *const u8, extension: (usize, usize), register: &dyn Fn(usize) -> usize) -> Address {
     // SAFETY: the bytes of an instruction that the processor has read.
     unsafe {
         let modrm = *code;
@@ -164,11 +153,7 @@ unsafe fn address(
 }
 
 /// Does one tile instruction.
-unsafe extern "C" fn interpret(
-    _: libc::c_int,
-    _: *mut libc::siginfo_t,
-    context: *mut libc::c_void,
-) {
+unsafe extern "C" fn interpret(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     const REGISTERS: [libc::c_int; 16] = [
         libc::REG_RAX,
         libc::REG_RCX,
@@ -196,10 +181,7 @@ unsafe extern "C" fn interpret(
         check(*code == 0xc4);
         let (second, third, opcode) = (*code.add(1), *code.add(2), *code.add(3));
         check(second & 0x1f == 2 && third & 0x84 == 0 && second & 0x80 != 0);
-        let extension = (
-            usize::from(second >> 5 & 1 ^ 1),
-            usize::from(second >> 6 & 1 ^ 1),
-        );
+        let extension = (usize::from(second >> 5 & 1 ^ 1), usize::from(second >> 6 & 1 ^ 1));
         let (third_tile, prefix) = (usize::from(third >> 3 & 15 ^ 15), third & 3);
         let modrm = *code.add(4);
         let tile = usize::from(modrm >> 3 & 7);
@@ -246,10 +228,7 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = interpret as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO;
-            assert_eq!(
-                libc::sigaction(libc::SIGILL, &action, std::ptr::null_mut()),
-                0
-            );
+            assert_eq!(libc::sigaction(libc::SIGILL, &action, std::ptr::null_mut()), 0);
         }
     }
     let mut random = Random::new(7);
@@ -265,11 +244,7 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
             let c_stride = PANEL + rows % 7;
             let mut cells = |count: usize| -> Vec<u32> {
                 let mut halves = || {
-                    let x = if tiny {
-                        random.tiny_vector(2)
-                    } else {
-                        random.vector(2)
-                    };
+                    let x = if tiny { random.tiny_vector(2) } else { random.vector(2) };
                     x[0].to_bits() >> 16 | x[1].to_bits() & 0xffff_0000
                 };
                 (0..count).map(|_| halves()).collect()
@@ -278,25 +253,24 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
             let a = cells((rows - 1) * a_stride + depth);
             let b = cells(depth * PANEL);
             let before = random.vector(rows * c_stride + 3);
-            let [hardware, emulated] =
-                [amx::strip as unsafe fn(&Strip), amx_emulated::strip].map(|run| {
-                    let mut c = before.clone();
-                    let strip = Strip {
-                        a: a.as_ptr(),
-                        a_stride,
-                        b: b.as_ptr(),
-                        next: b.as_ptr(),
-                        rows,
-                        columns,
-                        depth,
-                        c: c.as_mut_ptr(),
-                        c_stride,
-                        load,
-                    };
-                    // SAFETY: the vectors are as large as the strip says; the handler stands in for tiles.
-                    unsafe { run(&strip) };
-                    c
-                });
+            let [hardware, emulated] = [amx::strip as unsafe fn(&Strip), amx_emulated::strip].map(|run| {
+                let mut c = before.clone();
+                let strip = Strip {
+                    a: a.as_ptr(),
+                    a_stride,
+                    b: b.as_ptr(),
+                    next: b.as_ptr(),
+                    rows,
+                    columns,
+                    depth,
+                    c: c.as_mut_ptr(),
+                    c_stride,
+                    load,
+                };
+                // SAFETY: the vectors are as large as the strip says; the handler stands in for tiles.
+                unsafe { run(&strip) };
+                c
+            });
             let what = format!("{rows} rows, {columns} columns, depth {depth}, load {load}");
             super::assert_bits(&hardware, &emulated, &what);
             assert_ne!(hardware[..columns], before[..columns], "{what}");
