@@ -1,10 +1,11 @@
 //! The engine: a device, a precision, and the operations on whole tensors that a device must offer.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
 use crate::backend::Backend;
 use crate::cpu::backend::CpuBackend;
-use crate::isa::{Isa, IsaError, Precision};
+use crate::isa::{Isa, IsaError, MOST_THREADS, Precision};
 use crate::tensor::Tensor;
 
 /// How to make an [`Engine`].
@@ -38,7 +39,8 @@ impl Engine {
     /// An engine on this machine's processor.
     ///
     /// # Errors
-    /// If `HONE_ISA` names an instruction set that this machine lacks.
+    /// If this machine lacks the instruction set that is asked for, or `HONE_ISA` or `HONE_THREADS`, where they are read,
+    /// hold what is no instruction set or no number of threads.
     pub fn new(options: &EngineOptions) -> Result<Self, IsaError> {
         let isa = match options.isa {
             Some(isa) if !isa.runs_here() => {
@@ -51,11 +53,10 @@ impl Engine {
             Some(isa) => isa,
             None => Isa::from_environment()?,
         };
-        let threads = options
-            .threads
-            .or_else(threads_from_environment)
-            .unwrap_or_else(cores)
-            .max(1);
+        let threads = match options.threads {
+            Some(threads) => threads.max(1),
+            None => threads_named(std::env::var_os("HONE_THREADS").as_deref())?.unwrap_or_else(cores),
+        };
         Ok(Self {
             backend: Arc::new(CpuBackend::new(isa, options.precision, threads)),
         })
@@ -127,10 +128,42 @@ impl Engine {
     }
 }
 
-fn threads_from_environment() -> Option<usize> {
-    std::env::var("HONE_THREADS").ok()?.parse().ok()
+/// The number of threads that the value of `HONE_THREADS` asks for; none where it is unset or empty.
+fn threads_named(value: Option<&OsStr>) -> Result<Option<usize>, IsaError> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let threads = value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|threads| (1..=MOST_THREADS).contains(threads));
+    threads.map(Some).ok_or_else(|| IsaError::Threads {
+        got: value.to_string_lossy().into_owned(),
+    })
 }
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_a_number_above_zero() {
+        let named = |value: &str| threads_named(Some(OsStr::new(value)));
+        assert_eq!(threads_named(None), Ok(None));
+        assert_eq!(named(""), Ok(None));
+        assert_eq!(named("1"), Ok(Some(1)));
+        assert_eq!(named("4096"), Ok(Some(4096)));
+        for bad in ["0", "-1", "4097", "two", "2.0", " 2", "99999999999999999999999"] {
+            assert_eq!(named(bad), Err(IsaError::Threads { got: bad.to_owned() }), "{bad}");
+        }
+        let message = named("two").unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "HONE_THREADS is `two`; expected a number from 1 to 4096, or nothing for one a core"
+        );
+    }
 }

@@ -34,7 +34,7 @@ pub(crate) enum Level {
     Portable,
 }
 
-/// `HONE_ISA` names something else, or something this machine lacks.
+/// `HONE_ISA` or `HONE_THREADS` asks for what cannot be had.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IsaError {
     /// No such instruction set.
@@ -51,7 +51,16 @@ pub enum IsaError {
         /// What there is, joined by commas.
         available: String,
     },
+    /// No such number of threads.
+    #[error("HONE_THREADS is `{got}`; expected a number from 1 to {MOST_THREADS}, or nothing for one a core")]
+    Threads {
+        /// What was asked for.
+        got: String,
+    },
 }
+
+/// Threads that an engine may have.
+pub(crate) const MOST_THREADS: usize = 4096;
 
 impl Isa {
     /// All of them, the fastest first.

@@ -47,13 +47,6 @@ impl Tensor {
         self.len() == 0
     }
 
-    /// The same numbers in another shape of equal size.
-    pub(crate) fn reshaped(mut self, rows: usize, cols: usize) -> Self {
-        assert_eq!(self.len(), rows * cols, "reshaping keeps the count of numbers");
-        (self.rows, self.cols) = (rows, cols);
-        self
-    }
-
     pub(crate) fn cpu(&self) -> &[f32] {
         let Storage::Cpu(buffer) = &self.storage;
         buffer

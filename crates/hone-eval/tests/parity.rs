@@ -3,6 +3,10 @@
 //! The small models in `parity/golden/models` are always checked; those that `parity/models.py OUT` writes, with whole
 //! gradients, where `HONE_PARITY_MODELS` names OUT.
 #![allow(clippy::print_stderr)] // the differences themselves, with --nocapture
+#![expect(
+    clippy::print_stderr,
+    reason = "the differences that were measured, for those who ask for a test's output"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -278,9 +278,9 @@ fn a_vocabulary_grows_by_rows_at_the_mean() {
         tied: false,
         rope_theta: 10_000.0,
     };
-    let model = hone_model::Transformer::random(&engine, new.architecture(16).unwrap(), 3);
+    let model = Transformer::random(&engine, new.architecture(16).unwrap(), 3);
     let grown = model.with_vocabulary(&engine, 18);
-    let read = |model: &hone_model::Transformer, name: &str| {
+    let read = |model: &Transformer, name: &str| {
         engine.read(model.parameters().get(model.parameters().find(name).unwrap()).value())
     };
     for name in ["embed_tokens.weight", "lm_head.weight"] {

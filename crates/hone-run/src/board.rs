@@ -236,11 +236,11 @@ mod tests {
         for byte in data {
             crc ^= u32::from(*byte);
             for _ in 0..8 {
-                crc = crc >> 1 ^ 0x82f6_3b78 * (crc & 1);
+                crc = (crc >> 1) ^ (0x82f6_3b78 * (crc & 1));
             }
         }
         let crc = !crc;
-        (crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)
+        crc.rotate_right(15).wrapping_add(0xa282_ead8)
     }
 
     fn records(mut data: &[u8]) -> Vec<Vec<u8>> {

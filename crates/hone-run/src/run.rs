@@ -71,7 +71,7 @@ pub enum Opened {
         /// The run.
         run: Run,
         /// Its last good checkpoint, verified.
-        checkpoint: Checkpoint,
+        checkpoint: Box<Checkpoint>,
     },
     /// The run was finished before.
     Finished {
@@ -145,7 +145,10 @@ impl Run {
         // A crash may have come between a save and the deletion that follows it.
         run.delete_old_checkpoints()?;
         Ok(match checkpoint {
-            Some(checkpoint) => Opened::Resumed { run, checkpoint },
+            Some(checkpoint) => Opened::Resumed {
+                run,
+                checkpoint: Box::new(checkpoint),
+            },
             None => Opened::Fresh(run),
         })
     }

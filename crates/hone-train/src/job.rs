@@ -122,7 +122,7 @@ impl Job {
                 self.message(format!("resuming after step {}", checkpoint.step()));
                 Start::Go(Box::new(Started {
                     run,
-                    checkpoint: Some(checkpoint),
+                    checkpoint: Some(*checkpoint),
                 }))
             }
         })

@@ -30,7 +30,7 @@ fn the_loss_falls_from_that_of_a_guess() {
     );
     let engine = engine();
     let loaded = artefact::load(&engine, &model).unwrap();
-    let guess = (loaded.tokenizer.vocab_size() as f64).ln();
+    let guess = (loaded.companion.tokenizer.vocab_size() as f64).ln();
     assert!((loss[0].1 - guess).abs() < 0.3, "at first {} of {guess}", loss[0].1);
     // Six colours and five things: 6 bits a sentence of about six tokens are left in the end
     assert!(loss[39].1 < 0.5 * guess, "{}", loss[39].1);

@@ -61,6 +61,7 @@ fn the_loss_falls_and_replies_end() {
     assert!(
         artefact::load(&engine(), &model)
             .unwrap()
+            .companion
             .tokenizer
             .chat_template()
             .is_some()
@@ -153,7 +154,7 @@ fn an_adapter_is_written_as_peft_does_and_loads() {
     .unwrap();
     let loaded = artefact::load(&engine, &model).unwrap();
     assert!(loaded.model.adapter().is_some());
-    let chat = Chat::new(&loaded.tokenizer).unwrap();
+    let chat = Chat::new(&loaded.companion.tokenizer).unwrap();
     let (mut nll, mut count) = (0.0, 0);
     for i in 36..40 {
         let tokens = chat

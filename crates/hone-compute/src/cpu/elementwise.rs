@@ -1,9 +1,7 @@
 //! Operations on every element, sums over rows, and the products of rows with one vector (heads).
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::Cpu;
-use super::math::{Lanes, REDUCTION_LANES, dot};
+use super::math::dot;
 use super::simd::{Simd, dispatch};
 use crate::isa::Level;
 use crate::pool::Parts;
@@ -157,21 +155,6 @@ impl Map<1, 1> for Add {
     }
 }
 
-/// `y += a x b`, for a number `a`.
-struct ScaledProductAdd(f32);
-
-impl Map<2, 1> for ScaledProductAdd {
-    #[inline(always)]
-    unsafe fn apply<S: Simd>(&self, [x, b]: [S::V; 2], [y]: [S::V; 1]) -> [S::V; 1] {
-        unsafe { [S::fma(S::mul(x, S::splat(self.0)), b, y)] }
-    }
-}
-
-/// `y += a x b` in the calling thread, rounding `a x` first.
-pub(crate) fn scaled_product_add_here(level: Level, y: &mut [f32], x: &[f32], a: f32, b: &[f32]) {
-    map_here(level, &ScaledProductAdd(a), [x, b], [y]);
-}
-
 struct Scale(f32);
 
 impl Map<0, 1> for Scale {
@@ -194,16 +177,6 @@ pub(crate) fn scale_add(cpu: &Cpu, y: &mut [f32], x: &[f32], a: f32) {
 /// `y *= a`.
 pub(crate) fn scale(cpu: &Cpu, y: &mut [f32], a: f32) {
     map(cpu, &Scale(a), [], [y]);
-}
-
-/// `y = a`.
-pub(crate) fn fill(cpu: &Cpu, y: &mut [f32], a: f32) {
-    let length = y.len();
-    let y = Parts::new(y);
-    cpu.pool.ranges(length, GRAIN, &|range| {
-        // SAFETY: the ranges of two tasks do not overlap.
-        unsafe { y.get(range) }.fill(a);
-    });
 }
 
 /// How many rows of width `d` there are in `length` numbers.
@@ -333,37 +306,6 @@ pub(crate) fn row_dot_backward(
     }
 }
 
-dispatch! {
-    fn all_finite_here(x: &[f32]) -> bool = all_finite_kernel;
-}
-
-#[inline(always)]
-unsafe fn all_finite_kernel<S: Simd>(x: &[f32]) -> bool {
-    unsafe {
-        // 0 times a number is 0 if it is finite, and NaN if not.
-        let zero = Lanes::<S>::splat(0.0);
-        let mut sum = zero;
-        let blocks = x.chunks_exact(REDUCTION_LANES);
-        let rest = blocks.remainder();
-        for block in blocks {
-            sum = Lanes::load(block.as_ptr()).fma(zero, sum);
-        }
-        sum = Lanes::load_part(rest, 0.0).fma(zero, sum);
-        sum.total() == 0.0
-    }
-}
-
-/// Whether no number is infinite or NaN.
-pub(crate) fn all_finite(cpu: &Cpu, x: &[f32]) -> bool {
-    let finite = AtomicBool::new(true);
-    cpu.pool.ranges(x.len(), GRAIN, &|range| {
-        if finite.load(Ordering::Relaxed) && !all_finite_here(cpu.level, &x[range]) {
-            finite.store(false, Ordering::Relaxed);
-        }
-    });
-    finite.into_inner()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -386,8 +328,6 @@ mod tests {
                 let mut got = y.clone();
                 scale(&cpu, &mut got, 3.0);
                 assert_close(&got, &zip(|_, y| 3.0 * y), 1e-7);
-                fill(&cpu, &mut got, 2.5);
-                assert!(got.iter().all(|&x| x == 2.5));
             }
         }
     }
@@ -440,25 +380,6 @@ mod tests {
                     .map(|j| 1.0 + (0..n).map(|i| dy64[i] * x64[i * d + j]).sum::<f64>())
                     .collect();
                 assert_close(&dw, &expected, 1e-5);
-            }
-        }
-    }
-
-    #[test]
-    fn finds_what_is_not_finite() {
-        for cpu in cpus() {
-            for n in [0, 1, 17, GRAIN + 3] {
-                let mut x = vec![f32::MAX; n];
-                assert!(all_finite(&cpu, &x));
-                for at in [0, n / 2, n.saturating_sub(1)] {
-                    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                        if let Some(old) = x.get(at).copied() {
-                            x[at] = bad;
-                            assert!(!all_finite(&cpu, &x), "{bad} at {at} of {n}");
-                            x[at] = old;
-                        }
-                    }
-                }
             }
         }
     }

@@ -39,16 +39,6 @@ pub(crate) fn scatter_add(cpu: &Cpu, ids: &[u32], dy: &[f32], d: usize, dtable: 
     });
 }
 
-/// `y[i] = x[chosen[i]]`: some rows of an activation `[n, d]`.
-pub(crate) fn gather_rows(cpu: &Cpu, x: &[f32], chosen: &[u32], d: usize, y: &mut [f32]) {
-    gather(cpu, x, chosen, d, y);
-}
-
-/// `dx[chosen[i]] += dy[i]` for `i` in order: the gradient of [`gather_rows`].
-pub(crate) fn scatter_add_rows(cpu: &Cpu, chosen: &[u32], dy: &[f32], d: usize, dx: &mut [f32]) {
-    scatter_add(cpu, chosen, dy, d, dx);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,8 +75,8 @@ mod tests {
         let (x, chosen, dy) = (normal(1, v * d), ids(2, n, v), normal(3, n * d));
         for cpu in cpus() {
             let (mut y, mut dx) = (vec![0.0; n * d], vec![0.0; v * d]);
-            gather_rows(&cpu, &x, &chosen, d, &mut y);
-            scatter_add_rows(&cpu, &chosen, &dy, d, &mut dx);
+            gather(&cpu, &x, &chosen, d, &mut y);
+            scatter_add(&cpu, &chosen, &dy, d, &mut dx);
             let product =
                 |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
             assert!((product(&y, &dy) - product(&x, &dx)).abs() < 1e-5);

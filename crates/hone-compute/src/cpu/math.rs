@@ -6,7 +6,7 @@
 //! A reduction keeps sixteen running results at every width (lane `j` takes elements `j`, `j + 16`, ...), combined
 //! by halving: so its order depends on the length of the row alone, and widths differ only in fused rounding.
 
-use super::simd::{Simd, dispatch};
+use super::simd::Simd;
 
 /// Lanes of a reduction, at every width.
 pub(crate) const REDUCTION_LANES: usize = 16;
@@ -48,49 +48,6 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// Natural logarithm within 1 ulp; -infinity at 0, NaN below.
-#[inline(always)]
-pub(crate) unsafe fn ln<S: Simd>(x: S::V) -> S::V {
-    unsafe {
-        let smallest = S::splat(f32::MIN_POSITIVE);
-        let scaled = S::select_less(x, smallest, S::mul(x, S::splat(33_554_432.0)), x);
-        let k = S::select_less(x, smallest, S::splat(-25.0), S::splat(0.0));
-        let k = S::add(k, S::exponent(scaled));
-        let m = S::significand(scaled);
-        // x = 2^k m with m in sqrt(1/2)..=sqrt(2)
-        let root = S::splat(std::f32::consts::SQRT_2);
-        let k = S::select_less(root, m, S::add(k, S::splat(1.0)), k);
-        let m = S::select_less(root, m, S::mul(m, S::splat(0.5)), m);
-        // ln(1 + f) = f - f^2 / 2 + f^3 P(f)
-        let f = S::sub(m, S::splat(1.0));
-        let z = S::mul(f, f);
-        let p = polynomial::<S, 9>(
-            f,
-            [
-                3.333_331e-1,
-                -2.500_000_6e-1,
-                2.000_224_3e-1,
-                -1.666_829_6e-1,
-                1.421_753_2e-1,
-                -1.239_98e-1,
-                1.189_637_2e-1,
-                -1.171_022_9e-1,
-                6.769_637e-2,
-            ],
-        );
-        let y = S::mul(S::mul(f, z), p);
-        let y = S::fma(k, S::splat(LN_2_LOW), y);
-        let y = S::fma(z, S::splat(-0.5), y);
-        let y = S::fma(k, S::splat(LN_2_HIGH), S::add(f, y));
-        // Infinity and NaN give themselves, 0 -infinity, what is below NaN
-        let infinity = S::splat(f32::INFINITY);
-        let y = S::select_less(x, infinity, y, x);
-        let outside = S::add(x, S::splat(f32::NEG_INFINITY));
-        let outside = S::select_less(x, S::splat(0.0), S::splat(f32::NAN), outside);
-        S::select_less(S::splat(0.0), x, y, outside)
-    }
-}
-
 /// `1 / (1 + e^-x)` within 3 ulp; 0 below -88.72.
 #[inline(always)]
 pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
@@ -104,32 +61,6 @@ pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) unsafe fn abs<S: Simd>(x: S::V) -> S::V {
     unsafe { S::max(x, S::sub(S::splat(0.0), x)) }
-}
-
-/// Hyperbolic tangent within 2 ulp.
-#[inline(always)]
-pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
-    unsafe {
-        let a = abs::<S>(x);
-        let z = S::mul(x, x);
-        let p = polynomial::<S, 5>(
-            z,
-            [
-                -3.333_332_8e-1,
-                1.333_278_3e-1,
-                -5.385_25e-2,
-                2.100_364_1e-2,
-                -6.104_948e-3,
-            ],
-        );
-        let small = S::fma(S::mul(x, z), p, x);
-        let one = S::splat(1.0);
-        let e = exp::<S>(S::add(a, a));
-        let large = S::sub(one, S::div(S::splat(2.0), S::add(e, one)));
-        let zero = S::splat(0.0);
-        let large = S::select_less(x, zero, S::sub(zero, large), large);
-        S::select_less(a, S::splat(0.625), small, large)
-    }
 }
 
 /// The error function within 2 ulp.
@@ -361,37 +292,34 @@ pub(crate) unsafe fn dot<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
     }
 }
 
-macro_rules! scalar {
-    ($($(#[$meta:meta])* $name:ident, $kernel:ident, $function:ident;)*) => {$(
-        #[inline(always)]
-        unsafe fn $kernel<S: Simd>(x: f32) -> f32 {
-            unsafe { S::to_array($function::<S>(S::splat(x)))[0] }
-        }
-        dispatch! {
-            $(#[$meta])*
-            fn $name(x: f32) -> f32 = $kernel;
-        }
-    )*};
-}
-
-scalar! {
-    /// [`exp`] of one number, with the bits a vector of this width gives it.
-    exp_scalar, exp_kernel, exp;
-    /// [`ln`] of one number.
-    ln_scalar, ln_kernel, ln;
-    /// [`tanh`] of one number.
-    tanh_scalar, tanh_kernel, tanh;
-    /// [`sigmoid`] of one number.
-    sigmoid_scalar, sigmoid_kernel, sigmoid;
-    /// [`erf`] of one number.
-    erf_scalar, erf_kernel, erf;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::simd::dispatch;
     use crate::cpu::testing::{assert_close, erf_oracle, f64s, levels, normal};
     use crate::isa::Level;
+
+    macro_rules! scalar {
+        ($($(#[$meta:meta])* $name:ident, $kernel:ident, $function:ident;)*) => {$(
+            #[inline(always)]
+            unsafe fn $kernel<S: Simd>(x: f32) -> f32 {
+                unsafe { S::to_array($function::<S>(S::splat(x)))[0] }
+            }
+            dispatch! {
+                $(#[$meta])*
+                fn $name(x: f32) -> f32 = $kernel;
+            }
+        )*};
+    }
+
+    scalar! {
+        /// [`exp`] of one number, with the bits a vector of this width gives it.
+        exp_scalar, exp_kernel, exp;
+        /// [`sigmoid`] of one number.
+        sigmoid_scalar, sigmoid_kernel, sigmoid;
+        /// [`erf`] of one number.
+        erf_scalar, erf_kernel, erf;
+    }
 
     dispatch! { fn sum(x: &[f32]) -> f32 = sum_row; }
     dispatch! { fn largest(x: &[f32]) -> f32 = max_row; }
@@ -424,16 +352,10 @@ mod tests {
     #[test]
     fn functions_are_accurate() {
         let exp = worst(exp_scalar, f64::exp, (-87.33, 88.72));
-        let ln = worst(ln_scalar, f64::ln, (f32::MIN_POSITIVE, 1e9));
-        let near_one = worst(ln_scalar, f64::ln, (0.5, 2.0));
-        let tanh = worst(tanh_scalar, f64::tanh, (-10.0, 10.0));
         let sigmoid = worst(sigmoid_scalar, |x| 1.0 / (1.0 + (-x).exp()), (-87.0, 30.0));
         let erf = worst(erf_scalar, erf_oracle, (-4.2, 4.2));
-        let measured = format!(
-            "exp {exp:.2}, ln {ln:.2}, ln near 1 {near_one:.2}, tanh {tanh:.2}, sigmoid {sigmoid:.2}, erf {erf:.2}"
-        );
-        assert!(exp < 1.1 && ln < 1.0 && near_one < 1.0, "{measured}");
-        assert!(tanh < 2.0 && sigmoid < 3.0 && erf < 2.0, "{measured}");
+        let measured = format!("exp {exp:.2}, sigmoid {sigmoid:.2}, erf {erf:.2}");
+        assert!(exp < 1.1 && sigmoid < 3.0 && erf < 2.0, "{measured}");
     }
 
     #[test]
@@ -448,19 +370,12 @@ mod tests {
                 assert_eq!(exp_scalar(level, x), f32::INFINITY, "{x}");
             }
             assert!(exp_scalar(level, 88.72).is_finite());
-            for f in [exp_scalar, ln_scalar, tanh_scalar, sigmoid_scalar, erf_scalar] {
+            for f in [exp_scalar, sigmoid_scalar, erf_scalar] {
                 assert!(f(level, f32::NAN).is_nan());
             }
-            assert_eq!(ln_scalar(level, 1.0), 0.0);
-            assert_eq!(ln_scalar(level, 0.0), f32::NEG_INFINITY);
-            assert_eq!(ln_scalar(level, f32::INFINITY), f32::INFINITY);
-            assert!(ln_scalar(level, -1.0).is_nan());
-            assert!(ulp(ln_scalar(level, 1e-45), -103.278_929_903_431_85) < 1.0);
-            for f in [tanh_scalar, erf_scalar] {
-                assert_eq!(f(level, f32::INFINITY), 1.0);
-                assert_eq!(f(level, f32::NEG_INFINITY), -1.0);
-                assert_eq!(f(level, 0.0), 0.0);
-            }
+            assert_eq!(erf_scalar(level, f32::INFINITY), 1.0);
+            assert_eq!(erf_scalar(level, f32::NEG_INFINITY), -1.0);
+            assert_eq!(erf_scalar(level, 0.0), 0.0);
             assert_eq!(sigmoid_scalar(level, f32::NEG_INFINITY), 0.0);
             assert_eq!(sigmoid_scalar(level, f32::INFINITY), 1.0);
             assert_eq!(sigmoid_scalar(level, 0.0), 0.5);

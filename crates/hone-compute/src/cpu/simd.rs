@@ -37,10 +37,6 @@ pub(crate) trait Simd: Copy {
     unsafe fn select_less(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// The lanes as numbers; those beyond `LANES` are 0.
     unsafe fn to_array(v: Self::V) -> [f32; 16];
-    /// The whole number `k` with `2^k <= a < 2^(k + 1)`, for positive normal `a`.
-    unsafe fn exponent(a: Self::V) -> Self::V;
-    /// `a / 2^k`, in 1..2, for positive normal `a`.
-    unsafe fn significand(a: Self::V) -> Self::V;
 }
 
 /// 16 lanes.
@@ -135,20 +131,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) };
         out
     }
-    #[inline(always)]
-    unsafe fn exponent(a: __m512) -> __m512 {
-        unsafe {
-            let k = _mm512_srli_epi32::<23>(_mm512_castps_si512(a));
-            _mm512_cvtepi32_ps(_mm512_sub_epi32(k, _mm512_set1_epi32(127)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn significand(a: __m512) -> __m512 {
-        unsafe {
-            let a = _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x007f_ffff));
-            _mm512_castsi512_ps(_mm512_or_si512(a, _mm512_set1_epi32(0x3f80_0000)))
-        }
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -228,20 +210,6 @@ impl Simd for Avx2 {
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
         out
     }
-    #[inline(always)]
-    unsafe fn exponent(a: __m256) -> __m256 {
-        unsafe {
-            let k = _mm256_srli_epi32::<23>(_mm256_castps_si256(a));
-            _mm256_cvtepi32_ps(_mm256_sub_epi32(k, _mm256_set1_epi32(127)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn significand(a: __m256) -> __m256 {
-        unsafe {
-            let a = _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(0x007f_ffff));
-            _mm256_castsi256_ps(_mm256_or_si256(a, _mm256_set1_epi32(0x3f80_0000)))
-        }
-    }
 }
 
 impl Simd for Portable {
@@ -318,14 +286,6 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn to_array(v: [f32; 8]) -> [f32; 16] {
         std::array::from_fn(|i| if i < 8 { v[i] } else { 0.0 })
-    }
-    #[inline(always)]
-    unsafe fn exponent(a: [f32; 8]) -> [f32; 8] {
-        a.map(|a| ((a.to_bits() >> 23) as i32 - 127) as f32)
-    }
-    #[inline(always)]
-    unsafe fn significand(a: [f32; 8]) -> [f32; 8] {
-        a.map(|a| f32::from_bits(a.to_bits() & 0x007f_ffff | 0x3f80_0000))
     }
 }
 

@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn the_table_shows_what_is_absent_as_a_dash() {
         let mut rows = good();
-        rows[4].kl = Some(3.14159);
+        rows[4].kl = Some(3.25);
         let result = QuickstartResult {
             rows,
             seconds: 1.0,

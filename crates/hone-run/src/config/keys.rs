@@ -144,9 +144,8 @@ impl Schema {
                 place.open |= shapeless && object.get("type") == Some(&Value::String("object".to_owned()));
             }
         }
-        match object.get("items") {
-            Some(schema @ (Value::Object(_) | Value::Bool(true))) => place.items.push(schema),
-            _ => {}
+        if let Some(schema @ (Value::Object(_) | Value::Bool(true))) = object.get("items") {
+            place.items.push(schema);
         }
         place.items.extend(
             object

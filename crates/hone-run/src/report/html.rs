@@ -74,9 +74,9 @@ fn write_section(out: &mut String, section: &Section) {
             }
         }
         Section::Code { title, text } => {
-            let _ = write!(
+            let _ = writeln!(
                 out,
-                "<details class=\"code\"><summary><h2>{}</h2></summary><pre>{}</pre></details>\n",
+                "<details class=\"code\"><summary><h2>{}</h2></summary><pre>{}</pre></details>",
                 escape(title),
                 escape(text)
             );

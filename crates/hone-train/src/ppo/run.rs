@@ -207,6 +207,9 @@ fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
     ))
 }
 
+/// The pre-training windows of an update, one list an optimiser step, and the section that asks for them.
+type PtxWindows<'a> = (&'a PtxSection, Vec<Vec<Window<'a>>>);
+
 /// What does not change during a run.
 struct Stage {
     base: Artefact,
@@ -288,11 +291,7 @@ impl Stage {
     }
 
     /// The pre-training windows of an update, one list an optimiser step.
-    fn ptx_windows<'a>(
-        &'a self,
-        update: u64,
-        c: &'a PpoConfig,
-    ) -> Result<Option<(&'a PtxSection, Vec<Vec<Window<'a>>>)>> {
+    fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<PtxWindows<'a>>> {
         let (Some(section), Some((corpus, order))) = (&c.ptx, &self.ptx) else {
             return Ok(None);
         };

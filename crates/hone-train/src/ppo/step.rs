@@ -79,7 +79,7 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
             // 3. Policy and value steps on the same episodes
             let stats = policy_step(engine, learners, update, (&chosen, step, first))?;
             if first {
-                report.first = Some(stats.0.clone());
+                report.first = Some(stats.0);
             }
             report.policy.merge(&stats.0);
             report.ptx.merge(&stats.1);

@@ -230,7 +230,7 @@ fn copy(from: &Path, to: &Path) {
 /// Collects a rollout, lets `fault` change something, and gives what the update says.
 fn update_after(
     (isa, precision): (Isa, Precision),
-    fault: impl Fn(&Engine, &mut Transformer, &mut Vec<super::rollout::Episode>),
+    fault: impl Fn(&Engine, &mut Transformer, &mut Vec<rollout::Episode>),
 ) -> crate::Result<()> {
     let (engine, tokenizer) = (engine_of(isa, precision), tokenizer());
     let mut policy = model(&engine, &tokenizer, 1);

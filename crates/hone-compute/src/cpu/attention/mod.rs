@@ -121,15 +121,6 @@ impl Element for u16 {
     }
 }
 
-/// Rounds to bf16, halves to even; a NaN stays one.
-#[inline(always)]
-fn to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    let quiet = bits >> 16 | 0x40;
-    (if x.is_nan() { quiet } else { nearest }) as u16
-}
-
 /// A matrix read by the kernels: rows `stride` numbers apart.
 #[derive(Clone, Copy)]
 struct Rows<E> {

@@ -7,8 +7,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Element, to_bf16};
+use super::Element;
 use crate::cpu::Cpu;
+use crate::cpu::gemm::to_bf16_bits;
 use crate::isa::Precision;
 use crate::pool::Parts;
 
@@ -68,7 +69,7 @@ impl Layout {
     /// Writes `k` and `v`, `[rows, kv_heads * head_dim]`, at the places from `first` on.
     fn fill(self, page: &mut Page, first: usize, k: &[f32], v: &[f32]) {
         match self.precision {
-            Precision::Bf16 => self.fill_as(page.numbers_mut(), first, k, v, to_bf16),
+            Precision::Bf16 => self.fill_as(page.numbers_mut(), first, k, v, to_bf16_bits),
             Precision::F32 => self.fill_as(page.numbers_mut(), first, k, v, |x: f32| x),
         }
     }
@@ -172,6 +173,7 @@ impl KvPages {
     }
 
     /// Adds `rows` positions; `k` and `v` are `[rows, kv_heads * head_dim]` and are rounded here.
+    #[cfg(test)]
     pub fn append(&mut self, k: &[f32], v: &[f32], rows: usize) {
         let width = self.width();
         assert!(

@@ -56,11 +56,6 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.length) }
     }
 
-    /// The memory it holds.
-    pub fn bytes(&self) -> usize {
-        self.capacity * size_of::<u32>()
-    }
-
     fn layout(cells: usize) -> Layout {
         let size = cells
             .checked_mul(size_of::<u32>())

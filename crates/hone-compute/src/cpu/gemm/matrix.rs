@@ -87,11 +87,6 @@ impl LeftMatrix {
         self.k
     }
 
-    /// The memory held, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.cells.bytes()
-    }
-
     /// Takes the matrix from `a`, which is `[m, k]`.
     pub fn pack(&mut self, cpu: &Cpu, a: &[f32], m: usize, k: usize) {
         assert_eq!(a.len(), m * k, "LeftMatrix::pack: [{m}, {k}]");
@@ -168,11 +163,6 @@ impl RightMatrix {
     /// Columns.
     pub fn n(&self) -> usize {
         self.n
-    }
-
-    /// The memory held, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.cells.bytes()
     }
 
     /// Takes the matrix from `b`, which is `[k, n]`.

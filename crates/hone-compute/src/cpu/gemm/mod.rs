@@ -29,7 +29,7 @@ mod tests;
 mod transpose;
 
 use crate::cpu::Cpu;
-pub(crate) use bf16::{round_bf16, round_bf16_slice, to_bf16_bits, to_bf16_slice};
+pub(crate) use bf16::to_bf16_bits;
 use matrix::Form;
 pub(crate) use matrix::{LeftMatrix, PANEL, RightMatrix};
 use std::ops::Range;
