@@ -12,6 +12,7 @@ OUT/NAME/golden.json {"ids": [[..], ..], "logprobs": [[..], ..], "greedy": {"pro
                       tokens of all sequences, names those of transformers
 OUT/NAME/gradients.safetensors    the gradients themselves (not with --golden)
 """
+import copy
 import json
 import pathlib
 import sys
@@ -38,10 +39,11 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
+# No pad_token_id: transformers' embeddings give that row no gradient.
 def llama(vocab=257, width=32, layers=2, heads=4, kv=2, **more):
     more = {"intermediate_size": 48, "max_position_embeddings": 128, "tie_word_embeddings": True} | more
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocab, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
-                                        num_key_value_heads=kv, bos_token_id=0, eos_token_id=0, pad_token_id=0, **more))
+                                        num_key_value_heads=kv, bos_token_id=0, eos_token_id=0, **more))
 
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -49,7 +51,7 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_fre
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 SMALL = dict(vocab_size=257, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
-             max_position_embeddings=128, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+             max_position_embeddings=128, bos_token_id=0, eos_token_id=0)
 
 GOLDEN = {
     "llama": lambda: llama(),
@@ -111,8 +113,7 @@ def main():
         if name == "llama-vocab50257":
             model.save_pretrained(folder, max_shard_size="1MB")
         elif golden:
-            model.half().save_pretrained(folder)
-            model.float()
+            copy.deepcopy(model).half().save_pretrained(folder)  # a copy: half() would round the rotary frequencies too
         else:
             model.save_pretrained(folder)
         tokenizer().save_pretrained(folder)

@@ -160,13 +160,11 @@ impl Format {
         }
     }
 
-    /// Whether rows of this format can serve as `wanted`. Prompts can be taken from conversations, and from anything
-    /// that has a `prompt` column.
+    /// Whether rows of this format can serve as `wanted`. Prompts can be taken from conversations and from preferences.
     pub fn serves(self, wanted: Kind) -> bool {
         self.kind() == wanted
             || wanted == Kind::Prompts
-                && (self.kind() == Kind::Conversations && self != Format::StackExchange
-                    || matches!(self, Format::Pairs | Format::Rankings | Format::Unpaired))
+                && (self.kind() == Kind::Conversations && self != Format::StackExchange || self.kind() == Kind::Preferences)
     }
 
     fn fits(self, row: &Map<String, Value>) -> bool {

@@ -243,7 +243,7 @@ impl Inspector<'_> {
                     self.out.format = Some(format);
                     self.as_prompts = format.kind() == Kind::Conversations
                         && convert::demonstration(format, fields.clone()).is_err()
-                        && convert::prompt(format, fields.clone()).is_ok();
+                        && convert::prompts(format, fields.clone()).is_ok();
                 }
                 Err(error) => self.out.notes.push(error.to_string()),
             }
@@ -286,8 +286,9 @@ impl Inspector<'_> {
                 }
             }
             (_, Kind::Prompts) => {
-                let found = convert::prompt(format, fields)?;
-                self.measure_messages(&found.input.to_messages());
+                for found in convert::prompts(format, fields)? {
+                    self.measure_messages(&found.input.to_messages());
+                }
             }
         }
         Ok(())

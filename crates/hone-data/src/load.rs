@@ -83,7 +83,7 @@ pub fn load_unpaired(source: &Source) -> Result<Loaded<Unpaired>, DataError> {
     collect(|sink| for_each_unpaired(source, &Limits::default(), sink))
 }
 
-/// Prompts, also from conversations (their final reply taken off) and from anything with a `prompt` column.
+/// Prompts, also from conversations (their final reply taken off) and from preferences (what was answered).
 ///
 /// # Errors
 /// As [`load_documents`].
@@ -169,7 +169,7 @@ pub fn for_each_prompt(
     limits: &Limits,
     sink: Sink<Prompt>,
 ) -> Result<LoadReport, DataError> {
-    let convert: Convert<Prompt> = |format, row| convert::prompt(format, row).map(|p| vec![p]);
+    let convert: Convert<Prompt> = convert::prompts;
     drive(source, limits, Kind::Prompts, false, convert, sink)
 }
 

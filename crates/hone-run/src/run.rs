@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -378,7 +379,7 @@ where
 {
     let path = dir.join(CONFIG_FILE);
     let current = config::digest(&config::without(config.table(), may_change));
-    if !path.exists() {
+    if !path.exists() || !has_progress(dir)? {
         durable::write_atomic(&path, config.text().as_bytes())?;
         return Ok(Digests {
             recorded: current.clone(),
@@ -404,6 +405,20 @@ where
         durable::write_atomic(&path, config.text().as_bytes())?;
     }
     Ok(Digests { current, recorded })
+}
+
+/// Whether an earlier start saved or finished anything. One that failed at once (over a setting, say) left nothing that
+/// another configuration could contradict.
+fn has_progress(dir: &Path) -> Result<bool> {
+    if dir.join(FINISHED_FILE).exists() {
+        return Ok(true);
+    }
+    let checkpoints = dir.join(CHECKPOINTS);
+    match fs::read_dir(&checkpoints) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::io("look for checkpoints", &checkpoints, 0, source)),
+    }
 }
 
 /// Refuses a checkpoint of another configuration or instruction set, and mentions other versions.

@@ -114,7 +114,13 @@ impl Job {
     }
 
     /// Marks the run as done, with its page: the default one and `sections` behind its first.
-    pub(crate) fn finish(&self, run: Run, (model, summary): (PathBuf, Value), sections: Vec<Section>, step: u64) -> Result<Outcome> {
+    pub(crate) fn finish(
+        &self,
+        run: Run,
+        (model, summary): (PathBuf, Value),
+        sections: Vec<Section>,
+        step: u64,
+    ) -> Result<Outcome> {
         let page = run.dir().join("report.html");
         let write = |dir: &Path| -> Result<()> {
             let mut report = Report::from_run(dir)?;

@@ -4,14 +4,14 @@ mod common;
 
 use std::fs;
 
-use common::{Place, REWARD, engine, with_train, without};
+use common::{Place, REWARD, engine, with, with_train};
 use hone_data::{Message, PromptInput};
 use hone_text::Tokenizer;
 use hone_train::{Outcome, Scorer};
 use serde_json::{Value, json};
 
 fn longer(toml: &str, steps: u64) -> String {
-    with_train(&without(toml, "steps"), &format!("steps = {steps}"))
+    with(toml, "steps", &steps.to_string())
 }
 
 fn figure(summary: &Value, key: &str) -> f64 {
@@ -35,7 +35,9 @@ fn a_planted_preference_is_learned() {
     assert_eq!(summary["held_out"]["held_out_pairs"], 60, "one of three is better than both others");
 
     let metrics = place.metrics("reward");
-    for key in ["train/loss", "rewards/margins", "rewards/accuracies", "eval/calibration_error", "eval/length_correlation"] {
+    for key in
+        ["train/loss", "rewards/margins", "rewards/accuracies", "eval/calibration_error", "eval/length_correlation"]
+    {
         assert!(metrics.contains_key(key), "{key}");
     }
     let loss = &metrics["train/loss"];
@@ -75,7 +77,9 @@ fn scores_are_centred() {
     // The first 90 rows are trained on
     let best: Vec<(PromptInput, String)> = rows("rankings.jsonl")[..90]
         .iter()
-        .map(|row| (ask(&text(&row["prompt"])), text(&row["responses"][row["ranking"][0][0].as_u64().unwrap() as usize])))
+        .map(|row| {
+            (ask(&text(&row["prompt"])), text(&row["responses"][row["ranking"][0][0].as_u64().unwrap() as usize]))
+        })
         .collect();
     let shown: Vec<(PromptInput, String)> = rows("demonstrations.jsonl")
         .iter()
@@ -96,7 +100,7 @@ fn scores_are_centred() {
 fn an_adapter_is_merged_into_the_result() {
     let place = Place::with_base();
     let toml = format!("{}\n[lora]\nrank = 4\ntargets = [\"q\", \"v\", \"up\"]", longer(REWARD, 30));
-    let outcome = place.reward("lora", &with_train(&without(&toml, "learning_rate"), "learning_rate = 1e-2")).unwrap();
+    let outcome = place.reward("lora", &with(&toml, "learning_rate", "1e-2")).unwrap();
     let Outcome::Done { model, summary, .. } = outcome else { panic!("{outcome:?}") };
     assert!(model.join("config.json").is_file() && !model.join("adapter_config.json").exists());
     let engine = engine();
@@ -122,7 +126,10 @@ fn a_score_is_read_at_the_end_of_the_response() {
     expected.extend(tokenizer.encode_ordinary("Hello").unwrap());
     expected.push(end);
     assert_eq!(ids, expected);
-    assert_eq!(scorer.score_tokens(&engine, &[&ids]).unwrap(), scorer.score(&engine, &[(&ask("Hi"), "Hello")]).unwrap());
+    assert_eq!(
+        scorer.score_tokens(&engine, &[&ids]).unwrap(),
+        scorer.score(&engine, &[(&ask("Hi"), "Hello")]).unwrap()
+    );
 
     // Raw text has no template, and a response cannot forge the end of its turn
     let raw = PromptInput::Text("The cup".into());
@@ -148,9 +155,7 @@ fn a_score_is_read_at_the_end_of_the_response() {
 #[test]
 fn margins_and_ties_reach_the_loss() {
     let place = Place::with_base();
-    let row = |i: usize, margins: Value| {
-        json!({ "prompt": format!("q {i}"), "responses": ["a", "b"], "ranking": [[0], [1]], "margins": margins })
-    };
+    let row = |i: usize, margins: Value| json!({ "prompt": format!("q {i}"), "responses": ["a", "b"], "ranking": [[0], [1]], "margins": margins });
     place.write_rows("rankings.jsonl", (0..16).map(|i| row(i, json!([0.0]))));
     place.reward("zero", &longer(REWARD, 1)).unwrap();
     place.write_rows("rankings.jsonl", (0..16).map(|i| row(i, json!([50.0]))));

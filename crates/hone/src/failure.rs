@@ -21,17 +21,34 @@ pub struct Failure {
 impl Failure {
     /// Wrong arguments or configuration.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { status: ExitStatus::Usage, message: message.into(), hint: None }
+        Self {
+            status: ExitStatus::Usage,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// Anything else that went wrong.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { status: ExitStatus::Failed, message: message.into(), hint: None }
+        Self {
+            status: ExitStatus::Failed,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// A stated expectation that was not met.
     pub fn expectation(message: impl Into<String>) -> Self {
-        Self { status: ExitStatus::ExpectationNotMet, message: message.into(), hint: None }
+        Self {
+            status: ExitStatus::ExpectationNotMet,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Stopped before the end; the same command goes on.
+    pub fn resumable(message: impl Into<String>) -> Self {
+        Self { status: ExitStatus::Resumable, message: message.into(), hint: None }
     }
 
     /// Adds what can be done about it.
@@ -51,12 +68,17 @@ impl std::error::Error for Failure {}
 
 /// Says what went wrong and gives the exit code. A reader that closed stdout early is no failure.
 pub fn exit(result: Result<(), Error>) -> ExitCode {
-    let Err(error) = result else { return ExitStatus::Done.into() };
+    let Err(error) = result else {
+        return ExitStatus::Done.into();
+    };
     if is_broken_pipe(&error) {
         return ExitStatus::Done.into();
     }
     output::note(&format!("error: {}", sentence(&error)));
-    if let Some(hint) = error.chain().find_map(|e| e.downcast_ref::<Failure>()?.hint.as_ref()) {
+    if let Some(hint) = error
+        .chain()
+        .find_map(|e| e.downcast_ref::<Failure>()?.hint.as_ref())
+    {
         output::note(&format!("hint: {hint}"));
     }
     status(&error).into()
@@ -83,6 +105,12 @@ fn status(error: &Error) -> ExitStatus {
         if let Some(error) = cause.downcast_ref::<hone_run::Error>() {
             return error.exit_status();
         }
+        if let Some(error) = cause.downcast_ref::<hone_train::TrainError>() {
+            return error.exit_status();
+        }
+        if let Some(error) = cause.downcast_ref::<hone_pipeline::PipelineError>() {
+            return error.exit_status();
+        }
         if cause.is::<IsaError>() {
             return ExitStatus::Usage;
         }
@@ -101,7 +129,9 @@ fn status(error: &Error) -> ExitStatus {
 
 fn is_broken_pipe(error: &Error) -> bool {
     error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
     })
 }
 
@@ -114,7 +144,10 @@ mod tests {
     fn causes_are_said_once() {
         let inner: Result<(), _> = Err(Failure::usage("a.toml: no such key"));
         let error = inner.context("reading the configuration").unwrap_err();
-        assert_eq!(sentence(&error), "reading the configuration: a.toml: no such key");
+        assert_eq!(
+            sentence(&error),
+            "reading the configuration: a.toml: no such key"
+        );
         assert_eq!(status(&error), ExitStatus::Usage);
         assert_eq!(status(&anyhow::anyhow!("other")), ExitStatus::Failed);
     }

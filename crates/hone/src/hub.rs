@@ -45,10 +45,16 @@ impl Id {
         let (owner, model) = name.split_once('/')?;
         let fits = |part: &str| {
             let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            !part.is_empty() && part.len() <= 96 && part.chars().all(known) && !part.starts_with('.')
+            !part.is_empty()
+                && part.len() <= 96
+                && part.chars().all(known)
+                && !part.starts_with('.')
         };
         let revision_fits = revision.split('/').all(fits);
-        (fits(owner) && fits(model) && revision_fits).then(|| Self { name: name.into(), revision: revision.into() })
+        (fits(owner) && fits(model) && revision_fits).then(|| Self {
+            name: name.into(),
+            revision: revision.into(),
+        })
     }
 
     fn repo(&self) -> Repo {
@@ -70,8 +76,13 @@ pub fn fetch(id: &Id) -> Result<PathBuf> {
     let cache = Cache::from_env();
     if is_offline() {
         return cached(&cache, id).ok_or_else(|| {
-            let text = format!("{id}: not in the cache at {}, and HF_HUB_OFFLINE is set", cache.path().display());
-            Failure::failed(text).hint("unset HF_HUB_OFFLINE to download it, or name a local directory").into()
+            let text = format!(
+                "{id}: not in the cache at {}, and HF_HUB_OFFLINE is set",
+                cache.path().display()
+            );
+            Failure::failed(text)
+                .hint("unset HF_HUB_OFFLINE to download it, or name a local directory")
+                .into()
         });
     }
     let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(3);
@@ -83,7 +94,11 @@ pub fn fetch(id: &Id) -> Result<PathBuf> {
     let api = builder.build().map_err(|error| unreachable(id, &error))?;
     match api.repo(id.repo()).info() {
         Ok(info) => {
-            let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).collect();
+            let names: Vec<String> = info
+                .siblings
+                .into_iter()
+                .map(|file| file.rfilename)
+                .collect();
             // All files of one commit, even if the branch moves meanwhile
             let commit = Repo::with_revision(id.name.clone(), RepoType::Model, info.sha.clone());
             let directory = download(id, &api.repo(commit), &names)?;
@@ -93,7 +108,9 @@ pub fn fetch(id: &Id) -> Result<PathBuf> {
         // Without a network, what was downloaded before will do
         Err(error) => match cached(&cache, id) {
             Some(directory) => {
-                output::note(&format!("{id}: the hub cannot be asked ({error}); taking the copy in the cache"));
+                output::note(&format!(
+                    "{id}: the hub cannot be asked ({error}); taking the copy in the cache"
+                ));
                 Ok(directory)
             }
             None => Err(unreachable(id, &error).into()),
@@ -102,28 +119,46 @@ pub fn fetch(id: &Id) -> Result<PathBuf> {
 }
 
 fn is_offline() -> bool {
-    env::var("HF_HUB_OFFLINE").is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
+    env::var("HF_HUB_OFFLINE").is_ok_and(|value| {
+        matches!(
+            value.to_ascii_lowercase().as_str(),
+            "1" | "true" | "yes" | "on"
+        )
+    })
 }
 
 fn unreachable(id: &Id, error: &ApiError) -> Failure {
     let endpoint = env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-    let failure = Failure::failed(format!("{id}: {endpoint} did not answer with this model: {error}"));
+    let failure = Failure::failed(format!(
+        "{id}: {endpoint} did not answer with this model: {error}"
+    ));
     failure.hint("check the name and the network; private models need HF_TOKEN; a local directory needs neither")
 }
 
 /// The snapshot in the cache, if there is one with a configuration and weights.
 fn cached(cache: &Cache, id: &Id) -> Option<PathBuf> {
     let files = cache.repo(id.repo());
-    let config = files.get("config.json").or_else(|| files.get("adapter_config.json"))?;
+    let config = files
+        .get("config.json")
+        .or_else(|| files.get("adapter_config.json"))?;
     let directory = config.parent()?;
-    let weights = ["model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"];
-    weights.iter().any(|name| directory.join(name).exists()).then(|| directory.to_path_buf())
+    let weights = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "adapter_model.safetensors",
+    ];
+    weights
+        .iter()
+        .any(|name| directory.join(name).exists())
+        .then(|| directory.to_path_buf())
 }
 
 fn download(id: &Id, repo: &ApiRepo, names: &[String]) -> Result<PathBuf> {
     let wanted = wanted(names);
     if !wanted.iter().any(|name| name.ends_with(".safetensors")) {
-        let pickle = names.iter().find(|name| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth"));
+        let pickle = names
+            .iter()
+            .find(|name| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth"));
         let failure = match pickle {
             Some(name) => Failure::failed(format!("{id}: its weights are the pickle {name}, which is never read, since loading it can run code"))
                 .hint("convert it once with transformers: AutoModelForCausalLM.from_pretrained(ID).save_pretrained(DIR)"),
@@ -146,9 +181,17 @@ fn download(id: &Id, repo: &ApiRepo, names: &[String]) -> Result<PathBuf> {
 
 /// Those of a repository's files that hone reads, none of them in folders: one weight file or its shards.
 fn wanted(names: &[String]) -> Vec<&str> {
-    let top = || names.iter().map(String::as_str).filter(|name| !name.contains(['/', '\\']));
+    let top = || {
+        names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !name.contains(['/', '\\']))
+    };
     let single = top().any(|name| name == "model.safetensors");
-    let is_shard = |name: &str| name.starts_with("model-") && name.ends_with(".safetensors") || name == "model.safetensors.index.json";
+    let is_shard = |name: &str| {
+        name.starts_with("model-") && name.ends_with(".safetensors")
+            || name == "model.safetensors.index.json"
+    };
     let keep = |name: &&str| {
         SMALL.contains(name)
             || *name == "model.safetensors"
@@ -166,8 +209,21 @@ mod tests {
     fn ids_are_told_from_paths() {
         let id = Id::parse("org/name").unwrap();
         assert_eq!(id.to_string(), "org/name@main");
-        assert_eq!(Id::parse("org/na.me-1@v2").unwrap().to_string(), "org/na.me-1@v2");
-        for path in ["name", "./a/b", "a/b/c", "/a/b", "../x", "a b/c", "org/", "org/..", "org/name@"] {
+        assert_eq!(
+            Id::parse("org/na.me-1@v2").unwrap().to_string(),
+            "org/na.me-1@v2"
+        );
+        for path in [
+            "name",
+            "./a/b",
+            "a/b/c",
+            "/a/b",
+            "../x",
+            "a b/c",
+            "org/",
+            "org/..",
+            "org/name@",
+        ] {
             assert_eq!(Id::parse(path), None, "{path}");
         }
     }
@@ -175,9 +231,23 @@ mod tests {
     #[test]
     fn only_what_is_read_is_fetched() {
         let names = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-        let all = names(&["config.json", "model.safetensors", "model-1-of-2.safetensors", "pytorch_model.bin", "onnx/model.safetensors", "README.md"]);
+        let all = names(&[
+            "config.json",
+            "model.safetensors",
+            "model-1-of-2.safetensors",
+            "pytorch_model.bin",
+            "onnx/model.safetensors",
+            "README.md",
+        ]);
         assert_eq!(wanted(&all), ["config.json", "model.safetensors"]);
-        let shards = names(&["model.safetensors.index.json", "model-1-of-2.safetensors", "../model-x.safetensors"]);
-        assert_eq!(wanted(&shards), ["model.safetensors.index.json", "model-1-of-2.safetensors"]);
+        let shards = names(&[
+            "model.safetensors.index.json",
+            "model-1-of-2.safetensors",
+            "../model-x.safetensors",
+        ]);
+        assert_eq!(
+            wanted(&shards),
+            ["model.safetensors.index.json", "model-1-of-2.safetensors"]
+        );
     }
 }

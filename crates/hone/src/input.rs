@@ -44,16 +44,23 @@ pub fn read_rows<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<Vec
     for number in 1u64.. {
         line.clear();
         let place = format!("{name}:{number}");
-        let read = (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line);
+        let read = (&mut reader)
+            .take(MAX_LINE + 1)
+            .read_until(b'\n', &mut line);
         if read.with_context(|| place.clone())? == 0 {
             break;
         }
         if line.len() as u64 > MAX_LINE {
-            return Err(Failure::failed(format!("{place}: a line longer than {MAX_LINE} bytes")).into());
+            return Err(
+                Failure::failed(format!("{place}: a line longer than {MAX_LINE} bytes")).into(),
+            );
         }
         if number == 1 && line.starts_with(b"version https://git-lfs") {
-            let failure = Failure::failed(format!("{name}: a Git LFS pointer where data should be"));
-            return Err(failure.hint("run `git lfs pull` where the file comes from").into());
+            let failure =
+                Failure::failed(format!("{name}: a Git LFS pointer where data should be"));
+            return Err(failure
+                .hint("run `git lfs pull` where the file comes from")
+                .into());
         }
         if line.trim_ascii().is_empty() {
             continue;
@@ -62,12 +69,16 @@ pub fn read_rows<T: DeserializeOwned>(path: &Path, expected: &str) -> Result<Vec
             Ok(value) => rows.push(Row { value, place }),
             Err(error) => {
                 let reason = said(&error);
-                return Err(Failure::failed(format!("{place}: {reason}; expected {expected}")).into());
+                return Err(
+                    Failure::failed(format!("{place}: {reason}; expected {expected}")).into(),
+                );
             }
         }
     }
     if rows.is_empty() {
-        return Err(Failure::failed(format!("{name}: no row; expected one {expected} a line")).into());
+        return Err(
+            Failure::failed(format!("{name}: no row; expected one {expected} a line")).into(),
+        );
     }
     Ok(rows)
 }
@@ -85,14 +96,17 @@ fn open(path: &Path) -> Result<(String, Box<dyn Read>)> {
     if path == Path::new("-") {
         return Ok(("stdin".into(), Box::new(io::stdin())));
     }
-    let file = File::open(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let file =
+        File::open(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     Ok((path.display().to_string(), Box::new(file)))
 }
 
 /// A size such as `300`, `64k`, `4M` or `2G` (powers of 1,000), for arguments.
 pub fn parse_size(text: &str) -> Result<usize, String> {
     let text = text.trim();
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit.to_ascii_lowercase().trim_end_matches('b') {
         "" => 1.0,
@@ -101,7 +115,9 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
         "g" => 1e9,
         _ => return Err(format!("`{unit}` is no unit; expected k, M or G")),
     };
-    let number: f64 = number.parse().map_err(|_| format!("`{text}` is no size; expected one like 4M"))?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is no size; expected one like 4M"))?;
     Ok((number * factor) as usize)
 }
 
@@ -111,13 +127,24 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
 /// If it is a file, or a folder with other things in it.
 pub fn check_output_directory(path: &Path) -> Result<()> {
     if path.is_file() {
-        return Err(Failure::usage(format!("{}: a file; expected a folder to write", path.display())).into());
+        return Err(Failure::usage(format!(
+            "{}: a file; expected a folder to write",
+            path.display()
+        ))
+        .into());
     }
-    let Ok(mut entries) = path.read_dir() else { return Ok(()) };
+    let Ok(mut entries) = path.read_dir() else {
+        return Ok(());
+    };
     let ours: PathBuf = path.join(hone_run::MANIFEST_FILE);
     if entries.next().is_some() && !ours.exists() {
-        let failure = Failure::usage(format!("{}: not empty, and not written by hone", path.display()));
-        return Err(failure.hint("name a new folder, or empty this one first").into());
+        let failure = Failure::usage(format!(
+            "{}: not empty, and not written by hone",
+            path.display()
+        ));
+        return Err(failure
+            .hint("name a new folder, or empty this one first")
+            .into());
     }
     Ok(())
 }

@@ -32,8 +32,23 @@ pub fn processor() -> Option<String> {
 }
 
 /// 10^9 floating-point operations a second of square matrix products, the best of about `seconds`.
-pub fn matrix_speed(isa: Isa, precision: Precision, threads: usize, size: usize, seconds: f64) -> f64 {
-    MatrixProduct { isa, precision, threads, m: size, k: size, n: size, packing: false }.measure(seconds)
+pub fn matrix_speed(
+    isa: Isa,
+    precision: Precision,
+    threads: usize,
+    size: usize,
+    seconds: f64,
+) -> f64 {
+    MatrixProduct {
+        isa,
+        precision,
+        threads,
+        m: size,
+        k: size,
+        n: size,
+        packing: false,
+    }
+    .measure(seconds)
 }
 
 /// 10^9 bytes a second read from an array of `bytes`, the best of `turns`.
@@ -63,7 +78,9 @@ fn sum(numbers: &[u64]) -> u64 {
             *sum = sum.wrapping_add(number);
         }
     }
-    sums.iter().chain(rest).fold(0, |sum, &number| sum.wrapping_add(number))
+    sums.iter()
+        .chain(rest)
+        .fold(0, |sum, &number| sum.wrapping_add(number))
 }
 
 #[cfg(test)]

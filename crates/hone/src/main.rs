@@ -9,12 +9,15 @@ mod machine;
 mod model;
 mod output;
 mod progress;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{bench, chat, data, doctor, eval, export, logprobs, sample, score, tokenizer, world};
+use commands::{
+    bench, chat, config, data, doctor, eval, export, logprobs, quickstart, recipe, sample, score, stage, tokenizer, world,
+};
 
 /// From raw text to a model people prefer, on the machine you own.
 #[derive(Parser)]
@@ -26,6 +29,17 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Quickstart(quickstart::Arguments),
+    /// Pre-train on texts
+    Pretrain(stage::Arguments),
+    /// Tune on demonstrations
+    Sft(stage::Arguments),
+    /// Train a reward model on rankings
+    Reward(stage::Arguments),
+    /// Improve a policy against a reward model
+    Ppo(stage::Arguments),
+    Run(recipe::Arguments),
+    Config(config::Arguments),
     Sample(sample::Arguments),
     Chat(chat::Arguments),
     Logprobs(logprobs::Arguments),
@@ -41,6 +55,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Quickstart(arguments) => quickstart::run(&arguments),
+        Command::Pretrain(arguments) => stage::run(&arguments, hone_train::pretrain::run),
+        Command::Sft(arguments) => stage::run(&arguments, hone_train::sft::run),
+        Command::Reward(arguments) => stage::run(&arguments, hone_train::reward::run),
+        Command::Ppo(arguments) => stage::run(&arguments, hone_train::ppo::run),
+        Command::Run(arguments) => recipe::run(&arguments),
+        Command::Config(arguments) => config::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments),
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Logprobs(arguments) => logprobs::run(&arguments),

@@ -12,7 +12,9 @@ pub struct Output {
 impl Output {
     /// Locks stdout.
     pub fn new() -> Self {
-        Self { out: BufWriter::new(io::stdout().lock()) }
+        Self {
+            out: BufWriter::new(io::stdout().lock()),
+        }
     }
 
     /// One JSON object on a line.

@@ -24,11 +24,20 @@ impl Progress {
     pub fn new(what: &str, total: u64) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let template = "{prefix} {wide_bar} {pos}/{len} {msg} {eta}";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total).with_style(style).with_prefix(what.to_string())
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(total)
+                .with_style(style)
+                .with_prefix(what.to_string())
         });
         let now = Instant::now();
-        Self { what: what.into(), bar, start: now, last: now, total }
+        Self {
+            what: what.into(),
+            bar,
+            start: now,
+            last: now,
+            total,
+        }
     }
 
     /// `done` units, `tokens` so far.
@@ -43,7 +52,11 @@ impl Progress {
             }
             None if self.last.elapsed() >= EVERY => {
                 self.last = Instant::now();
-                let speed = if tokens > 0 { format!(", {rate:.0} tokens/s") } else { String::new() };
+                let speed = if tokens > 0 {
+                    format!(", {rate:.0} tokens/s")
+                } else {
+                    String::new()
+                };
                 output::note(&format!("{}: {done} of {}{speed}", self.what, self.total));
             }
             None => {}

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use conversations::demonstration;
 pub(crate) use preferences::{rankings, unpaired};
-pub(crate) use prompts::prompt;
+pub(crate) use prompts::prompts;
 
 use crate::format::Format;
 use crate::items::Message;

@@ -1,18 +1,34 @@
-//! Prompts: a `prompt` column, or conversations without their final reply.
+//! Prompts: a `prompt` column, conversations without their final reply, or what preferences were about.
 
 use serde_json::Value;
 
 use super::conversations::{alpaca_question, history, turns};
+use super::preferences::{rankings, unpaired};
 use super::{Fields, messages, not_empty, take_needed, take_optional_text, take_text};
-use crate::format::Format;
+use crate::format::{Format, Kind};
 use crate::items::{Message, Prompt, PromptInput};
+
+/// The prompts of a row: several only of a tree. Prompts of preferences are turns, as they are for a reward model.
+///
+/// # Errors
+/// The reason why the row cannot be used.
+pub(crate) fn prompts(format: Format, fields: Fields) -> Result<Vec<Prompt>, String> {
+    let turns = |turns: Vec<Message>| Prompt { input: PromptInput::Messages(turns), extra: Fields::new() };
+    match format {
+        Format::Unpaired => Ok(vec![turns(unpaired(fields)?.prompt)]),
+        _ if format.kind() == Kind::Preferences => {
+            Ok(rankings(format, fields)?.into_iter().map(|ranking| turns(ranking.prompt)).collect())
+        }
+        _ => Ok(vec![prompt(format, fields)?]),
+    }
+}
 
 /// The prompt of a row. Reference answers stay in `extra` under their column's name; a final reply among messages is
 /// kept there as `reply`.
 ///
 /// # Errors
 /// The reason why the row cannot be used.
-pub(crate) fn prompt(format: Format, mut fields: Fields) -> Result<Prompt, String> {
+fn prompt(format: Format, mut fields: Fields) -> Result<Prompt, String> {
     let input = match format {
         Format::Messages | Format::Sharegpt => {
             let mut turns = turns(format, &mut fields)?;
@@ -109,6 +125,21 @@ mod tests {
         let found = prompt(Format::Prompt, fields(json!({"prompt": "2 + 2?"}))).unwrap();
         assert_eq!(found.input, PromptInput::Text("2 + 2?".into()));
         assert_eq!(found.input.to_messages(), asked.to_messages());
+    }
+
+    #[test]
+    fn preferences_give_what_was_asked() {
+        let asked = PromptInput::Messages(vec![Message::user("2 + 2?")]);
+        let cases = [
+            (Format::Pairs, json!({"prompt": "2 + 2?", "chosen": "4", "rejected": "5"})),
+            (Format::HhTranscripts, json!({"chosen": "\n\nHuman: 2 + 2?\n\nAssistant: 4", "rejected": "\n\nHuman: 2 + 2?\n\nAssistant: 5"})),
+            (Format::Rankings, json!({"prompt": "2 + 2?", "responses": ["4", "5"], "ranking": [[0], [1]]})),
+            (Format::Unpaired, json!({"prompt": "2 + 2?", "completion": "4", "label": true})),
+        ];
+        for (format, row) in cases {
+            let found = prompts(format, fields(row.clone())).unwrap();
+            assert_eq!((found.len(), &found[0].input), (1, &asked), "{row}");
+        }
     }
 
     #[test]

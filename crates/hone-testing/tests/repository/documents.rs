@@ -65,11 +65,19 @@ fn broken_links(path: &Path, markdown: &str) -> Vec<String> {
             continue;
         }
         let (file, fragment) = target.split_once('#').unwrap_or((&target, ""));
-        let to = if file.is_empty() { path.to_path_buf() } else { path.with_file_name("").join(file) };
+        let to = if file.is_empty() {
+            path.to_path_buf()
+        } else {
+            path.with_file_name("").join(file)
+        };
         if !to.exists() {
             found.push(format!("{}: the link to `{target}` leads nowhere", short(path)));
         } else if !fragment.is_empty() && to.extension().is_some_and(|e| e == "md") {
-            let there = if file.is_empty() { markdown.to_owned() } else { read(&to) };
+            let there = if file.is_empty() {
+                markdown.to_owned()
+            } else {
+                read(&to)
+            };
             if !fragments(&there).contains(fragment) {
                 found.push(format!("{}: `{target}`: there is no such heading", short(path)));
             }
@@ -82,7 +90,10 @@ fn broken_links(path: &Path, markdown: &str) -> Vec<String> {
 fn relative_links_lead_somewhere() {
     let documents = files(&root(), "md");
     assert!(documents.len() > 5, "the documents are found");
-    let found: Vec<String> = documents.iter().flat_map(|path| broken_links(path, &read(path))).collect();
+    let found: Vec<String> = documents
+        .iter()
+        .flat_map(|path| broken_links(path, &read(path)))
+        .collect();
     expect_none(&found);
 }
 
@@ -102,7 +113,10 @@ fn every_crate_has_its_row_in_the_architecture() {
     let mut found = Vec::new();
     for manifest in files(&root().join("crates"), "toml") {
         let text = read(&manifest);
-        let Some(name) = text.lines().find_map(|l| l.strip_prefix("name = \"")?.strip_suffix('"')) else {
+        let Some(name) = text
+            .lines()
+            .find_map(|l| l.strip_prefix("name = \"")?.strip_suffix('"'))
+        else {
             continue;
         };
         let layer = LAYERS.iter().find(|(known, _)| *known == name).map(|(_, layer)| *layer);
@@ -114,8 +128,13 @@ fn every_crate_has_its_row_in_the_architecture() {
         if layer.is_none() && name != TESTING {
             found.push(format!("{name}: has no layer"));
         }
-        if !architecture.lines().any(|l| l.starts_with(&start) && l.contains(&format!("`{name}`"))) {
-            found.push(format!("ARCHITECTURE.md: expected a row that starts with `{start}` and names `{name}`"));
+        if !architecture
+            .lines()
+            .any(|l| l.starts_with(&start) && l.contains(&format!("`{name}`")))
+        {
+            found.push(format!(
+                "ARCHITECTURE.md: expected a row that starts with `{start}` and names `{name}`"
+            ));
         }
     }
     expect_none(&found);
@@ -135,16 +154,28 @@ fn every_bad_input_names_a_test_that_exists() {
     let table = read(&root().join("docs/bad-input.md"));
     let mut named = 0;
     let mut found = Vec::new();
-    for row in table.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| input")) {
-        let last = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default().trim();
+    for row in table
+        .lines()
+        .filter(|l| l.starts_with("| ") && !l.starts_with("| input"))
+    {
+        let last = row
+            .trim_end_matches([' ', '|'])
+            .rsplit('|')
+            .next()
+            .unwrap_or_default()
+            .trim();
         let Some((package, test)) = last.trim_matches('`').split_once("::") else {
-            found.push(format!("docs/bad-input.md: expected `crate::test` in the last column of: {row}"));
+            found.push(format!(
+                "docs/bad-input.md: expected `crate::test` in the last column of: {row}"
+            ));
             continue;
         };
         named += 1;
         let package = root().join("crates").join(package);
         let exists = package.is_dir()
-            && files(&package, "rs").iter().any(|f| read(f).contains(&format!("fn {test}(")));
+            && files(&package, "rs")
+                .iter()
+                .any(|f| read(f).contains(&format!("fn {test}(")));
         if !exists {
             found.push(format!("docs/bad-input.md: there is no test `{last}`"));
         }

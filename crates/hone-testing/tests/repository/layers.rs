@@ -54,7 +54,9 @@ fn violations(metadata: &Value) -> Vec<String> {
         let name = package["name"].as_str().expect("a package has a name");
         let own = layer(name);
         if own.is_none() && name != TESTING {
-            found.push(format!("{name}: has no layer; add it to LAYERS in layers.rs and to ARCHITECTURE.md"));
+            found.push(format!(
+                "{name}: has no layer; add it to LAYERS in layers.rs and to ARCHITECTURE.md"
+            ));
             continue;
         }
         for dependency in package["dependencies"].as_array().expect("dependencies") {
@@ -67,13 +69,17 @@ fn violations(metadata: &Value) -> Vec<String> {
                 found.push(format!("{name}: depends on {other}; use {instead}"));
             }
             if own != Some(5) && PROGRAMS_ONLY.contains(&other) {
-                found.push(format!("{name}: depends on {other}, which only programs (layer 5) may use"));
+                found.push(format!(
+                    "{name}: depends on {other}, which only programs (layer 5) may use"
+                ));
             }
             if !other.starts_with("hone-") {
                 continue;
             }
             if other == TESTING {
-                found.push(format!("{name}: depends on {TESTING}, which may be a dev-dependency only"));
+                found.push(format!(
+                    "{name}: depends on {TESTING}, which may be a dev-dependency only"
+                ));
                 continue;
             }
             let (Some(own), Some(lower)) = (own, layer(other)) else {
@@ -81,7 +87,9 @@ fn violations(metadata: &Value) -> Vec<String> {
                 continue;
             };
             if lower >= own && (name, other) != EXCEPTION {
-                found.push(format!("{name} (layer {own}): depends on {other} (layer {lower}); expected a lower layer"));
+                found.push(format!(
+                    "{name} (layer {own}): depends on {other} (layer {lower}); expected a lower layer"
+                ));
             }
         }
     }
@@ -96,9 +104,16 @@ fn crates_depend_on_lower_layers_only() {
         .current_dir(root())
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "cargo metadata: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert!(metadata["packages"].as_array().is_some_and(|p| p.len() >= 10), "the workspace has its crates");
+    assert!(
+        metadata["packages"].as_array().is_some_and(|p| p.len() >= 10),
+        "the workspace has its crates"
+    );
     expect_none(&violations(&metadata));
 }
 

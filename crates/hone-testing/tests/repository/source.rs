@@ -33,7 +33,8 @@ fn has_word(line: &str, word: &str) -> bool {
         }
         previous = c;
     }
-    code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == word)
+    code.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .any(|w| w == word)
 }
 
 #[test]
@@ -42,7 +43,12 @@ fn files_are_short() {
         .iter()
         .map(|path| (path, read(path).lines().count()))
         .filter(|(_, lines)| *lines > MOST_LINES)
-        .map(|(path, lines)| format!("{}: {lines} lines, expected at most {MOST_LINES}; split it", short(path)))
+        .map(|(path, lines)| {
+            format!(
+                "{}: {lines} lines, expected at most {MOST_LINES}; split it",
+                short(path)
+            )
+        })
         .collect();
     expect_none(&long);
 }
@@ -58,9 +64,14 @@ fn unsafe_stands_only_where_it_may() {
         // Lines inside a string of several lines have no quotes of their own, so a block or function is asked for
         for (i, line) in read(&path).lines().enumerate() {
             let after = line.split("unsafe").nth(1).unwrap_or_default().trim_start();
-            let opens = ["{", "fn ", "impl ", "trait ", "extern "].iter().any(|s| after.starts_with(s));
+            let opens = ["{", "fn ", "impl ", "trait ", "extern "]
+                .iter()
+                .any(|s| after.starts_with(s));
             if opens && has_word(line, "unsafe") {
-                found.push(format!("{name}:{}: `unsafe` outside {KERNELS} and the modules named in source.rs", i + 1));
+                found.push(format!(
+                    "{name}:{}: `unsafe` outside {KERNELS} and the modules named in source.rs",
+                    i + 1
+                ));
             }
         }
     }
@@ -87,7 +98,9 @@ fn exceptions_to_the_rule_on_mathematics_are_listed() {
         let of_tests = name.contains("/tests/") || name.ends_with("/tests.rs") || name.ends_with("_tests.rs");
         let listed = LIBM_FILES.iter().any(|(file, _)| *file == name);
         if !of_tests && !listed && read(&path).lines().any(|line| has_word(line, &lint)) {
-            found.push(format!("{name}: switches {lint} off; use hone-math, or name the file and the reason in source.rs"));
+            found.push(format!(
+                "{name}: switches {lint} off; use hone-math, or name the file and the reason in source.rs"
+            ));
         }
     }
     expect_none(&found);

@@ -6,7 +6,7 @@ use hone_compute::Engine;
 use hone_data::MixtureOrder;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
-use hone_run::{Event, Resolved, Run, report::Report};
+use hone_run::{Event, Resolved, Run};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::Learner;
-use crate::schedule::{Rates, adamw};
+use crate::schedule::{Rates, adamw, total_steps};
 
 /// Pre-trains as configured, or goes on where it was interrupted.
 ///
@@ -51,7 +51,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(c, &corpus, batch)?;
+    let total = total_steps(&c.train, 1.0, (corpus.train_tokens() as f64, (batch * length) as f64))?;
     tell_plan(job, &corpus, total * (batch * length) as u64)?;
 
     let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
@@ -83,19 +83,10 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         }
         if cadence.saves(done) {
             save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
-            job.observer.event(&Event::Saved { step: done });
         }
     }
-    finish(job, &engine, run, &base, &learner, summary(&corpus, &order, (total, batch)))
-}
-
-fn finish(job: &Job, engine: &Engine, run: Run, base: &Artefact, learner: &Learner, summary: Value) -> Result<Outcome> {
-    let model = artefact::publish(engine, &run, base, &learner.model)?;
-    Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
-    let step = learner.state()["optimizer_steps"].as_u64().unwrap_or(0);
-    run.finish(summary.clone())?;
-    job.observer.event(&Event::Finished { step, stopped: false });
-    Ok(Outcome::Done { model, summary, before: false })
+    let model = artefact::publish(&engine, &run, &base, &learner.model)?;
+    job.finish(run, (model, summary(&corpus, &order, (total, batch))), Vec::new(), total)
 }
 
 /// The model to start from.
@@ -113,22 +104,6 @@ fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefac
             "is missing; a model from scratch needs one (hone tokenizer train FILES --vocab-size 4096 --out DIR)",
         )),
         _ => Err(TrainError::setting("model", "expected either path, or [model.new] with tokenizer")),
-    }
-}
-
-fn total_steps(c: &PretrainConfig, corpus: &Corpus, batch: usize) -> Result<u64> {
-    match (c.train.steps, c.train.epochs) {
-        (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
-        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
-        (Some(steps), None) => Ok(steps),
-        (None, epochs) => {
-            let epochs = epochs.unwrap_or(1.0);
-            if !(epochs > 0.0 && epochs.is_finite()) {
-                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
-            }
-            let tokens = corpus.train_tokens() as f64 * epochs;
-            Ok((tokens / (batch * c.data.max_length) as f64).ceil().max(1.0) as u64)
-        }
     }
 }
 

@@ -146,8 +146,8 @@ impl Evaluation {
             columns: ["probability", "pairs", "predicted", "observed"].map(String::from).to_vec(),
             rows: rows.collect(),
             note: format!(
-                "Expected calibration error {:.4}, Brier score {:.4}. Accuracy {:.3} ({:.3} to {:.3}, Wilson, over pairs); a prompt's \
-                 pairs on average {:.3} ({:.3} to {:.3}, bootstrap over prompts); both at 95%.",
+                "Expected calibration error {:.4}, Brier score {:.4}. Accuracy {:.3} ({:.3} to {:.3}, Wilson, over \
+                 pairs); a prompt's pairs on average {:.3} ({:.3} to {:.3}, bootstrap over prompts); both at 95%.",
                 self.calibration.expected_error,
                 self.calibration.brier,
                 self.accuracy.estimate,

@@ -68,8 +68,7 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
         }
         let started = Instant::now();
         let chosen = rankings.train.batch(done, batch);
-        let stepped =
-            step(&engine, &mut learner, (chosen, c.reward.ties.into()), (&c.train, rates.at(done), done))?;
+        let stepped = step(&engine, &mut learner, (chosen, c.reward.ties.into()), (&c.train, rates.at(done), done))?;
         done += 1;
         record(job, &mut run, (done, total), &stepped, started)?;
         if cadence.evaluates(done) && done < total {

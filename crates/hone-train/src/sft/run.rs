@@ -9,7 +9,7 @@ use hone_generate::{Generator, GeneratorOptions, Request};
 use hone_math::Key;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
-use hone_run::{Event, Resolved, Run, Sample, report::Report};
+use hone_run::{Event, Resolved, Run, Sample};
 use hone_text::{Chat, SkipSpecial};
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::{Ema, Learner};
-use crate::schedule::{Rates, adamw};
+use crate::schedule::{Rates, adamw, total_steps};
 
 /// The state of a run beside the learner's.
 struct Progress {
@@ -53,13 +53,12 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         return Err(TrainError::setting("data.max_length", reason));
     }
     let chat = Chat::new(&base.tokenizer)?;
-    let examples = Examples::load(job, &c.data, &chat)?;
-    let order = examples.order(c.train.seed)?;
-    let batch = c.train.batch.unwrap_or(BATCH).min(examples.count());
+    let examples = Examples::load(job, c, &chat)?;
+    let batch = c.train.batch.unwrap_or(BATCH).min(examples.train.count());
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(c, examples.count(), batch)?;
+    let total = total_steps(&c.train, EPOCHS, (examples.train.count() as f64, batch as f64))?;
     let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
 
     let mut model = base.model.duplicate(&engine);
@@ -84,7 +83,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
             return Ok(Outcome::Stopped { step: progress.done });
         }
         let started = Instant::now();
-        let chosen = examples.batch(&order, progress.done, batch);
+        let chosen = examples.train.batch(progress.done, batch);
         let stepped = step(&engine, &mut learner, chosen, (&c.train, rates.at(progress.done), progress.done))?;
         progress.done += 1;
         record(job, &mut run, (progress.done, total), &stepped, started)?;
@@ -93,7 +92,6 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         }
         if cadence.saves(progress.done) {
             progress.save(&engine, &mut run, &learner)?;
-            job.observer.event(&Event::Saved { step: progress.done });
         }
     }
     let result = match (&progress.best_weights, c.keep) {
@@ -102,10 +100,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     };
     let summary = summary(&examples, (total, batch), &progress);
     let model = artefact::publish(&engine, &run, &base, result)?;
-    Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
-    run.finish(summary.clone())?;
-    job.observer.event(&Event::Finished { step: total, stopped: false });
-    Ok(Outcome::Done { model, summary, before: false })
+    job.finish(run, (model, summary), Vec::new(), total)
 }
 
 impl Progress {
@@ -134,21 +129,6 @@ impl Progress {
             self.best_weights = Some(weights);
         }
         Ok(())
-    }
-}
-
-fn total_steps(c: &SftConfig, examples: usize, batch: usize) -> Result<u64> {
-    match (c.train.steps, c.train.epochs) {
-        (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
-        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
-        (Some(steps), None) => Ok(steps),
-        (None, epochs) => {
-            let epochs = epochs.unwrap_or(EPOCHS);
-            if !(epochs > 0.0 && epochs.is_finite()) {
-                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
-            }
-            Ok((examples as f64 * epochs / batch as f64).ceil().max(1.0) as u64)
-        }
     }
 }
 
@@ -252,12 +232,10 @@ fn answers(
 }
 
 fn summary(examples: &Examples, (steps, batch): (u64, usize), progress: &Progress) -> Value {
-    let sources: Vec<Value> =
-        examples.sources.iter().map(|s| json!({ "source": s.name, "examples": s.train.len() })).collect();
     json!({
         "steps": steps,
         "batch": batch,
-        "sources": sources,
+        "sources": examples.train.described("examples"),
         "held_out_examples": examples.held_out.len(),
         "best": progress.best.map(|(loss, step)| json!({ "eval/loss": loss, "step": step })),
     })

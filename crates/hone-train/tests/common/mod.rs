@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use hone_compute::{Engine, EngineOptions, Isa, Precision};
+use hone_compute::{Engine, EngineOptions, Precision};
 use hone_run::{Event, Observer, Resolved, Shutdown, config};
 use hone_text::{TrainOptions, train_bpe};
 use hone_train::pretrain::{self, PretrainConfig};
@@ -39,7 +39,8 @@ impl Place {
         let text: String = (0..400).map(|i| sentence(i) + "\n").collect();
         place.write("text.txt", &text);
         let demonstrations = (0..60).map(|i| {
-            let turns = [json!({"role": "user", "content": question(i)}), json!({"role": "assistant", "content": sentence(i)})];
+            let turns =
+                [json!({"role": "user", "content": question(i)}), json!({"role": "assistant", "content": sentence(i)})];
             json!({ "messages": turns })
         });
         place.write_rows("demonstrations.jsonl", demonstrations);
@@ -84,15 +85,15 @@ impl Place {
     }
 
     pub fn pretrain(&self, run: &str, toml: &str) -> Result<Outcome, TrainError> {
-        pretrain::run(&self.job(run), &parsed::<PretrainConfig>(toml))
+        Stage::Pretrain.start(&self.job(run), toml)
     }
 
     pub fn sft(&self, run: &str, toml: &str) -> Result<Outcome, TrainError> {
-        sft::run(&self.job(run), &parsed::<SftConfig>(toml))
+        Stage::Sft.start(&self.job(run), toml)
     }
 
     pub fn reward(&self, run: &str, toml: &str) -> Result<Outcome, TrainError> {
-        reward::run(&self.job(run), &parsed::<RewardConfig>(toml))
+        Stage::Reward.start(&self.job(run), toml)
     }
 
     /// Metrics of a run: each name with its (step, value) pairs.
@@ -186,6 +187,35 @@ pub const REWARD: &str = r#"
     samples = 2
     "#;
 
+/// A stage, for what is the same in all of them.
+#[derive(Clone, Copy, Debug)]
+pub enum Stage {
+    Pretrain,
+    Sft,
+    Reward,
+}
+
+impl Stage {
+    pub const ALL: [Self; 3] = [Self::Pretrain, Self::Sft, Self::Reward];
+
+    /// A configuration of ten steps with a checkpoint after every fourth.
+    pub fn toml(self) -> String {
+        match self {
+            Self::Pretrain => pretrain_toml(10),
+            Self::Sft => SFT.into(),
+            Self::Reward => REWARD.into(),
+        }
+    }
+
+    pub fn start(self, job: &Job, toml: &str) -> Result<Outcome, TrainError> {
+        match self {
+            Self::Pretrain => pretrain::run(job, &parsed::<PretrainConfig>(toml)),
+            Self::Sft => sft::run(job, &parsed::<SftConfig>(toml)),
+            Self::Reward => reward::run(job, &parsed::<RewardConfig>(toml)),
+        }
+    }
+}
+
 pub fn parsed<T>(toml: &str) -> Resolved<T>
 where
     T: serde::de::DeserializeOwned + serde::Serialize + schemars::JsonSchema,
@@ -196,6 +226,14 @@ where
 /// The configuration with one setting of `[train]` more.
 pub fn with_train(toml: &str, setting: &str) -> String {
     toml.replacen("[train]", &format!("[train]\n{setting}"), 1)
+}
+
+/// The configuration with another value of a key that it has.
+pub fn with(toml: &str, key: &str, value: &str) -> String {
+    let found = toml.lines().any(|line| line.trim().starts_with(&format!("{key} =")));
+    assert!(found, "{key} is not there");
+    let is = |line: &str| line.trim().starts_with(&format!("{key} ="));
+    toml.lines().map(|line| if is(line) { format!("{key} = {value}\n") } else { format!("{line}\n") }).collect()
 }
 
 /// The configuration without the line that sets `key`.
@@ -288,9 +326,4 @@ impl Observer for Listening {
             self.0.lock().unwrap().push(text.clone());
         }
     }
-}
-
-/// Every instruction set of this machine would do; results are compared under one.
-pub fn isa() -> Isa {
-    engine().isa()
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use hone_compute::Engine;
 use hone_generate::samples_of;
 use hone_math::Key;
-use hone_text::{Chat, Message};
+use hone_text::{Chat, Message, SkipSpecial};
 
 use super::sample::{SamplingArguments, request, stream_text};
 use crate::model::{EngineArguments, LoadedModel, ModelArguments};
@@ -46,7 +46,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let loaded = arguments.model.load(&engine)?;
     let chat = loaded.chat()?;
     let messages = arguments.system.iter().map(Message::system).collect();
-    let mut session = Session { engine: &engine, loaded: &loaded, chat, arguments, messages, turns: 0 };
+    let mut session = Session {
+        engine: &engine,
+        loaded: &loaded,
+        chat,
+        arguments,
+        messages,
+        turns: 0,
+    };
     let mut output = Output::new();
     let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
     if terminal {
@@ -55,7 +62,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mut lines = io::stdin().lock().lines();
     loop {
         if terminal {
-            output.stream(if colours() { "\x1b[1myou>\x1b[0m " } else { "you> " })?;
+            output.stream(if colours() {
+                "\x1b[1myou>\x1b[0m "
+            } else {
+                "you> "
+            })?;
         }
         let Some(line) = lines.next() else { break };
         let line = line?;
@@ -68,7 +79,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 let text = command["/system".len()..].trim();
                 session.reset((!text.is_empty()).then_some(text));
             }
-            command if command.starts_with('/') => output::note(&format!("{command}: no such command\n{HELP}")),
+            command if command.starts_with('/') => {
+                output::note(&format!("{command}: no such command\n{HELP}"))
+            }
             text => session.turn(text, &mut output)?,
         }
     }
@@ -91,14 +104,22 @@ impl Session<'_> {
         if ids.len() >= context {
             self.messages.pop();
             let used = ids.len();
-            output::note(&format!("the conversation has {used} tokens, and the model's context is {context}; /reset begins anew"));
+            output::note(&format!(
+                "the conversation has {used} tokens, and the model's context is {context}; /reset begins anew"
+            ));
             return Ok(());
         }
         let key = Key::new(self.arguments.sampling.seed, "chat", self.turns);
         self.turns += 1;
         let stop = self.chat.stop_ids()?.into();
         let request = request(self.loaded, ids.into(), key, stop, &self.arguments.sampling);
-        let (_, reply) = stream_text(self.engine, self.loaded, &samples_of(&request, 1), output)?;
+        let decoder = self.loaded.tokenizer.decode_stream(SkipSpecial::Yes);
+        let reply = stream_text(
+            self.engine,
+            self.loaded,
+            (&samples_of(&request, 1), decoder),
+            output,
+        )?;
         output.stream("\n")?;
         self.messages.push(Message::assistant(reply));
         Ok(())

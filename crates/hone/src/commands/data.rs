@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use hone_data::{
-    DataError, Demonstration, Format, Kind, Limits, Piece, Source, TokenExample, TrainedTurns, for_each_demonstration,
-    for_each_document, for_each_prompt, for_each_ranking, for_each_unpaired, inspect, preview_messages, preview_tokens,
+    DataError, Demonstration, Format, Kind, Limits, Piece, Source, TokenExample, TrainedTurns,
+    for_each_demonstration, for_each_document, for_each_prompt, for_each_ranking,
+    for_each_unpaired, inspect, preview_messages, preview_tokens,
 };
 use hone_text::{Chat, Message, SkipSpecial, Tokenizer};
 use serde_json::json;
@@ -80,7 +81,9 @@ fn parse_format(text: &str) -> Result<Format, String> {
 }
 
 fn parse_column(text: &str) -> Result<(String, String), String> {
-    let (ours, theirs) = text.split_once('=').ok_or("expected FORMAT=FILE, such as prompt=question")?;
+    let (ours, theirs) = text
+        .split_once('=')
+        .ok_or("expected FORMAT=FILE, such as prompt=question")?;
     Ok((ours.trim().into(), theirs.trim().into()))
 }
 
@@ -109,17 +112,33 @@ fn run_inspect(arguments: &FileArguments) -> Result<()> {
         return Ok(output.finish()?);
     }
     // Names as configurations spell them
-    let word = |value: serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+    let word = |value: serde_json::Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_string)
+    };
     let format = found.format.map_or("of no known format", Format::name);
     let (container, compression) = (word(json!(found.container)), word(json!(found.compression)));
-    output.line(&format!("{}: {format} ({container}, compression: {compression})", arguments.file.display()))?;
+    output.line(&format!(
+        "{}: {format} ({container}, compression: {compression})",
+        arguments.file.display()
+    ))?;
     output.line(&format!("{} rows, {} bad", found.rows, found.bad))?;
     for column in &found.columns {
-        output.line(&format!("  column {:<24} {:<10} in {} rows", column.name, column.holds, column.present))?;
+        output.line(&format!(
+            "  column {:<24} {:<10} in {} rows",
+            column.name, column.holds, column.present
+        ))?;
     }
     for l in &found.lengths {
-        let numbers = format!("{} to {}, median {}, mean {:.0}, 95% up to {}", l.min, l.max, l.median, l.mean, l.p95);
-        output.line(&format!("  {:<12} {} of {numbers} characters", l.part, l.count))?;
+        let numbers = format!(
+            "{} to {}, median {}, mean {:.0}, 95% up to {}",
+            l.min, l.max, l.median, l.mean, l.p95
+        );
+        output.line(&format!(
+            "  {:<12} {} of {numbers} characters",
+            l.part, l.count
+        ))?;
     }
     for bad in &found.samples_of_bad {
         output.line(&format!("  bad: {}", word(json!(bad))))?;
@@ -138,13 +157,23 @@ struct Example {
 
 fn run_preview(arguments: &PreviewArguments) -> Result<()> {
     let source = arguments.file.source();
-    let found = inspect(&Source { max_rows: Some(100), ..source.clone() })?;
+    let found = inspect(&Source {
+        max_rows: Some(100),
+        ..source.clone()
+    })?;
     let Some(kind) = found.kind.or(found.format.map(Format::kind)) else {
         let notes = found.notes.join("; ");
-        return Err(Failure::failed(format!("{}: of no known format: {notes}", arguments.file.file.display())).into());
+        return Err(Failure::failed(format!(
+            "{}: of no known format: {notes}",
+            arguments.file.file.display()
+        ))
+        .into());
     };
     let viewer = match &arguments.model {
-        Some(name) => Some(Viewer::new(Tokenizer::from_dir(resolve_directory(name)?)?, kind)?),
+        Some(name) => Some(Viewer::new(
+            Tokenizer::from_dir(resolve_directory(name)?)?,
+            kind,
+        )?),
         None => None,
     };
     let examples = collect(&source, (kind, found.format), arguments, viewer.as_ref())?;
@@ -153,7 +182,12 @@ fn run_preview(arguments: &PreviewArguments) -> Result<()> {
         if arguments.file.json {
             output.json(&json!({ "title": example.title, "pieces": example.pieces }))?;
         } else {
-            output.line(&format!("--- {} of {}: {}", i + 1, arguments.file.file.display(), example.title))?;
+            output.line(&format!(
+                "--- {} of {}: {}",
+                i + 1,
+                arguments.file.file.display(),
+                example.title
+            ))?;
             output.line(&painted(&example.pieces, colours()))?;
         }
     }
@@ -182,7 +216,10 @@ fn collect(
     viewer: Option<&Viewer>,
 ) -> Result<Vec<Example>> {
     let most = arguments.limit as u64;
-    let source = Source { max_rows: Some(source.max_rows.unwrap_or(u64::MAX).min(most.max(1) * 4)), ..source.clone() };
+    let source = Source {
+        max_rows: Some(source.max_rows.unwrap_or(u64::MAX).min(most.max(1) * 4)),
+        ..source.clone()
+    };
     let mut examples = Vec::new();
     let mut failure = None;
     let mut add = |made: Result<Vec<Example>>| match made {
@@ -199,21 +236,48 @@ fn collect(
     let turns = arguments.turns;
     match kind {
         Kind::Text => for_each_document(&source, &limits, &mut |d| add(document(&d.text, viewer))),
-        Kind::Conversations => for_each_demonstration(&source, &limits, &mut |d| add(demonstration(&d, turns, viewer))),
-        Kind::Preferences if format == Some(Format::Unpaired) => for_each_unpaired(&source, &limits, &mut |row| {
-            let mut messages = row.prompt;
-            messages.push(hone_data::Message::assistant(row.completion));
-            let title = if row.label { "desirable" } else { "undesirable" };
-            let made = demonstration(&Demonstration { messages, ..Demonstration::default() }, TurnsArgument::Last, viewer);
-            add(made.map(|made| made.into_iter().map(|e| Example { title: title.into(), ..e }).collect()))
+        Kind::Conversations => for_each_demonstration(&source, &limits, &mut |d| {
+            add(demonstration(&d, turns, viewer))
         }),
+        Kind::Preferences if format == Some(Format::Unpaired) => {
+            for_each_unpaired(&source, &limits, &mut |row| {
+                let mut messages = row.prompt;
+                messages.push(hone_data::Message::assistant(row.completion));
+                let title = if row.label {
+                    "desirable"
+                } else {
+                    "undesirable"
+                };
+                let made = demonstration(
+                    &Demonstration {
+                        messages,
+                        ..Demonstration::default()
+                    },
+                    TurnsArgument::Last,
+                    viewer,
+                );
+                add(made.map(|made| {
+                    made.into_iter()
+                        .map(|e| Example {
+                            title: title.into(),
+                            ..e
+                        })
+                        .collect()
+                }))
+            })
+        }
         Kind::Preferences => for_each_ranking(&source, &limits, &mut |ranking| {
             let mut made = Vec::new();
             for (place, group) in ranking.groups.iter().enumerate() {
                 for &response in group {
                     let mut messages = ranking.prompt.clone();
-                    messages.push(hone_data::Message::assistant(ranking.responses[response].as_str()));
-                    let reply = Demonstration { messages, ..Demonstration::default() };
+                    messages.push(hone_data::Message::assistant(
+                        ranking.responses[response].as_str(),
+                    ));
+                    let reply = Demonstration {
+                        messages,
+                        ..Demonstration::default()
+                    };
                     match demonstration(&reply, TurnsArgument::Last, viewer) {
                         Ok(shown) => made.extend(shown.into_iter().map(|e| Example {
                             title: format!("place {} of {}", place + 1, ranking.groups.len()),
@@ -227,8 +291,17 @@ fn collect(
         }),
         Kind::Prompts => for_each_prompt(&source, &limits, &mut |prompt| {
             let pieces = preview_messages(&prompt.input.to_messages(), TrainedTurns::AllReplies);
-            let pieces = pieces.into_iter().map(|piece| Piece { trained: false, ..piece }).collect();
-            add(Ok(vec![Example { title: "prompt".into(), pieces }]))
+            let pieces = pieces
+                .into_iter()
+                .map(|piece| Piece {
+                    trained: false,
+                    ..piece
+                })
+                .collect();
+            add(Ok(vec![Example {
+                title: "prompt".into(),
+                pieces,
+            }]))
         }),
     }?;
     if let Some(error) = failure {
@@ -242,25 +315,47 @@ fn document(text: &str, viewer: Option<&Viewer>) -> Result<Vec<Example>> {
     // The beginning says enough
     let shown: String = text.chars().take(2000).collect();
     let pieces = match viewer {
-        None => vec![Piece { text: shown, trained: true }],
+        None => vec![Piece {
+            text: shown,
+            trained: true,
+        }],
         Some(viewer) => viewer.tokens(viewer.tokenizer.encode_ordinary(&shown)?, |_| true),
     };
-    let title = if text.len() > 2000 { "document, its beginning" } else { "document" };
-    Ok(vec![Example { title: title.into(), pieces }])
+    let title = if text.len() > 2000 {
+        "document, its beginning"
+    } else {
+        "document"
+    };
+    Ok(vec![Example {
+        title: title.into(),
+        pieces,
+    }])
 }
 
-fn demonstration(d: &Demonstration, turns: TurnsArgument, viewer: Option<&Viewer>) -> Result<Vec<Example>> {
+fn demonstration(
+    d: &Demonstration,
+    turns: TurnsArgument,
+    viewer: Option<&Viewer>,
+) -> Result<Vec<Example>> {
     let pieces = match viewer {
-        None => preview_messages(
-            &d.messages,
-            match turns {
+        None => {
+            let turns = match turns {
                 TurnsArgument::All => TrainedTurns::AllReplies,
                 TurnsArgument::Last => TrainedTurns::LastReply,
-            },
-        ),
+            };
+            let mut pieces = preview_messages(&d.messages, turns);
+            // Two pieces a turn, the first of which names the role
+            for role in pieces.iter_mut().step_by(2).skip(1) {
+                role.text.insert(0, '\n');
+            }
+            pieces
+        }
         Some(viewer) => viewer.conversation(d, turns)?,
     };
-    Ok(vec![Example { title: format!("{} turns", d.messages.len()), pieces }])
+    Ok(vec![Example {
+        title: format!("{} turns", d.messages.len()),
+        pieces,
+    }])
 }
 
 /// Shows examples as the model gets them.
@@ -271,25 +366,44 @@ struct Viewer {
 
 impl Viewer {
     fn new(tokenizer: Tokenizer, kind: Kind) -> Result<Self> {
-        let chat = if kind == Kind::Text { None } else { Some(Chat::new(&tokenizer)?) };
+        let chat = if kind == Kind::Text {
+            None
+        } else {
+            Some(Chat::new(&tokenizer)?)
+        };
         Ok(Self { tokenizer, chat })
     }
 
     fn conversation(&self, d: &Demonstration, turns: TurnsArgument) -> Result<Vec<Piece>> {
-        let Some(chat) = &self.chat else { return Ok(Vec::new()) };
-        let messages: Vec<Message> = d.messages.iter().map(|m| Message::new(&m.role, &m.content)).collect();
+        let Some(chat) = &self.chat else {
+            return Ok(Vec::new());
+        };
+        let messages: Vec<Message> = d
+            .messages
+            .iter()
+            .map(|m| Message::new(&m.role, &m.content))
+            .collect();
         let turns = match turns {
             TurnsArgument::All => hone_text::TrainedTurns::All,
             TurnsArgument::Last => hone_text::TrainedTurns::Last,
         };
         let tokens = chat.encode(&messages, turns)?;
-        let trained = |i: usize| tokens.spans.iter().any(|span| (span.start..span.end).contains(&i));
+        let trained = |i: usize| {
+            tokens
+                .spans
+                .iter()
+                .any(|span| (span.start..span.end).contains(&i))
+        };
         Ok(self.tokens(tokens.ids.clone(), trained))
     }
 
     fn tokens(&self, ids: Vec<u32>, trained: impl Fn(usize) -> bool) -> Vec<Piece> {
         let trained = (0..ids.len()).map(trained).collect();
-        let decode = |ids: &[u32]| self.tokenizer.decode(ids, SkipSpecial::No).unwrap_or_default();
+        let decode = |ids: &[u32]| {
+            self.tokenizer
+                .decode(ids, SkipSpecial::No)
+                .unwrap_or_default()
+        };
         preview_tokens(&TokenExample { ids, trained }, decode)
     }
 }
@@ -300,8 +414,20 @@ mod tests {
 
     #[test]
     fn trained_pieces_stand_out() {
-        let pieces = [Piece { text: "user: a ".into(), trained: false }, Piece { text: "b".into(), trained: true }];
+        let pieces = [
+            Piece {
+                text: "user: a ".into(),
+                trained: false,
+            },
+            Piece {
+                text: "b".into(),
+                trained: true,
+            },
+        ];
         assert_eq!(painted(&pieces, false), "user: a [b]");
-        assert_eq!(painted(&pieces, true), "\x1b[2muser: a \x1b[0m\x1b[32mb\x1b[0m");
+        assert_eq!(
+            painted(&pieces, true),
+            "\x1b[2muser: a \x1b[0m\x1b[32mb\x1b[0m"
+        );
     }
 }

@@ -29,7 +29,10 @@ const SECONDS: f64 = 0.5;
 pub fn run(arguments: &Arguments) -> Result<()> {
     let engine = arguments.engine.engine()?;
     let (isa, threads) = (engine.isa(), engine.threads());
-    let sets: Vec<_> = Isa::ALL.iter().map(|set| json!({ "name": set.name(), "here": how(*set), "chosen": *set == isa })).collect();
+    let sets: Vec<_> = Isa::ALL
+        .iter()
+        .map(|set| json!({ "name": set.name(), "here": how(*set), "chosen": *set == isa }))
+        .collect();
     let memory = machine::memory_bytes();
     let mut report = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -43,7 +46,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !arguments.quick {
         let size = if isa == Isa::Portable { 512 } else { 1536 };
         let speed = |precision| machine::matrix_speed(isa, precision, threads, size, SECONDS);
-        report["matrix_gflops"] = json!({ "bf16": speed(Precision::Bf16), "f32": speed(Precision::F32), "size": size });
+        report["matrix_gflops"] =
+            json!({ "bf16": speed(Precision::Bf16), "f32": speed(Precision::F32), "size": size });
         report["memory_gb_per_second"] = json!(machine::read_speed(threads, 512 << 20, 3));
     }
     let mut output = Output::new();
@@ -53,21 +57,47 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut line = |name: &str, text: String| output.line(&format!("{name:<18} {text}"));
     line("hone", env!("CARGO_PKG_VERSION").into())?;
-    line("processor", machine::processor().unwrap_or_else(|| "unknown".into()))?;
+    line(
+        "processor",
+        machine::processor().unwrap_or_else(|| "unknown".into()),
+    )?;
     for set in Isa::ALL {
         let chosen = if set == isa { ", in use" } else { "" };
-        line(if set == Isa::ALL[0] { "instruction sets" } else { "" }, format!("{:<11} {}{chosen}", set.name(), how(set)))?;
+        line(
+            if set == Isa::ALL[0] {
+                "instruction sets"
+            } else {
+                ""
+            },
+            format!("{:<11} {}{chosen}", set.name(), how(set)),
+        )?;
     }
     line("threads", threads.to_string())?;
     if let Some((total, available)) = memory {
-        line("memory", format!("{:.1} GB, {:.1} GB available", total as f64 / 1e9, available as f64 / 1e9))?;
+        line(
+            "memory",
+            format!(
+                "{:.1} GB, {:.1} GB available",
+                total as f64 / 1e9,
+                available as f64 / 1e9
+            ),
+        )?;
     }
     if !arguments.quick {
         let speed = &report["matrix_gflops"];
         let number = |value: &serde_json::Value| value.as_f64().unwrap_or_default();
         let (bf16, f32) = (number(&speed["bf16"]), number(&speed["f32"]));
-        line("matrix products", format!("{bf16:.0} GFLOP/s in bf16, {f32:.0} in f32 ({0} x {0})", speed["size"]))?;
-        line("memory reads", format!("{:.1} GB/s", number(&report["memory_gb_per_second"])))?;
+        line(
+            "matrix products",
+            format!(
+                "{bf16:.0} GFLOP/s in bf16, {f32:.0} in f32 ({0} x {0})",
+                speed["size"]
+            ),
+        )?;
+        line(
+            "memory reads",
+            format!("{:.1} GB/s", number(&report["memory_gb_per_second"])),
+        )?;
     }
     Ok(output.finish()?)
 }

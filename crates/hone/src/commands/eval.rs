@@ -77,10 +77,16 @@ fn run_bits_per_byte(arguments: &BitsPerByteArguments) -> Result<()> {
     let engine = arguments.engine.engine()?;
     let loaded = arguments.model.load(&engine)?;
     let Some(separator) = loaded.tokenizer.document_separator() else {
-        let text = format!("{}: the tokenizer has no <|endoftext|>, bos or eos to begin a document with", loaded.tokenizer_directory.display());
+        let text = format!(
+            "{}: the tokenizer has no <|endoftext|>, bos or eos to begin a document with",
+            loaded.tokenizer_directory.display()
+        );
         return Err(Failure::failed(text).into());
     };
-    let mut report = Report { all: BitsPerByte::default(), files: Vec::new() };
+    let mut report = Report {
+        all: BitsPerByte::default(),
+        files: Vec::new(),
+    };
     for path in &arguments.data {
         let read = load_documents(&Source::new(path))?;
         for sentence in &read.report.notes {
@@ -93,13 +99,21 @@ fn run_bits_per_byte(arguments: &BitsPerByteArguments) -> Result<()> {
         let mut encoded = Vec::with_capacity(documents.len());
         for document in documents {
             let ids = loaded.tokenizer.encode_ordinary(&document.text)?;
-            encoded.push(TokenDocument { ids, bytes: document.text.len() as u64 });
+            encoded.push(TokenDocument {
+                ids,
+                bytes: document.text.len() as u64,
+            });
         }
         let total = encoded.iter().map(|d| d.ids.len() as u64).sum();
         let mut progress = Progress::new("tokens", total);
-        let measured = bits_per_byte(&engine, &loaded.model, separator, &encoded, &mut |done| progress.set(done, done))?;
+        let measured = bits_per_byte(&engine, &loaded.model, separator, &encoded, &mut |done| {
+            progress.set(done, done)
+        })?;
         report.all = report.all.joined(&measured);
-        report.files.push(FileReport { path: path.clone(), measured });
+        report.files.push(FileReport {
+            path: path.clone(),
+            measured,
+        });
     }
     let mut output = Output::new();
     if arguments.json {
@@ -116,6 +130,14 @@ fn run_bits_per_byte(arguments: &BitsPerByteArguments) -> Result<()> {
 }
 
 fn line(name: &str, measured: &BitsPerByte) -> String {
-    let BitsPerByte { bits_per_byte, tokens, bytes, documents, .. } = measured;
-    format!("{name}: {bits_per_byte:.4} bits a byte ({documents} documents, {bytes} bytes, {tokens} tokens)")
+    let BitsPerByte {
+        bits_per_byte,
+        tokens,
+        bytes,
+        documents,
+        ..
+    } = measured;
+    format!(
+        "{name}: {bits_per_byte:.4} bits a byte ({documents} documents, {bytes} bytes, {tokens} tokens)"
+    )
 }

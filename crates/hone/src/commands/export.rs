@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use hone_compute::Engine;
 use hone_generate::logprobs_of;
 use hone_math::Key;
-use hone_model::{Dtype, Transformer, load};
+use hone_model::{Dtype, Transformer, load, load_adapter};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -54,6 +54,9 @@ pub struct Arguments {
     /// The largest difference of log-probabilities that is let pass [default: 0.001 for f32, else none]
     #[arg(long, value_name = "NATS")]
     tolerance: Option<f64>,
+    /// Writes the adapter alone, in PEFT layout, instead of merging it
+    #[arg(long)]
+    unmerged: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -96,39 +99,79 @@ struct Comparison {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     check_output_directory(out)?;
-    let engine = EngineArguments { precision: arguments.precision, threads: arguments.threads }.engine()?;
-    let loaded = arguments.model.load(&engine)?;
-    if fs::canonicalize(out).is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out)) {
-        return Err(Failure::usage(format!("{}: the model itself; expected another folder", out.display())).into());
+    let engine = EngineArguments {
+        precision: arguments.precision,
+        threads: arguments.threads,
     }
-    let merged = loaded.model.adapter().is_some().then(|| loaded.model.duplicate(&engine).merge_adapter(&engine));
-    let writes = Writes { engine: &engine, loaded: &loaded, model: merged.as_ref().unwrap_or(&loaded.model) };
+    .engine()?;
+    let loaded = arguments.model.load(&engine)?;
+    if fs::canonicalize(out)
+        .is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out))
+    {
+        return Err(Failure::usage(format!(
+            "{}: the model itself; expected another folder",
+            out.display()
+        ))
+        .into());
+    }
+    if arguments.unmerged && loaded.model.adapter().is_none() {
+        let failure = Failure::usage("--unmerged writes an adapter, and the model has none");
+        return Err(failure.hint("name its directory by --adapter").into());
+    }
+    let merges = !arguments.unmerged && loaded.model.adapter().is_some();
+    let merged = merges.then(|| loaded.model.duplicate(&engine).merge_adapter(&engine));
+    let writes = Writes {
+        engine: &engine,
+        loaded: &loaded,
+        model: merged.as_ref().unwrap_or(&loaded.model),
+    };
     hone_run::publish_dir(out, &mut |folder| {
-        writes.all(folder, arguments.dtype).map_err(|source| hone_run::Error::Io {
+        let written = if arguments.unmerged {
+            writes.adapter(folder)
+        } else {
+            writes.model(folder, arguments.dtype)
+        };
+        written.map_err(|source| hone_run::Error::Io {
             action: "write the model",
             path: folder.to_path_buf(),
             source,
         })
     })?;
     drop(merged);
-    let (written, _) = load(&engine, out)?;
+    let written = if arguments.unmerged {
+        let (mut base, _) = load(&engine, &loaded.directory)?;
+        load_adapter(&engine, &mut base, out)?;
+        base
+    } else {
+        load(&engine, out)?.0
+    };
     let compared = compare(&engine, &loaded.model, &written);
     let mut output = Output::new();
     if arguments.json {
         output.json(&json!({
-            "out": out, "dtype": arguments.dtype.name(), "merged": loaded.model.adapter().is_some(),
+            "out": out, "dtype": arguments.dtype.name(), "merged": merges,
             "tokens": compared.tokens, "largest_difference": compared.largest, "mean_difference": compared.mean,
         }))?;
     } else {
-        let Comparison { tokens, largest, mean } = compared;
+        let Comparison {
+            tokens,
+            largest,
+            mean,
+        } = compared;
         output.line(&format!("{}: {}", out.display(), arguments.dtype.name()))?;
         output.line(&format!("largest difference of log-probabilities: {largest:.3e} nats over {tokens} tokens (mean {mean:.3e})"))?;
     }
     output.finish()?;
-    let tolerance = arguments.tolerance.or((arguments.dtype == DtypeArgument::F32).then_some(1e-3));
+    let tolerance = arguments
+        .tolerance
+        .or((arguments.dtype == DtypeArgument::F32).then_some(1e-3));
     match tolerance {
         Some(tolerance) if compared.largest.is_nan() || compared.largest > tolerance => {
-            let text = format!("{}: differs from the original by {:.3e} nats; at most {tolerance:.3e} was to pass", out.display(), compared.largest);
+            let text = format!(
+                "{}: differs from the original by {:.3e} nats; at most {tolerance:.3e} was to pass",
+                out.display(),
+                compared.largest
+            );
             Err(Failure::expectation(text).into())
         }
         _ => Ok(()),
@@ -142,8 +185,22 @@ struct Writes<'a> {
 }
 
 impl Writes<'_> {
-    fn all(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
-        let mut config: Value = serde_json::from_str(&self.model.config_json(&self.loaded.config.tokens))?;
+    /// The adapter in PEFT's layout, on the base model as it stands here.
+    fn adapter(&self, folder: &Path) -> io::Result<()> {
+        let base = fs::canonicalize(&self.loaded.directory)?;
+        let config = self.model.adapter_json(&base.to_string_lossy());
+        fs::write(
+            folder.join("adapter_config.json"),
+            config.unwrap_or_default(),
+        )?;
+        let mut file = BufWriter::new(File::create(folder.join("adapter_model.safetensors"))?);
+        self.model.write_adapter(self.engine, &mut file)?;
+        file.flush()
+    }
+
+    fn model(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
+        let mut config: Value =
+            serde_json::from_str(&self.model.config_json(&self.loaded.config.tokens))?;
         for key in ["dtype", "torch_dtype"] {
             config[key] = json!(dtype.name());
         }
@@ -151,11 +208,15 @@ impl Writes<'_> {
         text.push('\n');
         fs::write(folder.join("config.json"), text)?;
         let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
-        self.model.write_weights(self.engine, dtype.dtype(), &mut file)?;
+        self.model
+            .write_weights(self.engine, dtype.dtype(), &mut file)?;
         file.flush()?;
         let from = &self.loaded.tokenizer_directory;
         if !from.join("tokenizer.json").is_file() {
-            self.loaded.tokenizer.save(folder).map_err(io::Error::other)?;
+            self.loaded
+                .tokenizer
+                .save(folder)
+                .map_err(io::Error::other)?;
         }
         for name in TOKENIZER_FILES {
             let path = from.join(name);
@@ -176,17 +237,32 @@ fn compare(engine: &Engine, original: &Transformer, written: &Transformer) -> Co
     let length = LENGTH.min(architecture.context);
     let drawn = |sequence: u64| -> Vec<u32> {
         let key = Key::new(1, "export", sequence);
-        (0..length as u64).map(|i| key.below(i, architecture.vocab_size as u64) as u32).collect()
+        (0..length as u64)
+            .map(|i| key.below(i, architecture.vocab_size as u64) as u32)
+            .collect()
     };
     let sequences: Vec<Vec<u32>> = (0..SEQUENCES).map(drawn).collect();
     let slices: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let numbers = |model: &Transformer| -> Vec<f32> {
-        logprobs_of(engine, model, &slices, 1.0).into_iter().flat_map(|scores| scores.logprobs).collect()
+        logprobs_of(engine, model, &slices, 1.0)
+            .into_iter()
+            .flat_map(|scores| scores.logprobs)
+            .collect()
     };
     let (before, after) = (numbers(original), numbers(written));
-    let differences: Vec<f64> = before.iter().zip(&after).map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs()).collect();
+    let differences: Vec<f64> = before
+        .iter()
+        .zip(&after)
+        .map(|(&a, &b)| (f64::from(a) - f64::from(b)).abs())
+        .collect();
     // Not f64::max, which passes NaN over
-    let largest = differences.iter().fold(0.0, |m: f64, &x| if x > m || x.is_nan() { x } else { m });
+    let largest = differences
+        .iter()
+        .fold(0.0, |m: f64, &x| if x > m || x.is_nan() { x } else { m });
     let mean = differences.iter().sum::<f64>() / differences.len().max(1) as f64;
-    Comparison { tokens: differences.len(), largest, mean }
+    Comparison {
+        tokens: differences.len(),
+        largest,
+        mean,
+    }
 }

@@ -30,7 +30,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE.jsonl")]
     input: PathBuf,
     /// Divides the logits
-    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature, allow_negative_numbers = true)]
     temperature: f32,
     /// One JSON object a line: {"ids":[...],"logprobs":[null,...]}
     #[arg(long)]
@@ -74,12 +74,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         for (ids, score) in block.iter().zip(scores) {
             if arguments.json {
                 let first = ids.first().map(|_| None);
-                let logprobs = first.into_iter().chain(score.logprobs.into_iter().map(Some)).collect();
+                let logprobs = first
+                    .into_iter()
+                    .chain(score.logprobs.into_iter().map(Some))
+                    .collect();
                 output.json(&Scored { ids, logprobs })?;
             } else {
                 let sum: f64 = score.logprobs.iter().map(|&x| f64::from(x)).sum();
                 let mean = sum / score.logprobs.len().max(1) as f64;
-                output.line(&format!("{} tokens, log-probability {sum:.4}, {mean:.4} a token", ids.len()))?;
+                output.line(&format!(
+                    "{} tokens, log-probability {sum:.4}, {mean:.4} a token",
+                    ids.len()
+                ))?;
             }
             tokens += ids.len() as u64;
         }
@@ -96,8 +102,16 @@ fn encode(loaded: &LoadedModel, input: &Input, place: &str) -> Result<Vec<u32>> 
     let at = |error: hone_text::TextError| Failure::failed(format!("{place}: {error}"));
     let tokenizer = &loaded.tokenizer;
     let ids = match input {
-        Input { text: Some(text), prompt: None, completion: None } => tokenizer.encode(text, AddSpecial::Yes).map_err(at)?,
-        Input { text: None, prompt: Some(prompt), completion: Some(completion) } => {
+        Input {
+            text: Some(text),
+            prompt: None,
+            completion: None,
+        } => tokenizer.encode(text, AddSpecial::Yes).map_err(at)?,
+        Input {
+            text: None,
+            prompt: Some(prompt),
+            completion: Some(completion),
+        } => {
             let mut ids = tokenizer.encode(prompt, AddSpecial::Yes).map_err(at)?;
             ids.extend(tokenizer.encode(completion, AddSpecial::No).map_err(at)?);
             ids

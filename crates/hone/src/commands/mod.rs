@@ -2,12 +2,16 @@
 
 pub mod bench;
 pub mod chat;
+pub mod config;
 pub mod data;
 pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod logprobs;
+pub mod quickstart;
+pub mod recipe;
 pub mod sample;
 pub mod score;
+pub mod stage;
 pub mod tokenizer;
 pub mod world;

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use hone_compute::{Engine, SamplingParameters};
-use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of};
+use hone_generate::{
+    Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of,
+};
 use hone_math::Key;
-use hone_text::{AddSpecial, Message, SkipSpecial, Tokenizer};
+use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial, Tokenizer};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -30,7 +32,12 @@ pub struct Arguments {
     #[command(flatten)]
     engine: EngineArguments,
     /// The prompt, taken as it stands
-    #[arg(long, conflicts_with = "input", required_unless_present = "input", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        conflicts_with = "input",
+        required_unless_present = "input",
+        allow_hyphen_values = true
+    )]
     prompt: Option<String>,
     /// JSON lines of {"prompt"} or {"messages"}; - is stdin
     #[arg(long, value_name = "FILE.jsonl")]
@@ -52,16 +59,16 @@ pub struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArguments {
     /// Divides the logits; 0 takes the most probable token
-    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Draws from the K most probable tokens only
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     pub top_k: Option<u32>,
     /// Draws from the most probable tokens that together reach this probability
-    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_top_p)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = parse_top_p, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Draws from tokens at least this probable relative to the most probable
-    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = parse_min_p)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = parse_min_p, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Ends a completion where this text comes; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -82,15 +89,21 @@ fn parse_number(text: &str, expected: &str, holds: impl Fn(f32) -> bool) -> Resu
 }
 
 fn parse_temperature(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number of at least 0", |x| x >= 0.0 && x.is_finite())
+    parse_number(text, "a number of at least 0", |x| {
+        x >= 0.0 && x.is_finite()
+    })
 }
 
 fn parse_top_p(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number above 0 and at most 1", |x| x > 0.0 && x <= 1.0)
+    parse_number(text, "a number above 0 and at most 1", |x| {
+        x > 0.0 && x <= 1.0
+    })
 }
 
 fn parse_min_p(text: &str) -> Result<f32, String> {
-    parse_number(text, "a number of at least 0 and at most 1", |x| (0.0..=1.0).contains(&x))
+    parse_number(text, "a number of at least 0 and at most 1", |x| {
+        (0.0..=1.0).contains(&x)
+    })
 }
 
 /// A row of the input.
@@ -120,7 +133,10 @@ struct Prepared {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let rows = match (&arguments.prompt, &arguments.input) {
-        (Some(text), _) => vec![Row { value: Prompt::Text(text.clone()), place: "--prompt".into() }],
+        (Some(text), _) => vec![Row {
+            value: Prompt::Text(text.clone()),
+            place: "--prompt".into(),
+        }],
         (None, Some(path)) => read_prompts(path)?,
         (None, None) => return Err(Failure::usage("neither --prompt nor --input").into()),
     };
@@ -128,15 +144,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let loaded = arguments.model.load(&engine)?;
     let prepared = prepare(&loaded, rows, &arguments.sampling)?;
     if let ([only], 1, false) = (prepared.as_slice(), arguments.n, arguments.json) {
-        return stream(&engine, &loaded, &only.request, &arguments.sampling.stop);
+        return stream(&engine, &loaded, only, &arguments.sampling.stop);
     }
     let n = arguments.n as usize;
     let mut progress = Progress::new("completions", (prepared.len() * n) as u64);
     let (mut output, mut done, mut tokens) = (Output::new(), 0, 0);
-    let options = GeneratorOptions { max_batch: arguments.batch as usize, ..GeneratorOptions::default() };
+    let options = GeneratorOptions {
+        max_batch: arguments.batch as usize,
+        ..GeneratorOptions::default()
+    };
     let generator = Generator::new(&engine, &loaded.model, options);
     for block in prepared.chunks((BLOCK / n).max(1)) {
-        let requests: Vec<Request> = block.iter().flat_map(|p| samples_of(&p.request, n)).collect();
+        let requests: Vec<Request> = block
+            .iter()
+            .flat_map(|p| samples_of(&p.request, n))
+            .collect();
         let completions = generator.run_with(&requests, &mut |event| {
             tokens += 1;
             done += u64::from(event.finish.is_some());
@@ -145,7 +167,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         })?;
         for (i, completion) in completions.iter().enumerate() {
             let of = &block[i / n];
-            let text = completion_text(&loaded.tokenizer, completion, &arguments.sampling.stop)?;
+            let text =
+                completion_text(&loaded.tokenizer, of, completion, &arguments.sampling.stop)?;
             if arguments.json {
                 output.json(&Sampled {
                     prompt: &of.prompt,
@@ -168,17 +191,40 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 fn read_prompts(path: &std::path::Path) -> Result<Vec<Row<Prompt>>> {
     const EXPECTED: &str = r#"{"prompt"} or {"messages"}"#;
     let prompt = |row: Row<Input>| match (row.value.prompt, row.value.messages) {
-        (Some(prompt), None) => Ok(Row { value: prompt, place: row.place }),
-        (None, Some(messages)) => Ok(Row { value: Prompt::Messages(messages), place: row.place }),
-        (Some(_), Some(_)) => Err(Failure::failed(format!("{}: both `prompt` and `messages`; expected {EXPECTED}", row.place))),
-        (None, None) => Err(Failure::failed(format!("{}: neither `prompt` nor `messages`; expected {EXPECTED}", row.place))),
+        (Some(prompt), None) => Ok(Row {
+            value: prompt,
+            place: row.place,
+        }),
+        (None, Some(messages)) => Ok(Row {
+            value: Prompt::Messages(messages),
+            place: row.place,
+        }),
+        (Some(_), Some(_)) => Err(Failure::failed(format!(
+            "{}: both `prompt` and `messages`; expected {EXPECTED}",
+            row.place
+        ))),
+        (None, None) => Err(Failure::failed(format!(
+            "{}: neither `prompt` nor `messages`; expected {EXPECTED}",
+            row.place
+        ))),
     };
     let rows = read_rows(path, EXPECTED)?;
     Ok(rows.into_iter().map(prompt).collect::<Result<_, _>>()?)
 }
 
-fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArguments) -> Result<Vec<Prepared>> {
-    let chat = if rows.iter().any(|row| matches!(row.value, Prompt::Messages(_))) { Some(loaded.chat()?) } else { None };
+fn prepare(
+    loaded: &LoadedModel,
+    rows: Vec<Row<Prompt>>,
+    sampling: &SamplingArguments,
+) -> Result<Vec<Prepared>> {
+    let chat = if rows
+        .iter()
+        .any(|row| matches!(row.value, Prompt::Messages(_)))
+    {
+        Some(loaded.chat()?)
+    } else {
+        None
+    };
     let raw_stop = raw_stop_tokens(loaded);
     let chat_stop: Arc<[u32]> = match &chat {
         Some(chat) => chat.stop_ids()?.into(),
@@ -189,9 +235,14 @@ fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArgu
     for (index, row) in rows.into_iter().enumerate() {
         let at = |error: hone_text::TextError| Failure::failed(format!("{}: {error}", row.place));
         let (ids, stop) = match (&row.value, &chat) {
-            (Prompt::Messages(messages), Some(chat)) => (chat.prompt_ids(messages).map_err(at)?, &chat_stop),
+            (Prompt::Messages(messages), Some(chat)) => {
+                (chat.prompt_ids(messages).map_err(at)?, &chat_stop)
+            }
             (Prompt::Messages(_), None) => return Err(Failure::failed("no chat template").into()),
-            (Prompt::Text(text), _) => (loaded.tokenizer.encode(text, AddSpecial::Yes).map_err(at)?, &raw_stop),
+            (Prompt::Text(text), _) => (
+                loaded.tokenizer.encode(text, AddSpecial::Yes).map_err(at)?,
+                &raw_stop,
+            ),
         };
         let ids = or_separator(loaded, ids, &row.place)?;
         let context = loaded.model.architecture().context;
@@ -203,8 +254,17 @@ fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArgu
             );
             return Err(Failure::failed(text).hint("shorten the prompt").into());
         }
-        let request = request(loaded, ids.into(), key.child(index as u64), Arc::clone(stop), sampling);
-        prepared.push(Prepared { prompt: row.value, request });
+        let request = request(
+            loaded,
+            ids.into(),
+            key.child(index as u64),
+            Arc::clone(stop),
+            sampling,
+        );
+        prepared.push(Prepared {
+            prompt: row.value,
+            request,
+        });
     }
     Ok(prepared)
 }
@@ -216,7 +276,10 @@ fn or_separator(loaded: &LoadedModel, ids: Vec<u32>, place: &str) -> Result<Vec<
     }
     match loaded.tokenizer.document_separator() {
         Some(separator) => Ok(vec![separator]),
-        None => Err(Failure::failed(format!("{place}: the prompt has no token; expected at least one")).into()),
+        None => Err(Failure::failed(format!(
+            "{place}: the prompt has no token; expected at least one"
+        ))
+        .into()),
     }
 }
 
@@ -259,11 +322,32 @@ pub fn request(
     }
 }
 
-/// The text of a completion: without control tokens, and up to the stop text that ended it.
-fn completion_text(tokenizer: &Tokenizer, completion: &Completion, stop: &[String]) -> Result<String> {
-    let mut text = tokenizer.decode(&completion.ids, SkipSpecial::Yes)?;
+/// The text of a completion: without control tokens, and up to the stop text that ended it. After a raw prompt it is what
+/// the whole text has beyond the prompt's, so that the first space is kept.
+fn completion_text(
+    tokenizer: &Tokenizer,
+    of: &Prepared,
+    completion: &Completion,
+    stop: &[String],
+) -> Result<String> {
+    let decode = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
+    let mut text = match &of.prompt {
+        Prompt::Messages(_) => decode(&completion.ids)?,
+        Prompt::Text(_) => {
+            let prompt = decode(&of.request.prompt)?;
+            let whole = decode(&[&of.request.prompt, completion.ids.as_slice()].concat())?;
+            match whole.strip_prefix(&prompt) {
+                Some(rest) => rest.to_string(),
+                None => decode(&completion.ids)?,
+            }
+        }
+    };
     if completion.finish == FinishReason::Stop
-        && let Some(end) = stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| text.find(stop.as_str())).min()
+        && let Some(end) = stop
+            .iter()
+            .filter(|stop| !stop.is_empty())
+            .filter_map(|stop| text.find(stop.as_str()))
+            .min()
     {
         text.truncate(end);
     }
@@ -271,32 +355,43 @@ fn completion_text(tokenizer: &Tokenizer, completion: &Completion, stop: &[Strin
 }
 
 /// One completion, shown as it comes.
-fn stream(engine: &Engine, loaded: &LoadedModel, request: &Request, stop: &[String]) -> Result<()> {
+fn stream(engine: &Engine, loaded: &LoadedModel, of: &Prepared, stop: &[String]) -> Result<()> {
     let mut output = Output::new();
     // The same request as the first of `samples_of`, so that the seed gives the same text
-    let requests = samples_of(request, 1);
+    let requests = samples_of(&of.request, 1);
     if !stop.is_empty() {
-        let completions = Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
-        output.line(&completion_text(&loaded.tokenizer, &completions[0], stop)?)?;
+        let completions =
+            Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
+        output.line(&completion_text(
+            &loaded.tokenizer,
+            of,
+            &completions[0],
+            stop,
+        )?)?;
         return Ok(output.finish()?);
     }
-    stream_text(engine, loaded, &requests, &mut output)?;
+    let mut decoder = loaded.tokenizer.decode_stream(SkipSpecial::Yes);
+    if let Prompt::Text(_) = of.prompt {
+        for &id in of.request.prompt.iter() {
+            decoder.push(id)?;
+        }
+    }
+    stream_text(engine, loaded, (&requests, decoder), &mut output)?;
     output.line("")?;
     Ok(output.finish()?)
 }
 
-/// Writes the text of one request's completion as it comes, and gives the completion's tokens and text.
+/// Writes the text of one request's completion as it comes out of the decoder, and gives it.
 pub fn stream_text(
     engine: &Engine,
     loaded: &LoadedModel,
-    requests: &[Request],
+    (requests, mut decoder): (&[Request], DecodeStream),
     output: &mut Output,
-) -> Result<(Vec<u32>, String)> {
-    let mut decoder = loaded.tokenizer.decode_stream(SkipSpecial::Yes);
+) -> Result<String> {
     let mut text = String::new();
     let mut failure = None;
     let generator = Generator::new(engine, &loaded.model, GeneratorOptions::default());
-    let completions = generator.run_with(requests, &mut |event| {
+    generator.run_with(requests, &mut |event| {
         let piece = decoder.push(event.token).map_err(anyhow::Error::from);
         let shown = piece.and_then(|piece| {
             text.push_str(&piece);
@@ -311,8 +406,7 @@ pub fn stream_text(
     let rest = decoder.finish()?;
     output.stream(&rest)?;
     text.push_str(&rest);
-    let ids = completions.into_iter().next().map(|c| c.ids).unwrap_or_default();
-    Ok((ids, text))
+    Ok(text)
 }
 
 /// The end of a prompt, for a person.
@@ -323,5 +417,9 @@ fn last_words(prompt: &Prompt) -> String {
     };
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let count = text.chars().count();
-    if count <= 60 { text } else { format!("...{}", text.chars().skip(count - 57).collect::<String>()) }
+    if count <= 60 {
+        text
+    } else {
+        format!("...{}", text.chars().skip(count - 57).collect::<String>())
+    }
 }

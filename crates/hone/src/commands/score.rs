@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use hone_generate::scores_of;
-use hone_text::{AddSpecial, Chat, Message, TrainedTurns};
+use hone_data::PromptInput;
+use hone_text::Message;
+use hone_train::Scorer;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 use crate::input::{Prompt, read_rows};
-use crate::model::{EngineArguments, LoadedModel, ModelArguments};
+use crate::model::{EngineArguments, ModelArguments};
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -20,7 +21,7 @@ const BLOCK: usize = 64;
 /// Scores of answers, from a reward model
 ///
 /// A conversation goes through the chat template and is scored at the end of its last reply. A string prompt and its
-/// completion are taken as they stand, tokenized apart, and scored at the last token.
+/// completion are taken as they stand, tokenized apart, and scored at an end token put after them, as in training.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -55,25 +56,34 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let engine = arguments.engine.engine()?;
     let loaded = arguments.model.load(&engine)?;
     if !loaded.model.has_head() {
-        let text = format!("{}: not a reward model: its config.json names no ...ForSequenceClassification", loaded.directory.display());
-        return Err(Failure::usage(text).hint("train one with hone reward").into());
+        let text = format!(
+            "{}: not a reward model: its config.json names no ...ForSequenceClassification",
+            loaded.directory.display()
+        );
+        return Err(Failure::usage(text)
+            .hint("train one with hone reward")
+            .into());
     }
-    let mut chat = None;
+    let context = loaded.model.architecture().context;
+    let scorer = Scorer::new(loaded.model, loaded.tokenizer)?;
     let mut sequences = Vec::with_capacity(rows.len());
     for row in rows {
-        let ids = encode(&loaded, &mut chat, row.value, &row.place)?;
-        loaded.check_length(&row.place, ids.len())?;
+        let ids = encode(&scorer, row.value, &row.place)?;
+        if ids.len() > context {
+            let text = format!("{}: {} tokens; the model's context is {context}", row.place, ids.len());
+            return Err(Failure::failed(text).into());
+        }
         sequences.push(ids);
     }
     let mut progress = Progress::new("answers", sequences.len() as u64);
     let (mut output, mut done, mut tokens) = (Output::new(), 0, 0);
     for block in sequences.chunks(BLOCK) {
         let slices: Vec<&[u32]> = block.iter().map(Vec::as_slice).collect();
-        for scored in scores_of(&engine, &loaded.model, &slices) {
+        for scored in scorer.score_tokens(&engine, &slices)? {
             if arguments.json {
-                output.json(&Score { score: scored.0 })?;
+                output.json(&Score { score: scored })?;
             } else {
-                output.line(&format!("{:.6}", scored.0))?;
+                output.line(&format!("{:.6}", scored))?;
             }
         }
         done += block.len() as u64;
@@ -84,31 +94,29 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(output.finish()?)
 }
 
-fn encode(loaded: &LoadedModel, chat: &mut Option<Chat>, input: Input, place: &str) -> Result<Vec<u32>> {
-    let at = |error: hone_text::TextError| Failure::failed(format!("{place}: {error}"));
-    let messages = match input {
-        Input { prompt: Some(Prompt::Text(prompt)), completion: Some(completion), messages: None } => {
-            let mut ids = loaded.tokenizer.encode(&prompt, AddSpecial::Yes).map_err(at)?;
-            ids.extend(loaded.tokenizer.encode(&completion, AddSpecial::No).map_err(at)?);
-            if ids.is_empty() {
-                return Err(Failure::failed(format!("{place}: no token; expected at least one")).into());
+/// The tokens that are scored, as the reward stage and PPO make them.
+fn encode(scorer: &Scorer, input: Input, place: &str) -> Result<Vec<u32>> {
+    let (prompt, response) = match input {
+        Input { prompt: Some(Prompt::Text(text)), completion: Some(completion), messages: None } => {
+            (PromptInput::Text(text), completion)
+        }
+        Input { prompt: Some(Prompt::Messages(turns)), completion: Some(completion), messages: None } => {
+            (PromptInput::Messages(turns.into_iter().map(turn).collect()), completion)
+        }
+        Input { prompt: None, completion: None, messages: Some(mut turns) } => match turns.pop() {
+            Some(last) if last.is_assistant() => {
+                (PromptInput::Messages(turns.into_iter().map(turn).collect()), last.content)
             }
-            return Ok(ids);
-        }
-        Input { prompt: Some(Prompt::Messages(mut messages)), completion: Some(completion), messages: None } => {
-            messages.push(Message::assistant(completion));
-            messages
-        }
-        Input { prompt: None, completion: None, messages: Some(messages) } => messages,
-        _ => return Err(Failure::failed(format!("{place}: other columns than {EXPECTED}")).into()),
+            _ => {
+                let text = format!("{place}: the conversation does not end with a reply; expected a last turn of the assistant");
+                return Err(Failure::failed(text).into());
+            }
+        },
+        _ => return Err(Failure::failed(format!("{place}: expected {EXPECTED}")).into()),
     };
-    let chat = match chat {
-        Some(chat) => chat,
-        None => chat.insert(loaded.chat()?),
-    };
-    let mut tokens = chat.encode(&messages, TrainedTurns::Last).map_err(at)?;
-    if let Some(reply) = tokens.spans.last() {
-        tokens.ids.truncate(reply.end);
-    }
-    Ok(tokens.ids)
+    scorer.encode(&prompt, &response).map_err(|error| Failure::failed(format!("{place}: {error}")).into())
+}
+
+fn turn(message: Message) -> hone_data::Message {
+    hone_data::Message::new(message.role, message.content)
 }

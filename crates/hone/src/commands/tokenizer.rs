@@ -83,37 +83,52 @@ fn train(arguments: &TrainArguments) -> Result<()> {
     };
     // One file at a time is in memory; the first that fails ends the text and is told of.
     let failure = RefCell::new(None);
-    let texts = arguments.files.iter().map_while(|path| match load_documents(&Source::new(path)) {
-        Ok(loaded) => {
-            let items = loaded.items;
-            output::note(&format!("{}: {} documents", path.display(), items.len()));
-            Some(items.into_iter().map(|document| document.text))
-        }
-        Err(error) => {
-            *failure.borrow_mut() = Some(error);
-            None
-        }
-    });
-    let options = TrainOptions { vocab_size: arguments.vocab_size, digits, ..TrainOptions::default() };
+    let texts = arguments
+        .files
+        .iter()
+        .map_while(|path| match load_documents(&Source::new(path)) {
+            Ok(loaded) => {
+                let items = loaded.items;
+                output::note(&format!("{}: {} documents", path.display(), items.len()));
+                Some(items.into_iter().map(|document| document.text))
+            }
+            Err(error) => {
+                *failure.borrow_mut() = Some(error);
+                None
+            }
+        });
+    let options = TrainOptions {
+        vocab_size: arguments.vocab_size,
+        digits,
+        ..TrainOptions::default()
+    };
     let trained = train_bpe(texts.flatten(), &options);
     if let Some(error) = failure.into_inner() {
         return Err(error.into());
     }
     let tokenizer = trained?;
     hone_run::publish_dir(&arguments.out, &mut |folder| {
-        tokenizer.save(folder).map(|_| ()).map_err(|error| hone_run::Error::Io {
-            action: "write the tokenizer",
-            path: folder.to_path_buf(),
-            source: std::io::Error::other(error),
-        })
+        tokenizer
+            .save(folder)
+            .map(|_| ())
+            .map_err(|error| hone_run::Error::Io {
+                action: "write the tokenizer",
+                path: folder.to_path_buf(),
+                source: std::io::Error::other(error),
+            })
     })?;
     let size = tokenizer.vocab_size();
     if size < arguments.vocab_size {
-        output::note(&format!("the text is too small for {} ids: {size}", arguments.vocab_size));
+        output::note(&format!(
+            "the text is too small for {} ids: {size}",
+            arguments.vocab_size
+        ));
     }
     let mut output = Output::new();
     if arguments.json {
-        output.json(&json!({ "out": arguments.out, "vocab_size": size, "digest": tokenizer.digest() }))?;
+        output.json(
+            &json!({ "out": arguments.out, "vocab_size": size, "digest": tokenizer.digest() }),
+        )?;
     } else {
         output.line(&format!("{}: {size} ids", arguments.out.display()))?;
     }
@@ -123,7 +138,10 @@ fn train(arguments: &TrainArguments) -> Result<()> {
 fn encode(arguments: &EncodeArguments) -> Result<()> {
     let tokenizer = hone_text::Tokenizer::from_dir(resolve_directory(&arguments.model)?)?;
     let ids = tokenizer.encode(&arguments.text, AddSpecial::Yes)?;
-    let tokens: Vec<String> = ids.iter().map(|&id| tokenizer.id_to_token(id).unwrap_or_default()).collect();
+    let tokens: Vec<String> = ids
+        .iter()
+        .map(|&id| tokenizer.id_to_token(id).unwrap_or_default())
+        .collect();
     let mut output = Output::new();
     if arguments.json {
         output.json(&json!({ "ids": ids, "tokens": tokens }))?;

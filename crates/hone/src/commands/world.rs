@@ -49,7 +49,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     if out.is_file() {
-        return Err(Failure::usage(format!("{}: a file; expected a folder to write", out.display())).into());
+        return Err(Failure::usage(format!(
+            "{}: a file; expected a folder to write",
+            out.display()
+        ))
+        .into());
     }
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     let world = World::new(arguments.seed);
@@ -59,29 +63,51 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             files.push(json!({ "path": file.path, "rows": file.documents, "bytes": file.bytes }));
         }
     }
-    let mut wrote = |name: &str, rows: usize, write: &dyn Fn(&std::path::Path) -> Result<(), hone_world::Error>| {
-        if rows == 0 {
-            return Ok(());
-        }
-        let path = out.join(name);
-        write(&path)?;
-        files.push(json!({ "path": path, "rows": rows }));
-        Ok::<(), anyhow::Error>(())
-    };
+    let mut wrote =
+        |name: &str,
+         rows: usize,
+         write: &dyn Fn(&std::path::Path) -> Result<(), hone_world::Error>| {
+            if rows == 0 {
+                return Ok(());
+            }
+            let path = out.join(name);
+            write(&path)?;
+            files.push(json!({ "path": path, "rows": rows }));
+            Ok::<(), anyhow::Error>(())
+        };
     let labeler = Labeler::new(Preferences::standard(), arguments.seed);
-    let (demonstrations, prompts, held_out) = (arguments.demonstrations, arguments.prompts, arguments.held_out);
+    let (demonstrations, prompts, held_out) = (
+        arguments.demonstrations,
+        arguments.prompts,
+        arguments.held_out,
+    );
     let (rankings, responses) = (arguments.rankings, arguments.responses as usize);
-    wrote("demonstrations.jsonl", demonstrations, &|path| world.write_demonstrations(path, demonstrations))?;
-    wrote("prompts.jsonl", prompts, &|path| world.write_prompts(path, prompts, Split::Training))?;
-    wrote("prompts-held-out.jsonl", held_out, &|path| world.write_prompts(path, held_out, Split::HeldOut))?;
-    wrote("rankings.jsonl", rankings, &|path| world.write_rankings(path, rankings, responses, &labeler))?;
+    wrote("demonstrations.jsonl", demonstrations, &|path| {
+        world.write_demonstrations(path, demonstrations)
+    })?;
+    wrote("prompts.jsonl", prompts, &|path| {
+        world.write_prompts(path, prompts, Split::Training)
+    })?;
+    wrote("prompts-held-out.jsonl", held_out, &|path| {
+        world.write_prompts(path, held_out, Split::HeldOut)
+    })?;
+    wrote("rankings.jsonl", rankings, &|path| {
+        world.write_rankings(path, rankings, responses, &labeler)
+    })?;
     let mut output = Output::new();
     if arguments.json {
         output.json(&json!({ "seed": arguments.seed, "files": files }))?;
     } else {
         for file in &files {
-            let bytes = file.get("bytes").map(|bytes| format!(", {bytes} bytes of text")).unwrap_or_default();
-            output.line(&format!("{}: {} rows{bytes}", file["path"].as_str().unwrap_or_default(), file["rows"]))?;
+            let bytes = file
+                .get("bytes")
+                .map(|bytes| format!(", {bytes} bytes of text"))
+                .unwrap_or_default();
+            output.line(&format!(
+                "{}: {} rows{bytes}",
+                file["path"].as_str().unwrap_or_default(),
+                file["rows"]
+            ))?;
         }
     }
     Ok(output.finish()?)

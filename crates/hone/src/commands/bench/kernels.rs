@@ -49,7 +49,9 @@ pub fn gemm(arguments: &GemmArguments) -> Result<()> {
     let warm_up = vec![measure(0)];
     let runs: Vec<f64> = (0..arguments.steps).map(measure).collect();
     let report = Report {
-        work: format!("matrix product {size} x {size} x {size}, {isa}, {precision:?}, {threads} threads"),
+        work: format!(
+            "matrix product {size} x {size} x {size}, {isa}, {precision:?}, {threads} threads"
+        ),
         tokens_per_second: None,
         unit: "GFLOP/s",
         warm_up,
@@ -64,7 +66,9 @@ pub fn gemm(arguments: &GemmArguments) -> Result<()> {
 pub fn memory(arguments: &MemoryArguments) -> Result<()> {
     let threads = arguments.engine.engine()?.threads();
     let bytes = arguments.bytes.max(1 << 16);
-    let runs: Vec<f64> = (0..arguments.steps).map(|_| machine::read_speed(threads, bytes, 2)).collect();
+    let runs: Vec<f64> = (0..arguments.steps)
+        .map(|_| machine::read_speed(threads, bytes, 2))
+        .collect();
     let report = Report {
         work: format!("reading {bytes} bytes, {threads} threads"),
         tokens_per_second: None,

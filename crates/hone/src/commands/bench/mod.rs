@@ -69,11 +69,24 @@ impl Report {
             output.json(self)?;
             return Ok(output.finish()?);
         }
-        let (low, high) = self.runs.iter().fold((f64::INFINITY, 0.0), |(low, high), &run| (run.min(low), run.max(high)));
+        let (low, high) = self
+            .runs
+            .iter()
+            .fold((f64::INFINITY, 0.0), |(low, high), &run| {
+                (run.min(low), run.max(high))
+            });
         output.line(&self.work)?;
-        output.line(&format!("{:.1} {} (median of {}; {low:.1} to {high:.1})", median(&self.runs), self.unit, self.runs.len()))?;
+        output.line(&format!(
+            "{:.1} {} (median of {}; {low:.1} to {high:.1})",
+            median(&self.runs),
+            self.unit,
+            self.runs.len()
+        ))?;
         if let Some(fraction) = self.fraction_of_limit {
-            output.line(&format!("{:.0}% of what this machine's matrix and memory speed allow", fraction * 100.0))?;
+            output.line(&format!(
+                "{:.0}% of what this machine's matrix and memory speed allow",
+                fraction * 100.0
+            ))?;
         }
         if let Some(bytes) = self.peak_bytes {
             output.line(&format!("{:.2} GB at most", bytes as f64 / 1e9))?;
@@ -111,7 +124,13 @@ struct Limits {
 
 impl Limits {
     fn measure(engine: &hone_compute::Engine) -> Self {
-        let flops = machine::matrix_speed(engine.isa(), engine.precision(), engine.threads(), 1024, 0.3) * 1e9;
+        let flops = machine::matrix_speed(
+            engine.isa(),
+            engine.precision(),
+            engine.threads(),
+            1024,
+            0.3,
+        ) * 1e9;
         let bytes = machine::read_speed(engine.threads(), 256 << 20, 3) * 1e9;
         Self { flops, bytes }
     }

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use hone_compute::{AdamW, Engine, Gradients, Layout, Optimizer, Precision, SamplingParameters, StepRate, Tape};
+use hone_compute::{
+    AdamW, Engine, Gradients, Layout, Optimizer, Precision, SamplingParameters, StepRate, Tape,
+};
 use hone_generate::{Generator, GeneratorOptions, Request};
 use hone_math::Key;
 use hone_model::{Tokens, Transformer};
@@ -75,14 +77,19 @@ const WARM_UP: usize = 2;
 fn check_context(model: &Transformer, tokens: usize) -> Result<()> {
     let context = model.architecture().context;
     if tokens > context {
-        return Err(Failure::usage(format!("{tokens} tokens a sequence; the model's context is {context}")).into());
+        return Err(Failure::usage(format!(
+            "{tokens} tokens a sequence; the model's context is {context}"
+        ))
+        .into());
     }
     Ok(())
 }
 
 fn random_ids(model: &Transformer, count: usize, of: u64) -> Arc<[u32]> {
     let key = Key::new(1, "bench", of);
-    (0..count as u64).map(|i| key.below(i, model.architecture().vocab_size as u64) as u32).collect()
+    (0..count as u64)
+        .map(|i| key.below(i, model.architecture().vocab_size as u64) as u32)
+        .collect()
 }
 
 /// Weights that a token is multiplied with: all but an embedding that is only looked up.
@@ -94,7 +101,10 @@ fn multiplied(model: &Transformer) -> f64 {
 fn describe(what: &str, engine: &Engine, on: &On, model: &Transformer) -> String {
     let parameters = model.parameters().count().0;
     let (isa, precision, threads) = (engine.isa(), engine.precision(), engine.threads());
-    format!("{what}, {} ({parameters} parameters), {isa}, {precision:?}, {threads} threads", on.model.model)
+    format!(
+        "{what}, {} ({parameters} parameters), {isa}, {precision:?}, {threads} threads",
+        on.model.model
+    )
 }
 
 /// Forward, backward of the cross-entropy of every next token, clipping, AdamW on all weights.
@@ -106,9 +116,17 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     model.set_recompute(arguments.recompute);
     let ids = random_ids(&model, batch * length, 0);
     // The target of a sequence's last token is no token of it: weight 0
-    let targets: Arc<[u32]> = ids.iter().cycle().skip(1).take(batch * length).copied().collect();
+    let targets: Arc<[u32]> = ids
+        .iter()
+        .cycle()
+        .skip(1)
+        .take(batch * length)
+        .copied()
+        .collect();
     let weight = 1.0 / (batch * (length - 1)) as f32;
-    let weights: Vec<f32> = (0..batch * length).map(|i| if (i + 1) % length == 0 { 0.0 } else { weight }).collect();
+    let weights: Vec<f32> = (0..batch * length)
+        .map(|i| if (i + 1) % length == 0 { 0.0 } else { weight })
+        .collect();
     let layout = Layout::whole(&vec![length; batch]);
     let asked = model.targets(&targets, 1.0);
     let mut gradients = Gradients::zeros(&engine, model.parameters());
@@ -119,16 +137,28 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
         let start = Instant::now();
         gradients.clear(&engine);
         let mut tape = Tape::training(&engine, model.parameters());
-        let hidden = model.hidden(&mut tape, &Tokens { ids: &ids, layout: &layout });
+        let hidden = model.hidden(
+            &mut tape,
+            &Tokens {
+                ids: &ids,
+                layout: &layout,
+            },
+        );
         tape.backward_cross_entropy(&hidden, &asked, &weights, &mut gradients);
         drop(hidden);
-        let rate = StepRate { learning_rate: 1e-4, clip: Some(1.0) };
+        let rate = StepRate {
+            learning_rate: 1e-4,
+            clip: Some(1.0),
+        };
         let report = optimizer.step(&engine, model.parameters_mut(), &gradients, rate);
         if !report.applied {
             return Err(Failure::failed("a gradient is not finite").into());
         }
         speeds.push((batch * length) as f64 / start.elapsed().as_secs_f64());
-        progress.set(u64::from(step) + 1, u64::from(step + 1) * (batch * length) as u64);
+        progress.set(
+            u64::from(step) + 1,
+            u64::from(step + 1) * (batch * length) as u64,
+        );
     }
     drop(progress);
     let peak_bytes = machine::peak_bytes();
@@ -136,7 +166,12 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     let speed = median(&runs);
     let limit = Limits::measure(&engine).flops / (6.0 * multiplied(&model));
     let report = Report {
-        work: describe(&format!("training step, {batch} x {length} tokens"), &engine, &arguments.on, &model),
+        work: describe(
+            &format!("training step, {batch} x {length} tokens"),
+            &engine,
+            &arguments.on,
+            &model,
+        ),
         tokens_per_second: Some(speed),
         runs,
         unit: "tokens/s",
@@ -161,7 +196,10 @@ fn requests(model: &Transformer, batch: usize, length: usize, new: usize) -> Vec
 
 /// Seconds to complete the requests.
 fn time(engine: &Engine, model: &Transformer, requests: &[Request]) -> Result<f64> {
-    let options = GeneratorOptions { max_batch: requests.len(), ..GeneratorOptions::default() };
+    let options = GeneratorOptions {
+        max_batch: requests.len(),
+        ..GeneratorOptions::default()
+    };
     let start = Instant::now();
     let completions = Generator::new(engine, model, options).run(requests)?;
     let took = start.elapsed().as_secs_f64();
@@ -171,11 +209,22 @@ fn time(engine: &Engine, model: &Transformer, requests: &[Request]) -> Result<f6
 
 /// Sampled tokens a second, the prompts' computation in the time.
 pub fn generate(arguments: &GenerateArguments) -> Result<()> {
-    let (batch, length, new) = (arguments.batch as usize, arguments.length as usize, arguments.new as usize);
+    let (batch, length, new) = (
+        arguments.batch as usize,
+        arguments.length as usize,
+        arguments.new as usize,
+    );
     let engine = arguments.on.engine.engine()?;
     let (model, ..) = arguments.on.model.load_weights(&engine)?;
     check_context(&model, length + new)?;
-    let warm_up = vec![(batch * new.min(8)) as f64 / time(&engine, &model, &requests(&model, batch, length, new.min(8)))?];
+    let warm_up = vec![
+        (batch * new.min(8)) as f64
+            / time(
+                &engine,
+                &model,
+                &requests(&model, batch, length, new.min(8)),
+            )?,
+    ];
     let all = requests(&model, batch, length, new);
     let mut runs = Vec::new();
     for _ in 0..arguments.steps {
@@ -183,10 +232,15 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
     }
     let peak_bytes = machine::peak_bytes();
     let limits = Limits::measure(&engine);
-    let bytes_a_weight = if engine.precision() == Precision::Bf16 { 2.0 } else { 4.0 };
+    let bytes_a_weight = if engine.precision() == Precision::Bf16 {
+        2.0
+    } else {
+        4.0
+    };
     let weights = multiplied(&model);
     let prompts = 2.0 * weights * (batch * length) as f64 / limits.flops;
-    let step = (2.0 * weights * batch as f64 / limits.flops).max(weights * bytes_a_weight / limits.bytes);
+    let step =
+        (2.0 * weights * batch as f64 / limits.flops).max(weights * bytes_a_weight / limits.bytes);
     let least = prompts + step * (new - 1) as f64;
     let speed = median(&runs);
     let work = format!("sampling, {batch} x ({length} + {new}) tokens");
@@ -219,7 +273,12 @@ pub fn prefill(arguments: &PrefillArguments) -> Result<()> {
     let speed = median(&runs);
     let limit = Limits::measure(&engine).flops / (2.0 * multiplied(&model));
     let report = Report {
-        work: describe(&format!("reading prompts, {batch} x {length} tokens"), &engine, &arguments.on, &model),
+        work: describe(
+            &format!("reading prompts, {batch} x {length} tokens"),
+            &engine,
+            &arguments.on,
+            &model,
+        ),
         tokens_per_second: Some(speed),
         runs,
         unit: "tokens/s",

@@ -1,0 +1,126 @@
+//! Supervised tuning at smoke scale.
+
+mod common;
+
+use std::fs;
+
+use common::{Place, SFT, engine, sentence, with, with_train};
+use hone_compute::{Engine, EngineOptions, Precision};
+use hone_text::{Chat, Message, TrainedTurns};
+use hone_train::{Outcome, artefact};
+use serde_json::{Value, json};
+
+/// A demonstration repeated, so that its end is soon expected.
+fn one_answer(place: &Place) {
+    let turns =
+        |i: usize| [json!({"role": "user", "content": format!("{i}")}), json!({"role": "assistant", "content": "red"})];
+    place.write_rows("demonstrations.jsonl", (0..40).map(|i| json!({ "messages": turns(i) })));
+}
+
+#[test]
+fn the_loss_falls_and_replies_end() {
+    let place = Place::with_base();
+    one_answer(&place);
+    place.sft("first", &with(&with(SFT, "steps", "1"), "learning_rate", "1e-9")).unwrap();
+    let outcome = place.sft("run", &with(&with(SFT, "steps", "40"), "learning_rate", "1e-2")).unwrap();
+    let Outcome::Done { model, summary, before: false } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((&summary["steps"], &summary["held_out_examples"]), (&json!(40), &json!(4)));
+    assert_eq!(summary["sources"], json!([{ "source": "demonstrations.jsonl", "examples": 36 }]));
+
+    let (before, after) = (place.metrics("first"), place.metrics("run"));
+    let last =
+        |metrics: &std::collections::BTreeMap<String, Vec<(u64, f64)>>, key: &str| metrics[key].last().unwrap().1;
+    assert!(last(&before, "train/loss") > 3.0 && last(&after, "train/loss") < 0.1);
+    assert!(last(&after, "eval/loss") < 0.1, "held-out prompts have the same answer");
+    assert_eq!(last(&before, "completions/ended"), 0.0);
+    assert_eq!(last(&after, "completions/ended"), 1.0, "the end of a reply is a target");
+    let samples = fs::read_to_string(place.path("run/samples.jsonl")).unwrap();
+    let sample: Value = serde_json::from_str(samples.lines().last().unwrap()).unwrap();
+    assert_eq!((&sample["response"], &sample["step"]), (&json!("red"), &json!(40)));
+    assert!(artefact::load(&engine(), &model).unwrap().tokenizer.chat_template().is_some());
+}
+
+/// Targets are the reply and its end, and nothing of the user's turn or the template.
+#[test]
+fn targets_are_the_reply_and_its_end() {
+    let place = Place::with_base();
+    let toml = with(&with(SFT, "batch", "1000"), "held_out", "0.0");
+    place.sft("run", &with(&toml, "steps", "1")).unwrap();
+    let tokenizer = hone_text::Tokenizer::from_dir(place.path("tokenizer")).unwrap();
+    let replies: usize = (0..60).map(|i| tokenizer.encode_ordinary(&sentence(i)).unwrap().len() + 1).sum();
+    assert_eq!(place.metrics("run")["train/target_tokens"][0].1, replies as f64);
+
+    // A conversation of two exchanges: all assistant turns, or the last one
+    let turns = |role: &str, content: &str| json!({"role": role, "content": content});
+    let conversation = [turns("user", "1"), turns("assistant", "red"), turns("user", "2"), turns("assistant", "blue")];
+    place.write_rows("demonstrations.jsonl", std::iter::once(json!({ "messages": conversation })));
+    let chat = Chat::new(&tokenizer).unwrap();
+    let messages = [Message::user("1"), Message::assistant("red"), Message::user("2"), Message::assistant("blue")];
+    for (run, setting, turns) in [("all", "all", TrainedTurns::All), ("last", "last", TrainedTurns::Last)] {
+        let toml = with(&toml, "steps", "1").replace("[data]", &format!("[data]\nturns = \"{setting}\""));
+        place.sft(run, &toml).unwrap();
+        let expected = chat.encode(&messages, turns).unwrap().mask().iter().filter(|&&t| t).count();
+        assert_eq!(place.metrics(run)["train/target_tokens"][0].1, expected as f64, "{setting}");
+    }
+}
+
+#[test]
+fn an_adapter_is_written_as_peft_does_and_loads() {
+    let place = Place::with_base();
+    one_answer(&place);
+    let toml = format!("{SFT}\n[lora]\nrank = 4\nalpha = 32.0\ntargets = [\"q\", \"down\"]");
+    let outcome = place.sft("lora", &with(&with(&toml, "steps", "30"), "learning_rate", "5e-2")).unwrap();
+    let Outcome::Done { model, .. } = outcome else { panic!("{outcome:?}") };
+    let loss = &place.metrics("lora")["train/loss"];
+    // With embeddings and the last norm frozen, logits stay within |h| |e| = sqrt(32) x 0.02 sqrt(32) = 0.64 of 0
+    assert!(loss.last().unwrap().1 < loss[0].1 - 0.5, "{loss:?}");
+
+    assert!(!model.join("config.json").exists() && !model.join("model.safetensors").exists());
+    let config: Value = serde_json::from_str(&fs::read_to_string(model.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["r"], &config["lora_alpha"], &config["peft_type"]), (&json!(4), &json!(32.0), &json!("LORA")));
+    assert_eq!(config["target_modules"], json!(["q_proj", "down_proj"]));
+    let mut file = hone_model::TensorFile::open(&model.join("adapter_model.safetensors")).unwrap();
+    let b = file.read("base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight").unwrap();
+    assert!(b.len() == 128 && b.iter().any(|&x| x != 0.0), "B has left 0");
+
+    // Loaded onto its base it is the model that was trained: the held-out rows (the last four) have the same loss
+    let engine = Engine::new(&EngineOptions { isa: None, precision: Precision::Bf16, threads: Some(1) }).unwrap();
+    let loaded = artefact::load(&engine, &model).unwrap();
+    assert!(loaded.model.adapter().is_some());
+    let chat = Chat::new(&loaded.tokenizer).unwrap();
+    let (mut nll, mut count) = (0.0, 0);
+    for i in 36..40 {
+        let tokens =
+            chat.encode(&[Message::user(format!("{i}")), Message::assistant("red")], TrainedTurns::All).unwrap();
+        let scores = hone_generate::logprobs_of(&engine, &loaded.model, &[&tokens.ids], 1.0);
+        for (logprob, _) in scores[0].logprobs.iter().zip(&tokens.mask()[1..]).filter(|(_, trained)| **trained) {
+            (nll, count) = (nll - f64::from(*logprob), count + 1);
+        }
+    }
+    let expected = place.metrics("lora")["eval/loss"].last().unwrap().1;
+    let mean = nll / f64::from(count);
+    assert!((mean / expected - 1.0).abs() < 1e-9, "{mean} as loaded, {expected} in the run");
+}
+
+/// With `keep = "best"` the result is the model of the lowest held-out loss, not the last one.
+#[test]
+fn the_best_evaluation_can_be_kept() {
+    let place = Place::with_base();
+    // A rate so high that the loss goes up again
+    let wild = with(&with_train(SFT, "schedule = \"constant\""), "learning_rate", "0.1");
+    let wild = with(&wild, "every", "1");
+    place.sft("last", &wild).unwrap();
+    let Outcome::Done { summary, .. } = place.sft("best", &format!("keep = \"best\"\n{wild}")).unwrap() else {
+        panic!("stopped")
+    };
+    let losses = &place.metrics("best")["eval/loss"];
+    assert_eq!(*losses, place.metrics("last")["eval/loss"], "what is kept changes nothing on the way");
+    let lowest = losses.iter().copied().fold((0, f64::INFINITY), |best, at| if at.1 < best.1 { at } else { best });
+    assert!(lowest.0 < 10, "the last is the best: choose a higher rate");
+    assert_eq!(summary["best"], json!({ "eval/loss": lowest.1, "step": lowest.0 }));
+    // The weights are those of that step
+    let until = with(&wild, "steps", &lowest.0.to_string());
+    place.sft("until", &until).unwrap();
+    let weights = |run: &str| fs::read(place.path(run).join("model/model.safetensors")).unwrap();
+    assert!(weights("best") == weights("until") && weights("best") != weights("last"));
+}

@@ -1,0 +1,63 @@
+//! `hone config`: the configuration of a stage as a JSON Schema or as a commented file.
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use hone_run::config;
+use hone_train::{ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
+
+use crate::output::Output;
+
+/// Show what can be configured
+#[derive(Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// A JSON Schema of a stage's configuration
+    Schema {
+        /// The stage
+        stage: Stage,
+    },
+    /// A commented configuration of a stage
+    Init {
+        /// The stage
+        stage: Stage,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Stage {
+    Pretrain,
+    Sft,
+    Reward,
+    Ppo,
+}
+
+/// Prints it.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut out = Output::new();
+    match arguments.what {
+        What::Schema { stage } => {
+            let schema = match stage {
+                Stage::Pretrain => config::schema::<PretrainConfig>(),
+                Stage::Sft => config::schema::<SftConfig>(),
+                Stage::Reward => config::schema::<RewardConfig>(),
+                Stage::Ppo => config::schema::<PpoConfig>(),
+            };
+            out.line(&serde_json::to_string_pretty(&schema)?)?;
+        }
+        What::Init { stage } => {
+            let text = match stage {
+                Stage::Pretrain => config::commented(&PretrainConfig::default())?,
+                Stage::Sft => config::commented(&SftConfig::default())?,
+                Stage::Reward => config::commented(&RewardConfig::default())?,
+                Stage::Ppo => config::commented(&PpoConfig::default())?,
+            };
+            out.stream(&text)?;
+        }
+    }
+    Ok(out.finish()?)
+}

@@ -1,0 +1,70 @@
+//! `hone run RECIPE.toml`: stages in order, each resumable, with stated expectations.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+use hone_pipeline::{RecipeOptions, run_recipe};
+use hone_run::Shutdown;
+use serde_json::json;
+
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::watch::Watch;
+
+/// Run the stages of a recipe in order
+#[derive(Args)]
+pub struct Arguments {
+    /// The recipe
+    #[arg(value_name = "RECIPE.toml")]
+    path: PathBuf,
+    /// Where its runs are kept
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// Set a key of a stage; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Threads; results do not depend on it
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    threads: Option<u32>,
+    /// Go on under another instruction set than it began with; the last bits then differ
+    #[arg(long)]
+    allow_isa_change: bool,
+    /// One JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it and says what became of its expectations.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let options = RecipeOptions {
+        path: arguments.path.clone(),
+        runs: arguments.runs.clone(),
+        set: arguments.set.clone(),
+        threads: arguments.threads.map(|threads| threads as usize),
+        allow_isa_change: arguments.allow_isa_change,
+    };
+    let result = run_recipe(&options, Arc::new(Watch::new()), Shutdown::install()?)?;
+    let mut out = Output::new();
+    if arguments.json {
+        let stages: Vec<_> =
+            result.stages.iter().map(|s| json!({ "name": s.name, "dir": s.dir, "summary": s.summary })).collect();
+        let met: Vec<_> = result.expectations.iter().map(|e| json!({ "expected": e.that, "found": e.found, "holds": e.holds })).collect();
+        out.json(&json!({ "stages": stages, "expectations": met }))?;
+    } else {
+        for stage in &result.stages {
+            out.line(&format!("{:<20} {}", stage.name, stage.dir.display()))?;
+        }
+        for expectation in &result.expectations {
+            let mark = if expectation.holds { "holds" } else { "does not hold" };
+            out.line(&format!("{mark}: {} ({})", expectation.that, expectation.found))?;
+        }
+    }
+    out.finish()?;
+    let failed = result.expectations.iter().filter(|e| !e.holds).count();
+    if failed > 0 {
+        return Err(Failure::expectation(format!("{failed} of {} expectations do not hold", result.expectations.len())).into());
+    }
+    Ok(())
+}

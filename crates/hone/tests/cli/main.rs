@@ -1,0 +1,7 @@
+//! The real binary on a tiny random model: shapes of what it prints, messages and exit codes for bad input.
+
+mod bad_input;
+mod common;
+mod files;
+mod generate;
+mod hub;
