@@ -54,7 +54,13 @@ fn write(dir: &Path, recipe: &str) -> std::io::Result<RecipeOptions> {
     std::fs::write(dir.join("base.toml"), BASE)?;
     std::fs::write(dir.join("recipe.toml"), recipe)?;
     let (path, runs) = (dir.join("recipe.toml"), dir.join("runs"));
-    Ok(RecipeOptions { path, runs, set: Vec::new(), threads: Some(1), allow_isa_change: false })
+    Ok(RecipeOptions {
+        path,
+        runs,
+        set: Vec::new(),
+        threads: Some(1),
+        allow_isa_change: false,
+    })
 }
 
 fn run(options: &RecipeOptions) -> hone_pipeline::Result<RecipeResult> {
@@ -74,7 +80,11 @@ fn stages_run_in_order_and_expectations_are_checked() -> Result<(), Box<dyn Erro
     assert!(dir.path().join("runs/more/model/model.safetensors").is_file());
     let holds: Vec<bool> = result.expectations.iter().map(|e| e.holds).collect();
     assert_eq!((holds[1], result.expectation_missed()), (false, true));
-    assert!(result.closing().contains("NO  four steps make a perfect model"), "{}", result.closing());
+    assert!(
+        result.closing().contains("NO  four steps make a perfect model"),
+        "{}",
+        result.closing()
+    );
     // Again: every stage is done, with the same result
     assert_eq!(run(&options)?, result);
     // Another override than the run was made with
@@ -96,12 +106,36 @@ fn mistakes_are_named() -> Result<(), Box<dyn Error>> {
     for (recipe, set, message) in [
         (format!("{head}\"pretraim\"\n"), "", "pretrain"),
         (format!("{head}\"pretrain\"\n"), "", "stage[0].config: is missing"),
-        (format!("{head}\"pretrain\"\nconfig = \"nowhere.toml\"\n"), "", "nowhere.toml: cannot be read"),
-        (format!("{head}\"sft\"\nconfig = {{ trian = {{}} }}\n"), "", "unknown key `trian`; did you mean `train`?"),
-        (format!("{head}\"quickstart\"\nconfig = {{}}\n"), "", "takes scale, seed and set"),
-        (format!("{head}\"sft\"\nconfig = {{}}\n").replace("\"a\"", "\"../a\""), "", "letters, digits"),
-        (format!("{head}\"sft\"\nconfig = {{}}\n{head}\"sft\"\nconfig = {{}}\n"), "", "stands twice"),
-        (format!("{head}\"sft\"\nconfig = {{}}\n"), "b.train.seed=1", "names no stage of this recipe; expected STAGE.KEY"),
+        (
+            format!("{head}\"pretrain\"\nconfig = \"nowhere.toml\"\n"),
+            "",
+            "nowhere.toml: cannot be read",
+        ),
+        (
+            format!("{head}\"sft\"\nconfig = {{ trian = {{}} }}\n"),
+            "",
+            "unknown key `trian`; did you mean `train`?",
+        ),
+        (
+            format!("{head}\"quickstart\"\nconfig = {{}}\n"),
+            "",
+            "takes scale, seed and set",
+        ),
+        (
+            format!("{head}\"sft\"\nconfig = {{}}\n").replace("\"a\"", "\"../a\""),
+            "",
+            "letters, digits",
+        ),
+        (
+            format!("{head}\"sft\"\nconfig = {{}}\n{head}\"sft\"\nconfig = {{}}\n"),
+            "",
+            "stands twice",
+        ),
+        (
+            format!("{head}\"sft\"\nconfig = {{}}\n"),
+            "b.train.seed=1",
+            "names no stage of this recipe; expected STAGE.KEY",
+        ),
     ] {
         let mut options = write(dir.path(), &recipe)?;
         options.set = if set.is_empty() { Vec::new() } else { vec![set.into()] };
