@@ -98,7 +98,7 @@ fn metric_at(stage: &StageResult, metric: &str, at: At, key: &str) -> Result<f64
     let mut values = lines.iter().filter_map(|line| line[metric].as_f64());
     let value = match at {
         At::First => values.next(),
-        At::Last => values.last(),
+        At::Last => values.next_back(),
         At::Max => values.reduce(f64::max),
         At::Min => values.reduce(f64::min),
     };
