@@ -14,7 +14,7 @@ pub enum PipelineError {
         /// Its name.
         stage: String,
         /// What stopped it.
-        source: hone_train::TrainError,
+        source: Box<hone_train::TrainError>,
     },
     /// The small world.
     #[error(transparent)]
@@ -24,7 +24,7 @@ pub enum PipelineError {
     Text(#[from] hone_text::TextError),
     /// Loading a model, scoring or evaluating.
     #[error(transparent)]
-    Train(#[from] hone_train::TrainError),
+    Train(Box<hone_train::TrainError>),
     /// Sampling.
     #[error(transparent)]
     Generate(#[from] hone_generate::GenerateError),
@@ -66,6 +66,12 @@ pub enum PipelineError {
     },
 }
 
+impl From<hone_train::TrainError> for PipelineError {
+    fn from(error: hone_train::TrainError) -> Self {
+        Self::Train(Box::new(error))
+    }
+}
+
 impl PipelineError {
     pub(crate) fn file(path: &std::path::Path, reason: impl Into<String>) -> Self {
         Self::File {
@@ -84,7 +90,8 @@ impl PipelineError {
     /// The program's exit status.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
-            Self::Stage { source, .. } | Self::Train(source) => source.exit_status(),
+            Self::Stage { source, .. } => source.exit_status(),
+            Self::Train(error) => error.exit_status(),
             Self::Run(error) => error.exit_status(),
             Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
             Self::Stopped { .. } => ExitStatus::Resumable,

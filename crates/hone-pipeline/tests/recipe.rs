@@ -146,3 +146,55 @@ fn mistakes_are_named() -> Result<(), Box<dyn Error>> {
     }
     Ok(())
 }
+
+/// The control recipes, so small that their figures mean nothing: every stage runs, every expected value is there.
+#[test]
+fn the_bundled_recipes_find_what_they_expect() -> Result<(), Box<dyn Error>> {
+    const TINY: [&str; 12] = [
+        "world.corpus_bytes=60000",
+        "world.demonstrations=60",
+        "world.prompts=60",
+        "world.ranked_prompts=40",
+        "world.held_out_prompts=20",
+        "pretrain.train.steps=12",
+        "sft.train.steps=60",
+        "sft.train.learning_rate=3e-3",
+        "ppo.updates=1",
+        "ppo.rollout_batch=4",
+        "ppo.minibatch=4",
+        "judge.max_new_tokens=16",
+    ];
+    let dir = tempfile::tempdir()?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let recipe = std::fs::read_to_string(&path)?;
+        assert!(
+            recipe.starts_with("# ")
+                && ["# cost:", "# time:", "# result:"]
+                    .iter()
+                    .all(|line| recipe.contains(line))
+        );
+        if !recipe.contains("kind = \"quickstart\"") {
+            continue;
+        }
+        let small = recipe.replace("kind = \"quickstart\"", "kind = \"quickstart\"\nscale = \"smoke\"");
+        let mut options = write(dir.path(), &small)?;
+        let stages: Vec<&str> = recipe
+            .lines()
+            .filter_map(|line| line.strip_prefix("name = \"")?.strip_suffix('"'))
+            .collect();
+        options.set = stages
+            .iter()
+            .flat_map(|stage| TINY.map(|key| format!("{stage}.{key}")))
+            .collect();
+        options.set.push(format!("{}.reward.data.held_out=0.5", stages[1]));
+        let result = run(&options)?;
+        assert_eq!(result.stages.len(), 2, "{}", path.display());
+        assert!(!result.expectations.is_empty(), "{}", path.display());
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
+    Ok(())
+}

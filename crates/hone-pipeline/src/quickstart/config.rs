@@ -288,6 +288,14 @@ impl QuickstartConfig {
                     epochs: Some(1.0),
                     ..train(None, Some(sizes.reward), 3e-4)
                 },
+                reward: RewardMethod {
+                    centre_on: Some(vec![Source {
+                        max_rows: Some(500),
+                        ..file("demonstrations.jsonl")
+                    }]),
+                    ..RewardMethod::default()
+                },
+                eval: eval.clone(),
                 ..RewardConfig::default()
             },
             ppo: PpoConfig {

@@ -219,7 +219,7 @@ impl Steps {
         let resolved = Resolved::from_config(config.clone())?;
         let outcome = run(&job, &resolved).map_err(|source| PipelineError::Stage {
             stage: name.into(),
-            source,
+            source: Box::new(source),
         })?;
         match outcome {
             Outcome::Done { before: true, .. } => Ok(()),

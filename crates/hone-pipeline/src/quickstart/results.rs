@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn the_table_shows_what_is_absent_as_a_dash() {
         let mut rows = good();
-        rows[4].kl = Some(3.25);
+        rows[4].kl = Some(2.34567);
         let result = QuickstartResult {
             rows,
             seconds: 1.0,
@@ -369,7 +369,7 @@ mod tests {
             lines[1].split_whitespace().collect::<Vec<_>>(),
             ["base", "0.100", "0.000", "-", "0.200", "-", "1.0000"]
         );
-        assert!(lines[5].contains("3.14"), "{}", lines[5]);
+        assert!(lines[5].contains("2.35"), "{}", lines[5]);
         assert!(
             result
                 .closing()

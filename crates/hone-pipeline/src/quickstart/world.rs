@@ -130,7 +130,8 @@ pub(super) fn use_files_of(from: &Path, config: &mut QuickstartConfig) {
         &mut config.ppo.data.prompts,
         &mut config.ptx.train,
     ];
-    for source in sources.into_iter().flatten() {
+    let centre = config.reward.reward.centre_on.iter_mut().flatten();
+    for source in sources.into_iter().flatten().chain(centre) {
         source.path = theirs(&source.path);
     }
 }

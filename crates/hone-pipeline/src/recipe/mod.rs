@@ -177,7 +177,7 @@ impl Kitchen<'_> {
         let outcome = run(&job, &self.resolve(stage)?);
         match outcome.map_err(|source| PipelineError::Stage {
             stage: stage.name.clone(),
-            source,
+            source: Box::new(source),
         })? {
             Outcome::Done { summary, .. } => Ok(summary),
             Outcome::Stopped { step } => Err(PipelineError::Stopped {
