@@ -220,6 +220,30 @@ impl Run {
         write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
         state: Value,
     ) -> Result<Checkpoint> {
+        self.save(step, Occasion::Due, write, state)
+    }
+
+    /// As [`Run::save_checkpoint`], at a step where no checkpoint is due, because the run was asked to stop. It goes when
+    /// the next one that is due is saved, so that the run ends with the checkpoints of one that was never stopped.
+    ///
+    /// # Errors
+    /// As [`Run::save_checkpoint`].
+    pub fn save_interruption(
+        &mut self,
+        step: u64,
+        write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
+        state: Value,
+    ) -> Result<Checkpoint> {
+        self.save(step, Occasion::Interruption, write, state)
+    }
+
+    fn save(
+        &mut self,
+        step: u64,
+        occasion: Occasion,
+        write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
+        state: Value,
+    ) -> Result<Checkpoint> {
         if let Some(checkpoint) = self
             .durable
             .as_ref()
@@ -233,7 +257,7 @@ impl Run {
         let checkpoints = self.dir.join(CHECKPOINTS);
         let path = checkpoints.join(checkpoint::folder_name(step));
         let temporary = durable::temporary_sibling(&path);
-        let manifest = match self.build_checkpoint(&temporary, step, write, state) {
+        let manifest = match self.build_checkpoint(&temporary, (step, occasion), write, state) {
             Ok(manifest) => manifest,
             Err(error) => {
                 // The error at hand says more than one of this clean-up would.
@@ -286,7 +310,7 @@ impl Run {
     fn build_checkpoint(
         &self,
         temporary: &Path,
-        step: u64,
+        (step, occasion): (u64, Occasion),
         write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
         state: Value,
     ) -> Result<Manifest> {
@@ -309,6 +333,7 @@ impl Run {
         }
         let mut manifest = Manifest::new(files);
         manifest.step = Some(step);
+        manifest.interruption = occasion == Occasion::Interruption;
         manifest.config_digest = Some(self.config_digest.clone());
         manifest.environment = self.options.environment.clone();
         manifest
@@ -329,11 +354,21 @@ impl Run {
 
     fn delete_old_checkpoints(&self) -> Result<()> {
         let checkpoints = self.dir.join(CHECKPOINTS);
-        for old in checkpoint::steps(&checkpoints)?
-            .into_iter()
-            .skip(self.options.keep.max(LEAST_KEPT))
-        {
-            durable::remove_dir(&checkpoints.join(checkpoint::folder_name(old)))?;
+        let keep = self.options.keep.max(LEAST_KEPT);
+        let (mut due, mut interruptions) = (0, 0);
+        for step in checkpoint::steps(&checkpoints)? {
+            let path = checkpoints.join(checkpoint::folder_name(step));
+            // What cannot be read counts as due: it is found out when it is needed.
+            let kept = if Manifest::read(&path).is_ok_and(|manifest| manifest.interruption) {
+                interruptions += 1;
+                due == 0 && interruptions <= keep
+            } else {
+                due += 1;
+                due <= keep
+            };
+            if !kept {
+                durable::remove_dir(&path)?;
+            }
         }
         Ok(())
     }
@@ -365,20 +400,28 @@ impl Run {
     }
 }
 
+/// Why a checkpoint is saved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    Due,
+    Interruption,
+}
+
 /// Digests of the configuration that a checkpoint of this run may bear.
 struct Digests {
     current: String,
     recorded: String,
 }
 
-/// Compares with the configuration the run was started with, or records it.
+/// Compares with the configuration the run was started with, or records it. Until something is saved there is nothing
+/// that the configuration could contradict: the run begins with the new one.
 fn reconcile_config<T>(dir: &Path, config: &Resolved<T>, may_change: &[String]) -> Result<Digests>
 where
     T: DeserializeOwned + Serialize + JsonSchema,
 {
     let path = dir.join(CONFIG_FILE);
     let current = config::digest(&config::without(config.table(), may_change));
-    if !path.exists() {
+    if !path.exists() || nothing_saved(dir)? {
         durable::write_atomic(&path, config.text().as_bytes())?;
         return Ok(Digests {
             recorded: current.clone(),
@@ -404,6 +447,12 @@ where
         durable::write_atomic(&path, config.text().as_bytes())?;
     }
     Ok(Digests { current, recorded })
+}
+
+/// Whether the run has neither a checkpoint, good or bad, nor a result.
+fn nothing_saved(dir: &Path) -> Result<bool> {
+    let checkpoints = dir.join(CHECKPOINTS);
+    Ok(!dir.join(FINISHED_FILE).exists() && checkpoint::none_saved(&checkpoints)?)
 }
 
 /// Refuses a checkpoint of another configuration or instruction set, and mentions other versions.

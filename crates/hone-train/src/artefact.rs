@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hone_compute::Engine;
 use hone_model::{Dtype, ModelConfig, Transformer, load_adapter};
-use hone_run::{Run, publish_dir};
+use hone_run::{Run, publish_dir, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -22,7 +22,8 @@ pub struct Artefact {
     pub base: Option<PathBuf>,
 }
 
-/// Loads a model directory, or an adapter's directory onto its base.
+/// Loads a model directory, or an adapter's directory onto its base. What hone wrote is compared with its manifest first:
+/// a changed bit of a weight is still a number.
 ///
 /// # Errors
 /// If files are missing or damaged, or the tokenizer has more tokens than the model.
@@ -30,13 +31,16 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
         return load_with_adapter(engine, directory);
     }
+    verify_dir(directory)?;
     let (model, config) = hone_model::load(engine, directory)?;
     let tokenizer = tokenizer_for(directory, &model)?;
     Ok(Artefact { model, tokenizer, tokens: config.tokens, base: Some(directory.into()) })
 }
 
 fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
+    verify_dir(directory)?;
     let base = adapter_base(directory)?;
+    verify_dir(&base)?;
     let (mut model, ModelConfig { tokens, .. }) = hone_model::load(engine, &base)?;
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();

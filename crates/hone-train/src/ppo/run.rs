@@ -21,7 +21,7 @@ use super::step::{Learners, Report, Update, update};
 use crate::artefact::{self, Artefact};
 use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::learner::{Ema, Learner};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
@@ -51,7 +51,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     job.observer.event(&Event::Started { stage: "ppo".into(), step: state.done, total });
     while state.done < total {
         if job.shutdown.requested() {
-            state.save(&engine, &mut run)?;
+            state.save(&engine, &mut run, Occasion::Interruption)?;
             job.observer.event(&Event::Finished { step: state.done, stopped: true });
             return Ok(Outcome::Stopped { step: state.done });
         }
@@ -80,7 +80,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             record_samples(&mut run, state.done, &episodes, c.eval.samples)?;
         }
         if cadence.saves(state.done) {
-            state.save(&engine, &mut run)?;
+            state.save(&engine, &mut run, Occasion::Due)?;
             job.observer.event(&Event::Saved { step: state.done });
         }
     }
@@ -274,14 +274,14 @@ impl State {
         Ok(Self { done: 0, learners, kl })
     }
 
-    fn save(&self, engine: &Engine, run: &mut Run) -> Result<()> {
+    fn save(&self, engine: &Engine, run: &mut Run, occasion: Occasion) -> Result<()> {
         let learners = &self.learners;
         let state = json!({
             "policy": learners.policy.state(),
             "value": learners.value.state(),
             "kl_coef_bits": self.kl.kl_coef().to_bits(),
         });
-        save(run, self.done, state, |writer| {
+        save(run, (self.done, occasion), state, |writer| {
             learners.policy.save(engine, "policy", writer)?;
             learners.value.save(engine, "value", writer)?;
             learners.ema.as_ref().map_or(Ok(()), |ema| ema.save(engine, "ema", writer))

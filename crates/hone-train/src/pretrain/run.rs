@@ -6,7 +6,7 @@ use hone_compute::Engine;
 use hone_data::MixtureOrder;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
-use hone_run::{Event, Resolved, Run, report::Report};
+use hone_run::{Event, Resolved, Run, report::Report, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact};
 use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw};
@@ -68,7 +68,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     job.observer.event(&Event::Started { stage: "pretrain".into(), step: done, total });
     while done < total {
         if job.shutdown.requested() {
-            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| learner.save(&engine, "model", writer))?;
             job.observer.event(&Event::Finished { step: done, stopped: true });
             return Ok(Outcome::Stopped { step: done });
         }
@@ -82,7 +82,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
             run.record(done, &held_out.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>())?;
         }
         if cadence.saves(done) {
-            save(&mut run, done, learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            save(&mut run, (done, Occasion::Due), learner.state(), |writer| learner.save(&engine, "model", writer))?;
             job.observer.event(&Event::Saved { step: done });
         }
     }
@@ -103,7 +103,9 @@ fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefac
     match (&c.model.path, &c.model.new, &c.model.tokenizer) {
         (Some(path), None, None) => artefact::load(engine, &job.path(path)),
         (None, Some(new), Some(tokenizer)) => {
-            let tokenizer = Tokenizer::from_dir(job.path(tokenizer))?;
+            let directory = job.path(tokenizer);
+            verify_dir(&directory)?;
+            let tokenizer = Tokenizer::from_dir(directory)?;
             let architecture = new.architecture(tokenizer.vocab_size())?;
             let model = Transformer::random(engine, architecture, c.train.seed);
             Ok(Artefact { model, tokens: artefact::token_fields(&tokenizer), tokenizer, base: None })

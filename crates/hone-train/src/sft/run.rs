@@ -18,7 +18,7 @@ use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
 use super::step::{Stepped, step};
 use crate::artefact;
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::{Ema, Learner};
 use crate::schedule::{Rates, adamw};
@@ -79,7 +79,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     job.observer.event(&Event::Started { stage: "sft".into(), step: progress.done, total });
     while progress.done < total {
         if job.shutdown.requested() {
-            progress.save(&engine, &mut run, &learner)?;
+            progress.save(&engine, &mut run, (&learner, Occasion::Interruption))?;
             job.observer.event(&Event::Finished { step: progress.done, stopped: true });
             return Ok(Outcome::Stopped { step: progress.done });
         }
@@ -92,7 +92,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
             evaluate_all(&engine, &mut run, (&learner, &mut progress), (&examples, &chat), c)?;
         }
         if cadence.saves(progress.done) {
-            progress.save(&engine, &mut run, &learner)?;
+            progress.save(&engine, &mut run, (&learner, Occasion::Due))?;
             job.observer.event(&Event::Saved { step: progress.done });
         }
     }
@@ -109,12 +109,12 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
 }
 
 impl Progress {
-    fn save(&self, engine: &Engine, run: &mut Run, learner: &Learner) -> Result<()> {
+    fn save(&self, engine: &Engine, run: &mut Run, (learner, occasion): (&Learner, Occasion)) -> Result<()> {
         let state = json!({
             "learner": learner.state(),
             "best": self.best.map(|(loss, step)| json!({ "loss_bits": loss.to_bits(), "step": step })),
         });
-        save(run, self.done, state, |writer| {
+        save(run, (self.done, occasion), state, |writer| {
             learner.save(engine, "model", writer)?;
             match &self.best_weights {
                 Some(best) => best.save(engine, "best", writer),
