@@ -142,6 +142,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A configuration that is not there, or cannot be read.
+    #[error("{}: cannot read the configuration: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The file is not TOML.
     #[error("{origin}: not valid TOML: {message}")]
     Syntax {
@@ -284,7 +292,8 @@ impl Error {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::NoSpace { .. } => ExitStatus::Resumable,
-            Self::Syntax { .. }
+            Self::Unreadable { .. }
+            | Self::Syntax { .. }
             | Self::UnknownKeys { .. }
             | Self::Value { .. }
             | Self::Override { .. }

@@ -48,10 +48,23 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     Ok(Artefact { model, tokenizer, tokens, base: Some(base) })
 }
 
+/// Loads what a stage is to train as a language model.
+///
+/// # Errors
+/// As [`load`], and if it is a reward model.
+pub(crate) fn load_language_model(engine: &Engine, directory: &Path) -> Result<Artefact> {
+    let artefact = load(engine, directory)?;
+    if artefact.model.has_head() {
+        let reason = format!("{} is a reward model; expected a language model", directory.display());
+        return Err(TrainError::setting("model.path", reason));
+    }
+    Ok(artefact)
+}
+
 /// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
 fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("adapter_config.json");
-    let fail = |reason: String| TrainError::setting(path.display().to_string(), reason);
+    let fail = |reason: String| TrainError::Artefact { path: path.display().to_string(), reason };
     let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
     let base = value.get("base_model_name_or_path").and_then(Value::as_str);
@@ -63,8 +76,12 @@ fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::from_dir(directory)?;
     let rows = model.architecture().vocab_size;
     if tokenizer.vocab_size() > rows {
-        let reason = format!("the tokenizer has {} tokens, the model's embedding {rows} rows", tokenizer.vocab_size());
-        return Err(TrainError::setting(directory.display().to_string(), reason));
+        let reason = format!(
+            "the tokenizer has {} ids, and the model's embedding {rows} rows; the tokenizer belongs to another model, or \
+             the embedding was not resized",
+            tokenizer.vocab_size()
+        );
+        return Err(TrainError::Artefact { path: directory.display().to_string(), reason });
     }
     Ok(tokenizer)
 }

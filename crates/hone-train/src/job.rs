@@ -76,6 +76,10 @@ impl Job {
         if train.checkpoint_every == 0 {
             return Err(TrainError::setting("train.checkpoint_every", "is 0; expected at least 1"));
         }
+        if train.keep_checkpoints < 2 {
+            let reason = format!("is {}; expected at least 2: one would leave nothing when it is damaged", train.keep_checkpoints);
+            return Err(TrainError::setting("train.keep_checkpoints", reason));
+        }
         let options = EngineOptions { isa: None, precision: train.precision.into(), threads: self.threads };
         Ok(Engine::new(&options)?)
     }

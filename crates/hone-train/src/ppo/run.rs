@@ -119,17 +119,31 @@ fn check(c: &PpoConfig) -> Result<()> {
         let reason = format!("is {}, which does not divide ppo.rollout_batch = {}", p.minibatch, p.rollout_batch);
         return Err(TrainError::setting("ppo.minibatch", reason));
     }
+    // What is absent passes
+    let (kl_target, value_rate) = (p.kl_target.unwrap_or(1.0), p.value_learning_rate.unwrap_or(1.0));
+    let ptx_coef = c.ptx.as_ref().map_or(1.0, |ptx| ptx.ptx_coef);
     let numbers = [
         ("ppo.temperature", p.temperature, p.temperature > 0.0, "a number above 0"),
         ("ppo.kl_coef", p.kl_coef, p.kl_coef >= 0.0, "0 or a number above"),
         ("ppo.clip_range", p.clip_range, p.clip_range > 0.0, "a number above 0"),
         ("ppo.value_clip_range", p.value_clip_range, p.value_clip_range > 0.0, "a number above 0"),
         ("ppo.value_coef", p.value_coef, p.value_coef > 0.0, "a number above 0"),
+        ("ppo.gamma", p.gamma, (0.0..=1.0).contains(&p.gamma), "0 to 1"),
+        ("ppo.gae_lambda", p.gae_lambda, (0.0..=1.0).contains(&p.gae_lambda), "0 to 1"),
+        ("ppo.missing_eos_score", p.missing_eos_score, true, "a number"),
+        ("ppo.kl_target", kl_target, kl_target > 0.0, "a number above 0"),
+        ("ppo.value_learning_rate", value_rate, value_rate > 0.0, "a number above 0"),
+        ("ptx.ptx_coef", ptx_coef, ptx_coef >= 0.0, "0 or a number above"),
     ];
     for (key, value, holds, expected) in numbers {
         if !holds || !value.is_finite() {
             return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
         }
+    }
+    // The controller moves by at most a fifth an episode of a horizon: a shorter one would turn the penalty negative
+    if p.kl_target.is_some() && !(p.kl_horizon > 0.2 * p.rollout_batch as f64 && p.kl_horizon.is_finite()) {
+        let expected = format!("a number above a fifth of ppo.rollout_batch = {}", p.rollout_batch);
+        return Err(TrainError::setting("ppo.kl_horizon", format!("is {}; expected {expected}", p.kl_horizon)));
     }
     if let Some(decay) = p.ema_decay
         && !(0.0..1.0).contains(&decay)
@@ -169,7 +183,7 @@ impl Stage {
         if c.reward.path.is_empty() {
             return Err(TrainError::setting("reward.path", "is missing; PPO needs a reward model"));
         }
-        let base = artefact::load(engine, &job.path(path))?;
+        let base = artefact::load_language_model(engine, &job.path(path))?;
         let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
         let chat = match base.tokenizer.chat_template() {
             Some(_) => Some(Chat::new(&base.tokenizer)?),
@@ -183,7 +197,9 @@ impl Stage {
         let longest = c.data.max_prompt_length + c.ppo.max_new_tokens;
         if longest > base.model.architecture().context {
             let reason = format!(
-                "and data.max_prompt_length sum to {longest} tokens; the model's context is {}",
+                "is {}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {}",
+                c.ppo.max_new_tokens,
+                c.data.max_prompt_length,
                 base.model.architecture().context
             );
             return Err(TrainError::setting("ppo.max_new_tokens", reason));

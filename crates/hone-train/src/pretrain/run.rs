@@ -101,7 +101,7 @@ fn finish(job: &Job, engine: &Engine, run: Run, base: &Artefact, learner: &Learn
 /// The model to start from.
 fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefact> {
     match (&c.model.path, &c.model.new, &c.model.tokenizer) {
-        (Some(path), None, None) => artefact::load(engine, &job.path(path)),
+        (Some(path), None, None) => artefact::load_language_model(engine, &job.path(path)),
         (None, Some(new), Some(tokenizer)) => {
             let directory = job.path(tokenizer);
             verify_dir(&directory)?;

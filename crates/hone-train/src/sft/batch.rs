@@ -6,6 +6,7 @@ use hone_text::{Chat, TrainedTurns};
 use super::config::{SftData, Turns};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
+use crate::mixture::tell_bad_rows;
 use crate::sections::resolved;
 use crate::text::conversation;
 
@@ -34,9 +35,7 @@ impl Examples {
         for source in resolved(&data.train, &job.base) {
             let name = source.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             let loaded = load_demonstrations(&source)?;
-            if loaded.report.bad > 0 {
-                job.message(format!("{name}: {} of {} rows could not be used", loaded.report.bad, loaded.report.rows));
-            }
+            tell_bad_rows(job, &name, &loaded.report);
             let split = hold_out(loaded.items, data.held_out)?;
             let mut too_long = 0;
             let train = encode(chat, &split.train, data, &mut too_long)?;

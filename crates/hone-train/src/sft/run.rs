@@ -46,7 +46,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let Some(path) = &c.model.path else {
         return Err(TrainError::setting("model.path", "is missing; supervised tuning starts from a model"));
     };
-    let base = artefact::load(&engine, &job.path(path))?;
+    let base = artefact::load_language_model(&engine, &job.path(path))?;
     let context = base.model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);

@@ -136,7 +136,7 @@ impl Ran {
         for said in said {
             assert!(stderr.contains(said), "{stderr}\nshould contain\n{said}");
         }
-        assert_eq!(stderr.matches("error: ").count(), 1, "{stderr}");
+        assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{stderr}");
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
 }
