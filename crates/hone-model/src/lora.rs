@@ -36,7 +36,11 @@ fn default_targets() -> Vec<String> {
 
 impl Default for LoraConfig {
     fn default() -> Self {
-        Self { rank: default_rank(), alpha: default_alpha(), targets: default_targets() }
+        Self {
+            rank: default_rank(),
+            alpha: default_alpha(),
+            targets: default_targets(),
+        }
     }
 }
 
@@ -74,7 +78,9 @@ impl Transformer {
                 return Ok(vec![0.0; rows * cols]);
             }
             let (key, bound) = (key.child(index), 1.0 / (cols as f64).sqrt());
-            Ok((0..rows * cols).map(|i| ((key.uniform(i as u64) * 2.0 - 1.0) * bound) as f32).collect())
+            Ok((0..rows * cols)
+                .map(|i| ((key.uniform(i as u64) * 2.0 - 1.0) * bound) as f32)
+                .collect())
         })
     }
 
@@ -115,16 +121,26 @@ impl Transformer {
                 linear.lora = Some(LoraWeights { a, b, scale });
             }
         }
-        self.adapter = Some(Adapter { config: config.clone(), base: None });
+        self.adapter = Some(Adapter {
+            config: config.clone(),
+            base: None,
+        });
         Ok(())
     }
 
     fn check_targets(&mut self, config: &LoraConfig) -> Result<(), Error> {
-        let known: Vec<_> = self.blocks.first_mut().map(|b| b.linears_mut().iter().map(|(place, _)| *place).collect()).unwrap_or_default();
+        let known: Vec<_> = self
+            .blocks
+            .first_mut()
+            .map(|b| b.linears_mut().iter().map(|(place, _)| *place).collect())
+            .unwrap_or_default();
         for target in &config.targets {
             if !known.iter().any(|place| is_target(target, place)) {
                 let known = known.iter().map(|p| short_name(p)).collect::<Vec<_>>().join(", ");
-                return Err(Error::UnknownTarget { target: target.clone(), known });
+                return Err(Error::UnknownTarget {
+                    target: target.clone(),
+                    known,
+                });
             }
         }
         Ok(())
@@ -154,11 +170,18 @@ impl Transformer {
         let head = self.head;
         let architecture = self.architecture.clone();
         let mut kept = Self::build(engine, architecture, |_, spec| {
-            let id = self.parameters.find(&spec.name).expect("a merged model has every weight of its list");
+            let id = self
+                .parameters
+                .find(&spec.name)
+                .expect("a merged model has every weight of its list");
             engine.read(self.parameters.get(id).value())
         });
         if let Some(head) = head {
-            kept.add_head(engine, &engine.read(self.parameters.get(head.weight).value()), head.offset);
+            kept.add_head(
+                engine,
+                &engine.read(self.parameters.get(head.weight).value()),
+                head.offset,
+            );
         }
         kept
     }
@@ -176,7 +199,9 @@ fn merge(w: &[f32], a: &[f32], b: &[f32], scale: f32) -> Vec<f32> {
     let mut merged = w.to_vec();
     for o in 0..outputs {
         for i in 0..inputs {
-            let sum: f64 = (0..rank).map(|r| f64::from(b[o * rank + r]) * f64::from(a[r * inputs + i])).sum();
+            let sum: f64 = (0..rank)
+                .map(|r| f64::from(b[o * rank + r]) * f64::from(a[r * inputs + i]))
+                .sum();
             merged[o * inputs + i] = (f64::from(w[o * inputs + i]) + f64::from(scale) * sum) as f32;
         }
     }

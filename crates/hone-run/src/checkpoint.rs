@@ -36,9 +36,7 @@ impl Checkpoint {
         let step = manifest
             .step
             .ok_or_else(|| unreadable("it has no step, so this is not a checkpoint"))?;
-        if let Some(named) = path
-            .file_name()
-            .and_then(|name| step_of(&name.to_string_lossy()))
+        if let Some(named) = path.file_name().and_then(|name| step_of(&name.to_string_lossy()))
             && named != step
         {
             return Err(unreadable(&format!(
@@ -54,11 +52,7 @@ impl Checkpoint {
     }
 
     pub(crate) fn sealed(path: PathBuf, manifest: Manifest, step: u64) -> Self {
-        Self {
-            path,
-            manifest,
-            step,
-        }
+        Self { path, manifest, step }
     }
 
     /// The folder.
@@ -96,9 +90,7 @@ impl Checkpoint {
             damage,
         };
         let Some(record) = self.manifest.files.get(name) else {
-            return Err(damaged(Damage::Unreadable(
-                "the manifest does not list it".to_owned(),
-            )));
+            return Err(damaged(Damage::Unreadable("the manifest does not list it".to_owned())));
         };
         let bytes = match read_limited(&path, record.bytes) {
             Ok(bytes) => bytes,
@@ -186,11 +178,7 @@ impl CheckpointWriter {
     ///
     /// # Errors
     /// As [`CheckpointWriter::bytes`], and the function's own as [`Error::Caller`].
-    pub fn file<E>(
-        &mut self,
-        name: &str,
-        write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
-    ) -> Result<()>
+    pub fn file<E>(&mut self, name: &str, write: impl FnOnce(&mut dyn Write) -> Result<(), E>) -> Result<()>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
@@ -213,9 +201,7 @@ impl CheckpointWriter {
         };
         let mut buffered = BufWriter::with_capacity(1 << 20, sink);
         write(&mut buffered).map_err(Error::caller)?;
-        let sink = buffered
-            .into_inner()
-            .map_err(|error| fail(error.into_error()))?;
+        let sink = buffered.into_inner().map_err(|error| fail(error.into_error()))?;
         let (record, mut full) = (sink.record(), sink.full);
         if !full && let Err(error) = durable::sync_file(&file) {
             let error = fail(error);
@@ -269,12 +255,7 @@ impl Write for Sink<'_> {
         if !self.full {
             match durable::write_all(self.file, bytes) {
                 Ok(()) => {}
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                    ) =>
-                {
+                Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
                     self.full = true;
                 }
                 Err(error) => return Err(error),
@@ -305,10 +286,7 @@ fn step_of(name: &str) -> Option<u64> {
 
 /// The steps of the folders that bear a complete checkpoint's name, highest first. Nothing is verified.
 pub(crate) fn steps(folder: &Path) -> Result<Vec<u64>> {
-    let mut steps: Vec<u64> = names(folder)?
-        .iter()
-        .filter_map(|name| step_of(name))
-        .collect();
+    let mut steps: Vec<u64> = names(folder)?.iter().filter_map(|name| step_of(name)).collect();
     steps.sort_unstable_by(|a, b| b.cmp(a));
     Ok(steps)
 }
@@ -323,10 +301,7 @@ pub(crate) fn none_saved(folder: &Path) -> Result<bool> {
 /// The checkpoint of the highest step that verifies. Damaged ones are renamed to `.bad`, leftovers of interrupted
 /// saves and deletions are removed.
 pub(crate) fn discover(folder: &Path, observer: &dyn Observer) -> Result<Option<Checkpoint>> {
-    for name in names(folder)?
-        .iter()
-        .filter(|name| name.contains(TEMPORARY))
-    {
+    for name in names(folder)?.iter().filter(|name| name.contains(TEMPORARY)) {
         durable::remove_dir(&folder.join(name))?;
     }
     for step in steps(folder)? {
@@ -348,11 +323,7 @@ pub(crate) fn discover(folder: &Path, observer: &dyn Observer) -> Result<Option<
 
 /// Renames a damaged checkpoint to a free `.bad` name.
 fn set_aside(path: &Path) -> Result<PathBuf> {
-    let base = path
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let base = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut aside = path.with_file_name(format!("{base}.bad"));
     let mut number = 2;
     while aside.exists() {

@@ -126,8 +126,8 @@ impl Manifest {
             });
         }
         check_own_digest(bytes.clone()).map_err(&damaged)?;
-        let manifest: Self = serde_json::from_slice(&bytes)
-            .map_err(|error| damaged(Damage::Unreadable(error.to_string())))?;
+        let manifest: Self =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(Damage::Unreadable(error.to_string())))?;
         for name in manifest.files.keys() {
             check_name(name)?;
         }
@@ -270,20 +270,16 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 
 fn portable_name(relative: &Path) -> Result<String> {
     let parts: Option<Vec<&str>> = relative.iter().map(|part| part.to_str()).collect();
-    parts
-        .map(|parts| parts.join("/"))
-        .ok_or_else(|| Error::InvalidName {
-            name: relative.to_string_lossy().into_owned(),
-            reason: "it is not UTF-8",
-        })
+    parts.map(|parts| parts.join("/")).ok_or_else(|| Error::InvalidName {
+        name: relative.to_string_lossy().into_owned(),
+        reason: "it is not UTF-8",
+    })
 }
 
 fn check_own_digest(mut bytes: Vec<u8>) -> Result<(), Damage> {
     let (start, end) = (DIGEST_PREFIX.len(), DIGEST_PREFIX.len() + ZEROS.len());
     if bytes.len() < end || !bytes.starts_with(DIGEST_PREFIX.as_bytes()) {
-        return Err(Damage::Unreadable(
-            "it does not begin with its own digest".to_owned(),
-        ));
+        return Err(Damage::Unreadable("it does not begin with its own digest".to_owned()));
     }
     let expected = String::from_utf8_lossy(&bytes[start..end]).into_owned();
     bytes[start..end].copy_from_slice(ZEROS.as_bytes());

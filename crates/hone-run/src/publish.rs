@@ -71,14 +71,8 @@ pub fn recover_dir(path: &Path) -> Result<()> {
             durable::sync_dir(durable::parent(path))?;
         }
     }
-    let prefix = format!(
-        "{}{TEMPORARY}",
-        path.file_name().unwrap_or_default().to_string_lossy()
-    );
-    let old_prefix = format!(
-        "{}{TEMPORARY}",
-        old.file_name().unwrap_or_default().to_string_lossy()
-    );
+    let prefix = format!("{}{TEMPORARY}", path.file_name().unwrap_or_default().to_string_lossy());
+    let old_prefix = format!("{}{TEMPORARY}", old.file_name().unwrap_or_default().to_string_lossy());
     let folder = durable::parent(path);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

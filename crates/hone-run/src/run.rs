@@ -126,8 +126,7 @@ impl Run {
         if let Some(checkpoint) = &checkpoint {
             accept(dir, checkpoint, &digests, &options)?;
         }
-        let environment =
-            serde_json::to_string_pretty(&options.environment).map_err(Error::caller)? + "\n";
+        let environment = serde_json::to_string_pretty(&options.environment).map_err(Error::caller)? + "\n";
         durable::write_atomic(&dir.join(ENVIRONMENT_FILE), environment.as_bytes())?;
         let mut run = Self {
             metrics: JsonLines::open(&dir.join(METRICS_FILE))?,
@@ -199,8 +198,7 @@ impl Run {
                 "{score}**prompt**\n\n{}\n\n**response**\n\n{}",
                 sample.prompt, sample.response
             );
-            self.board
-                .text(sample.step, &format!("samples/{index}"), &text)?;
+            self.board.text(sample.step, &format!("samples/{index}"), &text)?;
         }
         Ok(())
     }
@@ -244,11 +242,7 @@ impl Run {
         write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
         state: Value,
     ) -> Result<Checkpoint> {
-        if let Some(checkpoint) = self
-            .durable
-            .as_ref()
-            .filter(|checkpoint| checkpoint.step() == step)
-        {
+        if let Some(checkpoint) = self.durable.as_ref().filter(|checkpoint| checkpoint.step() == step) {
             return Ok(checkpoint.clone());
         }
         // What the manifest acknowledges must be durable before the manifest is.
@@ -283,11 +277,7 @@ impl Run {
     ///
     /// # Errors
     /// As [`crate::publish_dir`].
-    pub fn publish(
-        &self,
-        name: &str,
-        write: &mut dyn FnMut(&Path) -> Result<()>,
-    ) -> Result<PathBuf> {
+    pub fn publish(&self, name: &str, write: &mut dyn FnMut(&Path) -> Result<()>) -> Result<PathBuf> {
         manifest::check_name(name)?;
         let path = self.dir.join(name);
         publish::publish_dir(&path, write)?;
@@ -336,12 +326,8 @@ impl Run {
         manifest.interruption = occasion == Occasion::Interruption;
         manifest.config_digest = Some(self.config_digest.clone());
         manifest.environment = self.options.environment.clone();
-        manifest
-            .growing
-            .insert(METRICS_FILE.to_owned(), self.metrics.bytes());
-        manifest
-            .growing
-            .insert(SAMPLES_FILE.to_owned(), self.samples.bytes());
+        manifest.growing.insert(METRICS_FILE.to_owned(), self.metrics.bytes());
+        manifest.growing.insert(SAMPLES_FILE.to_owned(), self.samples.bytes());
         manifest.state = state;
         manifest::seal(temporary, manifest).map_err(|error| {
             if error.is_no_space() {
@@ -375,10 +361,7 @@ impl Run {
 
     fn cut_back(&mut self, checkpoint: Option<&Checkpoint>) -> Result<()> {
         let step = checkpoint.map_or(0, Checkpoint::step);
-        for (name, lines) in [
-            (METRICS_FILE, &mut self.metrics),
-            (SAMPLES_FILE, &mut self.samples),
-        ] {
+        for (name, lines) in [(METRICS_FILE, &mut self.metrics), (SAMPLES_FILE, &mut self.samples)] {
             let bytes = checkpoint
                 .and_then(|checkpoint| checkpoint.manifest().growing.get(name))
                 .copied()
@@ -392,11 +375,7 @@ impl Run {
                 )));
             }
         }
-        if step > 0 {
-            self.board.restart(step)
-        } else {
-            Ok(())
-        }
+        if step > 0 { self.board.restart(step) } else { Ok(()) }
     }
 }
 
@@ -431,8 +410,7 @@ where
     let raw = config::read_table(&path)?;
     let recorded = config::digest(&config::without(&raw, may_change));
     // A key that a newer program added has its default value in an older run.
-    let before = config::load::<T>(&path, &[])
-        .map_or_else(|_| raw.clone(), |resolved| resolved.table().clone());
+    let before = config::load::<T>(&path, &[]).map_or_else(|_| raw.clone(), |resolved| resolved.table().clone());
     let keys = config::changed_keys(
         &config::without(&before, may_change),
         &config::without(config.table(), may_change),
@@ -456,12 +434,7 @@ fn nothing_saved(dir: &Path) -> Result<bool> {
 }
 
 /// Refuses a checkpoint of another configuration or instruction set, and mentions other versions.
-fn accept(
-    dir: &Path,
-    checkpoint: &Checkpoint,
-    digests: &Digests,
-    options: &OpenOptions,
-) -> Result<()> {
+fn accept(dir: &Path, checkpoint: &Checkpoint, digests: &Digests, options: &OpenOptions) -> Result<()> {
     let manifest = checkpoint.manifest();
     let got = manifest.config_digest.clone().unwrap_or_default();
     if got != digests.current && got != digests.recorded {
@@ -500,11 +473,7 @@ fn refuse_foreign_folder(dir: &Path) -> Result<()> {
     }
     let fail = |source| Error::io("list the folder", dir, 0, source);
     for entry in fs::read_dir(dir).map_err(fail)? {
-        let name = entry
-            .map_err(fail)?
-            .file_name()
-            .to_string_lossy()
-            .into_owned();
+        let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
         if name != LOCK_FILE && !name.contains(TEMPORARY) {
             return Err(Error::NotARun {
                 dir: dir.to_path_buf(),
@@ -537,8 +506,7 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
 
 fn read_summary(path: &Path) -> Result<Value> {
     const LIMIT: u64 = 64 << 20;
-    let bytes = manifest::read_limited(path, LIMIT)
-        .map_err(|source| Error::io("read it", path, 0, source))?;
+    let bytes = manifest::read_limited(path, LIMIT).map_err(|source| Error::io("read it", path, 0, source))?;
     serde_json::from_slice(&bytes).map_err(|error| Error::Damaged {
         path: path.to_path_buf(),
         damage: Damage::Unreadable(error.to_string()),

@@ -34,7 +34,12 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     verify_dir(directory)?;
     let (model, config) = hone_model::load(engine, directory)?;
     let tokenizer = tokenizer_for(directory, &model)?;
-    Ok(Artefact { model, tokenizer, tokens: config.tokens, base: Some(directory.into()) })
+    Ok(Artefact {
+        model,
+        tokenizer,
+        tokens: config.tokens,
+        base: Some(directory.into()),
+    })
 }
 
 fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
@@ -45,7 +50,12 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
     let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
-    Ok(Artefact { model, tokenizer, tokens, base: Some(base) })
+    Ok(Artefact {
+        model,
+        tokenizer,
+        tokens,
+        base: Some(base),
+    })
 }
 
 /// Loads what a stage is to train as a language model.
@@ -64,7 +74,10 @@ pub(crate) fn load_language_model(engine: &Engine, directory: &Path) -> Result<A
 /// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
 fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("adapter_config.json");
-    let fail = |reason: String| TrainError::Artefact { path: path.display().to_string(), reason };
+    let fail = |reason: String| TrainError::Artefact {
+        path: path.display().to_string(),
+        reason,
+    };
     let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
     let base = value.get("base_model_name_or_path").and_then(Value::as_str);
@@ -81,7 +94,10 @@ fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {
              the embedding was not resized",
             tokenizer.vocab_size()
         );
-        return Err(TrainError::Artefact { path: directory.display().to_string(), reason });
+        return Err(TrainError::Artefact {
+            path: directory.display().to_string(),
+            reason,
+        });
     }
     Ok(tokenizer)
 }
@@ -120,7 +136,11 @@ pub fn publish_at(engine: &Engine, path: &Path, artefact: &Artefact, model: &Tra
 fn write(engine: &Engine, dir: &Path, artefact: &Artefact, model: &Transformer) -> Result<(), hone_run::Error> {
     let caller = |error: std::io::Error| hone_run::Error::caller(error);
     artefact.tokenizer.save(dir).map_err(hone_run::Error::caller)?;
-    let file = |name: &str| std::fs::File::create(dir.join(name)).map(std::io::BufWriter::new).map_err(caller);
+    let file = |name: &str| {
+        std::fs::File::create(dir.join(name))
+            .map(std::io::BufWriter::new)
+            .map_err(caller)
+    };
     if let (Some(base), Some(_)) = (&artefact.base, model.adapter()) {
         let base = std::path::absolute(base).map_err(caller)?;
         let json = model.adapter_json(&base.display().to_string()).unwrap_or_default();

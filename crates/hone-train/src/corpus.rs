@@ -42,23 +42,40 @@ impl Corpus {
     /// Reads and tokenises the sources.
     pub fn load(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer) -> Result<Self> {
         if data.train.is_empty() {
-            return Err(TrainError::setting(data.key, "is empty; expected at least one source, such as [\"text.txt\"]"));
+            return Err(TrainError::setting(
+                data.key,
+                "is empty; expected at least one source, such as [\"text.txt\"]",
+            ));
         }
         if data.max_length < 2 {
-            return Err(TrainError::setting("max_length", format!("is {}; expected at least 2", data.max_length)));
+            return Err(TrainError::setting(
+                "max_length",
+                format!("is {}; expected at least 2", data.max_length),
+            ));
         }
         let mut sources = Vec::new();
         for source in resolved(data.train, &job.base) {
             sources.push(load_source(job, data, tokenizer, &source)?);
         }
-        let boundaries = if data.cross_document { Boundaries::Cross } else { Boundaries::Separate };
-        Ok(Self { sources, boundaries, length: data.max_length })
+        let boundaries = if data.cross_document {
+            Boundaries::Cross
+        } else {
+            Boundaries::Separate
+        };
+        Ok(Self {
+            sources,
+            boundaries,
+            length: data.max_length,
+        })
     }
 
     /// The order of windows, and how often each source is seen in `windows` of them.
     pub fn order(&self, seed: u64) -> Result<MixtureOrder> {
-        let counts: Vec<usize> =
-            self.sources.iter().map(|s| s.train.windows(self.length, self.boundaries).map_or(0, |w| w.len())).collect();
+        let counts: Vec<usize> = self
+            .sources
+            .iter()
+            .map(|s| s.train.windows(self.length, self.boundaries).map_or(0, |w| w.len()))
+            .collect();
         let weights: Vec<f64> = self.sources.iter().map(|s| s.weight).collect();
         Ok(MixtureOrder::new(&counts, &weights, seed)?)
     }
@@ -78,16 +95,29 @@ impl Corpus {
     /// The windows of a step.
     pub fn batch(&self, order: &MixtureOrder, step: u64, batch: usize) -> Result<Vec<Window<'_>>> {
         let draws = order.batch(step, batch).into_iter();
-        draws.map(|draw| Ok(self.sources[draw.source].train.windows(self.length, self.boundaries)?.get(draw.item))).collect()
+        draws
+            .map(|draw| {
+                Ok(self.sources[draw.source]
+                    .train
+                    .windows(self.length, self.boundaries)?
+                    .get(draw.item))
+            })
+            .collect()
     }
 }
 
 fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, source: &Source) -> Result<SourceTokens> {
     let separator = tokenizer.document_separator().ok_or_else(|| {
-        TrainError::setting("model.tokenizer", "has no token that separates documents; expected <|endoftext|>, bos or eos")
+        TrainError::setting(
+            "model.tokenizer",
+            "has no token that separates documents; expected <|endoftext|>, bos or eos",
+        )
     })?;
     let loaded = load_documents(source)?;
-    let name = source.path.file_name().map_or_else(|| source.path.display().to_string(), |n| n.to_string_lossy().into_owned());
+    let name = source.path.file_name().map_or_else(
+        || source.path.display().to_string(),
+        |n| n.to_string_lossy().into_owned(),
+    );
     for note in &loaded.report.notes {
         job.message(format!("{name}: {note}"));
     }
@@ -103,10 +133,19 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
     let (train, held_out) = (stream(&split.train)?, stream(&split.held_out)?);
     if train.documents() == 0 {
         let hint = "lower data.held_out, or give more text".into();
-        return Err(TrainError::NoData { what: format!("{}: {}", data.key, source.path.display()), hint });
+        return Err(TrainError::NoData {
+            what: format!("{}: {}", data.key, source.path.display()),
+            hint,
+        });
     }
     let held_out_bytes = split.held_out.iter().map(|d| d.text.len() as u64).sum();
-    Ok(SourceTokens { name, weight: source.weight, train, held_out, held_out_bytes })
+    Ok(SourceTokens {
+        name,
+        weight: source.weight,
+        train,
+        held_out,
+        held_out_bytes,
+    })
 }
 
 /// Windows of the held-out text of a source, for evaluation.

@@ -46,7 +46,9 @@ pub enum TrainError {
         reason: String,
     },
     /// Steps whose gradients were not finite, one after another.
-    #[error("diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Lower train.learning_rate, or look at the data of these steps")]
+    #[error(
+        "diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Lower train.learning_rate, or look at the data of these steps"
+    )]
     Diverged {
         /// How many.
         count: u32,
@@ -54,7 +56,9 @@ pub enum TrainError {
         step: u64,
     },
     /// Sampled and recomputed log-probabilities differ.
-    #[error("an invariant is broken: at update {update}, token {token} of episode {episode} had log-probability {sampled} when it was sampled, and the training pass computes {trained}; {count} tokens differ. This is a fault of hone or of this machine: results would be wrong, so the run stops")]
+    #[error(
+        "an invariant is broken: at update {update}, token {token} of episode {episode} had log-probability {sampled} when it was sampled, and the training pass computes {trained}; {count} tokens differ. This is a fault of hone or of this machine: results would be wrong, so the run stops"
+    )]
     Mismatch {
         /// Which update.
         update: u64,
@@ -89,7 +93,10 @@ pub enum TrainError {
 
 impl TrainError {
     pub(crate) fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Setting { key: key.into(), reason: reason.into() }
+        Self::Setting {
+            key: key.into(),
+            reason: reason.into(),
+        }
     }
 
     /// The program's exit status.

@@ -71,16 +71,29 @@ impl Job {
             return Err(TrainError::setting("train.shards", "is 0; expected at least 1"));
         }
         if train.microbatch_tokens == 0 {
-            return Err(TrainError::setting("train.microbatch_tokens", "is 0; expected at least 1"));
+            return Err(TrainError::setting(
+                "train.microbatch_tokens",
+                "is 0; expected at least 1",
+            ));
         }
         if train.checkpoint_every == 0 {
-            return Err(TrainError::setting("train.checkpoint_every", "is 0; expected at least 1"));
+            return Err(TrainError::setting(
+                "train.checkpoint_every",
+                "is 0; expected at least 1",
+            ));
         }
         if train.keep_checkpoints < 2 {
-            let reason = format!("is {}; expected at least 2: one would leave nothing when it is damaged", train.keep_checkpoints);
+            let reason = format!(
+                "is {}; expected at least 2: one would leave nothing when it is damaged",
+                train.keep_checkpoints
+            );
             return Err(TrainError::setting("train.keep_checkpoints", reason));
         }
-        let options = EngineOptions { isa: None, precision: train.precision.into(), threads: self.threads };
+        let options = EngineOptions {
+            isa: None,
+            precision: train.precision.into(),
+            threads: self.threads,
+        };
         Ok(Engine::new(&options)?)
     }
 
@@ -106,19 +119,30 @@ impl Job {
             observer: Arc::clone(&self.observer),
         };
         Ok(match Run::open(&self.dir, config, options)? {
-            Opened::Finished { dir, summary } => {
-                Start::Before(Outcome::Done { model: dir.join("model"), summary, before: true })
-            }
+            Opened::Finished { dir, summary } => Start::Before(Outcome::Done {
+                model: dir.join("model"),
+                summary,
+                before: true,
+            }),
             Opened::Fresh(run) => Start::Go(Box::new(Started { run, checkpoint: None })),
             Opened::Resumed { run, checkpoint } => {
                 self.message(format!("resuming after step {}", checkpoint.step()));
-                Start::Go(Box::new(Started { run, checkpoint: Some(checkpoint) }))
+                Start::Go(Box::new(Started {
+                    run,
+                    checkpoint: Some(checkpoint),
+                }))
             }
         })
     }
 
     /// Marks the run as done, with its page: the default one and `sections` behind its first.
-    pub(crate) fn finish(&self, run: Run, (model, summary): (PathBuf, Value), sections: Vec<Section>, step: u64) -> Result<Outcome> {
+    pub(crate) fn finish(
+        &self,
+        run: Run,
+        (model, summary): (PathBuf, Value),
+        sections: Vec<Section>,
+        step: u64,
+    ) -> Result<Outcome> {
         let page = run.dir().join("report.html");
         let write = |dir: &Path| -> Result<()> {
             let mut report = Report::from_run(dir)?;
@@ -130,7 +154,11 @@ impl Job {
         write(run.dir())?;
         write(&run.finish(summary.clone())?)?;
         self.observer.event(&Event::Finished { step, stopped: false });
-        Ok(Outcome::Done { model, summary, before: false })
+        Ok(Outcome::Done {
+            model,
+            summary,
+            before: false,
+        })
     }
 
     /// Says something to whoever watches.

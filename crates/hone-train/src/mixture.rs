@@ -42,12 +42,19 @@ impl<T> Mixture<T> {
 
     /// The items of step `step` at `batch` a step.
     pub fn batch(&self, step: u64, batch: usize) -> Vec<&T> {
-        self.order.batch(step, batch).into_iter().map(|draw| &self.sources[draw.source].items[draw.item]).collect()
+        self.order
+            .batch(step, batch)
+            .into_iter()
+            .map(|draw| &self.sources[draw.source].items[draw.item])
+            .collect()
     }
 
     /// The sources and how many items each has, for a summary.
     pub fn described(&self, items: &str) -> Value {
-        self.sources.iter().map(|s| json!({ "source": s.name, items: s.items.len() })).collect()
+        self.sources
+            .iter()
+            .map(|s| json!({ "source": s.name, items: s.items.len() }))
+            .collect()
     }
 }
 
@@ -64,9 +71,16 @@ impl<T> Split<T> {
     pub fn with_items<U>(&self, items: Vec<U>) -> Result<SourceItems<U>> {
         if items.is_empty() {
             let what = format!("data.train: {}", self.source.path.display());
-            return Err(TrainError::NoData { what, hint: "raise data.max_length, or lower data.held_out".into() });
+            return Err(TrainError::NoData {
+                what,
+                hint: "raise data.max_length, or lower data.held_out".into(),
+            });
         }
-        Ok(SourceItems { name: self.name.clone(), weight: self.source.weight, items })
+        Ok(SourceItems {
+            name: self.name.clone(),
+            weight: self.source.weight,
+            items,
+        })
     }
 }
 
@@ -85,7 +99,12 @@ pub(crate) fn load_split<T: Opening>(
     for source in resolved(sources, &job.base) {
         let (name, items) = load_items(job, &source, &load)?;
         let split = hold_out(items, held_out)?;
-        splits.push(Split { name, source, train: split.train, held_out: split.held_out });
+        splits.push(Split {
+            name,
+            source,
+            train: split.train,
+            held_out: split.held_out,
+        });
     }
     Ok(splits)
 }
@@ -96,7 +115,10 @@ pub(crate) fn load_items<T>(
     source: &Source,
     load: impl Fn(&Source) -> Result<Loaded<T>, DataError>,
 ) -> Result<(String, Vec<T>)> {
-    let name = source.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    let name = source
+        .path
+        .file_name()
+        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let loaded = load(source)?;
     tell_bad_rows(job, &name, &loaded.report);
     Ok((name, loaded.items))
@@ -107,6 +129,13 @@ pub(crate) fn tell_bad_rows(job: &Job, name: &str, report: &LoadReport) {
     if report.bad == 0 {
         return;
     }
-    let first = report.samples_of_bad.first().map(|row| format!("; line {}: {}", row.line, row.reason)).unwrap_or_default();
-    job.message(format!("{name}: {} of {} rows could not be used{first}", report.bad, report.rows));
+    let first = report
+        .samples_of_bad
+        .first()
+        .map(|row| format!("; line {}: {}", row.line, row.reason))
+        .unwrap_or_default();
+    job.message(format!(
+        "{name}: {} of {} rows could not be used{first}",
+        report.bad, report.rows
+    ));
 }

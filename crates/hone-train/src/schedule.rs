@@ -17,10 +17,16 @@ impl Rates {
     /// The rates of a run of `total` steps.
     pub fn new(train: &TrainSection, learning_rate: f64, total: u64) -> Result<Self> {
         if !(learning_rate > 0.0 && learning_rate.is_finite()) {
-            return Err(TrainError::setting("train.learning_rate", format!("is {learning_rate}; expected a number above 0")));
+            return Err(TrainError::setting(
+                "train.learning_rate",
+                format!("is {learning_rate}; expected a number above 0"),
+            ));
         }
         if !(train.clip_norm >= 0.0 && train.clip_norm.is_finite()) {
-            return Err(TrainError::setting("train.clip_norm", format!("is {}; expected 0 or a number above", train.clip_norm)));
+            return Err(TrainError::setting(
+                "train.clip_norm",
+                format!("is {}; expected 0 or a number above", train.clip_norm),
+            ));
         }
         if !(0.0..=1.0).contains(&train.final_fraction) {
             let reason = format!("is {}; expected 0 to 1", train.final_fraction);
@@ -34,12 +40,19 @@ impl Rates {
         let warmup = train.warmup_steps.min(total / 2);
         let schedule = Schedule::new(decay, warmup, total.max(1), train.final_fraction)?;
         let clip = (train.clip_norm > 0.0).then_some(train.clip_norm);
-        Ok(Self { schedule, learning_rate, clip })
+        Ok(Self {
+            schedule,
+            learning_rate,
+            clip,
+        })
     }
 
     /// The rate of step `step`, counted from 0.
     pub fn at(&self, step: u64) -> StepRate {
-        StepRate { learning_rate: self.learning_rate * self.schedule.fraction(step), clip: self.clip }
+        StepRate {
+            learning_rate: self.learning_rate * self.schedule.fraction(step),
+            clip: self.clip,
+        }
     }
 }
 
@@ -47,12 +60,18 @@ impl Rates {
 pub(crate) fn total_steps(train: &TrainSection, epochs: f64, (items, items_per_step): (f64, f64)) -> Result<u64> {
     match (train.steps, train.epochs) {
         (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
-        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
+        (Some(_), Some(_)) => Err(TrainError::setting(
+            "train.steps",
+            "stands beside train.epochs; give one of them",
+        )),
         (Some(steps), None) => Ok(steps),
         (None, configured) => {
             let epochs = configured.unwrap_or(epochs);
             if !(epochs > 0.0 && epochs.is_finite()) {
-                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
+                return Err(TrainError::setting(
+                    "train.epochs",
+                    format!("is {epochs}; expected a number above 0"),
+                ));
             }
             Ok((items * epochs / items_per_step).ceil().max(1.0) as u64)
         }
@@ -62,13 +81,30 @@ pub(crate) fn total_steps(train: &TrainSection, epochs: f64, (items, items_per_s
 /// AdamW's constants.
 pub(crate) fn adamw(train: &TrainSection) -> Result<AdamW> {
     let check = |key: &str, value: f64, holds: bool, expected: &str| {
-        if holds { Ok(()) } else { Err(TrainError::setting(format!("train.{key}"), format!("is {value}; expected {expected}"))) }
+        if holds {
+            Ok(())
+        } else {
+            Err(TrainError::setting(
+                format!("train.{key}"),
+                format!("is {value}; expected {expected}"),
+            ))
+        }
     };
     let share = |value: f64| (0.0..1.0).contains(&value);
     check("beta1", train.beta1, share(train.beta1), "at least 0 and below 1")?;
     check("beta2", train.beta2, share(train.beta2), "at least 0 and below 1")?;
     let eps = train.eps.unwrap_or(AdamW::default().eps);
     check("eps", eps, eps > 0.0 && eps.is_finite(), "a number above 0")?;
-    check("weight_decay", train.weight_decay, train.weight_decay >= 0.0 && train.weight_decay.is_finite(), "0 or a number above")?;
-    Ok(AdamW { beta1: train.beta1, beta2: train.beta2, eps, weight_decay: train.weight_decay })
+    check(
+        "weight_decay",
+        train.weight_decay,
+        train.weight_decay >= 0.0 && train.weight_decay.is_finite(),
+        "0 or a number above",
+    )?;
+    Ok(AdamW {
+        beta1: train.beta1,
+        beta2: train.beta2,
+        eps,
+        weight_decay: train.weight_decay,
+    })
 }

@@ -40,7 +40,11 @@ impl EngineArguments {
             PrecisionArgument::F32 => Precision::F32,
         };
         let threads = self.threads.map(|threads| threads as usize);
-        Ok(Engine::new(&EngineOptions { isa: None, precision, threads })?)
+        Ok(Engine::new(&EngineOptions {
+            isa: None,
+            precision,
+            threads,
+        })?)
     }
 }
 
@@ -76,7 +80,13 @@ impl ModelArguments {
         let tokenizer_directory = place.tokenizer_directory();
         let tokenizer = Tokenizer::from_dir(&tokenizer_directory)?;
         check_tokenizer(&tokenizer, model.architecture().vocab_size, &tokenizer_directory)?;
-        Ok(LoadedModel { model, config, tokenizer, directory: place.base, tokenizer_directory })
+        Ok(LoadedModel {
+            model,
+            config,
+            tokenizer,
+            directory: place.base,
+            tokenizer_directory,
+        })
     }
 
     /// Loads the model without a tokenizer.
@@ -97,15 +107,24 @@ impl ModelArguments {
         let adapter = self.adapter.as_deref();
         if adapter.is_none() && is_adapter(&directory) {
             let base = base_of(&directory)?;
-            return Ok(Place { base, adapter: Some(directory) });
+            return Ok(Place {
+                base,
+                adapter: Some(directory),
+            });
         }
         if let Some(adapter) = adapter
             && !adapter.join("adapter_config.json").is_file()
         {
-            let text = format!("{}: no adapter_config.json; expected a directory in PEFT layout", adapter.display());
+            let text = format!(
+                "{}: no adapter_config.json; expected a directory in PEFT layout",
+                adapter.display()
+            );
             return Err(Failure::usage(text).into());
         }
-        Ok(Place { base: directory, adapter: adapter.map(Path::to_path_buf) })
+        Ok(Place {
+            base: directory,
+            adapter: adapter.map(Path::to_path_buf),
+        })
     }
 }
 
@@ -133,7 +152,9 @@ pub fn resolve_directory(name: &str) -> Result<PathBuf> {
     }
     if path.exists() {
         let text = format!("{name}: a file; expected a model directory or a hub id");
-        return Err(Failure::usage(text).hint("name the directory that holds config.json").into());
+        return Err(Failure::usage(text)
+            .hint("name the directory that holds config.json")
+            .into());
     }
     match hub::Id::parse(name) {
         Some(id) => hub::fetch(&id),
@@ -155,10 +176,16 @@ fn base_of(adapter: &Path) -> Result<PathBuf> {
     let value: serde_json::Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
     let Some(base) = value.get("base_model_name_or_path").and_then(|v| v.as_str()) else {
         let text = format!("{}: `base_model_name_or_path` is missing", path.display());
-        return Err(Failure::failed(text).hint("give the base by --model and this directory by --adapter").into());
+        return Err(Failure::failed(text)
+            .hint("give the base by --model and this directory by --adapter")
+            .into());
     };
     let beside = adapter.join(base);
-    let found = if beside.is_dir() { Ok(beside) } else { resolve_directory(base) };
+    let found = if beside.is_dir() {
+        Ok(beside)
+    } else {
+        resolve_directory(base)
+    };
     found.with_context(|| format!("the base model of {}", adapter.display()))
 }
 
@@ -166,8 +193,13 @@ fn base_of(adapter: &Path) -> Result<PathBuf> {
 fn check_tokenizer(tokenizer: &Tokenizer, rows: usize, directory: &Path) -> Result<()> {
     let ids = tokenizer.vocab_size();
     if ids > rows {
-        let text = format!("{}: the tokenizer has {ids} ids, and the model's embedding {rows} rows", directory.display());
-        return Err(Failure::failed(text).hint("the tokenizer belongs to another model, or the embedding was not resized").into());
+        let text = format!(
+            "{}: the tokenizer has {ids} ids, and the model's embedding {rows} rows",
+            directory.display()
+        );
+        return Err(Failure::failed(text)
+            .hint("the tokenizer belongs to another model, or the embedding was not resized")
+            .into());
     }
     Ok(())
 }
@@ -178,7 +210,9 @@ impl LoadedModel {
         let chat = Chat::new(&self.tokenizer);
         chat.map_err(|error| {
             let text = format!("{}: {error}", self.tokenizer_directory.display());
-            Failure::failed(text).hint("a base model takes raw text: hone sample --prompt TEXT").into()
+            Failure::failed(text)
+                .hint("a base model takes raw text: hone sample --prompt TEXT")
+                .into()
         })
     }
 

@@ -84,8 +84,7 @@ impl<T: Serialize> Resolved<T> {
     }
 
     fn new(config: T, source: String, origins: BTreeMap<String, String>) -> Result<Self> {
-        let text = toml::to_string_pretty(&config)
-            .map_err(|error| Error::Unwritable(error.to_string()))?;
+        let text = toml::to_string_pretty(&config).map_err(|error| Error::Unwritable(error.to_string()))?;
         let table = toml::from_str(&text).map_err(|error| Error::Unwritable(error.to_string()))?;
         Ok(Self {
             config,
@@ -117,8 +116,7 @@ where
     T: DeserializeOwned + Serialize + JsonSchema,
 {
     let mut origins = origins(source, text)?;
-    let mut table: toml::Table =
-        toml::from_str(text).map_err(|error| syntax(source, text, &error))?;
+    let mut table: toml::Table = toml::from_str(text).map_err(|error| syntax(source, text, &error))?;
     let schema = Schema::of::<T>();
     for text in overrides {
         overrides::apply(text, &schema, &mut table, &mut origins)?;
@@ -162,14 +160,13 @@ pub(crate) fn read_table(path: &Path) -> Result<toml::Table> {
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = read_limited(path, MAX_BYTES)
-        .map_err(|source| Error::Unreadable { path: path.to_path_buf(), source })?;
+    let bytes = read_limited(path, MAX_BYTES).map_err(|source| Error::Unreadable {
+        path: path.to_path_buf(),
+        source,
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..valid]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();
         Error::Syntax {
             origin: format!("{}:{line}", path.display()),
             message: "not UTF-8 text".to_owned(),
@@ -194,17 +191,9 @@ fn syntax(source: &str, text: &str, error: &toml::de::Error) -> Error {
 /// Line and column, from 1, of a byte.
 fn position(text: &str, byte: usize) -> (usize, usize) {
     let before = &text.as_bytes()[..byte.min(text.len())];
-    let line_start = before
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
+    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-    (
-        line,
-        1 + String::from_utf8_lossy(&before[line_start..])
-            .chars()
-            .count(),
-    )
+    (line, 1 + String::from_utf8_lossy(&before[line_start..]).chars().count())
 }
 
 /// The place of every dotted key of a file.
@@ -232,10 +221,7 @@ fn origins(source: &str, text: &str) -> Result<BTreeMap<String, String>> {
     let table = DeTable::parse(text).map_err(|error| syntax(source, text, &error))?;
     let mut origins = BTreeMap::new();
     walk_table(table.get_ref(), "", &mut |key, byte| {
-        origins.insert(
-            key.to_owned(),
-            format!("{source}:{}", position(text, byte).0),
-        );
+        origins.insert(key.to_owned(), format!("{source}:{}", position(text, byte).0));
     });
     Ok(origins)
 }

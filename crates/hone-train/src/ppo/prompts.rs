@@ -29,7 +29,10 @@ impl Prompts {
     /// Reads and tokenises the prompts.
     pub fn load(job: &Job, data: &PpoData, (tokenizer, chat): (&Tokenizer, Option<&Chat>), seed: u64) -> Result<Self> {
         if data.prompts.is_empty() {
-            return Err(TrainError::setting("data.prompts", "is empty; expected at least one source, such as [\"prompts.jsonl\"]"));
+            return Err(TrainError::setting(
+                "data.prompts",
+                "is empty; expected at least one source, such as [\"prompts.jsonl\"]",
+            ));
         }
         let (mut sources, mut weights) = (Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
@@ -41,26 +44,42 @@ impl Prompts {
                 if ids.len() > data.max_prompt_length {
                     too_long += 1;
                 } else {
-                    prepared.push(PreparedPrompt { prompt, ids: ids.into() });
+                    prepared.push(PreparedPrompt {
+                        prompt,
+                        ids: ids.into(),
+                    });
                 }
             }
             if too_long > 0 {
                 let path = source.path.display();
-                job.message(format!("{path}: {too_long} prompts longer than {} tokens dropped", data.max_prompt_length));
+                job.message(format!(
+                    "{path}: {too_long} prompts longer than {} tokens dropped",
+                    data.max_prompt_length
+                ));
             }
             if prepared.is_empty() {
                 let hint = "raise data.max_prompt_length, or lower data.held_out".into();
-                return Err(TrainError::NoData { what: format!("data.prompts: {}", source.path.display()), hint });
+                return Err(TrainError::NoData {
+                    what: format!("data.prompts: {}", source.path.display()),
+                    hint,
+                });
             }
             weights.push(source.weight * prepared.len() as f64);
             sources.push(prepared);
         }
         let counts: Vec<usize> = sources.iter().map(Vec::len).collect();
-        Ok(Self { order: MixtureOrder::new(&counts, &weights, seed)?, sources })
+        Ok(Self {
+            order: MixtureOrder::new(&counts, &weights, seed)?,
+            sources,
+        })
     }
 
     /// The prompts of an update.
     pub fn batch(&self, update: u64, count: usize) -> Vec<&PreparedPrompt> {
-        self.order.batch(update, count).into_iter().map(|draw| &self.sources[draw.source][draw.item]).collect()
+        self.order
+            .batch(update, count)
+            .into_iter()
+            .map(|draw| &self.sources[draw.source][draw.item])
+            .collect()
     }
 }

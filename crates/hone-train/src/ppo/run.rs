@@ -47,12 +47,23 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     }
     let total = c.ppo.updates;
     let rates = rates(c)?;
-    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
-    job.observer.event(&Event::Started { stage: "ppo".into(), step: state.done, total });
+    let cadence = Cadence {
+        total,
+        checkpoint_every: c.train.checkpoint_every,
+        eval_every: c.eval.every,
+    };
+    job.observer.event(&Event::Started {
+        stage: "ppo".into(),
+        step: state.done,
+        total,
+    });
     while state.done < total {
         if job.shutdown.requested() {
             state.save(&engine, &mut run, Occasion::Interruption)?;
-            job.observer.event(&Event::Finished { step: state.done, stopped: true });
+            job.observer.event(&Event::Finished {
+                step: state.done,
+                stopped: true,
+            });
             return Ok(Outcome::Stopped { step: state.done });
         }
         let started = Instant::now();
@@ -73,9 +84,17 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         let report = update(&engine, &mut state.learners, &step)?;
         // 4. The penalty follows the KL that was reached
         let kl_coef = state.kl.kl_coef();
-        state.kl.update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        state
+            .kl
+            .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
         state.done += 1;
-        record(job, &mut run, (state.done, total, kl_coef), (&episodes, &constants, &report), started)?;
+        record(
+            job,
+            &mut run,
+            (state.done, total, kl_coef),
+            (&episodes, &constants, &report),
+            started,
+        )?;
         if cadence.evaluates(state.done) {
             record_samples(&mut run, state.done, &episodes, c.eval.samples)?;
         }
@@ -84,13 +103,25 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             job.observer.event(&Event::Saved { step: state.done });
         }
     }
-    let result = state.learners.ema.as_ref().map_or(&state.learners.policy.model, |ema| &ema.model);
+    let result = state
+        .learners
+        .ema
+        .as_ref()
+        .map_or(&state.learners.policy.model, |ema| &ema.model);
     let model = artefact::publish(&engine, &run, &stage.base, result)?;
     report::Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
-    let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
+    let summary =
+        json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
     run.finish(summary.clone())?;
-    job.observer.event(&Event::Finished { step: total, stopped: false });
-    Ok(Outcome::Done { model, summary, before: false })
+    job.observer.event(&Event::Finished {
+        step: total,
+        stopped: false,
+    });
+    Ok(Outcome::Done {
+        model,
+        summary,
+        before: false,
+    })
 }
 
 /// The configuration with what reinforcement learning sets otherwise than the other stages.
@@ -116,23 +147,46 @@ fn check(c: &PpoConfig) -> Result<()> {
         }
     }
     if !p.rollout_batch.is_multiple_of(p.minibatch) {
-        let reason = format!("is {}, which does not divide ppo.rollout_batch = {}", p.minibatch, p.rollout_batch);
+        let reason = format!(
+            "is {}, which does not divide ppo.rollout_batch = {}",
+            p.minibatch, p.rollout_batch
+        );
         return Err(TrainError::setting("ppo.minibatch", reason));
     }
     // What is absent passes
     let (kl_target, value_rate) = (p.kl_target.unwrap_or(1.0), p.value_learning_rate.unwrap_or(1.0));
     let ptx_coef = c.ptx.as_ref().map_or(1.0, |ptx| ptx.ptx_coef);
     let numbers = [
-        ("ppo.temperature", p.temperature, p.temperature > 0.0, "a number above 0"),
+        (
+            "ppo.temperature",
+            p.temperature,
+            p.temperature > 0.0,
+            "a number above 0",
+        ),
         ("ppo.kl_coef", p.kl_coef, p.kl_coef >= 0.0, "0 or a number above"),
         ("ppo.clip_range", p.clip_range, p.clip_range > 0.0, "a number above 0"),
-        ("ppo.value_clip_range", p.value_clip_range, p.value_clip_range > 0.0, "a number above 0"),
+        (
+            "ppo.value_clip_range",
+            p.value_clip_range,
+            p.value_clip_range > 0.0,
+            "a number above 0",
+        ),
         ("ppo.value_coef", p.value_coef, p.value_coef > 0.0, "a number above 0"),
         ("ppo.gamma", p.gamma, (0.0..=1.0).contains(&p.gamma), "0 to 1"),
-        ("ppo.gae_lambda", p.gae_lambda, (0.0..=1.0).contains(&p.gae_lambda), "0 to 1"),
+        (
+            "ppo.gae_lambda",
+            p.gae_lambda,
+            (0.0..=1.0).contains(&p.gae_lambda),
+            "0 to 1",
+        ),
         ("ppo.missing_eos_score", p.missing_eos_score, true, "a number"),
         ("ppo.kl_target", kl_target, kl_target > 0.0, "a number above 0"),
-        ("ppo.value_learning_rate", value_rate, value_rate > 0.0, "a number above 0"),
+        (
+            "ppo.value_learning_rate",
+            value_rate,
+            value_rate > 0.0,
+            "a number above 0",
+        ),
         ("ptx.ptx_coef", ptx_coef, ptx_coef >= 0.0, "0 or a number above"),
     ];
     for (key, value, holds, expected) in numbers {
@@ -143,16 +197,29 @@ fn check(c: &PpoConfig) -> Result<()> {
     // The controller moves by at most a fifth an episode of a horizon: a shorter one would turn the penalty negative
     if p.kl_target.is_some() && !(p.kl_horizon > 0.2 * p.rollout_batch as f64 && p.kl_horizon.is_finite()) {
         let expected = format!("a number above a fifth of ppo.rollout_batch = {}", p.rollout_batch);
-        return Err(TrainError::setting("ppo.kl_horizon", format!("is {}; expected {expected}", p.kl_horizon)));
+        return Err(TrainError::setting(
+            "ppo.kl_horizon",
+            format!("is {}; expected {expected}", p.kl_horizon),
+        ));
     }
     if let Some(decay) = p.ema_decay
         && !(0.0..1.0).contains(&decay)
     {
-        return Err(TrainError::setting("ppo.ema_decay", format!("is {decay}; expected at least 0 and below 1")));
+        return Err(TrainError::setting(
+            "ppo.ema_decay",
+            format!("is {decay}; expected at least 0 and below 1"),
+        ));
     }
-    for key in [("train.epochs", c.train.epochs.is_some()), ("train.steps", c.train.steps.is_some()), ("train.batch", c.train.batch.is_some())] {
+    for key in [
+        ("train.epochs", c.train.epochs.is_some()),
+        ("train.steps", c.train.steps.is_some()),
+        ("train.batch", c.train.batch.is_some()),
+    ] {
         if key.1 {
-            return Err(TrainError::setting(key.0, "has no meaning here; see ppo.updates, ppo.ppo_epochs and ppo.rollout_batch"));
+            return Err(TrainError::setting(
+                key.0,
+                "has no meaning here; see ppo.updates, ppo.ppo_epochs and ppo.rollout_batch",
+            ));
         }
     }
     Ok(())
@@ -161,7 +228,10 @@ fn check(c: &PpoConfig) -> Result<()> {
 /// Rates of the policy and of the value network. Reinforcement learning keeps its rate unless told otherwise.
 fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
     let rate = c.train.learning_rate.unwrap_or(LEARNING_RATE);
-    Ok((Rates::new(&c.train, rate, c.ppo.updates)?, Rates::new(&c.train, c.ppo.value_learning_rate.unwrap_or(rate), c.ppo.updates)?))
+    Ok((
+        Rates::new(&c.train, rate, c.ppo.updates)?,
+        Rates::new(&c.train, c.ppo.value_learning_rate.unwrap_or(rate), c.ppo.updates)?,
+    ))
 }
 
 /// What does not change during a run.
@@ -181,7 +251,10 @@ impl Stage {
             return Err(TrainError::setting("model.path", "is missing; PPO starts from a model"));
         };
         if c.reward.path.is_empty() {
-            return Err(TrainError::setting("reward.path", "is missing; PPO needs a reward model"));
+            return Err(TrainError::setting(
+                "reward.path",
+                "is missing; PPO needs a reward model",
+            ));
         }
         let base = artefact::load_language_model(engine, &job.path(path))?;
         let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
@@ -214,7 +287,14 @@ impl Stage {
             Some(ptx) => Some(load_ptx(job, ptx, &base, c.train.seed)?),
             None => None,
         };
-        Ok(Self { base, scorer, prompts, stop: stop.into(), value_start, ptx })
+        Ok(Self {
+            base,
+            scorer,
+            prompts,
+            stop: stop.into(),
+            value_start,
+            ptx,
+        })
     }
 
     fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Vec<Episode>> {
@@ -227,15 +307,28 @@ impl Stage {
             stop: &self.stop,
         };
         let prompts = self.prompts.batch(state.done, c.ppo.rollout_batch);
-        collect(engine, &models, &prompts, &c.ppo, Key::new(c.train.seed, "rollout", state.done))
+        collect(
+            engine,
+            &models,
+            &prompts,
+            &c.ppo,
+            Key::new(c.train.seed, "rollout", state.done),
+        )
     }
 
     /// The pre-training windows of an update, one list an optimiser step.
-    fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<(&'a PtxSection, Vec<Vec<Window<'a>>>)>> {
-        let (Some(section), Some((corpus, order))) = (&c.ptx, &self.ptx) else { return Ok(None) };
+    fn ptx_windows<'a>(
+        &'a self,
+        update: u64,
+        c: &'a PpoConfig,
+    ) -> Result<Option<(&'a PtxSection, Vec<Vec<Window<'a>>>)>> {
+        let (Some(section), Some((corpus, order))) = (&c.ptx, &self.ptx) else {
+            return Ok(None);
+        };
         let steps = (c.ppo.ppo_epochs * (c.ppo.rollout_batch / c.ppo.minibatch)) as u64;
-        let lists: Result<Vec<_>> =
-            (update * steps..(update + 1) * steps).map(|step| corpus.batch(order, step, section.windows)).collect();
+        let lists: Result<Vec<_>> = (update * steps..(update + 1) * steps)
+            .map(|step| corpus.batch(order, step, section.windows))
+            .collect();
         Ok(Some((section, lists?)))
     }
 }
@@ -246,7 +339,10 @@ fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(
     }
     let context = base.model.architecture().context;
     if ptx.max_length > context {
-        return Err(TrainError::setting("ptx.max_length", format!("is {}; the model's context is {context}", ptx.max_length)));
+        return Err(TrainError::setting(
+            "ptx.max_length",
+            format!("is {}; the model's context is {context}", ptx.max_length),
+        ));
     }
     let options = CorpusOptions {
         key: "ptx.train",
@@ -281,12 +377,17 @@ impl State {
         let constants = adamw(&c.train)?;
         let kl = match c.ppo.kl_target {
             None => KlController::Fixed { kl_coef: c.ppo.kl_coef },
-            Some(target) => {
-                KlController::Adaptive(AdaptiveKl { kl_coef: c.ppo.kl_coef, target, horizon: c.ppo.kl_horizon })
-            }
+            Some(target) => KlController::Adaptive(AdaptiveKl {
+                kl_coef: c.ppo.kl_coef,
+                target,
+                horizon: c.ppo.kl_horizon,
+            }),
         };
-        let learners =
-            Learners { policy: Learner::new(engine, policy, constants), value: Learner::new(engine, value, constants), ema };
+        let learners = Learners {
+            policy: Learner::new(engine, policy, constants),
+            value: Learner::new(engine, value, constants),
+            ema,
+        };
         Ok(Self { done: 0, learners, kl })
     }
 
@@ -300,14 +401,19 @@ impl State {
         save(run, (self.done, occasion), state, |writer| {
             learners.policy.save(engine, "policy", writer)?;
             learners.value.save(engine, "value", writer)?;
-            learners.ema.as_ref().map_or(Ok(()), |ema| ema.save(engine, "ema", writer))
+            learners
+                .ema
+                .as_ref()
+                .map_or(Ok(()), |ema| ema.save(engine, "ema", writer))
         })
     }
 
     fn load(&mut self, engine: &Engine, checkpoint: &Checkpoint) -> Result<()> {
         let state: &Value = checkpoint.state();
         self.done = checkpoint.step();
-        self.learners.policy.load(engine, "policy", checkpoint, &state["policy"])?;
+        self.learners
+            .policy
+            .load(engine, "policy", checkpoint, &state["policy"])?;
         self.learners.value.load(engine, "value", checkpoint, &state["value"])?;
         if let Some(ema) = &mut self.learners.ema {
             ema.load(engine, "ema", checkpoint)?;
@@ -329,7 +435,8 @@ fn value_network(engine: &Engine, stage: &Stage) -> Transformer {
 }
 
 pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) -> Result<Prepared> {
-    let flat = |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(|e| of(e).iter().copied()).collect() };
+    let flat =
+        |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(|e| of(e).iter().copied()).collect() };
     let lengths: Vec<usize> = episodes.iter().map(Episode::length).collect();
     let scores: Vec<f32> = episodes.iter().map(|e| e.score).collect();
     let mask = vec![true; lengths.iter().sum()];
@@ -344,7 +451,10 @@ pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) ->
     };
     let config = PrepareConfig {
         kl_coef,
-        gae: GaeConfig { gamma: ppo.gamma, gae_lambda: ppo.gae_lambda },
+        gae: GaeConfig {
+            gamma: ppo.gamma,
+            gae_lambda: ppo.gae_lambda,
+        },
         whiten_advantages: ppo.whiten_advantages,
         whiten_rewards: ppo.whiten_rewards,
     };
@@ -390,7 +500,10 @@ fn record(
         // The update stops where it is not 0.
         ("policy/logprob_mismatch_max", 0.0),
         ("completions/mean_length", tokens as f64 / count as f64),
-        ("completions/ended", mean(episodes.iter().map(|e| f64::from(u8::from(e.ended))))),
+        (
+            "completions/ended",
+            mean(episodes.iter().map(|e| f64::from(u8::from(e.ended)))),
+        ),
         ("episode", (done as usize * count) as f64),
     ];
     if let Some(first) = &report.first {
@@ -409,9 +522,17 @@ fn record(
     }
     run.record(done, &metrics)?;
     let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", tokens as f64 / seconds)])?;
+    run.record_timings(
+        done,
+        &[("seconds", seconds), ("tokens_per_second", tokens as f64 / seconds)],
+    )?;
     let headline = vec![("score".to_string(), scores), ("kl".to_string(), kl)];
-    job.observer.event(&Event::Step { step: done, total, tokens, headline });
+    job.observer.event(&Event::Step {
+        step: done,
+        total,
+        tokens,
+        headline,
+    });
     Ok(())
 }
 
@@ -421,7 +542,14 @@ fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], count: usize) 
         extra.insert("tokens".into(), e.length().into());
         extra.insert("ended".into(), e.ended.into());
         let (prompt, response) = e.text.clone();
-        Sample { step, prompt, response, score: Some(f64::from(e.score)), kl: Some(e.kl()), extra }
+        Sample {
+            step,
+            prompt,
+            response,
+            score: Some(f64::from(e.score)),
+            kl: Some(e.kl()),
+            extra,
+        }
     };
     let samples: Vec<Sample> = episodes.iter().take(count).map(sample).collect();
     run.record_samples(&samples)?;

@@ -35,7 +35,10 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     let artefact = load_or_new(job, &engine, c)?;
     let (context, length) = (artefact.model.architecture().context, c.data.max_length);
     if length > context {
-        return Err(TrainError::setting("data.max_length", format!("is {length}; the model's context is {context}")));
+        return Err(TrainError::setting(
+            "data.max_length",
+            format!("is {length}; the model's context is {context}"),
+        ));
     }
     let options = CorpusOptions {
         key: "data.train",
@@ -55,7 +58,10 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     tell_plan(job, &corpus, total * (batch * length) as u64)?;
 
     let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
-    let base = Artefact { model: artefact.model.duplicate(&engine), ..artefact };
+    let base = Artefact {
+        model: artefact.model.duplicate(&engine),
+        ..artefact
+    };
     let mut learner = Learner::new(&engine, base.model.duplicate(&engine), adamw(&c.train)?);
     learner.model.set_recompute(c.model.recompute);
     let mut done = 0;
@@ -64,12 +70,25 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         learner.load(&engine, "model", checkpoint, checkpoint.state())?;
     }
 
-    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
-    job.observer.event(&Event::Started { stage: "pretrain".into(), step: done, total });
+    let cadence = Cadence {
+        total,
+        checkpoint_every: c.train.checkpoint_every,
+        eval_every: c.eval.every,
+    };
+    job.observer.event(&Event::Started {
+        stage: "pretrain".into(),
+        step: done,
+        total,
+    });
     while done < total {
         if job.shutdown.requested() {
-            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| learner.save(&engine, "model", writer))?;
-            job.observer.event(&Event::Finished { step: done, stopped: true });
+            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| {
+                learner.save(&engine, "model", writer)
+            })?;
+            job.observer.event(&Event::Finished {
+                step: done,
+                stopped: true,
+            });
             return Ok(Outcome::Stopped { step: done });
         }
         let started = Instant::now();
@@ -79,14 +98,26 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         record(job, &mut run, (done, total), &stepped, started)?;
         if cadence.evaluates(done) {
             let held_out = held_out_loss(&engine, &learner.model, &corpus, c)?;
-            run.record(done, &held_out.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>())?;
+            run.record(
+                done,
+                &held_out.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>(),
+            )?;
         }
         if cadence.saves(done) {
-            save(&mut run, (done, Occasion::Due), learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            save(&mut run, (done, Occasion::Due), learner.state(), |writer| {
+                learner.save(&engine, "model", writer)
+            })?;
             job.observer.event(&Event::Saved { step: done });
         }
     }
-    finish(job, &engine, run, &base, &learner, summary(&corpus, &order, (total, batch)))
+    finish(
+        job,
+        &engine,
+        run,
+        &base,
+        &learner,
+        summary(&corpus, &order, (total, batch)),
+    )
 }
 
 fn finish(job: &Job, engine: &Engine, run: Run, base: &Artefact, learner: &Learner, summary: Value) -> Result<Outcome> {
@@ -95,7 +126,11 @@ fn finish(job: &Job, engine: &Engine, run: Run, base: &Artefact, learner: &Learn
     let step = learner.state()["optimizer_steps"].as_u64().unwrap_or(0);
     run.finish(summary.clone())?;
     job.observer.event(&Event::Finished { step, stopped: false });
-    Ok(Outcome::Done { model, summary, before: false })
+    Ok(Outcome::Done {
+        model,
+        summary,
+        before: false,
+    })
 }
 
 /// The model to start from.
@@ -108,25 +143,39 @@ fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefac
             let tokenizer = Tokenizer::from_dir(directory)?;
             let architecture = new.architecture(tokenizer.vocab_size())?;
             let model = Transformer::random(engine, architecture, c.train.seed);
-            Ok(Artefact { model, tokens: artefact::token_fields(&tokenizer), tokenizer, base: None })
+            Ok(Artefact {
+                model,
+                tokens: artefact::token_fields(&tokenizer),
+                tokenizer,
+                base: None,
+            })
         }
         (None, Some(_), None) => Err(TrainError::setting(
             "model.tokenizer",
             "is missing; a model from scratch needs one (hone tokenizer train FILES --vocab-size 4096 --out DIR)",
         )),
-        _ => Err(TrainError::setting("model", "expected either path, or [model.new] with tokenizer")),
+        _ => Err(TrainError::setting(
+            "model",
+            "expected either path, or [model.new] with tokenizer",
+        )),
     }
 }
 
 fn total_steps(c: &PretrainConfig, corpus: &Corpus, batch: usize) -> Result<u64> {
     match (c.train.steps, c.train.epochs) {
         (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
-        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
+        (Some(_), Some(_)) => Err(TrainError::setting(
+            "train.steps",
+            "stands beside train.epochs; give one of them",
+        )),
         (Some(steps), None) => Ok(steps),
         (None, epochs) => {
             let epochs = epochs.unwrap_or(1.0);
             if !(epochs > 0.0 && epochs.is_finite()) {
-                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
+                return Err(TrainError::setting(
+                    "train.epochs",
+                    format!("is {epochs}; expected a number above 0"),
+                ));
             }
             let tokens = corpus.train_tokens() as f64 * epochs;
             Ok((tokens / (batch * c.data.max_length) as f64).ceil().max(1.0) as u64)
@@ -160,27 +209,49 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
         ],
     )?;
     let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", stats.tokens as f64 / seconds)])?;
+    run.record_timings(
+        done,
+        &[
+            ("seconds", seconds),
+            ("tokens_per_second", stats.tokens as f64 / seconds),
+        ],
+    )?;
     let headline = vec![("loss".to_string(), stats.mean_nll())];
-    job.observer.event(&Event::Step { step: done, total, tokens: stats.tokens, headline });
+    job.observer.event(&Event::Step {
+        step: done,
+        total,
+        tokens: stats.tokens,
+        headline,
+    });
     Ok(())
 }
 
 /// Held-out loss and bits per byte of each source, and of all.
-fn held_out_loss(engine: &Engine, model: &Transformer, corpus: &Corpus, c: &PretrainConfig) -> Result<Vec<(String, f64)>> {
+fn held_out_loss(
+    engine: &Engine,
+    model: &Transformer,
+    corpus: &Corpus,
+    c: &PretrainConfig,
+) -> Result<Vec<(String, f64)>> {
     let mut metrics = Vec::new();
     let (mut all, mut bytes) = (TokenStats::of(&[], &[])?, 0);
     for source in &corpus.sources {
         let mut stats = TokenStats::of(&[], &[])?;
         let windows = held_out_windows(source, c.data.max_length);
-        for microbatch in shards_of(windows, 1, c.train.microbatch_tokens, |w| w.inputs.len()).into_iter().flatten() {
+        for microbatch in shards_of(windows, 1, c.train.microbatch_tokens, |w| w.inputs.len())
+            .into_iter()
+            .flatten()
+        {
             stats.merge(&evaluate(engine, model, &LanguageBatch::of_windows(microbatch))?);
         }
         if stats.tokens > 0 {
             let source_bytes = source.held_out_bytes;
             metrics.push((format!("eval/loss/{}", source.name), stats.mean_nll()));
             if source_bytes > 0 {
-                metrics.push((format!("eval/bits_per_byte/{}", source.name), stats.bits_per_byte(source_bytes)));
+                metrics.push((
+                    format!("eval/bits_per_byte/{}", source.name),
+                    stats.bits_per_byte(source_bytes),
+                ));
             }
             all.merge(&stats);
             bytes += source_bytes;

@@ -32,9 +32,17 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     };
     let mut run = started.run;
     let Some(path) = &c.model.path else {
-        return Err(TrainError::setting("model.path", "is missing; a reward model starts from a supervised model"));
+        return Err(TrainError::setting(
+            "model.path",
+            "is missing; a reward model starts from a supervised model",
+        ));
     };
-    let Artefact { model, tokenizer, tokens, base } = artefact::load(&engine, &job.path(path))?;
+    let Artefact {
+        model,
+        tokenizer,
+        tokens,
+        base,
+    } = artefact::load(&engine, &job.path(path))?;
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
@@ -58,32 +66,56 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
         learner.load(&engine, "model", checkpoint, checkpoint.state())?;
     }
 
-    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
-    job.observer.event(&Event::Started { stage: "reward".into(), step: done, total });
+    let cadence = Cadence {
+        total,
+        checkpoint_every: c.train.checkpoint_every,
+        eval_every: c.eval.every,
+    };
+    job.observer.event(&Event::Started {
+        stage: "reward".into(),
+        step: done,
+        total,
+    });
     while done < total {
         if job.shutdown.requested() {
-            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| learner.save(&engine, "model", writer))?;
-            job.observer.event(&Event::Finished { step: done, stopped: true });
+            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| {
+                learner.save(&engine, "model", writer)
+            })?;
+            job.observer.event(&Event::Finished {
+                step: done,
+                stopped: true,
+            });
             return Ok(Outcome::Stopped { step: done });
         }
         let started = Instant::now();
         let chosen = rankings.train.batch(done, batch);
-        let stepped =
-            step(&engine, &mut learner, (chosen, c.reward.ties.into()), (&c.train, rates.at(done), done))?;
+        let stepped = step(
+            &engine,
+            &mut learner,
+            (chosen, c.reward.ties.into()),
+            (&c.train, rates.at(done), done),
+        )?;
         done += 1;
         record(job, &mut run, (done, total), &stepped, started)?;
         if cadence.evaluates(done) && done < total {
             evaluate(&engine, &mut run, (&learner.model, &rankings), (c, done))?;
         }
         if cadence.saves(done) {
-            save(&mut run, (done, Occasion::Due), learner.state(), |writer| learner.save(&engine, "model", writer))?;
+            save(&mut run, (done, Occasion::Due), learner.state(), |writer| {
+                learner.save(&engine, "model", writer)
+            })?;
         }
     }
 
     // What is evaluated last is what is handed on: adapter merged, scores centred
     let (result, offset) = finished_model(&engine, &learner.model, &centre);
     let evaluation = evaluate(&engine, &mut run, (&result, &rankings), (c, total))?;
-    let artefact = Artefact { model: result, tokenizer, tokens, base };
+    let artefact = Artefact {
+        model: result,
+        tokenizer,
+        tokens,
+        base,
+    };
     let model = artefact::publish(&engine, &run, &artefact, &artefact.model)?;
     let summary = json!({
         "steps": total,
@@ -92,12 +124,21 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
         "score_offset": offset,
         "held_out": evaluation.as_ref().map(Evaluation::summary),
     });
-    job.finish(run, (model, summary), evaluation.map(|e| e.sections()).unwrap_or_default(), total)
+    job.finish(
+        run,
+        (model, summary),
+        evaluation.map(|e| e.sections()).unwrap_or_default(),
+        total,
+    )
 }
 
 /// The trunk with a head, ready to train. An adapter of the supervised model is merged: it is not the reward model's.
 fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -> Result<Transformer> {
-    let mut model = if model.adapter().is_some() { model.merge_adapter(engine) } else { model };
+    let mut model = if model.adapter().is_some() {
+        model.merge_adapter(engine)
+    } else {
+        model
+    };
     if let Some(lora) = &c.lora {
         model.add_adapter(engine, lora, c.train.seed)?;
     }
@@ -113,7 +154,11 @@ fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -> Result<Tr
 /// The model without its adapter, its offset such that `centre` scores 0 on average.
 fn finished_model(engine: &Engine, trained: &Transformer, centre: &[Vec<u32>]) -> (Transformer, f32) {
     let copy = trained.duplicate(engine);
-    let mut model = if copy.adapter().is_some() { copy.merge_adapter(engine) } else { copy };
+    let mut model = if copy.adapter().is_some() {
+        copy.merge_adapter(engine)
+    } else {
+        copy
+    };
     let sequences: Vec<&[u32]> = centre.iter().map(Vec::as_slice).collect();
     let scores = scores_of(engine, &model, &sequences);
     let mean = scores.iter().map(|s| f64::from(s.0)).sum::<f64>() / scores.len().max(1) as f64;
@@ -138,9 +183,23 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
         ],
     )?;
     let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", stepped.tokens as f64 / seconds)])?;
-    let headline = vec![("loss".to_string(), stats.mean_loss()), ("accuracy".to_string(), stats.accuracy())];
-    job.observer.event(&Event::Step { step: done, total, tokens: stepped.tokens, headline });
+    run.record_timings(
+        done,
+        &[
+            ("seconds", seconds),
+            ("tokens_per_second", stepped.tokens as f64 / seconds),
+        ],
+    )?;
+    let headline = vec![
+        ("loss".to_string(), stats.mean_loss()),
+        ("accuracy".to_string(), stats.accuracy()),
+    ];
+    job.observer.event(&Event::Step {
+        step: done,
+        total,
+        tokens: stepped.tokens,
+        headline,
+    });
     Ok(())
 }
 

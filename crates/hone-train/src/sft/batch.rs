@@ -29,11 +29,21 @@ impl Examples {
     /// Reads and tokenises the demonstrations.
     pub fn load(job: &Job, data: &SftData, chat: &Chat) -> Result<Self> {
         if data.train.is_empty() {
-            return Err(TrainError::setting("data.train", "is empty; expected at least one source, such as [\"demonstrations.jsonl\"]"));
+            return Err(TrainError::setting(
+                "data.train",
+                "is empty; expected at least one source, such as [\"demonstrations.jsonl\"]",
+            ));
         }
-        let mut all = Self { sources: Vec::new(), held_out: Vec::new(), held_out_demonstrations: Vec::new() };
+        let mut all = Self {
+            sources: Vec::new(),
+            held_out: Vec::new(),
+            held_out_demonstrations: Vec::new(),
+        };
         for source in resolved(&data.train, &job.base) {
-            let name = source.path.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+            let name = source
+                .path
+                .file_name()
+                .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
             let loaded = load_demonstrations(&source)?;
             tell_bad_rows(job, &name, &loaded.report);
             let split = hold_out(loaded.items, data.held_out)?;
@@ -42,13 +52,23 @@ impl Examples {
             all.held_out.extend(encode(chat, &split.held_out, data, &mut too_long)?);
             all.held_out_demonstrations.extend(split.held_out);
             if too_long > 0 {
-                job.message(format!("{name}: {too_long} conversations longer than {} tokens dropped", data.max_length));
+                job.message(format!(
+                    "{name}: {too_long} conversations longer than {} tokens dropped",
+                    data.max_length
+                ));
             }
             if train.is_empty() {
                 let hint = "raise data.max_length, or lower data.held_out".into();
-                return Err(TrainError::NoData { what: format!("data.train: {}", source.path.display()), hint });
+                return Err(TrainError::NoData {
+                    what: format!("data.train: {}", source.path.display()),
+                    hint,
+                });
             }
-            all.sources.push(SourceExamples { name, weight: source.weight, train });
+            all.sources.push(SourceExamples {
+                name,
+                weight: source.weight,
+                train,
+            });
         }
         Ok(all)
     }
@@ -68,7 +88,11 @@ impl Examples {
 
     /// The examples of a step.
     pub fn batch(&self, order: &MixtureOrder, step: u64, batch: usize) -> Vec<&TokenExample> {
-        order.batch(step, batch).into_iter().map(|draw| &self.sources[draw.source].train[draw.item]).collect()
+        order
+            .batch(step, batch)
+            .into_iter()
+            .map(|draw| &self.sources[draw.source].train[draw.item])
+            .collect()
     }
 }
 

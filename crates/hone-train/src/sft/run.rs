@@ -44,7 +44,10 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     };
     let mut run = started.run;
     let Some(path) = &c.model.path else {
-        return Err(TrainError::setting("model.path", "is missing; supervised tuning starts from a model"));
+        return Err(TrainError::setting(
+            "model.path",
+            "is missing; supervised tuning starts from a model",
+        ));
     };
     let base = artefact::load_language_model(&engine, &job.path(path))?;
     let context = base.model.architecture().context;
@@ -68,24 +71,44 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     }
     model.set_recompute(c.model.recompute);
     let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
-    let mut progress = Progress { done: 0, best: None, best_weights: None };
+    let mut progress = Progress {
+        done: 0,
+        best: None,
+        best_weights: None,
+    };
     if let Some(checkpoint) = &started.checkpoint {
         progress.done = checkpoint.step();
         learner.load(&engine, "model", checkpoint, &checkpoint.state()["learner"])?;
         progress.load(&engine, &learner, checkpoint)?;
     }
 
-    let cadence = Cadence { total, checkpoint_every: c.train.checkpoint_every, eval_every: c.eval.every };
-    job.observer.event(&Event::Started { stage: "sft".into(), step: progress.done, total });
+    let cadence = Cadence {
+        total,
+        checkpoint_every: c.train.checkpoint_every,
+        eval_every: c.eval.every,
+    };
+    job.observer.event(&Event::Started {
+        stage: "sft".into(),
+        step: progress.done,
+        total,
+    });
     while progress.done < total {
         if job.shutdown.requested() {
             progress.save(&engine, &mut run, (&learner, Occasion::Interruption))?;
-            job.observer.event(&Event::Finished { step: progress.done, stopped: true });
+            job.observer.event(&Event::Finished {
+                step: progress.done,
+                stopped: true,
+            });
             return Ok(Outcome::Stopped { step: progress.done });
         }
         let started = Instant::now();
         let chosen = examples.batch(&order, progress.done, batch);
-        let stepped = step(&engine, &mut learner, chosen, (&c.train, rates.at(progress.done), progress.done))?;
+        let stepped = step(
+            &engine,
+            &mut learner,
+            chosen,
+            (&c.train, rates.at(progress.done), progress.done),
+        )?;
         progress.done += 1;
         record(job, &mut run, (progress.done, total), &stepped, started)?;
         if cadence.evaluates(progress.done) {
@@ -104,8 +127,15 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let model = artefact::publish(&engine, &run, &base, result)?;
     Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
     run.finish(summary.clone())?;
-    job.observer.event(&Event::Finished { step: total, stopped: false });
-    Ok(Outcome::Done { model, summary, before: false })
+    job.observer.event(&Event::Finished {
+        step: total,
+        stopped: false,
+    });
+    Ok(Outcome::Done {
+        model,
+        summary,
+        before: false,
+    })
 }
 
 impl Progress {
@@ -140,12 +170,18 @@ impl Progress {
 fn total_steps(c: &SftConfig, examples: usize, batch: usize) -> Result<u64> {
     match (c.train.steps, c.train.epochs) {
         (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
-        (Some(_), Some(_)) => Err(TrainError::setting("train.steps", "stands beside train.epochs; give one of them")),
+        (Some(_), Some(_)) => Err(TrainError::setting(
+            "train.steps",
+            "stands beside train.epochs; give one of them",
+        )),
         (Some(steps), None) => Ok(steps),
         (None, epochs) => {
             let epochs = epochs.unwrap_or(EPOCHS);
             if !(epochs > 0.0 && epochs.is_finite()) {
-                return Err(TrainError::setting("train.epochs", format!("is {epochs}; expected a number above 0")));
+                return Err(TrainError::setting(
+                    "train.epochs",
+                    format!("is {epochs}; expected a number above 0"),
+                ));
             }
             Ok((examples as f64 * epochs / batch as f64).ceil().max(1.0) as u64)
         }
@@ -166,9 +202,20 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
         ],
     )?;
     let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(done, &[("seconds", seconds), ("tokens_per_second", stepped.tokens as f64 / seconds)])?;
+    run.record_timings(
+        done,
+        &[
+            ("seconds", seconds),
+            ("tokens_per_second", stepped.tokens as f64 / seconds),
+        ],
+    )?;
     let headline = vec![("loss".to_string(), stats.mean_nll())];
-    job.observer.event(&Event::Step { step: done, total, tokens: stepped.tokens, headline });
+    job.observer.event(&Event::Step {
+        step: done,
+        total,
+        tokens: stepped.tokens,
+        headline,
+    });
     Ok(())
 }
 
@@ -205,7 +252,10 @@ fn evaluate_all(
 
 fn held_out_loss(engine: &Engine, model: &Transformer, examples: &[TokenExample], tokens: usize) -> Result<TokenStats> {
     let mut stats = TokenStats::of(&[], &[])?;
-    for microbatch in shards_of(examples.iter().collect(), 1, tokens, |e: &&TokenExample| e.ids.len()).into_iter().flatten() {
+    for microbatch in shards_of(examples.iter().collect(), 1, tokens, |e: &&TokenExample| e.ids.len())
+        .into_iter()
+        .flatten()
+    {
         stats.merge(&evaluate(engine, model, &LanguageBatch::of_examples(microbatch))?);
     }
     Ok(stats)
@@ -223,7 +273,12 @@ fn answers(
     let key = Key::new(c.train.seed, "eval samples", step);
     let (mut requests, mut prompts) = (Vec::new(), Vec::new());
     for (i, row) in examples.held_out_demonstrations.iter().take(c.eval.samples).enumerate() {
-        let before: Vec<_> = row.messages.iter().take_while(|m| m.role != "assistant").cloned().collect();
+        let before: Vec<_> = row
+            .messages
+            .iter()
+            .take_while(|m| m.role != "assistant")
+            .cloned()
+            .collect();
         let prompt: Arc<[u32]> = chat.prompt_ids(&crate::text::messages(&before))?.into();
         if prompt.len() >= model.architecture().context {
             continue;
@@ -246,14 +301,24 @@ fn answers(
         extra.insert("tokens".into(), completion.ids.len().into());
         let ended = completion.finish == hone_generate::FinishReason::Stop;
         extra.insert("ended".into(), Value::from(f64::from(u8::from(ended))));
-        samples.push(Sample { step, prompt, response, score: None, kl: None, extra });
+        samples.push(Sample {
+            step,
+            prompt,
+            response,
+            score: None,
+            kl: None,
+            extra,
+        });
     }
     Ok(samples)
 }
 
 fn summary(examples: &Examples, (steps, batch): (u64, usize), progress: &Progress) -> Value {
-    let sources: Vec<Value> =
-        examples.sources.iter().map(|s| json!({ "source": s.name, "examples": s.train.len() })).collect();
+    let sources: Vec<Value> = examples
+        .sources
+        .iter()
+        .map(|s| json!({ "source": s.name, "examples": s.train.len() }))
+        .collect();
     json!({
         "steps": steps,
         "batch": batch,

@@ -50,7 +50,8 @@ fn stages_say_what_is_wrong_with_their_data() {
         with_data(&stages, stage, "{\"qq\": 1}\n").fails(1, &["bad: its columns fit no known format", "Found: qq"]);
     }
     with_data(&stages, "pretrain", b"some \xff text\n").fails(1, &["bad: line 1: not UTF-8", "iconv"]);
-    with_data(&stages, "sft", "{\"prompt\":\"a\"}\n").fails(1, &["bad: holds prompts", "conversations are wanted here"]);
+    with_data(&stages, "sft", "{\"prompt\":\"a\"}\n")
+        .fails(1, &["bad: holds prompts", "conversations are wanted here"]);
 }
 
 #[test]
@@ -61,76 +62,184 @@ fn stages_say_what_is_wrong_with_rows() {
         _ => "{\"prompt\":\"a\",\"responses\":[\"b\",\"c\"],\"ranking\":[[0],[1]]}\n",
     };
     let cases = [
-        ("sft", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}", "a conversation without a reply"),
-        ("sft", "{\"messages\":[{\"role\":\"critic\",\"content\":\"a\"}]}", "critic"),
+        (
+            "sft",
+            "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}",
+            "a conversation without a reply",
+        ),
+        (
+            "sft",
+            "{\"messages\":[{\"role\":\"critic\",\"content\":\"a\"}]}",
+            "critic",
+        ),
         ("sft", "{\"messages\":", "line 2: "),
         ("sft", "[1, 2]", "expected a JSON object"),
-        ("reward", "{\"prompt\":\"a\",\"responses\":[\"b\"],\"ranking\":[[0]]}", "a ranking of one"),
-        ("reward", "{\"prompt\":\"a\",\"responses\":[\"b\",\"b\"],\"ranking\":[[0],[1]]}", "the two sides are equal"),
-        ("reward", "{\"prompt\":\"a\",\"responses\":[\"b\",\"c\"],\"ranking\":[[0,1]]}", "tied"),
+        (
+            "reward",
+            "{\"prompt\":\"a\",\"responses\":[\"b\"],\"ranking\":[[0]]}",
+            "a ranking of one",
+        ),
+        (
+            "reward",
+            "{\"prompt\":\"a\",\"responses\":[\"b\",\"b\"],\"ranking\":[[0],[1]]}",
+            "the two sides are equal",
+        ),
+        (
+            "reward",
+            "{\"prompt\":\"a\",\"responses\":[\"b\",\"c\"],\"ranking\":[[0,1]]}",
+            "tied",
+        ),
     ];
     for (stage, row, reason) in cases {
         // One of two is above the share that is allowed
         let ran = with_data(&stages, stage, format!("{}{row}\n", good(stage)));
-        ran.fails(1, &["bad: 1 of 2 rows are bad, more than the allowed share", "line 2", reason]);
+        ran.fails(
+            1,
+            &[
+                "bad: 1 of 2 rows are bad, more than the allowed share",
+                "line 2",
+                reason,
+            ],
+        );
         // One of forty is not: it is counted and named
         let many = good(stage).repeat(200);
         let ran = with_data(&stages, stage, format!("{many}{row}\n"));
         assert_eq!(ran.code(), 0, "{}", ran.stderr());
-        assert!(ran.stderr().contains("bad: 1 of 201 rows could not be used; line 201: "), "{}", ran.stderr());
+        assert!(
+            ran.stderr()
+                .contains("bad: 1 of 201 rows could not be used; line 201: "),
+            "{}",
+            ran.stderr()
+        );
     }
     let pair = "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"b\"}\n";
     with_data(&stages, "reward", pair).fails(1, &["bad: ", "line 1", "equal"]);
     // What is too long is counted and left out; what leaves nothing stops
     let long = "a b ".repeat(100);
     let row = format!("{{\"question\":\"{long}\",\"answer\":\"c\"}}\n");
-    let ran = with_data(&stages, "sft", fs::read_to_string(stages.fixture.path("demonstrations.jsonl")).unwrap() + &row);
+    let ran = with_data(
+        &stages,
+        "sft",
+        fs::read_to_string(stages.fixture.path("demonstrations.jsonl")).unwrap() + &row,
+    );
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
-    assert!(ran.stderr().contains("1 conversations longer than 64 tokens dropped"), "{}", ran.stderr());
+    assert!(
+        ran.stderr().contains("1 conversations longer than 64 tokens dropped"),
+        "{}",
+        ran.stderr()
+    );
     with_data(&stages, "sft", &row).fails(1, &["nothing is left to train on"]);
     let prompts = format!("{{\"prompt\":\"{long}\"}}\n").repeat(3);
-    with_data(&stages, "ppo", prompts).fails(1, &["prompts longer than 50 tokens dropped", "nothing is left to train on"]);
+    with_data(&stages, "ppo", prompts).fails(
+        1,
+        &["prompts longer than 50 tokens dropped", "nothing is left to train on"],
+    );
 }
 
 #[test]
 fn stages_say_what_is_wrong_with_their_configuration() {
     let stages = Stages::new();
-    stages.run("sft", "x", &["--set", "train.learning_rat=1"]).fails(2, &["unknown key `train.learning_rat`", "train.learning_rate"]);
-    stages.fixture.file("typo.toml", "[model]\npath = \"model\"\n[trian]\nseed = 1\n");
-    stages.fixture.hone(&["sft", "typo.toml"]).fails(2, &["typo.toml:3: unknown key `trian`", "`train`"]);
+    stages
+        .run("sft", "x", &["--set", "train.learning_rat=1"])
+        .fails(2, &["unknown key `train.learning_rat`", "train.learning_rate"]);
+    stages
+        .fixture
+        .file("typo.toml", "[model]\npath = \"model\"\n[trian]\nseed = 1\n");
+    stages
+        .fixture
+        .hone(&["sft", "typo.toml"])
+        .fails(2, &["typo.toml:3: unknown key `trian`", "`train`"]);
     stages.fixture.file("text.toml", "[model\n");
-    stages.fixture.hone(&["sft", "text.toml"]).fails(2, &["text.toml:1", "not valid TOML"]);
-    stages.fixture.hone(&["sft", "absent.toml"]).fails(2, &["absent.toml: cannot read the configuration"]);
+    stages
+        .fixture
+        .hone(&["sft", "text.toml"])
+        .fails(2, &["text.toml:1", "not valid TOML"]);
+    stages
+        .fixture
+        .hone(&["sft", "absent.toml"])
+        .fails(2, &["absent.toml: cannot read the configuration"]);
     let cases: &[(&str, &str, &str)] = &[
-        ("sft", "train.learning_rate=-1", "train.learning_rate: is -1; expected a number above 0"),
+        (
+            "sft",
+            "train.learning_rate=-1",
+            "train.learning_rate: is -1; expected a number above 0",
+        ),
         ("sft", "train.learning_rate=nan", "train.learning_rate: is NaN"),
-        ("sft", "train.learning_rate=\"fast\"", "`train.learning_rate`: invalid type"),
+        (
+            "sft",
+            "train.learning_rate=\"fast\"",
+            "`train.learning_rate`: invalid type",
+        ),
         ("sft", "train.batch=0", "train.batch: is 0; expected at least 1"),
         ("sft", "train.shards=0", "train.shards: is 0; expected at least 1"),
         ("sft", "train.steps=-1", "`train.steps`: invalid value: integer `-1`"),
         ("sft", "train.epochs=1", "train.steps: stands beside train.epochs"),
-        ("sft", "train.precision=f16", "unknown variant `f16`, expected `bf16` or `f32`"),
-        ("sft", "train.final_fraction=-1", "train.final_fraction: is -1; expected 0 to 1"),
-        ("sft", "train.keep_checkpoints=1", "train.keep_checkpoints: is 1; expected at least 2"),
+        (
+            "sft",
+            "train.precision=f16",
+            "unknown variant `f16`, expected `bf16` or `f32`",
+        ),
+        (
+            "sft",
+            "train.final_fraction=-1",
+            "train.final_fraction: is -1; expected 0 to 1",
+        ),
+        (
+            "sft",
+            "train.keep_checkpoints=1",
+            "train.keep_checkpoints: is 1; expected at least 2",
+        ),
         ("sft", "data.held_out=1.5", "`held_out` is 1.5, expected a share"),
         ("sft", "data.train=[{path=\"text.txt\",weight=-1.0}]", "`weight` is -1"),
-        ("sft", "data.max_length=500", "data.max_length: is 500; the model's context is 64"),
+        (
+            "sft",
+            "data.max_length=500",
+            "data.max_length: is 500; the model's context is 64",
+        ),
         ("sft", "lora.rank=0", "lora.rank is 0; expected 1 to 32"),
         ("sft", "lora.rank=33", "lora.rank is 33; expected 1 to 32"),
         ("sft", "lora.alpha=-1", "lora.alpha is -1; expected a number above 0"),
-        ("sft", "lora.targets=[\"zz\"]", "lora.targets: `zz` is not a matrix of this model"),
+        (
+            "sft",
+            "lora.targets=[\"zz\"]",
+            "lora.targets: `zz` is not a matrix of this model",
+        ),
         ("sft", "model.path=absent", "absent: no config.json"),
         ("sft", "model.path=reward", "model.path: reward is a reward model"),
         ("pretrain", "model.new.heads=5", "`model.new`: missing field `width`"),
-        ("pretrain", "model.tokenizer=model", "model: expected either path, or [model.new] with tokenizer"),
-        ("ppo", "ppo.minibatch=3", "ppo.minibatch: is 3, which does not divide ppo.rollout_batch = 4"),
+        (
+            "pretrain",
+            "model.tokenizer=model",
+            "model: expected either path, or [model.new] with tokenizer",
+        ),
+        (
+            "ppo",
+            "ppo.minibatch=3",
+            "ppo.minibatch: is 3, which does not divide ppo.rollout_batch = 4",
+        ),
         ("ppo", "ppo.gamma=2", "ppo.gamma: is 2; expected 0 to 1"),
-        ("ppo", "ppo.kl_coef=-1", "ppo.kl_coef: is -1; expected 0 or a number above"),
-        ("ppo", "ppo.kl_target=0", "ppo.kl_target: is 0; expected a number above 0"),
-        ("ppo", "ppo.kl_horizon=0", "ppo.kl_horizon: is 0; expected a number above a fifth"),
+        (
+            "ppo",
+            "ppo.kl_coef=-1",
+            "ppo.kl_coef: is -1; expected 0 or a number above",
+        ),
+        (
+            "ppo",
+            "ppo.kl_target=0",
+            "ppo.kl_target: is 0; expected a number above 0",
+        ),
+        (
+            "ppo",
+            "ppo.kl_horizon=0",
+            "ppo.kl_horizon: is 0; expected a number above a fifth",
+        ),
         ("ppo", "ppo.value_learning_rate=-1", "ppo.value_learning_rate: is -1"),
         ("ppo", "ppo.missing_eos_score=nan", "ppo.missing_eos_score: is NaN"),
-        ("ppo", "ppo.max_new_tokens=20", "makes 70 tokens; the model's context is 64"),
+        (
+            "ppo",
+            "ppo.max_new_tokens=20",
+            "makes 70 tokens; the model's context is 64",
+        ),
         ("ppo", "ptx.ptx_coef=-1", "ptx.ptx_coef: is -1"),
         ("ppo", "train.epochs=2", "train.epochs: has no meaning here"),
         ("ppo", "reward.path=model", "model: is no reward model"),
@@ -138,7 +247,9 @@ fn stages_say_what_is_wrong_with_their_configuration() {
     for (stage, set, said) in cases {
         with(&stages, stage, &[set]).fails(2, &[said]);
     }
-    let isa = stages.fixture.hone_with(&["sft", "sft.toml"], "", &[("HONE_ISA", "sse9")]);
+    let isa = stages
+        .fixture
+        .hone_with(&["sft", "sft.toml"], "", &[("HONE_ISA", "sse9")]);
     isa.fails(2, &["HONE_ISA is `sse9`", "portable"]);
     // A corrected configuration starts where nothing was saved
     with(&stages, "sft", &["lora.rank=0"]).fails(2, &["lora.rank"]);
@@ -174,28 +285,63 @@ fn stages_say_what_is_wrong_with_models() {
         let length = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
         let text = String::from_utf8(weights[8..8 + length].to_vec()).unwrap();
         assert!(text.contains(from) && from.len() == to.len(), "{text}");
-        [&weights[..8], text.replacen(from, to, 1).as_bytes(), &weights[8 + length..]].concat()
+        [
+            &weights[..8],
+            text.replacen(from, to, 1).as_bytes(),
+            &weights[8 + length..],
+        ]
+        .concat()
     };
     let put = |dir: &Path, bytes: &[u8]| fs::write(dir.join("model.safetensors"), bytes).unwrap();
-    sft("wrong-type", &|dir| put(dir, &header("\"F32\"", "\"I32\""))).fails(1, &["is of type I32; expected F32, F16 or BF16"]);
-    sft("renamed", &|dir| put(dir, &header("model.norm.weight", "model.form.weight"))).fails(1, &["missing, such as", "norm.weight"]);
+    sft("wrong-type", &|dir| put(dir, &header("\"F32\"", "\"I32\"")))
+        .fails(1, &["is of type I32; expected F32, F16 or BF16"]);
+    sft("renamed", &|dir| {
+        put(dir, &header("model.norm.weight", "model.form.weight"))
+    })
+    .fails(1, &["missing, such as", "norm.weight"]);
     sft("cut", &|dir| put(dir, &weights[..weights.len() - 9])).fails(1, &["model.safetensors", "claims bytes"]);
-    sft("pickle", &|dir| fs::rename(dir.join("model.safetensors"), dir.join("pytorch_model.bin")).unwrap())
-        .fails(1, &["pytorch_model.bin: pickled weights are never read", "safe_serialization=True"]);
+    sft("pickle", &|dir| {
+        fs::rename(dir.join("model.safetensors"), dir.join("pytorch_model.bin")).unwrap()
+    })
+    .fails(
+        1,
+        &[
+            "pytorch_model.bin: pickled weights are never read",
+            "safe_serialization=True",
+        ],
+    );
     let index = |part: &str| json!({ "metadata": {}, "weight_map": { "model.norm.weight": part } }).to_string();
-    for (name, part) in [("shard", "model-00001-of-00002.safetensors"), ("escape", "../model/model.safetensors")] {
+    for (name, part) in [
+        ("shard", "model-00001-of-00002.safetensors"),
+        ("escape", "../model/model.safetensors"),
+    ] {
         let ran = sft(name, &|dir| {
             fs::remove_file(dir.join("model.safetensors")).unwrap();
             fs::write(dir.join("model.safetensors.index.json"), index(part)).unwrap();
         });
         ran.fails(1, &[part]);
     }
-    stages.fixture.file("t.txt", "some other words for another tokenizer, many more words than before: ".repeat(9));
-    assert_eq!(stages.fixture.hone(&["tokenizer", "train", "t.txt", "--vocab-size", "300", "--out", "other"]).code(), 0);
+    stages.fixture.file(
+        "t.txt",
+        "some other words for another tokenizer, many more words than before: ".repeat(9),
+    );
+    assert_eq!(
+        stages
+            .fixture
+            .hone(&["tokenizer", "train", "t.txt", "--vocab-size", "300", "--out", "other"])
+            .code(),
+        0
+    );
     sft("mixed", &|dir| {
         fs::copy(stages.fixture.path("other/tokenizer.json"), dir.join("tokenizer.json")).unwrap();
     })
-    .fails(1, &["mixed: the tokenizer has 29", " ids, and the model's embedding 280 rows"]);
+    .fails(
+        1,
+        &[
+            "mixed: the tokenizer has 29",
+            " ids, and the model's embedding 280 rows",
+        ],
+    );
 }
 
 #[test]
@@ -206,7 +352,13 @@ fn stages_say_what_is_wrong_with_templates() {
     with_template(&stages, "refuses", "{{ raise_exception('no thanks') }}").fails(1, &["no thanks"]);
     let rewrites = "{{ messages | length }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
                     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-    with_template(&stages, "rewrites", rewrites).fails(1, &["not prefix-preserving at message", "train on the last assistant turn only"]);
+    with_template(&stages, "rewrites", rewrites).fails(
+        1,
+        &[
+            "not prefix-preserving at message",
+            "train on the last assistant turn only",
+        ],
+    );
     let endless = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}";
     with_template(&stages, "endless", endless).fails(1, &["chat template"]);
 }
@@ -217,12 +369,17 @@ fn runs_that_were_changed_locked_or_are_none() {
     assert_eq!(stages.run("sft", "a", &["--set", "train.steps=4"]).code(), 0);
     let before = crate::stages::promised(&stages.dir("a"));
     let changed = stages.run("sft", "a", &["--set", "train.steps=5", "--set", "train.seed=9"]);
-    changed.fails(2, &["another configuration; changed: train.seed, train.steps", "--name"]);
+    changed.fails(
+        2,
+        &["another configuration; changed: train.seed, train.steps", "--name"],
+    );
     assert!(crate::stages::promised(&stages.dir("a")) == before);
     // A folder of somebody
     fs::create_dir_all(stages.dir("mine")).unwrap();
     fs::write(stages.dir("mine").join("thesis.txt"), "do not touch").unwrap();
-    stages.run("sft", "mine", &[]).fails(2, &["holds `thesis.txt` but no run.toml"]);
+    stages
+        .run("sft", "mine", &[])
+        .fails(2, &["holds `thesis.txt` but no run.toml"]);
     // A run that another process writes
     let mut child = stages.start("sft", "long", &["--set", "train.steps=4000"]);
     while !stages.dir("long").join("timings.jsonl").exists() {
@@ -231,7 +388,13 @@ fn runs_that_were_changed_locked_or_are_none() {
     }
     let second = stages.run("sft", "long", &["--set", "train.steps=4000"]);
     child.kill().unwrap();
-    second.fails(1, &[&format!("another process (pid {}) is writing into this run", child.id())]);
+    second.fails(
+        1,
+        &[&format!(
+            "another process (pid {}) is writing into this run",
+            child.id()
+        )],
+    );
     child.wait().unwrap();
 }
 
@@ -242,10 +405,19 @@ fn a_flipped_bit_in_a_checkpoint_is_named_and_the_older_one_is_used() {
     assert_eq!(stages.run("sft", "x", &[]).code(), 0);
     // As if it had been killed before its end
     fs::remove_file(stages.dir("x").join("finished.json")).unwrap();
-    flip(&stages.dir("x").join("checkpoints/step-000013/model.moments.safetensors"));
+    flip(
+        &stages
+            .dir("x")
+            .join("checkpoints/step-000013/model.moments.safetensors"),
+    );
     let again = stages.run("sft", "x", &[]);
     assert_eq!(again.code(), 0, "{}", again.stderr());
-    for said in ["model.moments.safetensors: contents differ", "set aside as", "step-000013.bad", "resuming after step 12"] {
+    for said in [
+        "model.moments.safetensors: contents differ",
+        "set aside as",
+        "step-000013.bad",
+        "resuming after step 12",
+    ] {
         assert!(again.stderr().contains(said), "{}", again.stderr());
     }
     fs::remove_dir_all(stages.dir("x").join("checkpoints/step-000013.bad")).unwrap();
@@ -264,9 +436,17 @@ fn a_flipped_bit_in_a_result_is_named_by_whoever_uses_it() {
     let stages = Stages::new();
     assert_eq!(stages.run("sft", "sft", &["--set", "train.steps=2"]).code(), 0);
     assert_eq!(stages.run("reward", "judge", &["--set", "train.steps=2"]).code(), 0);
-    let chain = ["model.path=runs/sft/model", "reward.path=runs/judge/model", "ppo.updates=1"];
+    let chain = [
+        "model.path=runs/sft/model",
+        "reward.path=runs/judge/model",
+        "ppo.updates=1",
+    ];
     assert_eq!(with(&stages, "ppo", &chain).code(), 0);
-    let said = ["model.safetensors: contents differ", "the file is damaged", "delete the MANIFEST.json"];
+    let said = [
+        "model.safetensors: contents differ",
+        "the file is damaged",
+        "delete the MANIFEST.json",
+    ];
     for damaged in ["judge", "sft"] {
         let path = stages.dir(damaged).join("model/model.safetensors");
         flip(&path);
@@ -276,7 +456,10 @@ fn a_flipped_bit_in_a_result_is_named_by_whoever_uses_it() {
         }
     }
     with(&stages, "reward", &["model.path=runs/sft/model"]).fails(1, &said);
-    stages.fixture.hone(&["sample", "--model", "runs/sft/model", "--prompt", "a"]).fails(1, &said);
+    stages
+        .fixture
+        .hone(&["sample", "--model", "runs/sft/model", "--prompt", "a"])
+        .fails(1, &said);
     // Changed on purpose
     fs::remove_file(stages.dir("sft").join("model/MANIFEST.json")).unwrap();
     assert_eq!(with(&stages, "ppo", &chain).code(), 0);
@@ -288,13 +471,22 @@ fn a_folder_that_cannot_be_written_is_named() {
     use std::os::unix::fs::PermissionsExt;
     let stages = Stages::new();
     stages.fixture.file("file", "");
-    stages.run("sft", "x", &["--runs", "file"]).fails(1, &["file/x", "cannot"]);
+    stages
+        .run("sft", "x", &["--runs", "file"])
+        .fails(1, &["file/x", "cannot"]);
     let dir = stages.fixture.path("closed");
     fs::create_dir(&dir).unwrap();
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
     // The superuser may write there all the same, but not into the kernel's folder
-    let place = if fs::write(dir.join("probe"), "").is_ok() { "/sys" } else { "closed" };
-    stages.run("sft", "x", &["--runs", place]).fails(1, &[&format!("{place}/x: cannot create the folder"), "Choose another place"]);
+    let place = if fs::write(dir.join("probe"), "").is_ok() {
+        "/sys"
+    } else {
+        "closed"
+    };
+    stages.run("sft", "x", &["--runs", place]).fails(
+        1,
+        &[&format!("{place}/x: cannot create the folder"), "Choose another place"],
+    );
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
@@ -305,7 +497,11 @@ fn on_small_disk(stages: &Stages, kilobytes: usize, script: &str) -> Option<Ran>
         let mount = format!("mount -t tmpfs -o size={kilobytes}k none runs && {script}");
         let mut command = Command::new("unshare");
         command.args(["-rm", "sh", "-c", &mount, env!("CARGO_BIN_EXE_hone")]);
-        command.current_dir(stages.fixture.folder.path()).env("HONE_THREADS", "1").output().ok()
+        command
+            .current_dir(stages.fixture.folder.path())
+            .env("HONE_THREADS", "1")
+            .output()
+            .ok()
     };
     fs::create_dir_all(stages.fixture.path("runs")).unwrap();
     run("true").filter(|probe| probe.status.success())?;
@@ -325,7 +521,19 @@ fn a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_with_room() {
         eprintln!("left out: this system gives no file system of its own");
         return;
     };
-    ran.fails(75, &["no space left on the disk", "bytes are needed there", "The last checkpoint is intact", "resuming after step"]);
-    assert!(ran.stdout().contains("step-0000") && !ran.stdout().contains(".tmp."), "{}", ran.stdout());
+    ran.fails(
+        75,
+        &[
+            "no space left on the disk",
+            "bytes are needed there",
+            "The last checkpoint is intact",
+            "resuming after step",
+        ],
+    );
+    assert!(
+        ran.stdout().contains("step-0000") && !ran.stdout().contains(".tmp."),
+        "{}",
+        ran.stdout()
+    );
     assert!(ran.stdout().ends_with("same\n"), "{} {}", ran.stdout(), ran.stderr());
 }

@@ -13,7 +13,8 @@ use tempfile::TempDir;
 
 pub const CONTEXT: usize = 64;
 
-const TEXT: &str = "the quick brown fox jumps over the lazy dog; the dog sleeps, the fox runs. hello there, how are you today?";
+const TEXT: &str =
+    "the quick brown fox jumps over the lazy dog; the dog sleeps, the fox runs. hello there, how are you today?";
 
 /// A folder with a model in `model/`, a reward model in `reward/` and an adapter in `adapter/`.
 pub struct Fixture {
@@ -38,9 +39,16 @@ pub fn architecture() -> NewModel {
 impl Fixture {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = EngineOptions { isa: Some(Isa::Portable), precision: Precision::F32, threads: Some(1) };
+        let options = EngineOptions {
+            isa: Some(Isa::Portable),
+            precision: Precision::F32,
+            threads: Some(1),
+        };
         let engine = Engine::new(&options).unwrap();
-        let options = TrainOptions { vocab_size: 280, ..TrainOptions::default() };
+        let options = TrainOptions {
+            vocab_size: 280,
+            ..TrainOptions::default()
+        };
         let tokenizer = train_bpe([TEXT.repeat(3)].into_iter(), &options).unwrap();
         let shape = architecture().architecture(tokenizer.vocab_size()).unwrap();
         let mut model = Transformer::random(&engine, shape, 5);
@@ -48,12 +56,33 @@ impl Fixture {
             let dir = folder.path().join(name);
             fs::create_dir(&dir).unwrap();
             fs::write(dir.join("config.json"), model.config_json(&Map::new())).unwrap();
-            model.write_weights(&engine, Dtype::F32, &mut File::create(dir.join("model.safetensors")).unwrap()).unwrap();
+            model
+                .write_weights(
+                    &engine,
+                    Dtype::F32,
+                    &mut File::create(dir.join("model.safetensors")).unwrap(),
+                )
+                .unwrap();
             tokenizer.save(&dir).unwrap();
         };
         save(&model, "model");
-        model.add_adapter(&engine, &LoraConfig { rank: 2, alpha: 8.0, targets: vec!["q".into(), "down".into()] }, 7).unwrap();
-        let upper: Vec<_> = model.parameters().iter().filter(|(_, p)| p.name().contains("lora_B")).map(|(id, _)| id).collect();
+        model
+            .add_adapter(
+                &engine,
+                &LoraConfig {
+                    rank: 2,
+                    alpha: 8.0,
+                    targets: vec!["q".into(), "down".into()],
+                },
+                7,
+            )
+            .unwrap();
+        let upper: Vec<_> = model
+            .parameters()
+            .iter()
+            .filter(|(_, p)| p.name().contains("lora_B"))
+            .map(|(id, _)| id)
+            .collect();
         for id in upper {
             let count = model.parameters().get(id).value().len();
             let numbers: Vec<f32> = (0..count).map(|i| (i % 7) as f32 * 0.01 - 0.03).collect();
@@ -61,8 +90,17 @@ impl Fixture {
         }
         let adapter = folder.path().join("adapter");
         fs::create_dir(&adapter).unwrap();
-        fs::write(adapter.join("adapter_config.json"), model.adapter_json("../model").unwrap()).unwrap();
-        model.write_adapter(&engine, &mut File::create(adapter.join("adapter_model.safetensors")).unwrap()).unwrap();
+        fs::write(
+            adapter.join("adapter_config.json"),
+            model.adapter_json("../model").unwrap(),
+        )
+        .unwrap();
+        model
+            .write_adapter(
+                &engine,
+                &mut File::create(adapter.join("adapter_model.safetensors")).unwrap(),
+            )
+            .unwrap();
         let shape = architecture().architecture(tokenizer.vocab_size()).unwrap();
         let mut reward = Transformer::random(&engine, shape, 6);
         reward.add_reward_head(&engine, 6);
@@ -126,7 +164,10 @@ impl Ran {
     /// The JSON objects on stdout of a run that went well.
     pub fn json(&self) -> Vec<Value> {
         assert_eq!(self.code(), 0, "{}", self.stderr());
-        self.stdout().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.stdout()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// Checks that the run failed with this code and said this, in one message.
@@ -136,7 +177,11 @@ impl Ran {
         for said in said {
             assert!(stderr.contains(said), "{stderr}\nshould contain\n{said}");
         }
-        assert_eq!(stderr.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{stderr}");
+        assert_eq!(
+            stderr.lines().filter(|line| line.starts_with("error: ")).count(),
+            1,
+            "{stderr}"
+        );
         assert!(!stderr.contains("panicked"), "{stderr}");
     }
 }

@@ -42,7 +42,10 @@ fn compare(stages: &Stages, stage: &str, name: &str, expected: &[(String, Vec<u8
     let names = |list: &[(String, Vec<u8>)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
     assert_eq!(names(&got), names(expected), "{stage}");
     for ((name, got), (_, expected)) in got.iter().zip(expected) {
-        assert!(got == expected, "{stage}: {name} differs from that of the run that was not killed");
+        assert!(
+            got == expected,
+            "{stage}: {name} differs from that of the run that was not killed"
+        );
     }
 }
 
@@ -85,7 +88,10 @@ fn killed_at_any_moment_every_stage_ends_with_the_same_bytes() {
 }
 
 fn signal(child: &Child, name: &str) {
-    let done = Command::new("sh").args(["-c", &format!("kill -{name} {}", child.id())]).status().unwrap();
+    let done = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {}", child.id())])
+        .status()
+        .unwrap();
     assert!(done.success());
 }
 
@@ -97,7 +103,10 @@ fn started(stages: &Stages, stage: &str, name: &str, more: &[&str]) -> Child {
     let (before, begun) = (bytes(), Instant::now());
     let mut child = stages.start(stage, name, more);
     while bytes() == before {
-        assert!(begun.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(), "{name} does not start");
+        assert!(
+            begun.elapsed() < PATIENCE && child.try_wait().unwrap().is_none(),
+            "{name} does not start"
+        );
         sleep(Duration::from_millis(1));
     }
     child
@@ -127,10 +136,17 @@ fn a_signal_saves_and_ends_with_75_and_the_same_command_goes_on() {
             signal(&child, name);
             let asked = Instant::now();
             let code = child.wait().unwrap().code();
-            assert!(asked.elapsed() < Duration::from_secs(10), "{stage} took {:?} to stop", asked.elapsed());
+            assert!(
+                asked.elapsed() < Duration::from_secs(10),
+                "{stage} took {:?} to stop",
+                asked.elapsed()
+            );
             let said = stderr(child);
             if code == Some(75) {
-                assert!(said.contains("stopped after step") && said.contains("the same command goes on"), "{said}");
+                assert!(
+                    said.contains("stopped after step") && said.contains("the same command goes on"),
+                    "{said}"
+                );
                 assert!(stages.dir("stopped/checkpoints").read_dir().unwrap().count() > 0);
             } else {
                 // A signal before the handler is there, or after the work is done
@@ -140,10 +156,17 @@ fn a_signal_saves_and_ends_with_75_and_the_same_command_goes_on() {
         }
         let again = stages.run(stage, "stopped", &[]);
         assert_eq!(again.code(), 0, "{}", again.stderr());
-        assert!(promised(&stages.dir("stopped")) == promised(&stages.dir("whole")), "{stage}: bytes differ");
+        assert!(
+            promised(&stages.dir("stopped")) == promised(&stages.dir("whole")),
+            "{stage}: bytes differ"
+        );
         let finished = stages.run(stage, "stopped", &[]);
         assert_eq!(finished.code(), 0);
-        assert!(finished.stdout().contains("was finished before"), "{}", finished.stdout());
+        assert!(
+            finished.stdout().contains("was finished before"),
+            "{}",
+            finished.stdout()
+        );
     }
 }
 
@@ -151,7 +174,14 @@ fn a_signal_saves_and_ends_with_75_and_the_same_command_goes_on() {
 fn a_second_signal_ends_at_once_and_harms_nothing() {
     let stages = Stages::new();
     // Long updates, so that the first signal alone would take its time
-    let long = ["--set", "ppo.rollout_batch=256", "--set", "ppo.minibatch=256", "--set", "ppo.updates=50"];
+    let long = [
+        "--set",
+        "ppo.rollout_batch=256",
+        "--set",
+        "ppo.minibatch=256",
+        "--set",
+        "ppo.updates=50",
+    ];
     let mut at_once = 0;
     for _ in 0..5 {
         let mut child = started(&stages, "ppo", "stopped", &long);
@@ -173,5 +203,8 @@ fn a_second_signal_ends_at_once_and_harms_nothing() {
     signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(75));
     let said = stderr(child);
-    assert!(said.contains("stopped after step") && !said.contains("set aside"), "{said}");
+    assert!(
+        said.contains("stopped after step") && !said.contains("set aside"),
+        "{said}"
+    );
 }

@@ -19,10 +19,12 @@ pub struct Stages {
 impl Stages {
     pub fn new() -> Self {
         let fixture = Fixture::new();
-        let rows = |row: &dyn Fn(usize, &str) -> String| -> String {
-            (0..24).map(|i| row(i, PEOPLE[i % 4]) + "\n").collect()
-        };
-        fixture.file("text.txt", rows(&|i, who| format!("the {who} sleeps {i} hours and runs.\n")));
+        let rows =
+            |row: &dyn Fn(usize, &str) -> String| -> String { (0..24).map(|i| row(i, PEOPLE[i % 4]) + "\n").collect() };
+        fixture.file(
+            "text.txt",
+            rows(&|i, who| format!("the {who} sleeps {i} hours and runs.\n")),
+        );
         let demonstration = |i: usize, who: &str| format!(r#"{{"question":"who {i}?","answer":"the {who}"}}"#);
         fixture.file("demonstrations.jsonl", rows(&demonstration));
         let ranking = |i: usize, who: &str| {
@@ -68,7 +70,8 @@ impl Stages {
     /// Runs a stage as it is configured, under a name, with more arguments.
     pub fn run(&self, stage: &str, name: &str, more: &[&str]) -> Ran {
         let config = format!("{stage}.toml");
-        self.fixture.hone(&[&[stage, &config, "--name", name][..], more].concat())
+        self.fixture
+            .hone(&[&[stage, &config, "--name", name][..], more].concat())
     }
 
     /// Starts a stage and leaves it running.
@@ -120,10 +123,17 @@ fn walk(dir: &Path, prefix: &str, found: &mut Vec<(String, Vec<u8>)>) {
 pub fn unfinished(dir: &Path) -> Vec<String> {
     let names = |dir: &Path| -> Vec<String> {
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
     };
     let checkpoints = names(&dir.join("checkpoints"));
-    let newest = checkpoints.iter().filter(|name| !name.contains(".tmp.")).max().cloned().unwrap_or_default();
+    let newest = checkpoints
+        .iter()
+        .filter(|name| !name.contains(".tmp."))
+        .max()
+        .cloned()
+        .unwrap_or_default();
     let written = |name: &String| name.split_once(".tmp.").is_some_and(|(step, _)| *step > *newest);
     let results = names(dir).into_iter().filter(|name| name.starts_with("model.tmp."));
     checkpoints.into_iter().filter(written).chain(results).collect()
