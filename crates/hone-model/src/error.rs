@@ -120,9 +120,20 @@ pub enum Error {
     /// A second adapter.
     #[error("the model carries an adapter already; merge it first (hone export)")]
     AdapterPresent,
-    /// A rank of 0.
-    #[error("lora.rank is 0; expected at least 1")]
-    AdapterRank,
+    /// A rank of 0, or above the model's width.
+    #[error("lora.rank is {got}; expected 1 to {most}, the model's width")]
+    AdapterRank {
+        /// The rank asked for.
+        got: usize,
+        /// The model's width.
+        most: usize,
+    },
+    /// An alpha that scales the adapter to nothing, or to something that is no number.
+    #[error("lora.alpha is {got}; expected a number above 0")]
+    AdapterAlpha {
+        /// The alpha asked for.
+        got: f64,
+    },
     /// Sizes that make no transformer.
     #[error("[model.new]: {reason}")]
     New {
@@ -132,6 +143,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a setting that the user gave is at fault, not a file.
+    pub fn is_setting(&self) -> bool {
+        matches!(
+            self,
+            Self::NotAModel { .. }
+                | Self::UnknownTarget { .. }
+                | Self::AdapterRank { .. }
+                | Self::AdapterAlpha { .. }
+                | Self::New { .. }
+        )
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io {
             path: path.into(),

@@ -68,7 +68,7 @@ impl Transformer {
     /// `1 / sqrt(in)`), B is 0, so the model is unchanged at first.
     ///
     /// # Errors
-    /// If a target names no matrix of this family, or there is an adapter already.
+    /// If a target names no matrix of this family, rank or alpha makes no sense, or there is an adapter already.
     pub fn add_adapter(&mut self, engine: &Engine, config: &LoraConfig, seed: u64) -> Result<(), Error> {
         let key = Key::new(seed, "lora", 0);
         let mut index = 0;
@@ -94,8 +94,12 @@ impl Transformer {
         if self.adapter.is_some() {
             return Err(Error::AdapterPresent);
         }
-        if config.rank == 0 {
-            return Err(Error::AdapterRank);
+        let most = self.architecture().width;
+        if config.rank == 0 || config.rank > most {
+            return Err(Error::AdapterRank { got: config.rank, most });
+        }
+        if !(config.alpha > 0.0 && config.alpha.is_finite()) {
+            return Err(Error::AdapterAlpha { got: config.alpha });
         }
         self.check_targets(config)?;
         self.parameters.set_all_trainable(false);

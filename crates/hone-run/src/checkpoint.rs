@@ -291,6 +291,13 @@ pub(crate) fn steps(folder: &Path) -> Result<Vec<u64>> {
     Ok(steps)
 }
 
+/// Whether no save was ever completed here, not even of a checkpoint that was set aside since.
+pub(crate) fn none_saved(folder: &Path) -> Result<bool> {
+    Ok(!names(folder)?
+        .iter()
+        .any(|name| name.starts_with("step-") && !name.contains(TEMPORARY)))
+}
+
 /// The checkpoint of the highest step that verifies. Damaged ones are renamed to `.bad`, leftovers of interrupted
 /// saves and deletions are removed.
 pub(crate) fn discover(folder: &Path, observer: &dyn Observer) -> Result<Option<Checkpoint>> {

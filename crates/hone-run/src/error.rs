@@ -133,11 +133,19 @@ pub enum Error {
         needed: u64,
     },
     /// The folder is read-only, or belongs to somebody else.
-    #[error("{}: cannot {action}: {source}. Choose another place with --out, or change its permissions", path.display())]
+    #[error("{}: cannot {action}: {source}. Choose another place, or change its permissions", path.display())]
     NotWritable {
         /// What was tried, as a verb and its object.
         action: &'static str,
         /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A configuration that is not there, or cannot be read.
+    #[error("{}: cannot read the configuration: {source}", path.display())]
+    Unreadable {
+        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -218,7 +226,18 @@ pub enum Error {
         /// One of the things in it.
         found: String,
     },
-    /// A file of a checkpoint or of a published directory is damaged.
+    /// A file of a published directory is not what was written.
+    #[error(
+        "{}: {damage}; the file is damaged: restore it, or make the directory again. If it was changed on purpose, \
+         delete the MANIFEST.json of its directory", path.display()
+    )]
+    DamagedResult {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// A file of a checkpoint is damaged.
     #[error("{}: {damage}", path.display())]
     Damaged {
         /// The file.
@@ -273,7 +292,8 @@ impl Error {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::NoSpace { .. } => ExitStatus::Resumable,
-            Self::Syntax { .. }
+            Self::Unreadable { .. }
+            | Self::Syntax { .. }
             | Self::UnknownKeys { .. }
             | Self::Value { .. }
             | Self::Override { .. }

@@ -42,6 +42,9 @@ pub struct Manifest {
     /// Optimiser steps done; absent for a published directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
+    /// Saved because the run was asked to stop, not because a checkpoint was due.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interruption: bool,
     /// Digest of the resolved configuration; absent for a published directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_digest: Option<String>,
@@ -65,6 +68,7 @@ impl Manifest {
             manifest_blake3: ZEROS.to_owned(),
             version: VERSION,
             step: None,
+            interruption: false,
             config_digest: None,
             environment: BTreeMap::new(),
             files,

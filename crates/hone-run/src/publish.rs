@@ -92,15 +92,21 @@ pub fn recover_dir(path: &Path) -> Result<()> {
 /// Verifies a directory against its `MANIFEST.json`. A directory without one (made elsewhere) gives `None`.
 ///
 /// # Errors
-/// [`Error::Damaged`] names the first file that is missing, cut short or changed. Whoever edits a file on purpose
+/// [`Error::DamagedResult`] names the first file that is missing, cut short or changed. Whoever edits a file on purpose
 /// deletes `MANIFEST.json`.
 pub fn verify_dir(path: &Path) -> Result<Option<Manifest>> {
     if !path.join(MANIFEST_FILE).exists() {
         return Ok(None);
     }
-    let manifest = Manifest::read(path)?;
-    manifest.verify_files(path)?;
-    Ok(Some(manifest))
+    let verified = Manifest::read(path).and_then(|manifest| {
+        manifest.verify_files(path)?;
+        Ok(manifest)
+    });
+    match verified {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(Error::Damaged { path, damage }) => Err(Error::DamagedResult { path, damage }),
+        Err(error) => Err(error),
+    }
 }
 
 fn replaced_name(path: &Path) -> std::path::PathBuf {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -222,6 +221,30 @@ impl Run {
         write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
         state: Value,
     ) -> Result<Checkpoint> {
+        self.save(step, Occasion::Due, write, state)
+    }
+
+    /// As [`Run::save_checkpoint`], at a step where no checkpoint is due, because the run was asked to stop. It goes when
+    /// the next one that is due is saved, so that the run ends with the checkpoints of one that was never stopped.
+    ///
+    /// # Errors
+    /// As [`Run::save_checkpoint`].
+    pub fn save_interruption(
+        &mut self,
+        step: u64,
+        write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
+        state: Value,
+    ) -> Result<Checkpoint> {
+        self.save(step, Occasion::Interruption, write, state)
+    }
+
+    fn save(
+        &mut self,
+        step: u64,
+        occasion: Occasion,
+        write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
+        state: Value,
+    ) -> Result<Checkpoint> {
         if let Some(checkpoint) = self.durable.as_ref().filter(|checkpoint| checkpoint.step() == step) {
             return Ok(checkpoint.clone());
         }
@@ -231,7 +254,7 @@ impl Run {
         let checkpoints = self.dir.join(CHECKPOINTS);
         let path = checkpoints.join(checkpoint::folder_name(step));
         let temporary = durable::temporary_sibling(&path);
-        let manifest = match self.build_checkpoint(&temporary, step, write, state) {
+        let manifest = match self.build_checkpoint(&temporary, (step, occasion), write, state) {
             Ok(manifest) => manifest,
             Err(error) => {
                 // The error at hand says more than one of this clean-up would.
@@ -280,7 +303,7 @@ impl Run {
     fn build_checkpoint(
         &self,
         temporary: &Path,
-        step: u64,
+        (step, occasion): (u64, Occasion),
         write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
         state: Value,
     ) -> Result<Manifest> {
@@ -303,6 +326,7 @@ impl Run {
         }
         let mut manifest = Manifest::new(files);
         manifest.step = Some(step);
+        manifest.interruption = occasion == Occasion::Interruption;
         manifest.config_digest = Some(self.config_digest.clone());
         manifest.environment = self.options.environment.clone();
         manifest.growing.insert(METRICS_FILE.to_owned(), self.metrics.bytes());
@@ -319,11 +343,21 @@ impl Run {
 
     fn delete_old_checkpoints(&self) -> Result<()> {
         let checkpoints = self.dir.join(CHECKPOINTS);
-        for old in checkpoint::steps(&checkpoints)?
-            .into_iter()
-            .skip(self.options.keep.max(LEAST_KEPT))
-        {
-            durable::remove_dir(&checkpoints.join(checkpoint::folder_name(old)))?;
+        let keep = self.options.keep.max(LEAST_KEPT);
+        let (mut due, mut interruptions) = (0, 0);
+        for step in checkpoint::steps(&checkpoints)? {
+            let path = checkpoints.join(checkpoint::folder_name(step));
+            // What cannot be read counts as due: it is found out when it is needed.
+            let kept = if Manifest::read(&path).is_ok_and(|manifest| manifest.interruption) {
+                interruptions += 1;
+                due == 0 && interruptions <= keep
+            } else {
+                due += 1;
+                due <= keep
+            };
+            if !kept {
+                durable::remove_dir(&path)?;
+            }
         }
         Ok(())
     }
@@ -348,20 +382,28 @@ impl Run {
     }
 }
 
+/// Why a checkpoint is saved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    Due,
+    Interruption,
+}
+
 /// Digests of the configuration that a checkpoint of this run may bear.
 struct Digests {
     current: String,
     recorded: String,
 }
 
-/// Compares with the configuration the run was started with, or records it.
+/// Compares with the configuration the run was started with, or records it. Until something is saved there is nothing
+/// that the configuration could contradict: the run begins with the new one.
 fn reconcile_config<T>(dir: &Path, config: &Resolved<T>, may_change: &[String]) -> Result<Digests>
 where
     T: DeserializeOwned + Serialize + JsonSchema,
 {
     let path = dir.join(CONFIG_FILE);
     let current = config::digest(&config::without(config.table(), may_change));
-    if !path.exists() || !has_progress(dir)? {
+    if !path.exists() || nothing_saved(dir)? {
         durable::write_atomic(&path, config.text().as_bytes())?;
         return Ok(Digests {
             recorded: current.clone(),
@@ -388,18 +430,10 @@ where
     Ok(Digests { current, recorded })
 }
 
-/// Whether an earlier start saved or finished anything. One that failed at once (over a setting, say) left nothing that
-/// another configuration could contradict.
-fn has_progress(dir: &Path) -> Result<bool> {
-    if dir.join(FINISHED_FILE).exists() {
-        return Ok(true);
-    }
+/// Whether the run has neither a checkpoint, good or bad, nor a result.
+fn nothing_saved(dir: &Path) -> Result<bool> {
     let checkpoints = dir.join(CHECKPOINTS);
-    match fs::read_dir(&checkpoints) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(source) => Err(Error::io("look for checkpoints", &checkpoints, 0, source)),
-    }
+    Ok(!dir.join(FINISHED_FILE).exists() && checkpoint::none_saved(&checkpoints)?)
 }
 
 /// Refuses a checkpoint of another configuration or instruction set, and mentions other versions.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hone_compute::Engine;
 use hone_model::{Dtype, ModelConfig, Transformer, load_adapter};
-use hone_run::{Run, publish_dir};
+use hone_run::{Run, publish_dir, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -28,7 +28,8 @@ pub struct Companion {
     pub base: Option<PathBuf>,
 }
 
-/// Loads a model directory, or an adapter's directory onto its base.
+/// Loads a model directory, or an adapter's directory onto its base. What hone wrote is compared with its manifest first:
+/// a changed bit of a weight is still a number.
 ///
 /// # Errors
 /// If files are missing or damaged, or the tokenizer has more tokens than the model.
@@ -36,6 +37,7 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
         return load_with_adapter(engine, directory);
     }
+    verify_dir(directory)?;
     let (model, config) = hone_model::load(engine, directory)?;
     let tokenizer = tokenizer_for(directory, &model)?;
     let companion = Companion {
@@ -47,7 +49,9 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
 }
 
 fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
+    verify_dir(directory)?;
     let base = adapter_base(directory)?;
+    verify_dir(&base)?;
     let (mut model, ModelConfig { tokens, .. }) = hone_model::load(engine, &base)?;
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
@@ -62,10 +66,26 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     })
 }
 
+/// Loads what a stage is to train as a language model.
+///
+/// # Errors
+/// As [`load`], and if it is a reward model.
+pub(crate) fn load_language_model(engine: &Engine, directory: &Path) -> Result<Artefact> {
+    let artefact = load(engine, directory)?;
+    if artefact.model.has_head() {
+        let reason = format!("{} is a reward model; expected a language model", directory.display());
+        return Err(TrainError::setting("model.path", reason));
+    }
+    Ok(artefact)
+}
+
 /// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
 fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("adapter_config.json");
-    let fail = |reason: String| TrainError::setting(path.display().to_string(), reason);
+    let fail = |reason: String| TrainError::Artefact {
+        path: path.display().to_string(),
+        reason,
+    };
     let text = std::fs::read_to_string(&path).map_err(|e| fail(e.to_string()))?;
     let value: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
     let base = value.get("base_model_name_or_path").and_then(Value::as_str);
@@ -78,10 +98,14 @@ fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {
     let rows = model.architecture().vocab_size;
     if tokenizer.vocab_size() > rows {
         let reason = format!(
-            "the tokenizer has {} tokens, the model's embedding {rows} rows",
+            "the tokenizer has {} ids, and the model's embedding {rows} rows; the tokenizer belongs to another model, or \
+             the embedding was not resized",
             tokenizer.vocab_size()
         );
-        return Err(TrainError::setting(directory.display().to_string(), reason));
+        return Err(TrainError::Artefact {
+            path: directory.display().to_string(),
+            reason,
+        });
     }
     Ok(tokenizer)
 }

@@ -7,6 +7,7 @@ use hone_text::{AddSpecial, Tokenizer};
 
 use crate::error::{Result, TrainError};
 use crate::job::Job;
+use crate::mixture::tell_bad_rows;
 use crate::sections::resolved;
 
 /// What is read, and how it is cut.
@@ -120,12 +121,7 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
     for note in &loaded.report.notes {
         job.message(format!("{name}: {note}"));
     }
-    if loaded.report.bad > 0 {
-        job.message(format!(
-            "{name}: {} of {} rows could not be used",
-            loaded.report.bad, loaded.report.rows
-        ));
-    }
+    tell_bad_rows(job, &name, &loaded.report);
     let split = hold_out_documents(loaded.items, data.held_out)?;
     let stream = |documents: &[Document]| -> Result<TokenStream> {
         let mut stream = TokenStream::new(separator, data.token_cap);

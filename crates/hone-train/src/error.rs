@@ -37,6 +37,14 @@ pub enum TrainError {
         /// What is wrong and what is expected.
         reason: String,
     },
+    /// A model's directory whose parts do not fit together.
+    #[error("{path}: {reason}")]
+    Artefact {
+        /// The directory, or the file in it.
+        path: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// Steps whose gradients were not finite, one after another.
     #[error(
         "diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Lower train.learning_rate, or look at the data of these steps"
@@ -95,7 +103,11 @@ impl TrainError {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Run(error) => error.exit_status(),
-            Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
+            Self::Setting { .. }
+            | Self::Isa(_)
+            | Self::Data(hone_data::DataError::Option { .. })
+            | Self::Objective(hone_objective::Error::Setting { .. }) => ExitStatus::Usage,
+            Self::Model(error) if error.is_setting() => ExitStatus::Usage,
             Self::Diverged { .. } | Self::Mismatch { .. } => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
         }

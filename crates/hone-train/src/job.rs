@@ -82,6 +82,13 @@ impl Job {
                 "is 0; expected at least 1",
             ));
         }
+        if train.keep_checkpoints < 2 {
+            let reason = format!(
+                "is {}; expected at least 2: one would leave nothing when it is damaged",
+                train.keep_checkpoints
+            );
+            return Err(TrainError::setting("train.keep_checkpoints", reason));
+        }
         let options = EngineOptions {
             isa: None,
             precision: train.precision.into(),
@@ -179,13 +186,25 @@ impl Cadence {
     }
 }
 
+/// Why a checkpoint is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occasion {
+    /// One is due at this step.
+    Due,
+    /// The run was asked to stop.
+    Interruption,
+}
+
 /// Saves a checkpoint of whatever `write` gives.
 pub(crate) fn save(
     run: &mut Run,
-    step: u64,
+    (step, occasion): (u64, Occasion),
     state: Value,
     mut write: impl FnMut(&mut CheckpointWriter) -> Result<(), hone_run::Error>,
 ) -> Result<()> {
-    run.save_checkpoint(step, &mut write, state)?;
+    match occasion {
+        Occasion::Due => run.save_checkpoint(step, &mut write, state)?,
+        Occasion::Interruption => run.save_interruption(step, &mut write, state)?,
+    };
     Ok(())
 }

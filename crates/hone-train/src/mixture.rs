@@ -1,6 +1,6 @@
 //! Items of several sources, drawn as a weighted mixture in a fixed order.
 
-use hone_data::{DataError, Loaded, MixtureOrder, Opening, Source, hold_out};
+use hone_data::{DataError, LoadReport, Loaded, MixtureOrder, Opening, Source, hold_out};
 use serde_json::{Value, json};
 
 use crate::error::{Result, TrainError};
@@ -120,11 +120,22 @@ pub(crate) fn load_items<T>(
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let loaded = load(source)?;
-    if loaded.report.bad > 0 {
-        job.message(format!(
-            "{name}: {} of {} rows could not be used",
-            loaded.report.bad, loaded.report.rows
-        ));
-    }
+    tell_bad_rows(job, &name, &loaded.report);
     Ok((name, loaded.items))
+}
+
+/// Says how many rows of a source could not be used, and why the first of them.
+pub(crate) fn tell_bad_rows(job: &Job, name: &str, report: &LoadReport) {
+    if report.bad == 0 {
+        return;
+    }
+    let first = report
+        .samples_of_bad
+        .first()
+        .map(|row| format!("; line {}: {}", row.line, row.reason))
+        .unwrap_or_default();
+    job.message(format!(
+        "{name}: {} of {} rows could not be used{first}",
+        report.bad, report.rows
+    ));
 }

@@ -28,6 +28,10 @@ impl Rates {
                 format!("is {}; expected 0 or a number above", train.clip_norm),
             ));
         }
+        if !(0.0..=1.0).contains(&train.final_fraction) {
+            let reason = format!("is {}; expected 0 to 1", train.final_fraction);
+            return Err(TrainError::setting("train.final_fraction", reason));
+        }
         let decay = match train.schedule.unwrap_or_default() {
             ScheduleSetting::Constant => Decay::Constant,
             ScheduleSetting::Linear => Decay::Linear,

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use hone_compute::{Engine, EngineOptions, Precision};
 use hone_model::{ModelConfig, Transformer, load, load_adapter};
+use hone_run::verify_dir;
 use hone_text::{Chat, Tokenizer};
 
 use crate::failure::Failure;
@@ -91,8 +92,11 @@ impl ModelArguments {
     /// Loads the model without a tokenizer.
     pub fn load_weights(&self, engine: &Engine) -> Result<(Transformer, ModelConfig, Place)> {
         let place = self.resolve()?;
+        // What hone wrote must be as it was written: a changed bit of a weight is still a number.
+        verify_dir(&place.base)?;
         let (mut model, config) = load(engine, &place.base)?;
         if let Some(adapter) = &place.adapter {
+            verify_dir(adapter)?;
             load_adapter(engine, &mut model, adapter)?;
         }
         Ok((model, config, place))

@@ -5,7 +5,7 @@ use hone_model::NewModel;
 use hone_run::{Resolved, config as strict};
 use hone_train::ppo::{PpoConfig, PpoData, PpoSection, PtxSection, RewardSection};
 use hone_train::pretrain::{PretrainConfig, PretrainData};
-use hone_train::reward::{RewardConfig, RewardData};
+use hone_train::reward::{RewardConfig, RewardData, RewardSection as RewardMethod};
 use hone_train::sections::{EvalSection, ModelSection, TrainSection};
 use hone_train::sft::{SftConfig, SftData};
 use hone_world::{Preferences, Source as Corpus};

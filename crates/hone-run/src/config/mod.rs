@@ -160,7 +160,10 @@ pub(crate) fn read_table(path: &Path) -> Result<toml::Table> {
 }
 
 fn read_text(path: &Path) -> Result<String> {
-    let bytes = read_limited(path, MAX_BYTES).map_err(|source| Error::io("read the configuration", path, 0, source))?;
+    let bytes = read_limited(path, MAX_BYTES).map_err(|source| Error::Unreadable {
+        path: path.to_path_buf(),
+        source,
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let line = 1 + error.as_bytes()[..valid].iter().filter(|byte| **byte == b'\n').count();

@@ -46,7 +46,7 @@ pub struct RewardSection {
 pub struct PpoData {
     /// Prompts with their weights in the mixture.
     pub prompts: Vec<Source>,
-    /// The share of each source that is held out, for samples.
+    /// The share at the end of each source that is not practised on, so that it can be judged on later.
     pub held_out: f64,
     /// Longer prompts are dropped, and counted.
     pub max_prompt_length: usize,

@@ -8,6 +8,7 @@ use hone_text::{Chat, Tokenizer};
 use super::config::PpoData;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
+use crate::mixture::load_items;
 use crate::sections::resolved;
 use crate::text::prompt_ids;
 
@@ -35,8 +36,8 @@ impl Prompts {
         }
         let (mut sources, mut weights) = (Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
-            let loaded = load_prompts(&source)?;
-            let split = hold_out(loaded.items, data.held_out)?;
+            let (_, items) = load_items(job, &source, load_prompts)?;
+            let split = hold_out(items, data.held_out)?;
             let (mut prepared, mut too_long) = (Vec::new(), 0);
             for prompt in split.train {
                 let ids = prompt_ids(tokenizer, chat, &prompt.input)?;

@@ -10,7 +10,7 @@ use hone_model::Transformer;
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
-use hone_run::{Checkpoint, Event, Resolved, Run, Sample, report};
+use hone_run::{Checkpoint, Event, Resolved, Run, Sample};
 use hone_text::Chat;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ use super::step::{Learners, Report, Update, update};
 use crate::artefact::{self, Artefact};
 use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::learner::{Ema, Learner};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
@@ -59,7 +59,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     });
     while state.done < total {
         if job.shutdown.requested() {
-            state.save(&engine, &mut run)?;
+            state.save(&engine, &mut run, Occasion::Interruption)?;
             job.observer.event(&Event::Finished {
                 step: state.done,
                 stopped: true,
@@ -99,7 +99,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             record_samples(&mut run, state.done, &episodes, c.eval.samples)?;
         }
         if cadence.saves(state.done) {
-            state.save(&engine, &mut run)?;
+            state.save(&engine, &mut run, Occasion::Due)?;
             job.observer.event(&Event::Saved { step: state.done });
         }
     }
@@ -109,19 +109,9 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         .as_ref()
         .map_or(&state.learners.policy.model, |ema| &ema.model);
     let model = artefact::publish(&engine, &run, &stage.base.companion, result)?;
-    report::Report::from_run(run.dir())?.write(&run.dir().join("report.html"))?;
     let summary =
         json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
-    run.finish(summary.clone())?;
-    job.observer.event(&Event::Finished {
-        step: total,
-        stopped: false,
-    });
-    Ok(Outcome::Done {
-        model,
-        summary,
-        before: false,
-    })
+    job.finish(run, (model, summary), Vec::new(), total)
 }
 
 /// The configuration with what reinforcement learning sets otherwise than the other stages.
@@ -153,6 +143,9 @@ fn check(c: &PpoConfig) -> Result<()> {
         );
         return Err(TrainError::setting("ppo.minibatch", reason));
     }
+    // What is absent passes
+    let (kl_target, value_rate) = (p.kl_target.unwrap_or(1.0), p.value_learning_rate.unwrap_or(1.0));
+    let ptx_coef = c.ptx.as_ref().map_or(1.0, |ptx| ptx.ptx_coef);
     let numbers = [
         (
             "ppo.temperature",
@@ -169,11 +162,35 @@ fn check(c: &PpoConfig) -> Result<()> {
             "a number above 0",
         ),
         ("ppo.value_coef", p.value_coef, p.value_coef > 0.0, "a number above 0"),
+        ("ppo.gamma", p.gamma, (0.0..=1.0).contains(&p.gamma), "0 to 1"),
+        (
+            "ppo.gae_lambda",
+            p.gae_lambda,
+            (0.0..=1.0).contains(&p.gae_lambda),
+            "0 to 1",
+        ),
+        ("ppo.missing_eos_score", p.missing_eos_score, true, "a number"),
+        ("ppo.kl_target", kl_target, kl_target > 0.0, "a number above 0"),
+        (
+            "ppo.value_learning_rate",
+            value_rate,
+            value_rate > 0.0,
+            "a number above 0",
+        ),
+        ("ptx.ptx_coef", ptx_coef, ptx_coef >= 0.0, "0 or a number above"),
     ];
     for (key, value, holds, expected) in numbers {
         if !holds || !value.is_finite() {
             return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
         }
+    }
+    // The controller moves by at most a fifth an episode of a horizon: a shorter one would turn the penalty negative
+    if p.kl_target.is_some() && !(p.kl_horizon > 0.2 * p.rollout_batch as f64 && p.kl_horizon.is_finite()) {
+        let expected = format!("a number above a fifth of ppo.rollout_batch = {}", p.rollout_batch);
+        return Err(TrainError::setting(
+            "ppo.kl_horizon",
+            format!("is {}; expected {expected}", p.kl_horizon),
+        ));
     }
     if let Some(decay) = p.ema_decay
         && !(0.0..1.0).contains(&decay)
@@ -232,7 +249,7 @@ impl Stage {
                 "is missing; PPO needs a reward model",
             ));
         }
-        let base = artefact::load(engine, &job.path(path))?;
+        let base = artefact::load_language_model(engine, &job.path(path))?;
         let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
         let chat = match base.companion.tokenizer.chat_template() {
             Some(_) => Some(Chat::new(&base.companion.tokenizer)?),
@@ -246,14 +263,16 @@ impl Stage {
         let longest = c.data.max_prompt_length + c.ppo.max_new_tokens;
         if longest > base.model.architecture().context {
             let reason = format!(
-                "and data.max_prompt_length sum to {longest} tokens; the model's context is {}",
+                "is {}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {}",
+                c.ppo.max_new_tokens,
+                c.data.max_prompt_length,
                 base.model.architecture().context
             );
             return Err(TrainError::setting("ppo.max_new_tokens", reason));
         }
         let shared = scorer.shares_tokenizer_with(&base.companion.tokenizer);
         let value_start = match c.ppo.value_start {
-            ValueStart::RewardModel if shared => "reward model",
+            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => "reward model",
             _ => "policy, head of zeros",
         };
         job.message(format!("the value network starts from the {value_start}"));
@@ -361,14 +380,14 @@ impl State {
         Ok(Self { done: 0, learners, kl })
     }
 
-    fn save(&self, engine: &Engine, run: &mut Run) -> Result<()> {
+    fn save(&self, engine: &Engine, run: &mut Run, occasion: Occasion) -> Result<()> {
         let learners = &self.learners;
         let state = json!({
             "policy": learners.policy.state(),
             "value": learners.value.state(),
             "kl_coef_bits": self.kl.kl_coef().to_bits(),
         });
-        save(run, self.done, state, |writer| {
+        save(run, (self.done, occasion), state, |writer| {
             learners.policy.save(engine, "policy", writer)?;
             learners.value.save(engine, "value", writer)?;
             learners

@@ -6,7 +6,7 @@ use hone_compute::Engine;
 use hone_data::MixtureOrder;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
-use hone_run::{Event, Resolved, Run};
+use hone_run::{Event, Resolved, Run, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw, total_steps};
@@ -78,7 +78,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     });
     while done < total {
         if job.shutdown.requested() {
-            save(&mut run, done, learner.state(), |writer| {
+            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| {
                 learner.save(&engine, "model", writer)
             })?;
             job.observer.event(&Event::Finished {
@@ -100,7 +100,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
             )?;
         }
         if cadence.saves(done) {
-            save(&mut run, done, learner.state(), |writer| {
+            save(&mut run, (done, Occasion::Due), learner.state(), |writer| {
                 learner.save(&engine, "model", writer)
             })?;
         }
@@ -117,9 +117,11 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
 /// The model to start from.
 fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefact> {
     match (&c.model.path, &c.model.new, &c.model.tokenizer) {
-        (Some(path), None, None) => artefact::load(engine, &job.path(path)),
+        (Some(path), None, None) => artefact::load_language_model(engine, &job.path(path)),
         (None, Some(new), Some(tokenizer)) => {
-            let tokenizer = Tokenizer::from_dir(job.path(tokenizer))?;
+            let directory = job.path(tokenizer);
+            verify_dir(&directory)?;
+            let tokenizer = Tokenizer::from_dir(directory)?;
             let architecture = new.architecture(tokenizer.vocab_size())?;
             let model = Transformer::random(engine, architecture, c.train.seed);
             let companion = Companion {

@@ -15,7 +15,7 @@ use super::evaluation::Evaluation;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw, total_steps};
 
@@ -73,7 +73,7 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     });
     while done < total {
         if job.shutdown.requested() {
-            save(&mut run, done, learner.state(), |writer| {
+            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| {
                 learner.save(&engine, "model", writer)
             })?;
             job.observer.event(&Event::Finished {
@@ -96,7 +96,7 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
             evaluate(&engine, &mut run, (&learner.model, &rankings), (c, done))?;
         }
         if cadence.saves(done) {
-            save(&mut run, done, learner.state(), |writer| {
+            save(&mut run, (done, Occasion::Due), learner.state(), |writer| {
                 learner.save(&engine, "model", writer)
             })?;
         }

@@ -18,7 +18,7 @@ use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Outcome, Start, save};
+use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::{Ema, Learner};
 use crate::schedule::{Rates, adamw, total_steps};
@@ -49,7 +49,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
             "is missing; supervised tuning starts from a model",
         ));
     };
-    let Artefact { model, mut companion } = artefact::load(&engine, &job.path(path))?;
+    let Artefact { model, mut companion } = artefact::load_language_model(&engine, &job.path(path))?;
     let mut model = with_chat_tokens(job, &engine, model, &mut companion)?;
     let context = model.architecture().context;
     if c.data.max_length > context {
@@ -93,7 +93,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     });
     while progress.done < total {
         if job.shutdown.requested() {
-            progress.save(&engine, &mut run, &learner)?;
+            progress.save(&engine, &mut run, (&learner, Occasion::Interruption))?;
             job.observer.event(&Event::Finished {
                 step: progress.done,
                 stopped: true,
@@ -114,7 +114,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
             evaluate_all(&engine, &mut run, (&learner, &mut progress), (&examples, &chat), c)?;
         }
         if cadence.saves(progress.done) {
-            progress.save(&engine, &mut run, &learner)?;
+            progress.save(&engine, &mut run, (&learner, Occasion::Due))?;
         }
     }
     let result = match (&progress.best_weights, c.keep) {
@@ -145,12 +145,12 @@ fn with_chat_tokens(job: &Job, engine: &Engine, model: Transformer, companion: &
 }
 
 impl Progress {
-    fn save(&self, engine: &Engine, run: &mut Run, learner: &Learner) -> Result<()> {
+    fn save(&self, engine: &Engine, run: &mut Run, (learner, occasion): (&Learner, Occasion)) -> Result<()> {
         let state = json!({
             "learner": learner.state(),
             "best": self.best.map(|(loss, step)| json!({ "loss_bits": loss.to_bits(), "step": step })),
         });
-        save(run, self.done, state, |writer| {
+        save(run, (self.done, occasion), state, |writer| {
             learner.save(engine, "model", writer)?;
             match &self.best_weights {
                 Some(best) => best.save(engine, "best", writer),

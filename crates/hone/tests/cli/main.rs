@@ -1,7 +1,10 @@
 //! The real binary on a tiny random model: shapes of what it prints, messages and exit codes for bad input.
 
 mod bad_input;
+mod bad_stage;
 mod common;
 mod files;
 mod generate;
 mod hub;
+mod kill;
+mod stages;
