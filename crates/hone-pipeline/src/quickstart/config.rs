@@ -313,7 +313,7 @@ impl QuickstartConfig {
                     rollout_batch: sizes.ppo.1,
                     minibatch: sizes.ppo.2,
                     ppo_epochs: 1,
-                    kl_coef: 0.05,
+                    kl_coef: 0.2,
                     ..PpoSection::default()
                 },
                 ptx: None,
