@@ -4,6 +4,8 @@
 //! it judges: elementary functions are the standard library's, attention builds its whole score matrix, the log of a
 //! softmax is taken over the whole vocabulary.
 #![forbid(unsafe_code)]
+// Oracles call the platform's mathematics on purpose: they must share nothing with what they judge.
+#![allow(clippy::disallowed_methods)]
 
 mod check;
 mod layers;
