@@ -198,8 +198,20 @@ impl World {
         let rows = questions
             .iter()
             .zip(0..)
-            .map(|(question, index)| RankingRow::new(labeler, question, self.replies(question, k, index), index));
+            .map(|(question, index)| self.telling_row(labeler, question, (k, index, n as u64)));
         write_rows(path, rows)
+    }
+}
+
+impl World {
+    /// The ranking of a question's replies; other replies are drawn where all of them tie, since such a row tells nothing.
+    fn telling_row(&self, labeler: &Labeler, question: &Question, (k, index, stride): (usize, u64, u64)) -> RankingRow {
+        let row = |attempt: u64| {
+            let index = index + attempt * stride;
+            RankingRow::new(labeler, question, self.replies(question, k, index), index)
+        };
+        let drawn = (0..8).map(row).find(|row| row.ranking.groups().len() > 1);
+        drawn.unwrap_or_else(|| row(0))
     }
 }
 
