@@ -100,10 +100,18 @@ fn models_that_are_not_there_are_named() {
     value.as_object_mut().unwrap().remove("chat_template");
     fs::write(&config, value.to_string()).unwrap();
     let _ = fs::remove_file(place.path("base/model/chat_template.jinja"));
-    for stage in [Stage::Sft, Stage::Reward] {
-        let said = refusal(stage, &place, &format!("{stage:?}"), &stage.toml());
-        assert!(said.contains("chat template"), "{said}");
-    }
+    let said = refusal(Stage::Reward, &place, "damaged", &Stage::Reward.toml());
+    assert!(
+        said.contains("tokenizer_config.json") && said.contains("MANIFEST.json"),
+        "{said}"
+    );
+    fs::remove_file(place.path("base/model/MANIFEST.json")).unwrap();
+    let said = refusal(Stage::Reward, &place, "no-template", &Stage::Reward.toml());
+    assert!(said.contains("chat template"), "{said}");
+    // Tuning gives it one
+    Stage::Sft.start(&place.job("tuned"), &Stage::Sft.toml()).unwrap();
+    let tuned = fs::read_to_string(place.path("tuned/model/tokenizer_config.json")).unwrap();
+    assert!(tuned.contains("<|im_start|>"), "{tuned}");
 }
 
 #[test]
