@@ -52,7 +52,7 @@ pub struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArguments {
     /// Divides the logits; 0 takes the most probable token
-    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature)]
+    #[arg(long, default_value_t = 1.0, value_parser = parse_temperature, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Draws from the K most probable tokens only
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
