@@ -5,6 +5,7 @@ use std::any::Any;
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
+use crate::rehearsal::Account;
 use crate::rope::RopeTable;
 use crate::sampling::{Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
@@ -117,6 +118,11 @@ pub(crate) trait Backend: Send + Sync {
     fn duplicate(&self, tensor: &Tensor) -> Tensor;
     fn idle_bytes(&self) -> usize;
     fn release_idle_memory(&self);
+
+    /// What a rehearsal counted; none of a device that computes.
+    fn account(&self) -> Option<Account> {
+        None
+    }
 
     // Element by element.
     fn fill(&self, tensor: &mut Tensor, value: f32);

@@ -51,3 +51,44 @@ impl MatrixProduct {
         2.0 * m as f64 * k as f64 * n as f64 / best / 1e9
     }
 }
+
+/// 10^9 bytes a second read from an array of `bytes`, the best of `turns`.
+pub fn read_speed(threads: usize, bytes: usize, turns: usize) -> f64 {
+    // Not zeros: pages of zeros could all be one.
+    let numbers: Vec<u64> = (0..(bytes / 8) as u64).collect();
+    let part = numbers.len().div_ceil(threads.max(1)).max(1);
+    let mut best = f64::INFINITY;
+    for _ in 0..turns.max(1) {
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for part in numbers.chunks(part) {
+                scope.spawn(move || std::hint::black_box(sum(part)));
+            }
+        });
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    (numbers.len() * 8) as f64 / best / 1e9
+}
+
+/// Many sums at once, so that loads and not additions are waited for.
+fn sum(numbers: &[u64]) -> u64 {
+    let mut sums = [0u64; 32];
+    let (blocks, rest) = numbers.as_chunks::<32>();
+    for block in blocks {
+        for (sum, &number) in sums.iter_mut().zip(block) {
+            *sum = sum.wrapping_add(number);
+        }
+    }
+    sums.iter().chain(rest).fold(0, |sum, &number| sum.wrapping_add(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_read_once() {
+        let numbers: Vec<u64> = (0..1000).collect();
+        assert_eq!(sum(&numbers), 499_500);
+    }
+}

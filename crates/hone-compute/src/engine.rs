@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::backend::Backend;
 use crate::cpu::backend::CpuBackend;
 use crate::isa::{Isa, IsaError, MOST_THREADS, Precision};
+use crate::rehearsal::{Account, Rehearsal, Speeds};
 use crate::tensor::Tensor;
 
 /// How to make an [`Engine`].
@@ -42,24 +43,39 @@ impl Engine {
     /// If this machine lacks the instruction set that is asked for, or `HONE_ISA` or `HONE_THREADS`, where they are read,
     /// hold what is no instruction set or no number of threads.
     pub fn new(options: &EngineOptions) -> Result<Self, IsaError> {
-        let isa = match options.isa {
-            Some(isa) if !isa.runs_here() => {
-                let available: Vec<_> = Isa::all_here().into_iter().map(Isa::name).collect();
-                return Err(IsaError::Unavailable {
-                    got: isa,
-                    available: available.join(", "),
-                });
-            }
-            Some(isa) => isa,
-            None => Isa::from_environment()?,
-        };
-        let threads = match options.threads {
-            Some(threads) => threads.max(1),
-            None => threads_named(std::env::var_os("HONE_THREADS").as_deref())?.unwrap_or_else(cores),
-        };
+        let (isa, threads) = resolve(options)?;
         Ok(Self {
             backend: Arc::new(CpuBackend::new(isa, options.precision, threads)),
         })
+    }
+
+    /// An engine that computes nothing: its tensors have shapes and no numbers (they read as zeros), and it counts the
+    /// memory, the operations and, given speeds, the time that [`Engine::new`] with the same options would take for the
+    /// same calls. See [`Engine::account`].
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn rehearsal(options: &EngineOptions, speeds: Option<Speeds>) -> Result<Self, IsaError> {
+        let (isa, threads) = resolve(options)?;
+        Ok(Self {
+            backend: Arc::new(Rehearsal::new((isa, options.precision, threads), speeds)),
+        })
+    }
+
+    /// Whether this is a rehearsal: numbers that are given to it are not looked at.
+    pub fn rehearses(&self) -> bool {
+        self.account().is_some()
+    }
+
+    /// What a rehearsal counted so far; none of an engine that computes.
+    pub fn account(&self) -> Option<Account> {
+        self.backend.account()
+    }
+
+    /// An engine on this backend.
+    #[cfg(test)]
+    pub(crate) fn on(backend: Arc<dyn Backend>) -> Self {
+        Self { backend }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -126,6 +142,26 @@ impl Engine {
     pub fn release_idle_memory(&self) {
         self.backend.release_idle_memory();
     }
+}
+
+/// The instruction set and the number of threads that are asked for.
+fn resolve(options: &EngineOptions) -> Result<(Isa, usize), IsaError> {
+    let isa = match options.isa {
+        Some(isa) if !isa.runs_here() => {
+            let available: Vec<_> = Isa::all_here().into_iter().map(Isa::name).collect();
+            return Err(IsaError::Unavailable {
+                got: isa,
+                available: available.join(", "),
+            });
+        }
+        Some(isa) => isa,
+        None => Isa::from_environment()?,
+    };
+    let threads = match options.threads {
+        Some(threads) => threads.max(1),
+        None => threads_named(std::env::var_os("HONE_THREADS").as_deref())?.unwrap_or_else(cores),
+    };
+    Ok((isa, threads))
 }
 
 /// The number of threads that the value of `HONE_THREADS` asks for; none where it is unset or empty.

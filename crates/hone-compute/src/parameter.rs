@@ -49,6 +49,12 @@ impl Parameter {
         self.decayed
     }
 
+    /// The packed forms there are.
+    #[cfg(test)]
+    pub(crate) fn packed(&self) -> impl Iterator<Item = &Packed> {
+        self.forward.get().into_iter().chain(self.backward.get())
+    }
+
     /// The form for `y = x W^T`.
     pub(crate) fn packed_forward(&self, engine: &Engine) -> &Packed {
         self.forward

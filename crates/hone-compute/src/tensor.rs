@@ -1,6 +1,7 @@
 //! Tensors: rows of f32 in storage that only a backend looks into.
 
 use crate::cpu::buffer::Buffer;
+use crate::rehearsal;
 
 /// A matrix of f32, `[rows, cols]`, row-major, on the device of the engine that made it.
 ///
@@ -15,7 +16,13 @@ pub struct Tensor {
 /// Where the numbers are. A device adds a variant here.
 enum Storage {
     Cpu(Buffer),
+    /// Nowhere: a rehearsal only counts them.
+    Counted {
+        _memory: rehearsal::Buffer,
+    },
 }
+
+const NOWHERE: &str = "a tensor of a rehearsal has no numbers: it was given to another engine";
 
 impl Tensor {
     pub(crate) fn on_cpu(rows: usize, cols: usize, buffer: Buffer) -> Self {
@@ -24,6 +31,15 @@ impl Tensor {
             rows,
             cols,
             storage: Storage::Cpu(buffer),
+        }
+    }
+
+    pub(crate) fn counted(rows: usize, cols: usize, buffer: rehearsal::Buffer) -> Self {
+        assert_eq!(buffer.len(), rows * cols, "a tensor's buffer has rows x cols numbers");
+        Self {
+            rows,
+            cols,
+            storage: Storage::Counted { _memory: buffer },
         }
     }
 
@@ -48,13 +64,17 @@ impl Tensor {
     }
 
     pub(crate) fn cpu(&self) -> &[f32] {
-        let Storage::Cpu(buffer) = &self.storage;
-        buffer
+        match &self.storage {
+            Storage::Cpu(buffer) => buffer,
+            Storage::Counted { .. } => panic!("{NOWHERE}"),
+        }
     }
 
     pub(crate) fn cpu_mut(&mut self) -> &mut [f32] {
-        let Storage::Cpu(buffer) = &mut self.storage;
-        buffer
+        match &mut self.storage {
+            Storage::Cpu(buffer) => buffer,
+            Storage::Counted { .. } => panic!("{NOWHERE}"),
+        }
     }
 }
 

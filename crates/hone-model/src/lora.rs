@@ -154,6 +154,13 @@ impl Transformer {
     /// Adds each adapter's update to its matrix and drops the adapter. Log-probabilities may move by rounding: products
     /// of the sum are not sums of the products.
     pub fn merge_adapter(mut self, engine: &Engine) -> Self {
+        if engine.rehearses() {
+            let mut kept = Self::zeros(engine, self.architecture.clone());
+            if let Some(head) = self.head {
+                kept.add_head(engine, &vec![0.0; kept.architecture.width], head.offset);
+            }
+            return kept;
+        }
         let mut merged = Vec::new();
         for block in &mut self.blocks {
             for (_, linear) in block.linears_mut() {

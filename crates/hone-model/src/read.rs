@@ -20,12 +20,19 @@ const MAX_CONFIG: u64 = 4 << 20;
 /// Reads a model directory: the model, and what `config.json` says beside its shape.
 ///
 /// A directory with `adapter_config.json` and no weights of its own is refused: load its base and then
-/// [`load_adapter`].
+/// [`load_adapter`]. For a rehearsal only `config.json` is read.
 ///
 /// # Errors
 /// If a file is missing, damaged or lies, or the architecture is unknown.
 pub fn load(engine: &Engine, directory: &Path) -> Result<(Transformer, ModelConfig), Error> {
     let config = read_config(directory)?;
+    if engine.rehearses() {
+        let mut model = Transformer::zeros(engine, config.architecture.clone());
+        if config.scores {
+            model.add_head(engine, &vec![0.0; config.architecture.width], config.score_offset);
+        }
+        return Ok((model, config));
+    }
     let mut files = open_weights(directory)?;
     let specs = weights(&config.architecture);
     check_names(directory, &config, &specs, &files)?;

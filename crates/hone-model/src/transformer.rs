@@ -75,6 +75,9 @@ impl Transformer {
     /// A model with weights of its own, by GPT-2's rule: N(0, 0.02), smaller by sqrt(2 layers) for the matrices that
     /// write to the residual stream, biases 0, norms 1.
     pub fn random(engine: &Engine, architecture: Architecture, seed: u64) -> Self {
+        if engine.rehearses() {
+            return Self::zeros(engine, architecture);
+        }
         let layers = architecture.layers;
         Self::build(engine, architecture, |index, spec| {
             let key = Key::new(seed, "init", index as u64);
@@ -87,6 +90,15 @@ impl Transformer {
                 Start::Zero => vec![0.0; count as usize],
             }
         })
+    }
+
+    /// A model whose weights are all 0: for a rehearsal, which looks at shapes alone.
+    pub(crate) fn zeros(engine: &Engine, architecture: Architecture) -> Self {
+        let mut parameters = Parameters::new();
+        for spec in names::weights(&architecture) {
+            parameters.add(spec.name, engine.zeros(spec.rows, spec.cols));
+        }
+        Self::assemble(architecture, parameters)
     }
 
     /// A model whose weights `values(index, spec)` gives.
@@ -217,6 +229,9 @@ impl Transformer {
         assert!(tokens >= before, "a vocabulary only grows");
         let mut architecture = self.architecture.clone();
         architecture.vocab_size = tokens;
+        if engine.rehearses() {
+            return Self::zeros(engine, architecture);
+        }
         Self::build(engine, architecture, |_, spec| {
             let id = self
                 .parameters

@@ -51,10 +51,11 @@ impl Transformer {
             let (transposed, cols) = (spec.file.transposed && !spec.file.vector, spec.cols);
             let ids: Vec<ParameterId> = parts.iter().filter_map(|p| self.parameters.find(&p.name)).collect();
             let numbers = move || {
-                let joined: Vec<f32> = ids
-                    .iter()
-                    .flat_map(|&id| engine.read(self.parameters.get(id).value()))
-                    .collect();
+                let read = |id: ParameterId| engine.read(self.parameters.get(id).value());
+                let joined: Vec<f32> = match ids[..] {
+                    [id] => read(id),
+                    _ => ids.iter().flat_map(|&id| read(id)).collect(),
+                };
                 if transposed {
                     transpose(&joined, rows, cols)
                 } else {

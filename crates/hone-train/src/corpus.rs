@@ -92,6 +92,11 @@ impl Corpus {
         self.sources.iter().map(|s| s.train.ids().len() as u64).sum()
     }
 
+    /// Tokens of a whole window.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
     /// The windows of a step.
     pub fn batch(&self, order: &MixtureOrder, step: u64, batch: usize) -> Result<Vec<Window<'_>>> {
         let draws = order.batch(step, batch).into_iter();

@@ -81,6 +81,26 @@ pub enum TrainError {
         /// What is wrong and what is expected.
         reason: String,
     },
+    /// A run that does not fit into memory.
+    #[error(
+        "memory: {stage} needs about {needed} at most, and {available} of the {total} that {bound} are available. The biggest parts: {biggest}. To make it fit: {hints}. hone plan shows all parts; train.check_memory = false starts all the same"
+    )]
+    Memory {
+        /// The stage.
+        stage: &'static str,
+        /// The peak that is planned.
+        needed: String,
+        /// What the process can have.
+        available: String,
+        /// What there is in all.
+        total: String,
+        /// Whose total that is, in words.
+        bound: &'static str,
+        /// The biggest parts with their sizes.
+        biggest: String,
+        /// The keys to change.
+        hints: String,
+    },
     /// Nothing is left to train on.
     #[error("{what}: nothing is left to train on; {hint}")]
     NoData {
@@ -104,6 +124,7 @@ impl TrainError {
         match self {
             Self::Run(error) => error.exit_status(),
             Self::Setting { .. }
+            | Self::Memory { .. }
             | Self::Isa(_)
             | Self::Data(hone_data::DataError::Option { .. })
             | Self::Objective(hone_objective::Error::Setting { .. }) => ExitStatus::Usage,

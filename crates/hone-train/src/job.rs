@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hone_compute::{Engine, EngineOptions};
+use hone_compute::{Engine, EngineOptions, Speeds};
 use hone_run::report::{Report, Section};
 use hone_run::{Checkpoint, CheckpointWriter, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
 use schemars::JsonSchema;
@@ -56,17 +56,34 @@ pub(crate) struct Started {
 }
 
 /// What a run's folder held.
-pub(crate) enum Start {
+enum Start {
     Go(Box<Started>),
     Before(Outcome),
 }
 
+/// How a run begins.
+pub(crate) enum Begun<P> {
+    /// With what was prepared for it.
+    Go(Box<(Started, P)>),
+    /// It was done before.
+    Before(Outcome),
+}
+
 /// Keys of a configuration on which no result depends.
-const MAY_CHANGE: [&str; 2] = ["train.keep_checkpoints", "model.recompute"];
+const MAY_CHANGE: [&str; 3] = ["train.keep_checkpoints", "train.check_memory", "model.recompute"];
 
 impl Job {
     /// An engine for these settings.
     pub(crate) fn engine(&self, train: &TrainSection) -> Result<Engine> {
+        Ok(Engine::new(&self.engine_options(train)?)?)
+    }
+
+    /// One that only counts what the other would need.
+    pub(crate) fn rehearsal(&self, train: &TrainSection, speeds: Option<Speeds>) -> Result<Engine> {
+        Ok(Engine::rehearsal(&self.engine_options(train)?, speeds)?)
+    }
+
+    fn engine_options(&self, train: &TrainSection) -> Result<EngineOptions> {
         if train.shards == 0 {
             return Err(TrainError::setting("train.shards", "is 0; expected at least 1"));
         }
@@ -89,12 +106,11 @@ impl Job {
             );
             return Err(TrainError::setting("train.keep_checkpoints", reason));
         }
-        let options = EngineOptions {
+        Ok(EngineOptions {
             isa: None,
             precision: train.precision.into(),
             threads: self.threads,
-        };
-        Ok(Engine::new(&options)?)
+        })
     }
 
     /// A path of the configuration.
@@ -102,8 +118,34 @@ impl Job {
         self.base.join(path)
     }
 
-    /// Opens the run.
-    pub(crate) fn open<T>(&self, engine: &Engine, config: &Resolved<T>, train: &TrainSection) -> Result<Start>
+    /// Opens the run and prepares it. A run that does not exist yet is prepared first, so that what cannot start leaves
+    /// nothing behind.
+    pub(crate) fn begin<T, P>(
+        &self,
+        engine: &Engine,
+        (config, train): (&Resolved<T>, &TrainSection),
+        prepare: impl FnOnce() -> Result<P>,
+    ) -> Result<Begun<P>>
+    where
+        T: DeserializeOwned + Serialize + JsonSchema,
+    {
+        let open = || self.open(engine, config, train);
+        let (start, prepared) = if self.dir.join("run.toml").exists() {
+            match open()? {
+                Start::Before(outcome) => return Ok(Begun::Before(outcome)),
+                start @ Start::Go(_) => (start, prepare()?),
+            }
+        } else {
+            let prepared = prepare()?;
+            (open()?, prepared)
+        };
+        Ok(match start {
+            Start::Before(outcome) => Begun::Before(outcome),
+            Start::Go(started) => Begun::Go(Box::new((*started, prepared))),
+        })
+    }
+
+    fn open<T>(&self, engine: &Engine, config: &Resolved<T>, train: &TrainSection) -> Result<Start>
     where
         T: DeserializeOwned + Serialize + JsonSchema,
     {

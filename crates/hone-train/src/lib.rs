@@ -12,6 +12,7 @@ mod job;
 pub mod language;
 mod learner;
 mod mixture;
+pub mod plan;
 pub mod ppo;
 pub mod pretrain;
 pub mod reward;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Result, TrainError};
 use crate::job::Job;
+use crate::plan::SourcePlan;
 use crate::sections::resolved;
 
 /// What one source gives.
@@ -46,6 +47,20 @@ impl<T> Mixture<T> {
             .batch(step, batch)
             .into_iter()
             .map(|draw| &self.sources[draw.source].items[draw.item])
+            .collect()
+    }
+
+    /// The sources, and how often `draws` draws pass over each.
+    pub fn planned(&self, unit: &'static str, draws: u64) -> Vec<SourcePlan> {
+        let progress = self.order.progress(draws);
+        let sources = self.sources.iter().zip(progress);
+        sources
+            .map(|(source, progress)| SourcePlan {
+                name: source.name.clone(),
+                items: source.items.len() as u64,
+                unit,
+                epochs: progress.epochs,
+            })
             .collect()
     }
 

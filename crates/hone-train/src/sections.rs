@@ -101,6 +101,8 @@ pub struct TrainSection {
     pub checkpoint_every: u64,
     /// Checkpoints kept; at least 2.
     pub keep_checkpoints: usize,
+    /// Refuses to start where the memory that is planned is more than this machine has.
+    pub check_memory: bool,
 }
 
 impl Default for TrainSection {
@@ -124,6 +126,7 @@ impl Default for TrainSection {
             clip_norm: 1.0,
             checkpoint_every: 100,
             keep_checkpoints: 2,
+            check_memory: true,
         }
     }
 }

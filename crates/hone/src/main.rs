@@ -16,8 +16,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use commands::{
-    bench, chat, config, data, doctor, eval, export, logprobs, quickstart, recipe, sample, score, stage, tokenizer,
-    world,
+    bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
+    tokenizer, world,
 };
 
 /// From raw text to a model people prefer, on the machine you own.
@@ -40,6 +40,7 @@ enum Command {
     /// Improve a policy against a reward model
     Ppo(stage::Arguments),
     Run(recipe::Arguments),
+    Plan(plan::Arguments),
     Config(config::Arguments),
     Sample(sample::Arguments),
     Chat(chat::Arguments),
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         Command::Reward(arguments) => stage::run(&arguments, hone_train::reward::run),
         Command::Ppo(arguments) => stage::run(&arguments, hone_train::ppo::run),
         Command::Run(arguments) => recipe::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments),
         Command::Chat(arguments) => chat::run(&arguments),

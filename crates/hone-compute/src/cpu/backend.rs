@@ -83,12 +83,24 @@ impl CpuBackend {
         self.rights.take(RightMatrix::new)
     }
 
+    /// Waiting tensors by capacity, and the cells of waiting left and right operands.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> (std::collections::BTreeMap<usize, usize>, [Vec<usize>; 2]) {
+        let lefts = self.lefts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rights = self.rights.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cells = [
+            lefts.iter().map(LeftMatrix::capacity).collect(),
+            rights.iter().map(RightMatrix::capacity).collect(),
+        ];
+        (self.memory.waiting(), cells)
+    }
+
     pub(super) fn scratch(&self, length: usize) -> super::buffer::Buffer {
         self.memory.take(length)
     }
 }
 
-pub(super) fn right_matrix(packed: &Packed) -> &RightMatrix {
+pub(crate) fn right_matrix(packed: &Packed) -> &RightMatrix {
     packed.0.downcast_ref().expect("a weight packed by this backend")
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Buffer {
 }
 
 /// Capacities are rounded up to an eighth of a power of two, so that buffers of nearly equal size are shared.
-fn capacity_class(length: usize) -> usize {
+pub(crate) fn capacity_class(length: usize) -> usize {
     let step = (length.next_power_of_two() / 16).max(64);
     length.div_ceil(step) * step
 }
@@ -48,6 +48,13 @@ impl Store {
     pub fn idle_bytes(&self) -> usize {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.iter().map(|(class, buffers)| class * buffers.len() * 4).sum()
+    }
+
+    /// How many buffers of each capacity wait for use.
+    #[cfg(test)]
+    pub fn waiting(&self) -> BTreeMap<usize, usize> {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.iter().map(|(class, buffers)| (*class, buffers.len())).collect()
     }
 
     /// Gives idle memory back to the system.

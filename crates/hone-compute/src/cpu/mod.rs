@@ -16,7 +16,7 @@ pub(crate) mod sampling;
 pub(crate) mod simd;
 #[cfg(test)]
 pub(crate) mod testing;
-mod vocabulary;
+pub(crate) mod vocabulary;
 
 use crate::isa::{Isa, Level, Precision};
 use crate::pool::Pool;

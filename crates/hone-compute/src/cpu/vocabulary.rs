@@ -12,17 +12,22 @@ use crate::sampling::{Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
 /// Rows whose logits of one chunk are made at once.
-const ROWS: usize = 256;
+pub(crate) const ROWS: usize = 256;
 /// Logits that are alive at once where a whole row of them is needed.
 const LOGITS: usize = 1 << 23;
 
 /// Rows whose whole logits are made at once, for a vocabulary of `size`. A constant of the format: sums over rows are
 /// cut here.
-fn whole_rows(size: usize) -> usize {
+pub(crate) fn whole_rows(size: usize) -> usize {
     (LOGITS / size / 64 * 64).clamp(64, 4096)
 }
 
-fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<usize>> {
+/// Bytes of the logits that training has at once for `rows` predictions over a vocabulary of `size`.
+pub fn logits_bytes(rows: usize, size: usize) -> usize {
+    whole_rows(size).min(rows) * size * size_of::<f32>()
+}
+
+pub(crate) fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<usize>> {
     (0..rows.div_ceil(block)).map(move |i| i * block..rows.min((i + 1) * block))
 }
 

@@ -14,6 +14,7 @@
 
 mod batch;
 mod config;
+mod plan;
 mod prompts;
 mod rollout;
 mod run;
@@ -22,4 +23,5 @@ mod step;
 mod tests;
 
 pub use config::{MissingEos, PpoConfig, PpoData, PpoSection, PtxSection, RewardSection, ValueStart};
+pub use plan::plan;
 pub use run::run;

@@ -9,6 +9,7 @@ use super::config::PpoData;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::load_items;
+use crate::plan::SourcePlan;
 use crate::sections::resolved;
 use crate::text::prompt_ids;
 
@@ -22,6 +23,7 @@ pub(super) struct PreparedPrompt {
 /// All prompts of all sources.
 pub(super) struct Prompts {
     sources: Vec<Vec<PreparedPrompt>>,
+    names: Vec<String>,
     order: MixtureOrder,
 }
 
@@ -34,9 +36,9 @@ impl Prompts {
                 "is empty; expected at least one source, such as [\"prompts.jsonl\"]",
             ));
         }
-        let (mut sources, mut weights) = (Vec::new(), Vec::new());
+        let (mut sources, mut names, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
-            let (_, items) = load_items(job, &source, load_prompts)?;
+            let (name, items) = load_items(job, &source, load_prompts)?;
             let split = hold_out(items, data.held_out)?;
             let (mut prepared, mut too_long) = (Vec::new(), 0);
             for prompt in split.train {
@@ -66,12 +68,28 @@ impl Prompts {
             }
             weights.push(source.weight * prepared.len() as f64);
             sources.push(prepared);
+            names.push(name);
         }
         let counts: Vec<usize> = sources.iter().map(Vec::len).collect();
         Ok(Self {
             order: MixtureOrder::new(&counts, &weights, seed)?,
             sources,
+            names,
         })
+    }
+
+    /// The sources, and how often `draws` prompts pass over each.
+    pub fn planned(&self, draws: u64) -> Vec<SourcePlan> {
+        let progress = self.order.progress(draws);
+        let sources = self.names.iter().zip(&self.sources).zip(progress);
+        sources
+            .map(|((name, prompts), progress)| SourcePlan {
+                name: name.clone(),
+                items: prompts.len() as u64,
+                unit: "prompts",
+                epochs: progress.epochs,
+            })
+            .collect()
     }
 
     /// The prompts of an update.

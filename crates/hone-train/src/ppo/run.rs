@@ -15,13 +15,14 @@ use hone_text::Chat;
 use serde_json::{Value, json};
 
 use super::config::{EPS, LEARNING_RATE, PpoConfig, PpoSection, PtxSection, ValueStart};
+use super::plan::rehearse;
 use super::prompts::Prompts;
 use super::rollout::{Episode, Models, collect};
 use super::step::{Learners, Report, Update, update};
 use crate::artefact::{self, Artefact};
 use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
+use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::{Ema, Learner};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
@@ -30,23 +31,30 @@ use crate::sections::ScheduleSetting;
 /// Improves a policy as configured, or goes on where it was interrupted.
 ///
 /// # Errors
-/// If the configuration, the data or a model is at fault, training diverges, or an invariant breaks.
+/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
+/// breaks.
 pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     let c = &with_defaults(&config.config);
     check(c)?;
     let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
-        Start::Before(outcome) => return Ok(outcome),
-        Start::Go(started) => *started,
+    let rates = rates(c)?;
+    let begun = job.begin(&engine, (config, &c.train), || {
+        let rehearsal = job.rehearsal(&c.train, None)?;
+        let stage = Stage::load(job, &rehearsal, c)?;
+        rehearse(&rehearsal, &stage, c)?.check(job, &c.train)?;
+        Ok(stage)
+    })?;
+    let (started, mut stage) = match begun {
+        Begun::Before(outcome) => return Ok(outcome),
+        Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    let stage = Stage::load(job, &engine, c)?;
+    stage.load_weights(job, &engine, c)?;
     let mut state = State::new(&engine, &stage, c)?;
     if let Some(checkpoint) = &started.checkpoint {
         state.load(&engine, checkpoint)?;
     }
     let total = c.ppo.updates;
-    let rates = rates(c)?;
     let cadence = Cadence {
         total,
         checkpoint_every: c.train.checkpoint_every,
@@ -115,14 +123,14 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
 }
 
 /// The configuration with what reinforcement learning sets otherwise than the other stages.
-fn with_defaults(config: &PpoConfig) -> PpoConfig {
+pub(super) fn with_defaults(config: &PpoConfig) -> PpoConfig {
     let mut config = config.clone();
     config.train.schedule.get_or_insert(ScheduleSetting::Constant);
     config.train.eps.get_or_insert(EPS);
     config
 }
 
-fn check(c: &PpoConfig) -> Result<()> {
+pub(super) fn check(c: &PpoConfig) -> Result<()> {
     let p = &c.ppo;
     let positive = [
         ("ppo.updates", p.updates as usize),
@@ -216,7 +224,7 @@ fn check(c: &PpoConfig) -> Result<()> {
 }
 
 /// Rates of the policy and of the value network. Reinforcement learning keeps its rate unless told otherwise.
-fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
+pub(super) fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
     let rate = c.train.learning_rate.unwrap_or(LEARNING_RATE);
     Ok((
         Rates::new(&c.train, rate, c.ppo.updates)?,
@@ -228,10 +236,10 @@ fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
 type PtxWindows<'a> = (&'a PtxSection, Vec<Vec<Window<'a>>>);
 
 /// What does not change during a run.
-struct Stage {
-    base: Artefact,
-    scorer: Scorer,
-    prompts: Prompts,
+pub(super) struct Stage {
+    pub base: Artefact,
+    pub scorer: Scorer,
+    pub prompts: Prompts,
     stop: Arc<[u32]>,
     /// Where the value network started, in words.
     value_start: &'static str,
@@ -239,7 +247,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn load(job: &Job, engine: &Engine, c: &PpoConfig) -> Result<Self> {
+    pub fn load(job: &Job, engine: &Engine, c: &PpoConfig) -> Result<Self> {
         let Some(path) = &c.model.path else {
             return Err(TrainError::setting("model.path", "is missing; PPO starts from a model"));
         };
@@ -290,6 +298,14 @@ impl Stage {
         })
     }
 
+    /// Puts the weights of the reference and of the reward model in the place of those of a rehearsal.
+    fn load_weights(&mut self, job: &Job, engine: &Engine, c: &PpoConfig) -> Result<()> {
+        let path = job.path(c.model.path.as_deref().unwrap_or_default());
+        self.base.model = artefact::load_language_model(engine, &path)?.model;
+        self.scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
+        Ok(())
+    }
+
     fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Vec<Episode>> {
         let models = Models {
             policy: &state.learners.policy.model,
@@ -310,7 +326,7 @@ impl Stage {
     }
 
     /// The pre-training windows of an update, one list an optimiser step.
-    fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<PtxWindows<'a>>> {
+    pub fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<PtxWindows<'a>>> {
         let (Some(section), Some((corpus, order))) = (&c.ptx, &self.ptx) else {
             return Ok(None);
         };
@@ -347,14 +363,14 @@ fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(
 }
 
 /// What an update changes.
-struct State {
+pub(super) struct State {
     done: u64,
-    learners: Learners,
+    pub learners: Learners,
     kl: KlController,
 }
 
 impl State {
-    fn new(engine: &Engine, stage: &Stage, c: &PpoConfig) -> Result<Self> {
+    pub fn new(engine: &Engine, stage: &Stage, c: &PpoConfig) -> Result<Self> {
         let mut policy = stage.base.model.duplicate(engine);
         if let Some(lora) = &c.lora {
             policy.add_adapter(engine, lora, c.train.seed)?;

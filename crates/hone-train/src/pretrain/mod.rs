@@ -8,8 +8,10 @@
 //! 3. Held out is the last share of each source, never trained on.
 
 mod config;
+mod plan;
 mod run;
 mod step;
 
 pub use config::{PretrainConfig, PretrainData};
+pub use plan::plan;
 pub use run::run;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use hone_compute::Engine;
+use hone_compute::{AdamW, Engine};
 use hone_data::MixtureOrder;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
@@ -11,28 +11,30 @@ use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
 use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
+use super::plan::rehearse;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
+use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw, total_steps};
 
-/// Pre-trains as configured, or goes on where it was interrupted.
-///
-/// # Errors
-/// If the configuration, the data or the model is at fault, or training diverges.
-pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
-    let c = &config.config;
-    let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
-        Start::Before(outcome) => return Ok(outcome),
-        Start::Go(started) => *started,
-    };
-    let mut run = started.run;
-    let Artefact { model, companion } = load_or_new(job, &engine, c)?;
+/// What a run is made of besides its weights.
+pub(super) struct Prepared {
+    pub companion: Companion,
+    pub corpus: Corpus,
+    pub order: MixtureOrder,
+    pub batch: usize,
+    pub total: u64,
+    pub rates: Rates,
+    pub constants: AdamW,
+}
+
+/// Reads the data. Gives the model too, on an engine that rehearses.
+pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PretrainConfig) -> Result<(Transformer, Prepared)> {
+    let Artefact { model, companion } = load_or_new(job, rehearsal, c)?;
     let (context, length) = (model.architecture().context, c.data.max_length);
     if length > context {
         return Err(TrainError::setting(
@@ -55,10 +57,48 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
     let total = total_steps(&c.train, 1.0, (corpus.train_tokens() as f64, (batch * length) as f64))?;
-    tell_plan(job, &corpus, total * (batch * length) as u64)?;
+    let prepared = Prepared {
+        companion,
+        corpus,
+        order,
+        batch,
+        total,
+        rates: Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?,
+        constants: adamw(&c.train)?,
+    };
+    Ok((model, prepared))
+}
 
-    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
-    let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
+/// Pre-trains as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or the model is at fault, the memory does not suffice, or training diverges.
+pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
+    let c = &config.config;
+    let engine = job.engine(&c.train)?;
+    let begun = job.begin(&engine, (config, &c.train), || {
+        let rehearsal = job.rehearsal(&c.train, None)?;
+        let (model, prepared) = prepare(job, &rehearsal, c)?;
+        tell_plan(job, &prepared)?;
+        rehearse(&rehearsal, model, &prepared, c)?.check(job, &c.train)?;
+        Ok(prepared)
+    })?;
+    let (started, prepared) = match begun {
+        Begun::Before(outcome) => return Ok(outcome),
+        Begun::Go(begun) => *begun,
+    };
+    let mut run = started.run;
+    let Prepared {
+        companion,
+        corpus,
+        order,
+        batch,
+        total,
+        rates,
+        constants,
+    } = prepared;
+    let model = load_or_new(job, &engine, c)?.model;
+    let mut learner = Learner::new(&engine, model, constants);
     learner.model.set_recompute(c.model.recompute);
     let mut done = 0;
     if let Some(checkpoint) = &started.checkpoint {
@@ -142,8 +182,9 @@ fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefac
     }
 }
 
-fn tell_plan(job: &Job, corpus: &Corpus, tokens: u64) -> Result<()> {
-    for (source, plan) in corpus.sources.iter().zip(&corpus.plan(tokens)?.sources) {
+fn tell_plan(job: &Job, prepared: &Prepared) -> Result<()> {
+    let corpus = &prepared.corpus;
+    for (source, plan) in corpus.sources.iter().zip(&corpus.plan(prepared.tokens())?.sources) {
         let have = source.train.ids().len();
         job.message(format!(
             "{}: {have} tokens, {:.1}% of the mixture, {:.2} epochs planned",
@@ -186,7 +227,7 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
 }
 
 /// Held-out loss and bits per byte of each source, and of all.
-fn held_out_loss(
+pub(super) fn held_out_loss(
     engine: &Engine,
     model: &Transformer,
     corpus: &Corpus,

@@ -15,8 +15,10 @@
 mod batch;
 mod config;
 mod evaluation;
+mod plan;
 mod run;
 mod step;
 
 pub use config::{RewardConfig, RewardData, RewardSection, TiesSetting};
+pub use plan::plan;
 pub use run::run;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use hone_compute::Engine;
+use hone_compute::{AdamW, Engine};
 use hone_generate::scores_of;
 use hone_model::Transformer;
 use hone_run::{Event, Resolved, Run};
@@ -12,32 +12,35 @@ use serde_json::json;
 use super::batch::{Rankings, centre};
 use super::config::{BATCH, EPOCHS, LEARNING_RATE, RewardConfig};
 use super::evaluation::Evaluation;
+use super::plan::rehearse;
 use super::step::{Stepped, step};
-use crate::artefact::{self, Artefact};
+use crate::artefact::{self, Artefact, Companion};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
+use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw, total_steps};
 
-/// Trains a reward model as configured, or goes on where it was interrupted.
-///
-/// # Errors
-/// If the configuration, the data or the model is at fault, or training diverges.
-pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
-    let c = &config.config;
-    let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
-        Start::Before(outcome) => return Ok(outcome),
-        Start::Go(started) => *started,
-    };
-    let mut run = started.run;
+/// What a run is made of besides its weights.
+pub(super) struct Prepared {
+    pub companion: Companion,
+    pub rankings: Rankings,
+    /// The conversations whose mean score becomes 0.
+    pub centre: Vec<Vec<u32>>,
+    pub batch: usize,
+    pub total: u64,
+    pub rates: Rates,
+    pub constants: AdamW,
+}
+
+/// Reads the data. Gives the model too, on an engine that rehearses.
+pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &RewardConfig) -> Result<(Transformer, Prepared)> {
     let Some(path) = &c.model.path else {
         return Err(TrainError::setting(
             "model.path",
             "is missing; a reward model starts from a supervised model",
         ));
     };
-    let Artefact { model, companion } = artefact::load(&engine, &job.path(path))?;
+    let Artefact { model, companion } = artefact::load(rehearsal, &job.path(path))?;
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
@@ -50,11 +53,49 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
     let total = total_steps(&c.train, EPOCHS, (rankings.train.count() as f64, batch as f64))?;
-    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
-    let centre = centre(job, c, &rankings, &chat)?;
+    let prepared = Prepared {
+        centre: centre(job, c, &rankings, &chat)?,
+        companion,
+        rankings,
+        batch,
+        total,
+        rates: Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?,
+        constants: adamw(&c.train)?,
+    };
+    Ok((model, prepared))
+}
 
-    let model = with_head(&engine, model, c)?;
-    let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
+/// Trains a reward model as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or the model is at fault, the memory does not suffice, or training diverges.
+pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
+    let c = &config.config;
+    let engine = job.engine(&c.train)?;
+    let begun = job.begin(&engine, (config, &c.train), || {
+        let rehearsal = job.rehearsal(&c.train, None)?;
+        let (model, prepared) = prepare(job, &rehearsal, c)?;
+        rehearse(&rehearsal, model, &prepared, c)?.check(job, &c.train)?;
+        Ok(prepared)
+    })?;
+    let (started, prepared) = match begun {
+        Begun::Before(outcome) => return Ok(outcome),
+        Begun::Go(begun) => *begun,
+    };
+    let mut run = started.run;
+    let Prepared {
+        companion,
+        rankings,
+        centre,
+        batch,
+        total,
+        rates,
+        constants,
+    } = prepared;
+
+    let path = job.path(c.model.path.as_deref().unwrap_or_default());
+    let model = with_head(&engine, artefact::load(&engine, &path)?.model, c)?;
+    let mut learner = Learner::new(&engine, model, constants);
     let mut done = 0;
     if let Some(checkpoint) = &started.checkpoint {
         done = checkpoint.step();
@@ -122,7 +163,7 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
 }
 
 /// The trunk with a head, ready to train. An adapter of the supervised model is merged: it is not the reward model's.
-fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -> Result<Transformer> {
+pub(super) fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -> Result<Transformer> {
     let mut model = if model.adapter().is_some() {
         model.merge_adapter(engine)
     } else {
@@ -141,7 +182,7 @@ fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -> Result<Tr
 }
 
 /// The model without its adapter, its offset such that `centre` scores 0 on average.
-fn finished_model(engine: &Engine, trained: &Transformer, centre: &[Vec<u32>]) -> (Transformer, f32) {
+pub(super) fn finished_model(engine: &Engine, trained: &Transformer, centre: &[Vec<u32>]) -> (Transformer, f32) {
     let copy = trained.duplicate(engine);
     let mut model = if copy.adapter().is_some() {
         copy.merge_adapter(engine)

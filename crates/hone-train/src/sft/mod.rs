@@ -11,8 +11,10 @@
 
 mod batch;
 mod config;
+mod plan;
 mod run;
 mod step;
 
 pub use config::{Keep, SftConfig, SftData, Turns};
+pub use plan::plan;
 pub use run::run;

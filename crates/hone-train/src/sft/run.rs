@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hone_compute::{Engine, SamplingParameters};
+use hone_compute::{AdamW, Engine, SamplingParameters};
 use hone_data::TokenExample;
 use hone_generate::{Generator, GeneratorOptions, Request};
 use hone_math::Key;
@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 
 use super::batch::Examples;
 use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
+use super::plan::rehearse;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
+use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::{Ema, Learner};
 use crate::schedule::{Rates, adamw, total_steps};
@@ -31,26 +32,28 @@ struct Progress {
     best_weights: Option<Ema>,
 }
 
-/// Tunes as configured, or goes on where it was interrupted.
-///
-/// # Errors
-/// If the configuration, the data or the model is at fault, or training diverges.
-pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
-    let c = &config.config;
-    let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
-        Start::Before(outcome) => return Ok(outcome),
-        Start::Go(started) => *started,
-    };
-    let mut run = started.run;
+/// What a run is made of besides its weights.
+pub(super) struct Prepared {
+    pub companion: Companion,
+    pub chat: Chat,
+    pub examples: Examples,
+    pub batch: usize,
+    pub total: u64,
+    pub rates: Rates,
+    pub constants: AdamW,
+}
+
+/// Reads the data. Gives the model too, on an engine that rehearses.
+pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &SftConfig) -> Result<(Transformer, Prepared)> {
     let Some(path) = &c.model.path else {
         return Err(TrainError::setting(
             "model.path",
             "is missing; supervised tuning starts from a model",
         ));
     };
-    let Artefact { model, mut companion } = artefact::load_language_model(&engine, &job.path(path))?;
-    let mut model = with_chat_tokens(job, &engine, model, &mut companion)?;
+    let Artefact { model, mut companion } = artefact::load_language_model(rehearsal, &job.path(path))?;
+    add_chat_tokens(job, &mut companion)?;
+    let model = with_tokens(rehearsal, model, &companion);
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
@@ -63,13 +66,54 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
     let total = total_steps(&c.train, EPOCHS, (examples.train.count() as f64, batch as f64))?;
-    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+    let prepared = Prepared {
+        companion,
+        chat,
+        examples,
+        batch,
+        total,
+        rates: Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?,
+        constants: adamw(&c.train)?,
+    };
+    Ok((model, prepared))
+}
 
+/// Tunes as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or the model is at fault, the memory does not suffice, or training diverges.
+pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
+    let c = &config.config;
+    let engine = job.engine(&c.train)?;
+    let begun = job.begin(&engine, (config, &c.train), || {
+        let rehearsal = job.rehearsal(&c.train, None)?;
+        let (model, prepared) = prepare(job, &rehearsal, c)?;
+        rehearse(&rehearsal, model, &prepared, c)?.check(job, &c.train)?;
+        Ok(prepared)
+    })?;
+    let (started, prepared) = match begun {
+        Begun::Before(outcome) => return Ok(outcome),
+        Begun::Go(begun) => *begun,
+    };
+    let mut run = started.run;
+    let Prepared {
+        companion,
+        chat,
+        examples,
+        batch,
+        total,
+        rates,
+        constants,
+    } = prepared;
+
+    let path = job.path(c.model.path.as_deref().unwrap_or_default());
+    let model = artefact::load_language_model(&engine, &path)?.model;
+    let mut model = with_tokens(&engine, model, &companion);
     if let Some(lora) = &c.lora {
         model.add_adapter(&engine, lora, c.train.seed)?;
     }
     model.set_recompute(c.model.recompute);
-    let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
+    let mut learner = Learner::new(&engine, model, constants);
     let mut progress = Progress {
         done: 0,
         best: None,
@@ -126,10 +170,10 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     job.finish(run, (model, summary), Vec::new(), total)
 }
 
-/// A base model without a chat template gets ChatML's tokens, with new rows at the mean of the others.
-fn with_chat_tokens(job: &Job, engine: &Engine, model: Transformer, companion: &mut Companion) -> Result<Transformer> {
+/// A base model's tokenizer without a chat template gets ChatML's tokens.
+fn add_chat_tokens(job: &Job, companion: &mut Companion) -> Result<()> {
     if companion.tokenizer.chat_template().is_some() {
-        return Ok(model);
+        return Ok(());
     }
     companion.tokenizer.add_chat_tokens()?;
     companion.tokens = artefact::token_fields(&companion.tokenizer);
@@ -137,11 +181,17 @@ fn with_chat_tokens(job: &Job, engine: &Engine, model: Transformer, companion: &
     job.message(format!(
         "the model has no chat template: ChatML is added, {tokens} tokens in all"
     ));
-    Ok(if tokens > model.architecture().vocab_size {
+    Ok(())
+}
+
+/// The model with a row for every token, new rows at the mean of the others.
+fn with_tokens(engine: &Engine, model: Transformer, companion: &Companion) -> Transformer {
+    let tokens = companion.tokenizer.vocab_size();
+    if tokens > model.architecture().vocab_size {
         model.with_vocabulary(engine, tokens)
     } else {
         model
-    })
+    }
 }
 
 impl Progress {
@@ -235,7 +285,12 @@ fn evaluate_all(
     Ok(())
 }
 
-fn held_out_loss(engine: &Engine, model: &Transformer, examples: &[TokenExample], tokens: usize) -> Result<TokenStats> {
+pub(super) fn held_out_loss(
+    engine: &Engine,
+    model: &Transformer,
+    examples: &[TokenExample],
+    tokens: usize,
+) -> Result<TokenStats> {
     let mut stats = TokenStats::of(&[], &[])?;
     for microbatch in shards_of(examples.iter().collect(), 1, tokens, |e: &&TokenExample| e.ids.len())
         .into_iter()
@@ -247,7 +302,7 @@ fn held_out_loss(engine: &Engine, model: &Transformer, examples: &[TokenExample]
 }
 
 /// The model's own answers to the first held-out prompts.
-fn answers(
+pub(super) fn answers(
     engine: &Engine,
     model: &Transformer,
     (examples, chat): (&Examples, &Chat),

@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod logprobs;
+pub mod plan;
 pub mod quickstart;
 pub mod recipe;
 pub mod sample;

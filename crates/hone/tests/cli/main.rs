@@ -7,4 +7,5 @@ mod files;
 mod generate;
 mod hub;
 mod kill;
+mod plan;
 mod stages;

@@ -12,6 +12,7 @@ use crate::cpu::Cpu;
 use crate::cpu::gemm::to_bf16_bits;
 use crate::isa::Precision;
 use crate::pool::Parts;
+use crate::rehearsal::Held;
 
 /// Positions of a page, and keys of a block of the reduction.
 pub(crate) const BLOCK: usize = 64;
@@ -27,15 +28,19 @@ impl Line {
 
 /// Numbers of the cache's type that start on a cache line.
 #[derive(Clone)]
-struct Page(Vec<Line>);
+struct Page {
+    lines: Vec<Line>,
+    /// In a rehearsal, which has no numbers: what they would take.
+    _counted: Option<Held>,
+}
 
 impl Page {
     fn numbers<E: Element>(&self) -> &[E] {
-        bytemuck::cast_slice(&self.0)
+        bytemuck::cast_slice(&self.lines)
     }
 
     fn numbers_mut<E: Element>(&mut self) -> &mut [E] {
-        bytemuck::cast_slice_mut(&mut self.0)
+        bytemuck::cast_slice_mut(&mut self.lines)
     }
 }
 
@@ -189,6 +194,24 @@ impl KvPages {
         }
     }
 
+    /// Adds `rows` positions without their numbers, for a rehearsal: `count` takes the memory of so many bytes.
+    pub fn rehearse(&mut self, rows: usize, count: impl Fn(usize) -> Held) {
+        let start = self.length;
+        self.length += rows;
+        while self.pages.len() * BLOCK < self.length {
+            let page = Page {
+                lines: Vec::new(),
+                _counted: Some(count(self.layout.lines() * size_of::<Line>())),
+            };
+            self.pages.push(Arc::new(page));
+        }
+        if rows > 0 {
+            for page in self.pages.iter_mut().skip(start / BLOCK) {
+                Arc::make_mut(page);
+            }
+        }
+    }
+
     /// Keeps the first `length` positions; the places of the others become 0.
     pub fn truncate(&mut self, length: usize) {
         if length >= self.length {
@@ -228,7 +251,10 @@ impl KvPages {
         let start = self.length;
         self.length += rows.len();
         while self.pages.len() * BLOCK < self.length {
-            let page = Page(vec![Line::ZERO; self.layout.lines()]);
+            let page = Page {
+                lines: vec![Line::ZERO; self.layout.lines()],
+                _counted: None,
+            };
             self.pages.push(Arc::new(page));
         }
         let mut position = start;

@@ -56,6 +56,12 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.as_ptr(), self.length) }
     }
 
+    /// Cells that there is memory for.
+    #[cfg(test)]
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     fn layout(cells: usize) -> Layout {
         let size = cells
             .checked_mul(size_of::<u32>())

@@ -31,7 +31,12 @@ pub(crate) enum Form {
 
 impl Form {
     pub fn of(cpu: &Cpu) -> Self {
-        match (cpu.precision, cpu.isa) {
+        Self::under(cpu.isa, cpu.precision)
+    }
+
+    /// The form of an instruction set and a precision.
+    pub fn under(isa: Isa, precision: Precision) -> Self {
+        match (precision, isa) {
             (Precision::F32, _) => Self::Full,
             (Precision::Bf16, Isa::Amx | Isa::Avx512Bf16) => Self::Pairs,
             (Precision::Bf16, _) => Self::Rounded,
@@ -39,7 +44,7 @@ impl Form {
     }
 
     /// Cells that `k` elements fill, without padding.
-    pub fn cells(self, k: usize) -> usize {
+    pub const fn cells(self, k: usize) -> usize {
         match self {
             Self::Pairs => k.div_ceil(2),
             Self::Rounded | Self::Full => k,
@@ -48,7 +53,7 @@ impl Form {
 }
 
 /// Columns in a panel, which is what a register block is wide.
-pub(super) const fn panel_width(level: Level) -> usize {
+pub(crate) const fn panel_width(level: Level) -> usize {
     match level {
         Level::Avx512 => PANEL,
         Level::Avx2 | Level::Portable => 16,
@@ -75,6 +80,12 @@ impl LeftMatrix {
             m: 0,
             k: 0,
         }
+    }
+
+    /// Cells that there is memory for.
+    #[cfg(test)]
+    pub const fn capacity(&self) -> usize {
+        self.cells.capacity()
     }
 
     /// Rows.
@@ -121,12 +132,22 @@ impl LeftMatrix {
         });
     }
 
+    /// Cells from one row to the next of an operand whose sums are `k` long.
+    const fn stride(form: Form, k: usize) -> usize {
+        (form.cells(k).div_ceil(LINE) | 1) * LINE
+    }
+
+    /// Cells of an operand `[m, k]`.
+    pub const fn cells_of(form: Form, m: usize, k: usize) -> usize {
+        m * Self::stride(form, k)
+    }
+
     fn shape(&mut self, cpu: &Cpu, m: usize, k: usize) {
         self.form = Form::of(cpu);
-        self.stride = (self.form.cells(k).div_ceil(LINE) | 1) * LINE;
+        self.stride = Self::stride(self.form, k);
         self.m = m;
         self.k = k;
-        self.cells.resize(m * self.stride);
+        self.cells.resize(Self::cells_of(self.form, m, k));
     }
 }
 
@@ -153,6 +174,12 @@ impl RightMatrix {
             k: 0,
             n: 0,
         }
+    }
+
+    /// Cells that there is memory for.
+    #[cfg(test)]
+    pub const fn capacity(&self) -> usize {
+        self.cells.capacity()
     }
 
     /// Rows: the length of the sums.
@@ -209,12 +236,22 @@ impl RightMatrix {
         self.depth * self.width
     }
 
+    /// Rows of cells of a panel of an operand whose sums are `k` long.
+    const fn depth(form: Form, k: usize) -> usize {
+        form.cells(k).next_multiple_of(LINE)
+    }
+
+    /// Cells of an operand `[k, n]` in panels of `width` columns.
+    pub const fn cells_of(form: Form, width: usize, k: usize, n: usize) -> usize {
+        n.div_ceil(width) * Self::depth(form, k) * width
+    }
+
     fn shape(&mut self, cpu: &Cpu, k: usize, n: usize) {
         self.form = Form::of(cpu);
         self.width = panel_width(cpu.level);
-        self.depth = self.form.cells(k).next_multiple_of(LINE);
+        self.depth = Self::depth(self.form, k);
         self.k = k;
         self.n = n;
-        self.cells.resize(n.div_ceil(self.width) * self.panel());
+        self.cells.resize(Self::cells_of(self.form, self.width, k, n));
     }
 }

@@ -30,8 +30,7 @@ mod transpose;
 
 use crate::cpu::Cpu;
 pub(crate) use bf16::to_bf16_bits;
-use matrix::Form;
-pub(crate) use matrix::{LeftMatrix, PANEL, RightMatrix};
+pub(crate) use matrix::{Form, LeftMatrix, PANEL, RightMatrix, panel_width};
 use std::ops::Range;
 
 /// Rows of a task: a multiple of every kernel's rows.
@@ -205,7 +204,7 @@ pub(crate) fn multiply(cpu: &Cpu, product: &Product<'_>, c: &mut [f32], ldc: usi
     assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "multiply: output");
     let form = Form::of(cpu);
     assert!(
-        a.form == form && b.form == form && b.width == matrix::panel_width(cpu.level),
+        a.form == form && b.form == form && b.width == panel_width(cpu.level),
         "multiply: operands packed for something else"
     );
     let kernel = Kernel::of(cpu, form);

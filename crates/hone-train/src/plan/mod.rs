@@ -1,0 +1,169 @@
+//! What a stage will need of memory and time, before it starts.
+//!
+//! A stage rehearses itself: the code of its steps runs on [an engine that counts](hone_compute::Engine::rehearsal) and
+//! holds no numbers. Only three figures are not counted so: what the process holds once its data are read, which is
+//! measured; the buffer through which a tensor is written to a file; and the time of a step, for which the machine's
+//! speeds are measured.
+
+mod machine;
+mod notes;
+mod time;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::error::{Result, TrainError};
+use crate::job::Job;
+use crate::sections::TrainSection;
+
+pub use machine::MachineMemory;
+pub(crate) use notes::{Notes, Planned, evaluations, telling_steps};
+pub use time::measure_speeds;
+
+/// What a stage will need.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The stage: `pretrain`, `sft`, `reward` or `ppo`.
+    pub stage: &'static str,
+    /// The instruction set.
+    pub isa: &'static str,
+    /// `bf16` or `f32`.
+    pub precision: &'static str,
+    /// Threads.
+    pub threads: usize,
+    /// The models in memory.
+    pub models: Vec<ModelSize>,
+    /// Optimiser steps; of PPO, updates.
+    pub steps: u64,
+    /// Tokens that the steps read, prompts and responses; of PPO if every response is as long as it may be.
+    pub tokens: u64,
+    /// What is read, and how often.
+    pub sources: Vec<SourcePlan>,
+    /// Where memory goes, in bytes; the sum is the peak.
+    pub memory: Vec<Part>,
+    /// The most memory that the process will hold, in bytes.
+    pub peak_bytes: u64,
+    /// What there is; none where the system does not say.
+    pub machine: Option<MachineMemory>,
+    /// Whether it fits; none where the system does not say what there is.
+    pub fits: Option<bool>,
+    /// How long it takes; none if the machine's speed was not measured.
+    pub time: Option<TimePlan>,
+    /// Keys to change if it does not fit, with what they are.
+    #[serde(skip)]
+    pub(crate) hints: Vec<String>,
+}
+
+/// A model's numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelSize {
+    /// What it is.
+    pub name: &'static str,
+    /// All of them.
+    pub parameters: usize,
+    /// Those that are trained.
+    pub trained: usize,
+}
+
+/// A source of the data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SourcePlan {
+    /// Its file.
+    pub name: String,
+    /// How much it has: tokens of texts; conversations, rankings or prompts.
+    pub items: u64,
+    /// What they are.
+    pub unit: &'static str,
+    /// How often the run passes over it.
+    pub epochs: f64,
+}
+
+/// A part of the memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// What it is.
+    pub what: String,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
+/// How long a run takes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct TimePlan {
+    /// All of it, checkpoints and reading of data aside.
+    pub seconds: f64,
+    /// A step; of PPO, an update.
+    pub seconds_a_step: f64,
+    /// Floating-point operations of all steps.
+    pub operations: f64,
+}
+
+impl Plan {
+    /// The biggest parts in words, the biggest first.
+    fn biggest(&self) -> String {
+        let mut parts: Vec<&Part> = self.memory.iter().collect();
+        parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
+        let named = parts.iter().take(3).map(|p| format!("{} {}", p.what, Bytes(p.bytes)));
+        named.collect::<Vec<_>>().join("; ")
+    }
+
+    /// An error if this machine lacks the memory, unless `train.check_memory` is off; else a word to whoever watches.
+    pub(crate) fn check(&self, job: &Job, train: &TrainSection) -> Result<()> {
+        let needed = Bytes(self.peak_bytes);
+        let Some(machine) = self.machine else { return Ok(()) };
+        let available = Bytes(machine.available);
+        if self.fits == Some(false) && train.check_memory {
+            return Err(TrainError::Memory {
+                stage: self.stage,
+                needed: needed.to_string(),
+                available: available.to_string(),
+                total: Bytes(machine.total).to_string(),
+                bound: if machine.limited {
+                    "this control group allows"
+                } else {
+                    "this machine has"
+                },
+                biggest: self.biggest(),
+                hints: self.hints.join(", "),
+            });
+        }
+        job.message(format!("memory: about {needed} at most, {available} available"));
+        Ok(())
+    }
+}
+
+/// Bytes for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0 as f64;
+        match self.0 {
+            0..10_000_000 => write!(f, "{:.1} MB", bytes / 1e6),
+            10_000_000..1_000_000_000 => write!(f, "{:.0} MB", bytes / 1e6),
+            1_000_000_000..100_000_000_000 => write!(f, "{:.2} GB", bytes / 1e9),
+            _ => write!(f, "{:.0} GB", bytes / 1e9),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_for_people() {
+        let cases = [
+            (0, "0.0 MB"),
+            (1_250_000, "1.2 MB"),
+            (812_345_678, "812 MB"),
+            (1_234_567_890, "1.23 GB"),
+            (123_456_789_012, "123 GB"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(Bytes(bytes).to_string(), expected);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What a stage notes down while it rehearses.
+
+use std::collections::HashSet;
+
+use hone_compute::{Account, Engine, Gradients, Precision, logits_bytes};
+use hone_model::Transformer;
+
+use super::machine::{MachineMemory, ProcessMemory};
+use super::{ModelSize, Part, Plan, SourcePlan, TimePlan};
+use crate::error::Result;
+use crate::learner::Learner;
+use crate::sections::{ModelSection, TrainSection};
+
+/// Steps whose time is taken.
+const TIMED: u64 = 8;
+/// Steps that are looked through for micro-batches of other sizes.
+const LOOKED_AT: u64 = 4096;
+/// Steps that are rehearsed for the sake of their sizes.
+const TELLING: usize = 192;
+
+/// A rehearsal under way.
+pub(crate) struct Notes<'e> {
+    engine: &'e Engine,
+    process: ProcessMemory,
+    models: Vec<ModelSize>,
+    parts: Vec<Part>,
+    /// Bytes of tensors that are in `parts`.
+    noted: usize,
+    /// The most bytes of logits.
+    logits: usize,
+    /// The largest tensor that is written to a file.
+    largest: usize,
+    seconds: f64,
+}
+
+/// What a stage plans to do.
+pub(crate) struct Planned {
+    pub stage: &'static str,
+    pub steps: u64,
+    pub tokens: u64,
+    pub sources: Vec<SourcePlan>,
+    /// Seconds and operations of a step.
+    pub step: (f64, f64),
+}
+
+impl<'e> Notes<'e> {
+    /// Starts where the data are in memory and the models' shapes are known.
+    pub fn new(engine: &'e Engine) -> Self {
+        Self {
+            engine,
+            process: ProcessMemory::read(),
+            models: Vec::new(),
+            parts: Vec::new(),
+            noted: 0,
+            logits: 0,
+            largest: 0,
+            seconds: 0.0,
+        }
+    }
+
+    fn account(&self) -> Account {
+        self.engine.account().unwrap_or_default()
+    }
+
+    /// A model that is in memory.
+    pub fn model(&mut self, name: &'static str, model: &Transformer) {
+        let (parameters, trained) = model.parameters().count();
+        self.models.push(ModelSize {
+            name,
+            parameters,
+            trained,
+        });
+        let largest = model.parameters().iter().map(|(_, p)| p.value().len()).max();
+        self.largest = self.largest.max(largest.unwrap_or(0) * size_of::<f32>());
+    }
+
+    /// The tensors that were made since the last note.
+    pub fn tensors(&mut self, what: impl Into<String>) {
+        let now = self.account().now.tensors;
+        self.part(what, now.saturating_sub(self.noted));
+        self.noted = self.noted.max(now);
+    }
+
+    /// The same, of which `bytes` are something else.
+    pub fn tensors_with(&mut self, what: impl Into<String>, (bytes, other): (usize, &str)) {
+        let now = self.account().now.tensors;
+        self.part(what, now.saturating_sub(self.noted + bytes));
+        self.part(other, bytes);
+        self.noted = self.noted.max(now);
+    }
+
+    fn part(&mut self, what: impl Into<String>, bytes: usize) {
+        if bytes > 0 {
+            self.parts.push(Part {
+                what: what.into(),
+                bytes: bytes as u64,
+            });
+        }
+    }
+
+    /// The buffers in which gradients are summed over the shards of a batch.
+    pub fn gradients(&mut self, learner: &Learner, shards: usize, of: &str) -> Result<()> {
+        let empty: Vec<Vec<()>> = (0..shards).map(|_| Vec::new()).collect();
+        let before = self.account().now.tensors;
+        learner.gradients(self.engine, empty, |_, (), _: &mut Gradients| Ok(()))?;
+        let one = 4 * learner.model.parameters().count().1;
+        let copies = (self.account().now.tensors - before + one / 2) / one.max(1);
+        let over = if shards > 1 {
+            format!(", {copies} buffers for {shards} shards")
+        } else {
+            String::new()
+        };
+        self.tensors(format!("{of}gradients, f32{over}"));
+        Ok(())
+    }
+
+    /// Logits of as many predictions at once.
+    pub fn logits(&mut self, rows: usize, model: &Transformer) {
+        self.logits = self.logits.max(logits_bytes(rows, model.architecture().vocab_size));
+    }
+
+    /// Seconds and operations of `work`.
+    pub fn timed<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(f64, f64)> {
+        let before = self.account();
+        work()?;
+        let after = self.account();
+        Ok((after.seconds - before.seconds, after.operations - before.operations))
+    }
+
+    /// Time that is spent `times` besides the steps.
+    pub fn besides<T>(&mut self, times: u64, work: impl FnOnce() -> Result<T>) -> Result<()> {
+        self.seconds += times as f64 * self.timed(work)?.0;
+        Ok(())
+    }
+
+    /// The plan, once all is rehearsed.
+    pub fn finish(mut self, planned: Planned, (model, train): (&ModelSection, &TrainSection)) -> Plan {
+        let account = self.account();
+        let peak = account.peak;
+        let rest = peak.tensors.saturating_sub(self.noted);
+        let logits = self.logits.min(rest);
+        let recomputed = if model.recompute { ", blocks recomputed" } else { "" };
+        let activations = rest - logits;
+        self.part(format!("activations of a micro-batch{recomputed}"), activations);
+        self.part("a block of logits", logits);
+        self.part("weights packed for the kernels", peak.packed);
+        self.part("operands packed for the kernels", peak.operands);
+        self.part("pages of keys and values", peak.pages);
+        let (process, largest) = (self.process.now as usize, self.largest);
+        self.part("a tensor on its way to a file", largest);
+        self.part("the program and its data, as measured", process);
+        let counted: u64 = self.parts.iter().map(|part| part.bytes).sum();
+        let before = self.process.peak.saturating_sub(counted);
+        self.part("more than that while data were read", before as usize);
+
+        let peak_bytes = counted + before;
+        let machine = MachineMemory::read();
+        let moments = self.models.iter().map(|m| 8 * m.trained).sum::<usize>();
+        let hints = hints(activations + logits, moments, (model, train));
+        let (seconds_a_step, operations) = planned.step;
+        let time = (account.seconds > 0.0).then(|| TimePlan {
+            seconds: seconds_a_step * planned.steps as f64 + self.seconds,
+            seconds_a_step,
+            operations: operations * planned.steps as f64,
+        });
+        Plan {
+            stage: planned.stage,
+            isa: self.engine.isa().name(),
+            precision: match self.engine.precision() {
+                Precision::Bf16 => "bf16",
+                Precision::F32 => "f32",
+            },
+            threads: self.engine.threads(),
+            models: self.models,
+            steps: planned.steps,
+            tokens: planned.tokens,
+            sources: planned.sources,
+            memory: self.parts,
+            peak_bytes,
+            machine,
+            fits: machine.map(|machine| peak_bytes <= machine.available),
+            time,
+            hints,
+        }
+    }
+}
+
+/// The keys from which the big parts follow.
+fn hints(activations: usize, moments: usize, (model, train): (&ModelSection, &TrainSection)) -> Vec<String> {
+    let mut hints = vec![format!(
+        "lower train.microbatch_tokens (it is {}) or the lengths that are trained on",
+        train.microbatch_tokens
+    )];
+    if !model.recompute {
+        hints.push("set model.recompute = true".into());
+    }
+    if train.shards > 1 {
+        hints.push(format!("lower train.shards (it is {})", train.shards));
+    }
+    if moments > activations {
+        hints.push("train less of the model ([lora]) or a smaller one".into());
+    }
+    hints
+}
+
+/// Some steps spread over all of them, whose time stands for that of the others; and behind them the steps that have a
+/// micro-batch of a size that no step before has: memory of each size is kept for later. `sizes` gives the tokens and
+/// the predictions of each micro-batch of a step.
+pub(crate) fn telling_steps(
+    total: u64,
+    mut sizes: impl FnMut(u64) -> Result<Vec<(usize, usize)>>,
+) -> Result<(Vec<u64>, Vec<u64>)> {
+    let timed: Vec<u64> = (0..TIMED.min(total)).map(|i| i * total / TIMED.min(total)).collect();
+    let mut seen = HashSet::new();
+    let mut telling = Vec::new();
+    let looked_at = timed.iter().copied().chain(0..total.min(LOOKED_AT));
+    for (i, step) in looked_at.enumerate() {
+        let mut new = false;
+        for (tokens, predictions) in sizes(step)? {
+            new |= seen.insert((0, bucket(tokens)));
+            new |= seen.insert((1, bucket(predictions)));
+        }
+        if new && i >= timed.len() && telling.len() < TELLING {
+            telling.push(step);
+        }
+    }
+    Ok((timed, telling))
+}
+
+/// Evaluations of a run: every so many steps, and at the end.
+pub(crate) fn evaluations(every: u64, total: u64) -> u64 {
+    match every {
+        0 => 1,
+        every => total.div_ceil(every),
+    }
+}
+
+/// Sizes within a sixty-fourth of a power of two count as one.
+fn bucket(size: usize) -> usize {
+    let step = (size.next_power_of_two() / 64).max(1);
+    size.div_ceil(step) * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evaluations_are_those_of_the_cadence() {
+        for (every, total) in [(0, 7), (3, 7), (3, 9), (10, 7), (1, 4)] {
+            let cadence = crate::job::Cadence {
+                total,
+                checkpoint_every: 1,
+                eval_every: every,
+            };
+            let counted = (1..=total).filter(|&done| cadence.evaluates(done)).count() as u64;
+            assert_eq!(evaluations(every, total), counted, "{every} {total}");
+        }
+    }
+
+    #[test]
+    fn steps_of_other_sizes_are_found() {
+        let sizes = |step: u64| {
+            Ok(match step {
+                77 => vec![(100, 10), (999, 10)],
+                901 => vec![(100, 50)],
+                _ => vec![(100, 10)],
+            })
+        };
+        let (timed, telling) = telling_steps(1000, sizes).unwrap();
+        assert_eq!(timed, [0, 125, 250, 375, 500, 625, 750, 875]);
+        assert_eq!(telling, [77, 901]);
+        assert_eq!(telling_steps(2, sizes).unwrap(), (vec![0, 1], vec![]));
+    }
+
+    #[test]
+    fn near_sizes_are_one() {
+        assert_eq!(bucket(1000), bucket(1007));
+        assert_ne!(bucket(1000), bucket(1010));
+        assert_eq!(bucket(0), 0);
+    }
+}

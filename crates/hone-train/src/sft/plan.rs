@@ -1,0 +1,90 @@
+//! What supervised tuning will need.
+
+use hone_compute::{AdamW, Engine, Speeds, StepRate};
+use hone_model::Transformer;
+use hone_run::Resolved;
+
+use super::config::{Keep, SftConfig};
+use super::run::{Prepared, answers, held_out_loss, prepare};
+use super::step::step;
+use crate::error::Result;
+use crate::job::Job;
+use crate::language::shards_of;
+use crate::learner::{Ema, Learner};
+use crate::plan::{Notes, Plan, Planned, evaluations, telling_steps};
+
+/// Plans a run without starting it. Times are estimated where `speeds` are given.
+///
+/// # Errors
+/// If the configuration, the data or the model is at fault.
+pub fn plan(job: &Job, config: &Resolved<SftConfig>, speeds: Option<Speeds>) -> Result<Plan> {
+    let c = &config.config;
+    let rehearsal = job.rehearsal(&c.train, speeds)?;
+    let (model, prepared) = prepare(job, &rehearsal, c)?;
+    rehearse(&rehearsal, model, &prepared, c)
+}
+
+/// Goes through the steps of a run on an engine that only counts.
+pub(super) fn rehearse(engine: &Engine, mut model: Transformer, prepared: &Prepared, c: &SftConfig) -> Result<Plan> {
+    let (examples, batch) = (&prepared.examples, prepared.batch);
+    let train = &c.train;
+    let mut notes = Notes::new(engine);
+    notes.tensors("weights, f32");
+    // 1. What stays
+    if let Some(lora) = &c.lora {
+        model.add_adapter(engine, lora, train.seed)?;
+        notes.tensors("the adapter, f32");
+    }
+    model.set_recompute(c.model.recompute);
+    notes.model("model", &model);
+    let mut learner = Learner::new(engine, model, AdamW::default());
+    notes.tensors("moments of the optimiser, f32");
+    let best = (c.keep == Keep::Best).then(|| Ema::new(engine, &learner.model, 0.0));
+    notes.tensors("the best weights so far, f32");
+    notes.gradients(&learner, train.shards, "")?;
+    // 2. Steps
+    let rate = StepRate {
+        learning_rate: 0.0,
+        clip: Some(1.0),
+    };
+    let (mut tokens, mut looked_at, mut predictions) = (0, 0, 0);
+    let (timed, telling) = telling_steps(prepared.total, |number| {
+        let chosen = examples.train.batch(number, batch);
+        let shards = shards_of(chosen, train.shards, train.microbatch_tokens, |e| e.ids.len());
+        let sizes: Vec<(usize, usize)> = shards
+            .iter()
+            .flatten()
+            .map(|m| {
+                let tokens = m.iter().map(|e| e.ids.len()).sum();
+                (tokens, m.iter().map(|e| e.targets()).sum())
+            })
+            .collect();
+        tokens += sizes.iter().map(|s| s.0 as u64).sum::<u64>();
+        looked_at += 1;
+        predictions = sizes.iter().map(|s| s.1).fold(predictions, usize::max);
+        Ok(sizes)
+    })?;
+    let count = timed.len().max(1) as f64;
+    let mut one = |number: u64| -> Result<()> {
+        let chosen = examples.train.batch(number, batch);
+        step(engine, &mut learner, chosen, (train, rate, number))?;
+        Ok(())
+    };
+    let (seconds, operations) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
+    telling.into_iter().try_for_each(&mut one)?;
+    notes.logits(predictions, &learner.model);
+    // 3. Evaluations
+    notes.besides(evaluations(c.eval.every, prepared.total), || {
+        held_out_loss(engine, &learner.model, &examples.held_out, train.microbatch_tokens)?;
+        answers(engine, &learner.model, (examples, &prepared.chat), c, 0)
+    })?;
+    drop(best);
+    let planned = Planned {
+        stage: "sft",
+        steps: prepared.total,
+        tokens: tokens * prepared.total / looked_at.max(1),
+        sources: examples.train.planned("conversations", prepared.total * batch as u64),
+        step: (seconds / count, operations / count),
+    };
+    Ok(notes.finish(planned, (&c.model, train)))
+}
