@@ -5,7 +5,7 @@ use std::any::Any;
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::rehearsal::Account;
+use crate::rehearsal::{Account, Speeds};
 use crate::rope::RopeTable;
 use crate::sampling::{Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
@@ -123,6 +123,8 @@ pub(crate) trait Backend: Send + Sync {
     fn account(&self) -> Option<Account> {
         None
     }
+    /// From now on a rehearsal counts time at these speeds.
+    fn count_time(&self, _: Speeds) {}
 
     // Element by element.
     fn fill(&self, tensor: &mut Tensor, value: f32);

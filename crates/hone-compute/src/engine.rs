@@ -50,16 +50,21 @@ impl Engine {
     }
 
     /// An engine that computes nothing: its tensors have shapes and no numbers (they read as zeros), and it counts the
-    /// memory, the operations and, given speeds, the time that [`Engine::new`] with the same options would take for the
-    /// same calls. See [`Engine::account`].
+    /// memory and the operations that [`Engine::new`] with the same options would take for the same calls. See
+    /// [`Engine::account`].
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn rehearsal(options: &EngineOptions, speeds: Option<Speeds>) -> Result<Self, IsaError> {
+    pub fn rehearsal(options: &EngineOptions) -> Result<Self, IsaError> {
         let (isa, threads) = resolve(options)?;
         Ok(Self {
-            backend: Arc::new(Rehearsal::new((isa, options.precision, threads), speeds)),
+            backend: Arc::new(Rehearsal::new(isa, options.precision, threads)),
         })
+    }
+
+    /// From now on a rehearsal counts time too, as of a machine with these speeds.
+    pub fn count_time(&self, speeds: Speeds) {
+        self.backend.count_time(speeds);
     }
 
     /// Whether this is a rehearsal: numbers that are given to it are not looked at.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hone_compute::{Engine, EngineOptions, Speeds};
+use hone_compute::{Engine, EngineOptions};
 use hone_run::report::{Report, Section};
 use hone_run::{Checkpoint, CheckpointWriter, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
 use schemars::JsonSchema;
@@ -79,8 +79,8 @@ impl Job {
     }
 
     /// One that only counts what the other would need.
-    pub(crate) fn rehearsal(&self, train: &TrainSection, speeds: Option<Speeds>) -> Result<Engine> {
-        Ok(Engine::rehearsal(&self.engine_options(train)?, speeds)?)
+    pub(crate) fn rehearsal(&self, train: &TrainSection) -> Result<Engine> {
+        Ok(Engine::rehearsal(&self.engine_options(train)?)?)
     }
 
     fn engine_options(&self, train: &TrainSection) -> Result<EngineOptions> {

@@ -83,9 +83,9 @@ impl CpuBackend {
         self.rights.take(RightMatrix::new)
     }
 
-    /// Waiting tensors by capacity, and the cells of waiting left and right operands.
+    /// The lengths that waiting tensors of each capacity were used to, and the cells of waiting left and right operands.
     #[cfg(test)]
-    pub(crate) fn waiting(&self) -> (std::collections::BTreeMap<usize, usize>, [Vec<usize>; 2]) {
+    pub(crate) fn waiting(&self) -> (std::collections::BTreeMap<usize, Vec<usize>>, [Vec<usize>; 2]) {
         let lefts = self.lefts.0.lock().unwrap_or_else(PoisonError::into_inner);
         let rights = self.rights.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cells = [

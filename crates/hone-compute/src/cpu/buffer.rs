@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Free buffers by capacity.
+/// Free buffers by capacity. A buffer is as long as it was ever used: what lies behind that was never written, so the
+/// system has no memory for it.
 #[derive(Default)]
 pub(crate) struct Store {
     free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
@@ -14,32 +15,60 @@ pub(crate) struct Store {
 /// Numbers of a tensor; goes back to its store when dropped.
 pub(crate) struct Buffer {
     data: Vec<f32>,
+    length: usize,
     store: Arc<Store>,
 }
 
-/// Capacities are rounded up to an eighth of a power of two, so that buffers of nearly equal size are shared.
+/// Capacities are powers of two, so that micro-batches of other sizes use the same buffers.
 pub(crate) fn capacity_class(length: usize) -> usize {
-    let step = (length.next_power_of_two() / 16).max(64);
-    length.div_ceil(step) * step
+    match length {
+        0 => 0,
+        _ => length.next_power_of_two().max(64),
+    }
+}
+
+/// Which of some idle buffers of a class to take for `length` numbers: the shortest that is long enough, else the
+/// longest. Of equal ones the last.
+pub(crate) fn best_fit(idle: impl Iterator<Item = usize>, length: usize) -> Option<usize> {
+    let key = |written: usize| {
+        (
+            written < length,
+            if written < length {
+                usize::MAX - written
+            } else {
+                written
+            },
+        )
+    };
+    let best = idle
+        .enumerate()
+        .min_by_key(|&(i, written)| (key(written), std::cmp::Reverse(i)));
+    best.map(|(index, _)| index)
 }
 
 impl Store {
     /// A buffer of `length` numbers of any value (but finite or not, always initialised).
     pub fn take(self: &Arc<Self>, length: usize) -> Buffer {
         let class = capacity_class(length);
-        let found = self
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(&class)
-            .and_then(Vec::pop);
-        let mut data = found.unwrap_or_else(|| vec![0.0; class]);
-        data.truncate(length);
+        let found = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.get_mut(&class).and_then(|idle| {
+                let index = best_fit(idle.iter().map(Vec::len), length)?;
+                Some(idle.swap_remove(index))
+            })
+        };
+        let mut data = found.unwrap_or_else(|| {
+            // Zeros of the system's, which cost nothing until they are written
+            let mut data = vec![0.0; class];
+            data.truncate(length);
+            data
+        });
         if data.len() < length {
             data.resize(length, 0.0);
         }
         Buffer {
             data,
+            length,
             store: Arc::clone(self),
         }
     }
@@ -47,14 +76,15 @@ impl Store {
     /// Bytes that wait for use.
     pub fn idle_bytes(&self) -> usize {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.iter().map(|(class, buffers)| class * buffers.len() * 4).sum()
+        free.values().flatten().map(|data| data.len() * size_of::<f32>()).sum()
     }
 
-    /// How many buffers of each capacity wait for use.
+    /// The lengths that waiting buffers of each capacity were used to, in order.
     #[cfg(test)]
-    pub fn waiting(&self) -> BTreeMap<usize, usize> {
+    pub fn waiting(&self) -> BTreeMap<usize, Vec<usize>> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.iter().map(|(class, buffers)| (*class, buffers.len())).collect()
+        let lengths = |idle: &Vec<Vec<f32>>| idle.iter().map(Vec::len).collect();
+        free.iter().map(|(class, idle)| (*class, lengths(idle))).collect()
     }
 
     /// Gives idle memory back to the system.
@@ -77,13 +107,13 @@ impl Drop for Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.data
+        &self.data[..self.length]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        &mut self.data[..self.length]
     }
 }
 
@@ -105,13 +135,35 @@ mod tests {
     }
 
     #[test]
-    fn classes_waste_at_most_an_eighth() {
-        for length in [1_usize, 63, 64, 65, 1000, 4097, 1_000_000] {
-            let class = capacity_class(length);
-            assert!(
-                class >= length && (class - length) * 8 <= length.max(512),
-                "{length} -> {class}"
-            );
-        }
+    fn other_lengths_of_a_class_share_buffers() {
+        let store = Arc::new(Store::default());
+        drop((store.take(900), store.take(600)));
+        let short = store.take(600);
+        assert_eq!(
+            (short.len(), store.idle_bytes()),
+            (600, 3600),
+            "the shortest that is long enough"
+        );
+        let long = store.take(1000);
+        assert_eq!(
+            (long.len(), store.idle_bytes()),
+            (1000, 0),
+            "else the longest, made longer"
+        );
+        drop((short, long));
+        assert_eq!(store.idle_bytes(), 6400);
+        assert_eq!(store.take(2000).len(), 2000);
+        assert_eq!(store.idle_bytes(), 14_400, "another class has buffers of its own");
+    }
+
+    #[test]
+    fn the_best_of_idle_buffers() {
+        let idle = |length| best_fit([5, 9, 7, 9, 7].into_iter(), length);
+        assert_eq!(
+            [idle(4), idle(6), idle(8), idle(10)],
+            [Some(0), Some(4), Some(3), Some(3)]
+        );
+        assert_eq!(best_fit(std::iter::empty(), 1), None);
+        assert_eq!([0, 1, 64, 65, 1 << 20].map(capacity_class), [0, 64, 64, 128, 1 << 20]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::cpu::buffer::capacity_class;
+use crate::cpu::buffer::{best_fit, capacity_class};
 
 /// Bytes of the processor's backend, by what holds them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +59,7 @@ pub(crate) enum Kind {
 #[derive(Default)]
 struct State {
     account: Account,
+    speeds: Option<Speeds>,
     /// Freed tensors by class: how much of each was ever written, in numbers.
     free: BTreeMap<usize, Vec<usize>>,
     /// Cells that idle left and right operands have room for, the last used last.
@@ -69,7 +70,6 @@ struct State {
 #[derive(Default)]
 pub(crate) struct Ledger {
     state: Mutex<State>,
-    speeds: Option<Speeds>,
 }
 
 impl State {
@@ -81,11 +81,9 @@ impl State {
 }
 
 impl Ledger {
-    pub fn new(speeds: Option<Speeds>) -> Self {
-        Self {
-            speeds,
-            ..Self::default()
-        }
+    /// From now on time is counted at these speeds.
+    pub fn count_time(&self, speeds: Speeds) {
+        self.state().speeds = Some(speeds);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -101,7 +99,11 @@ impl Ledger {
     pub fn tensor(self: &Arc<Self>, length: usize) -> Buffer {
         let class = capacity_class(length);
         let mut state = self.state();
-        let before = state.free.get_mut(&class).and_then(Vec::pop).unwrap_or(0);
+        let found = state.free.get_mut(&class).and_then(|idle| {
+            let index = best_fit(idle.iter().copied(), length)?;
+            Some(idle.swap_remove(index))
+        });
+        let before = found.unwrap_or(0);
         let written = before.max(length);
         state.account.now.tensors += (written - before) * size_of::<f32>();
         state.moved();
@@ -123,12 +125,11 @@ impl Ledger {
         state.spare = Default::default();
     }
 
-    /// Waiting tensors by capacity, and the cells of waiting left and right operands.
+    /// The lengths that waiting tensors of each capacity were used to, and the cells of waiting left and right operands.
     #[cfg(test)]
-    pub fn waiting(&self) -> (BTreeMap<usize, usize>, [Vec<usize>; 2]) {
+    pub fn waiting(&self) -> (BTreeMap<usize, Vec<usize>>, [Vec<usize>; 2]) {
         let state = self.state();
-        let tensors = state.free.iter().map(|(class, buffers)| (*class, buffers.len()));
-        (tensors.collect(), state.spare.clone())
+        (state.free.clone(), state.spare.clone())
     }
 
     /// Bytes of tensors that wait for use.
@@ -180,8 +181,8 @@ impl Ledger {
     fn work(&self, operations: f64, speed: impl Fn(&Speeds) -> f64, bytes: f64) {
         let mut state = self.state();
         state.account.operations += operations;
-        if let Some(speeds) = &self.speeds {
-            state.account.seconds += (operations / speed(speeds)).max(bytes / speeds.memory);
+        if let Some(speeds) = state.speeds {
+            state.account.seconds += (operations / speed(&speeds)).max(bytes / speeds.memory);
         }
     }
 }

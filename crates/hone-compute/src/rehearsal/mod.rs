@@ -63,14 +63,14 @@ fn f32s(numbers: usize) -> f64 {
 }
 
 impl Rehearsal {
-    pub fn new((isa, precision, threads): (Isa, Precision, usize), speeds: Option<Speeds>) -> Self {
+    pub fn new(isa: Isa, precision: Precision, threads: usize) -> Self {
         Self {
             isa,
             precision,
             threads,
             form: Form::under(isa, precision),
             panel: panel_width(isa.level()),
-            ledger: Arc::new(Ledger::new(speeds)),
+            ledger: Arc::default(),
         }
     }
 
@@ -163,6 +163,10 @@ impl Backend for Rehearsal {
 
     fn account(&self) -> Option<Account> {
         Some(self.ledger.account())
+    }
+
+    fn count_time(&self, speeds: Speeds) {
+        self.ledger.count_time(speeds);
     }
 
     fn empty(&self, rows: usize, cols: usize) -> Tensor {

@@ -176,7 +176,7 @@ fn a_rehearsal_leaves_the_memory_of_the_computation() {
             let cells = packed(&model, |p| crate::cpu::backend::right_matrix(p).capacity());
             drop(model);
 
-            let rehearsal = Arc::new(Rehearsal::new((isa, precision, 2), None));
+            let rehearsal = Arc::new(Rehearsal::new(isa, precision, 2));
             let model = work(&Engine::on(rehearsal.clone()));
             let account = rehearsal.account().unwrap();
             assert_eq!(account.now.packed, cells * 4, "{isa} {precision:?}: packed weights");
@@ -196,7 +196,7 @@ fn a_rehearsal_leaves_the_memory_of_the_computation() {
 
 #[test]
 fn pages_are_shared_until_they_are_written() {
-    let rehearsal = Arc::new(Rehearsal::new((Isa::Portable, Precision::Bf16, 1), None));
+    let rehearsal = Arc::new(Rehearsal::new(Isa::Portable, Precision::Bf16, 1));
     let (real, engine) = (
         Engine::on(Arc::new(CpuBackend::new(Isa::Portable, Precision::Bf16, 1))),
         Engine::on(rehearsal.clone()),
@@ -228,10 +228,13 @@ fn time_is_that_of_the_slower_of_operations_and_memory() {
         vector: 1e3,
         memory: 1e3,
     };
-    let ledger = Ledger::new(Some(speeds));
+    let ledger = Ledger::default();
+    ledger.products(1e3, 500.0);
+    assert_eq!(ledger.account().seconds, 0.0, "no speeds, no time");
+    ledger.count_time(speeds);
     ledger.products(2e3, 500.0);
     ledger.attends(100.0, 1e3);
     ledger.moves(4e3);
     let account = ledger.account();
-    assert_eq!((account.seconds, account.operations), (2.0 + 1.0 + 4.0, 2100.0));
+    assert_eq!((account.seconds, account.operations), (2.0 + 1.0 + 4.0, 3100.0));
 }

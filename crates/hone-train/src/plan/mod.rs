@@ -19,7 +19,6 @@ use crate::sections::TrainSection;
 
 pub use machine::MachineMemory;
 pub(crate) use notes::{Notes, Planned, evaluations, telling_steps};
-pub use time::measure_speeds;
 
 /// What a stage will need.
 #[derive(Clone, Debug, PartialEq, Serialize)]

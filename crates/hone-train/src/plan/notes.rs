@@ -6,8 +6,10 @@ use hone_compute::{Account, Engine, Gradients, Precision, logits_bytes};
 use hone_model::Transformer;
 
 use super::machine::{MachineMemory, ProcessMemory};
+use super::time::measure_speeds;
 use super::{ModelSize, Part, Plan, SourcePlan, TimePlan};
 use crate::error::Result;
+use crate::job::Job;
 use crate::learner::Learner;
 use crate::sections::{ModelSection, TrainSection};
 
@@ -56,6 +58,20 @@ impl<'e> Notes<'e> {
             largest: 0,
             seconds: 0.0,
         }
+    }
+
+    /// The same; the machine's speed is measured where time is to be estimated.
+    pub fn timed_if(timed: bool, engine: &'e Engine, (job, train): (&Job, &TrainSection)) -> Result<Self> {
+        let notes = Self::new(engine);
+        if timed {
+            engine.count_time(measure_speeds(job, train)?);
+        }
+        Ok(notes)
+    }
+
+    /// The engine that counts.
+    pub fn engine(&self) -> &'e Engine {
+        self.engine
     }
 
     fn account(&self) -> Account {
@@ -146,8 +162,10 @@ impl<'e> Notes<'e> {
         self.part("weights packed for the kernels", peak.packed);
         self.part("operands packed for the kernels", peak.operands);
         self.part("pages of keys and values", peak.pages);
-        let (process, largest) = (self.process.now as usize, self.largest);
-        self.part("a tensor on its way to a file", largest);
+        let process = self.process.now as usize;
+        // It is on its way when nothing is computed: only what exceeds the peak of the computation is more
+        let saving = (account.now.total() + self.largest).saturating_sub(peak.total());
+        self.part("a tensor on its way to a file", saving);
         self.part("the program and its data, as measured", process);
         let counted: u64 = self.parts.iter().map(|part| part.bytes).sum();
         let before = self.process.peak.saturating_sub(counted);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hone_compute::{Engine, SamplingParameters, Speeds};
+use hone_compute::{Engine, SamplingParameters};
 use hone_generate::{Generator, GeneratorOptions, Request, heads_of, logprobs_of, scores_of};
 use hone_math::Key;
 use hone_run::Resolved;
@@ -15,23 +15,24 @@ use crate::error::Result;
 use crate::job::Job;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
 
-/// Plans a run without starting it. Times are estimated where `speeds` are given.
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
 /// # Errors
 /// If the configuration, the data or a model is at fault.
-pub fn plan(job: &Job, config: &Resolved<PpoConfig>, speeds: Option<Speeds>) -> Result<Plan> {
+pub fn plan(job: &Job, config: &Resolved<PpoConfig>, timed: bool) -> Result<Plan> {
     let c = &with_defaults(&config.config);
     check(c)?;
     rates(c)?;
-    let rehearsal = job.rehearsal(&c.train, speeds)?;
+    let rehearsal = job.rehearsal(&c.train)?;
     let stage = Stage::load(job, &rehearsal, c)?;
-    rehearse(&rehearsal, &stage, c)
+    let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
+    rehearse(notes, &stage, c)
 }
 
 /// Goes through updates on an engine that only counts.
-pub(super) fn rehearse(engine: &Engine, stage: &Stage, c: &PpoConfig) -> Result<Plan> {
+pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Result<Plan> {
     let (train, ppo) = (&c.train, &c.ppo);
-    let mut notes = Notes::new(engine);
+    let engine = notes.engine();
     notes.tensors("weights of the reference and the reward model, f32");
     // 1. What stays
     let mut state = State::new(engine, stage, c)?;

@@ -24,6 +24,7 @@ use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::{Ema, Learner};
+use crate::plan::Notes;
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
 use crate::sections::ScheduleSetting;
@@ -39,9 +40,9 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     let engine = job.engine(&c.train)?;
     let rates = rates(c)?;
     let begun = job.begin(&engine, (config, &c.train), || {
-        let rehearsal = job.rehearsal(&c.train, None)?;
+        let rehearsal = job.rehearsal(&c.train)?;
         let stage = Stage::load(job, &rehearsal, c)?;
-        rehearse(&rehearsal, &stage, c)?.check(job, &c.train)?;
+        rehearse(Notes::new(&rehearsal), &stage, c)?.check(job, &c.train)?;
         Ok(stage)
     })?;
     let (started, mut stage) = match begun {

@@ -1,6 +1,6 @@
 //! What pre-training will need.
 
-use hone_compute::{AdamW, Engine, Speeds, StepRate};
+use hone_compute::{AdamW, StepRate};
 use hone_model::Transformer;
 use hone_run::Resolved;
 
@@ -13,15 +13,16 @@ use crate::language::shards_of;
 use crate::learner::Learner;
 use crate::plan::{Notes, Plan, Planned, SourcePlan, evaluations, telling_steps};
 
-/// Plans a run without starting it. Times are estimated where `speeds` are given.
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
 /// # Errors
 /// If the configuration, the data or the model is at fault.
-pub fn plan(job: &Job, config: &Resolved<PretrainConfig>, speeds: Option<Speeds>) -> Result<Plan> {
+pub fn plan(job: &Job, config: &Resolved<PretrainConfig>, timed: bool) -> Result<Plan> {
     let c = &config.config;
-    let rehearsal = job.rehearsal(&c.train, speeds)?;
+    let rehearsal = job.rehearsal(&c.train)?;
     let (model, prepared) = prepare(job, &rehearsal, c)?;
-    rehearse(&rehearsal, model, &prepared, c)
+    let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
+    rehearse(notes, model, &prepared, c)
 }
 
 impl Prepared {
@@ -46,14 +47,14 @@ impl Prepared {
 
 /// Goes through the steps of a run on an engine that only counts.
 pub(super) fn rehearse(
-    engine: &Engine,
+    mut notes: Notes<'_>,
     mut model: Transformer,
     prepared: &Prepared,
     c: &PretrainConfig,
 ) -> Result<Plan> {
     let (corpus, order, batch) = (&prepared.corpus, &prepared.order, prepared.batch);
     let train = &c.train;
-    let mut notes = Notes::new(engine);
+    let engine = notes.engine();
     model.set_recompute(c.model.recompute);
     notes.model("model", &model);
     notes.tensors("weights, f32");

@@ -19,6 +19,7 @@ use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
 use crate::learner::Learner;
+use crate::plan::Notes;
 use crate::schedule::{Rates, adamw, total_steps};
 
 /// What a run is made of besides its weights.
@@ -77,10 +78,10 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
     let begun = job.begin(&engine, (config, &c.train), || {
-        let rehearsal = job.rehearsal(&c.train, None)?;
+        let rehearsal = job.rehearsal(&c.train)?;
         let (model, prepared) = prepare(job, &rehearsal, c)?;
         tell_plan(job, &prepared)?;
-        rehearse(&rehearsal, model, &prepared, c)?.check(job, &c.train)?;
+        rehearse(Notes::new(&rehearsal), model, &prepared, c)?.check(job, &c.train)?;
         Ok(prepared)
     })?;
     let (started, prepared) = match begun {

@@ -18,6 +18,7 @@ use crate::artefact::{self, Artefact, Companion};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::Learner;
+use crate::plan::Notes;
 use crate::schedule::{Rates, adamw, total_steps};
 
 /// What a run is made of besides its weights.
@@ -73,9 +74,9 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
     let begun = job.begin(&engine, (config, &c.train), || {
-        let rehearsal = job.rehearsal(&c.train, None)?;
+        let rehearsal = job.rehearsal(&c.train)?;
         let (model, prepared) = prepare(job, &rehearsal, c)?;
-        rehearse(&rehearsal, model, &prepared, c)?.check(job, &c.train)?;
+        rehearse(Notes::new(&rehearsal), model, &prepared, c)?.check(job, &c.train)?;
         Ok(prepared)
     })?;
     let (started, prepared) = match begun {

@@ -1,6 +1,6 @@
 //! What supervised tuning will need.
 
-use hone_compute::{AdamW, Engine, Speeds, StepRate};
+use hone_compute::{AdamW, StepRate};
 use hone_model::Transformer;
 use hone_run::Resolved;
 
@@ -13,22 +13,28 @@ use crate::language::shards_of;
 use crate::learner::{Ema, Learner};
 use crate::plan::{Notes, Plan, Planned, evaluations, telling_steps};
 
-/// Plans a run without starting it. Times are estimated where `speeds` are given.
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
 /// # Errors
 /// If the configuration, the data or the model is at fault.
-pub fn plan(job: &Job, config: &Resolved<SftConfig>, speeds: Option<Speeds>) -> Result<Plan> {
+pub fn plan(job: &Job, config: &Resolved<SftConfig>, timed: bool) -> Result<Plan> {
     let c = &config.config;
-    let rehearsal = job.rehearsal(&c.train, speeds)?;
+    let rehearsal = job.rehearsal(&c.train)?;
     let (model, prepared) = prepare(job, &rehearsal, c)?;
-    rehearse(&rehearsal, model, &prepared, c)
+    let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
+    rehearse(notes, model, &prepared, c)
 }
 
 /// Goes through the steps of a run on an engine that only counts.
-pub(super) fn rehearse(engine: &Engine, mut model: Transformer, prepared: &Prepared, c: &SftConfig) -> Result<Plan> {
+pub(super) fn rehearse(
+    mut notes: Notes<'_>,
+    mut model: Transformer,
+    prepared: &Prepared,
+    c: &SftConfig,
+) -> Result<Plan> {
     let (examples, batch) = (&prepared.examples, prepared.batch);
     let train = &c.train;
-    let mut notes = Notes::new(engine);
+    let engine = notes.engine();
     notes.tensors("weights, f32");
     // 1. What stays
     if let Some(lora) = &c.lora {

@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use hone_compute::Speeds;
 use hone_data::{Kind, Source, inspect};
 use hone_run::{Resolved, Shutdown, Silent, config};
-use hone_train::plan::{Bytes, Plan, measure_speeds};
-use hone_train::sections::TrainSection;
+use hone_train::plan::{Bytes, Plan};
 use hone_train::{Job, TrainError, ppo, pretrain, reward, sft};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -60,10 +58,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         None => configuration.stage()?,
     };
     let plan = match stage {
-        Stage::Pretrain => configuration.plan(pretrain::plan, |c: &pretrain::PretrainConfig| &c.train),
-        Stage::Sft => configuration.plan(sft::plan, |c: &sft::SftConfig| &c.train),
-        Stage::Reward => configuration.plan(reward::plan, |c: &reward::RewardConfig| &c.train),
-        Stage::Ppo => configuration.plan(ppo::plan, |c: &ppo::PpoConfig| &c.train),
+        Stage::Pretrain => configuration.plan(pretrain::plan),
+        Stage::Sft => configuration.plan(sft::plan),
+        Stage::Reward => configuration.plan(reward::plan),
+        Stage::Ppo => configuration.plan(ppo::plan),
     }?;
     let mut out = Output::new();
     if arguments.json {
@@ -89,11 +87,7 @@ impl Configuration<'_> {
         config::parse(&self.path.display().to_string(), &self.text, &self.arguments.set)
     }
 
-    fn plan<T>(
-        &self,
-        stage: fn(&Job, &Resolved<T>, Option<Speeds>) -> Result<Plan, TrainError>,
-        train: fn(&T) -> &TrainSection,
-    ) -> Result<Plan>
+    fn plan<T>(&self, stage: fn(&Job, &Resolved<T>, bool) -> Result<Plan, TrainError>) -> Result<Plan>
     where
         T: DeserializeOwned + Serialize + JsonSchema,
     {
@@ -106,11 +100,7 @@ impl Configuration<'_> {
             allow_isa_change: false,
             threads: self.arguments.threads.map(|threads| threads as usize),
         };
-        let speeds = match self.arguments.quick {
-            true => None,
-            false => Some(measure_speeds(&job, train(&resolved.config))?),
-        };
-        Ok(stage(&job, &resolved, speeds)?)
+        Ok(stage(&job, &resolved, !self.arguments.quick)?)
     }
 
     /// The stage that takes the keys of the file, or of several the one that takes its data.

@@ -35,7 +35,10 @@ fn place() -> Fixture {
             format!(r#"{{"prompt":"where {i}?","responses":["{a}","{b}","{c}"],"ranking":[[0],[1,2]]}}"#)
         }),
     );
-    fixture.file("prompts.jsonl", rows(&|i| format!(r#"{{"prompt":"where is {}?"}}"#, sentence(i))));
+    fixture.file(
+        "prompts.jsonl",
+        rows(&|i| format!(r#"{{"prompt":"where is {}?"}}"#, sentence(i))),
+    );
     let options = TrainOptions {
         vocab_size: 300,
         ..TrainOptions::default()
@@ -79,7 +82,11 @@ fn place() -> Fixture {
 
 fn plan(place: &Fixture, config: &str) -> Value {
     let ran = place.hone(&["plan", config, "--quick", "--json"]);
-    assert!(ran.0.status.success(), "{config}: {}", String::from_utf8_lossy(&ran.0.stderr));
+    assert!(
+        ran.0.status.success(),
+        "{config}: {}",
+        String::from_utf8_lossy(&ran.0.stderr)
+    );
     serde_json::from_slice(&ran.0.stdout).unwrap()
 }
 
@@ -181,7 +188,13 @@ fn a_plan_says_what_will_be_done() {
     let place = place();
     let ran = place.hone(&["plan", "pretrain.toml"]);
     let text = String::from_utf8_lossy(&ran.0.stdout).into_owned();
-    for words in ["pretrain, ", "all trained", "steps            2, 1,024 tokens", "text.txt", "time "] {
+    for words in [
+        "pretrain, ",
+        "all trained",
+        "steps            2, 1,024 tokens",
+        "text.txt",
+        "time ",
+    ] {
         assert!(text.contains(words), "{words}: {text}");
     }
     assert!(!place.path("runs").exists(), "a plan leaves nothing behind");
