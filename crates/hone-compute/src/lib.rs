@@ -18,6 +18,7 @@ mod pool;
 mod rehearsal;
 pub mod rope;
 mod sampling;
+mod system;
 mod tape;
 mod tensor;
 
@@ -33,5 +34,6 @@ pub use optimizer::{AdamW, Optimizer, StepRate, StepReport};
 pub use parameter::{GradientTree, Gradients, Parameter, ParameterId, Parameters};
 pub use rehearsal::{Account, MemoryUse, Speeds};
 pub use sampling::{Choice, SampleRow, SamplingError, SamplingParameters};
+pub use system::return_freed_memory;
 pub use tape::{Tape, Var};
 pub use tensor::Tensor;

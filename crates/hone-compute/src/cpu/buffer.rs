@@ -57,12 +57,8 @@ impl Store {
                 Some(idle.swap_remove(index))
             })
         };
-        let mut data = found.unwrap_or_else(|| {
-            // Zeros of the system's, which cost nothing until they are written
-            let mut data = vec![0.0; class];
-            data.truncate(length);
-            data
-        });
+        // Behind its length memory is not written, zeros neither
+        let mut data = found.unwrap_or_else(|| Vec::with_capacity(class));
         if data.len() < length {
             data.resize(length, 0.0);
         }
@@ -96,8 +92,8 @@ impl Store {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        if data.capacity() > 0 {
-            let class = data.capacity();
+        let class = capacity_class(self.length);
+        if class > 0 {
             let mut free = self.store.free.lock().unwrap_or_else(PoisonError::into_inner);
             free.entry(class).or_default().push(data);
         }

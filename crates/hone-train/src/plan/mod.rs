@@ -152,6 +152,77 @@ impl fmt::Display for Bytes {
 mod tests {
     use super::*;
 
+    /// Keeps what it is told.
+    #[derive(Default)]
+    struct Listening(std::sync::Mutex<Vec<hone_run::Event>>);
+
+    impl hone_run::Observer for Listening {
+        fn event(&self, event: &hone_run::Event) {
+            self.0.lock().unwrap().push(event.clone());
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_unless_told_otherwise() {
+        let heard = std::sync::Arc::new(Listening::default());
+        let job = Job {
+            dir: std::path::PathBuf::new(),
+            base: std::path::PathBuf::new(),
+            observer: heard.clone(),
+            shutdown: hone_run::Shutdown::default(),
+            allow_isa_change: false,
+            threads: None,
+        };
+        let part = |what: &str, bytes| Part {
+            what: what.into(),
+            bytes,
+        };
+        let mut plan = Plan {
+            stage: "sft",
+            isa: "portable",
+            precision: "f32",
+            threads: 1,
+            models: Vec::new(),
+            steps: 1,
+            tokens: 1,
+            sources: Vec::new(),
+            memory: vec![
+                part("a", 1_000_000),
+                part("b", 7_000_000),
+                part("c", 2_000_000),
+                part("d", 3_000_000),
+            ],
+            peak_bytes: 13_000_000,
+            machine: Some(MachineMemory {
+                total: 20_000_000,
+                available: 12_000_000,
+                limited: true,
+            }),
+            fits: Some(false),
+            time: None,
+            hints: vec!["do less".into()],
+        };
+        let mut train = TrainSection::default();
+        let error = plan.check(&job, &train).unwrap_err();
+        assert_eq!(error.exit_status(), hone_run::ExitStatus::Usage);
+        assert_eq!(
+            error.to_string(),
+            "memory: sft needs about 13 MB at most, and 12 MB of the 20 MB that this control group allows are available. \
+             The biggest parts: b 7.0 MB; d 3.0 MB; c 2.0 MB. To make it fit: do less. hone plan shows all parts; \
+             train.check_memory = false starts all the same"
+        );
+        assert!(heard.0.lock().unwrap().is_empty());
+        train.check_memory = false;
+        plan.check(&job, &train).unwrap();
+        plan.fits = Some(true);
+        train.check_memory = true;
+        plan.check(&job, &train).unwrap();
+        assert_eq!(heard.0.lock().unwrap().len(), 2, "a word on memory each time");
+        // Where nobody knows what there is, nothing is refused
+        (plan.machine, plan.fits) = (None, None);
+        plan.check(&job, &train).unwrap();
+    }
+
     #[test]
     fn bytes_are_written_for_people() {
         let cases = [

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use hone_compute::{Account, Engine, Gradients, Precision, logits_bytes};
+use hone_compute::{Account, Engine, Gradients, Precision, logits_bytes, return_freed_memory};
 use hone_model::Transformer;
 
 use super::machine::{MachineMemory, ProcessMemory};
@@ -46,8 +46,9 @@ pub(crate) struct Planned {
 }
 
 impl<'e> Notes<'e> {
-    /// Starts where the data are in memory and the models' shapes are known.
+    /// Starts where the data are in memory and the models' shapes are known. What reading them left behind is given back.
     pub fn new(engine: &'e Engine) -> Self {
+        return_freed_memory();
         Self {
             engine,
             process: ProcessMemory::read(),
@@ -136,17 +137,19 @@ impl<'e> Notes<'e> {
     }
 
     /// Seconds and operations of `work`.
-    pub fn timed<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(f64, f64)> {
+    pub fn timed<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<((f64, f64), T)> {
         let before = self.account();
-        work()?;
+        let result = work()?;
         let after = self.account();
-        Ok((after.seconds - before.seconds, after.operations - before.operations))
+        let taken = (after.seconds - before.seconds, after.operations - before.operations);
+        Ok((taken, result))
     }
 
     /// Time that is spent `times` besides the steps.
-    pub fn besides<T>(&mut self, times: u64, work: impl FnOnce() -> Result<T>) -> Result<()> {
-        self.seconds += times as f64 * self.timed(work)?.0;
-        Ok(())
+    pub fn besides<T>(&mut self, times: u64, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let ((seconds, _), result) = self.timed(work)?;
+        self.seconds += times as f64 * seconds;
+        Ok(result)
     }
 
     /// The plan, once all is rehearsed.
@@ -163,8 +166,10 @@ impl<'e> Notes<'e> {
         self.part("operands packed for the kernels", peak.operands);
         self.part("pages of keys and values", peak.pages);
         let process = self.process.now as usize;
-        // It is on its way when nothing is computed: only what exceeds the peak of the computation is more
-        let saving = (account.now.total() + self.largest).saturating_sub(peak.total());
+        // It is on its way when nothing is computed: only what exceeds the peak of the computation is more. The
+        // allocator keeps small pieces, such as pages, which are free then
+        let kept = account.now.total() - account.now.pages + peak.pages;
+        let saving = (kept + self.largest).saturating_sub(peak.total());
         self.part("a tensor on its way to a file", saving);
         self.part("the program and its data, as measured", process);
         let counted: u64 = self.parts.iter().map(|part| part.bytes).sum();

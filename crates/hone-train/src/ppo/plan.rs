@@ -81,7 +81,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
         update(engine, &mut state.learners, &step)?;
         Ok(())
     };
-    let (seconds, operations) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
+    let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     telling.into_iter().take(MOST).try_for_each(&mut one)?;
     notes.logits(predictions.min(train.microbatch_tokens), &state.learners.policy.model);
     let episodes = ppo.updates * ppo.rollout_batch as u64;
@@ -100,7 +100,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
 /// Updates that are rehearsed for their sizes.
 const MOST: usize = 6;
 
-/// What [`collect`](super::rollout::collect) asks of the engine, in its order, and episodes of zeros.
+/// What `rollout::collect` asks of the engine, in its order, and episodes of zeros.
 fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, number: u64) -> Result<Vec<Episode>> {
     let prompts = stage.prompts.batch(number, c.ppo.rollout_batch);
     let none: Arc<[u32]> = Arc::new([]);

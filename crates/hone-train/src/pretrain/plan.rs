@@ -83,7 +83,7 @@ pub(super) fn rehearse(
         step(engine, &mut learner, windows, (train, rate, number))?;
         Ok(())
     };
-    let (seconds, operations) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
+    let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     telling.into_iter().try_for_each(&mut one)?;
     notes.logits(
         train

@@ -72,7 +72,7 @@ pub(super) fn rehearse(
         )?;
         Ok(())
     };
-    let (seconds, operations) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
+    let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     telling.into_iter().try_for_each(&mut one)?;
     // 3. Evaluations, and the finished model beside the trained one
     let examples = rankings.held_out.iter().map(|h| &h.example);
@@ -81,10 +81,10 @@ pub(super) fn rehearse(
         scores_of(engine, &learner.model, &held_out);
         Ok(())
     })?;
-    notes.besides(1, || {
+    let result = notes.besides(1, || {
         let (result, _) = finished_model(engine, &learner.model, &prepared.centre);
         scores_of(engine, &result, &held_out);
-        Ok(())
+        Ok(result)
     })?;
     let planned = Planned {
         stage: "reward",
@@ -93,5 +93,7 @@ pub(super) fn rehearse(
         sources: rankings.train.planned("rankings", prepared.total * batch as u64),
         step: (seconds / count, operations / count),
     };
-    Ok(notes.finish(planned, (&c.model, train)))
+    let plan = notes.finish(planned, (&c.model, train));
+    drop(result);
+    Ok(plan)
 }
