@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_control_group_bounds_it() {
-        let group = |limit, used| {
+        let group = |limit: u64, used: u64| {
             Some(ControlGroup {
                 limit: limit * 1024,
                 used: used * 1024,

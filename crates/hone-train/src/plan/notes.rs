@@ -181,7 +181,7 @@ impl<'e> Notes<'e> {
         let moments = self.models.iter().map(|m| 8 * m.trained).sum::<usize>();
         let hints = hints(activations + logits, moments, (model, train));
         let (seconds_a_step, operations) = planned.step;
-        let time = (account.seconds > 0.0).then(|| TimePlan {
+        let time = (account.seconds > 0.0).then_some(TimePlan {
             seconds: seconds_a_step * planned.steps as f64 + self.seconds,
             seconds_a_step,
             operations: operations * planned.steps as f64,

@@ -138,10 +138,8 @@ fn the_peak_that_is_planned_is_the_peak_that_is_measured() {
         assert_eq!(sum, planned, "{config}: the parts make the whole");
         let measured = peak_of(&place, stage, config);
         let ratio = planned as f64 / measured as f64;
-        let line = format!("{config}: planned {planned}, measured {measured}: {ratio:.3}");
-        println!("{line}");
         if !(0.9..1.1).contains(&ratio) {
-            wrong.push(line);
+            wrong.push(format!("{config}: planned {planned}, measured {measured}: {ratio:.3}"));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
