@@ -29,7 +29,7 @@ pub struct Companion {
 }
 
 /// Loads a model directory, or an adapter's directory onto its base. What hone wrote is compared with its manifest first:
-/// a changed bit of a weight is still a number. For a rehearsal no weights are read, and nothing is compared.
+/// a changed bit of a weight is still a number. For a rehearsal no weights are read.
 ///
 /// # Errors
 /// If files are missing or damaged, or the tokenizer has more tokens than the model.
@@ -37,7 +37,7 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
         return load_with_adapter(engine, directory);
     }
-    verify(engine, directory)?;
+    verify_dir(directory)?;
     let (model, config) = hone_model::load(engine, directory)?;
     let tokenizer = tokenizer_for(directory, &model)?;
     let companion = Companion {
@@ -48,17 +48,10 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
     Ok(Artefact { model, companion })
 }
 
-fn verify(engine: &Engine, directory: &Path) -> Result<()> {
-    if !engine.rehearses() {
-        verify_dir(directory)?;
-    }
-    Ok(())
-}
-
 fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
-    verify(engine, directory)?;
+    verify_dir(directory)?;
     let base = adapter_base(directory)?;
-    verify(engine, &base)?;
+    verify_dir(&base)?;
     let (mut model, ModelConfig { tokens, .. }) = hone_model::load(engine, &base)?;
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
