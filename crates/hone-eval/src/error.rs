@@ -13,15 +13,21 @@ pub enum Error {
     },
     /// A token that the model does not have.
     #[error(
-        "bits_per_byte: document {document} has the token id {id}; the model's vocabulary has {vocabulary}; is this tokenizer the model's?"
+        "bits_per_byte: the text has the token id {id}; the model's vocabulary has {vocabulary}; is this tokenizer the model's?"
     )]
     UnknownToken {
-        /// Which document, from 0.
-        document: usize,
         /// The id.
         id: u32,
         /// Rows of the embedding.
         vocabulary: usize,
+    },
+    /// Windows that the model cannot read.
+    #[error("bits_per_byte: windows of {length} tokens; expected 1 to the model's context, {context}")]
+    Window {
+        /// Tokens a window.
+        length: usize,
+        /// The model's context.
+        context: usize,
     },
     /// A log-probability that is not a number.
     #[error(

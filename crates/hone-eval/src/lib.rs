@@ -10,7 +10,7 @@ mod error;
 mod kl;
 mod win_rate;
 
-pub use bits_per_byte::{BitsPerByte, TokenDocument, bits_per_byte};
+pub use bits_per_byte::{BitsPerByte, bits_per_byte};
 pub use error::Error;
 pub use kl::{KlOfSamples, kl_of_samples};
 pub use win_rate::{Verdict, WinRate, win_rate};

@@ -31,6 +31,9 @@ pub enum PipelineError {
     /// Statistics.
     #[error(transparent)]
     Objective(#[from] hone_objective::Error),
+    /// Bits per byte.
+    #[error(transparent)]
+    Evaluation(#[from] hone_eval::Error),
     /// A data set.
     #[error(transparent)]
     Data(#[from] hone_data::DataError),

@@ -3,7 +3,7 @@
 use hone_data::{
     Boundaries, Document, MixtureOrder, MixturePlan, Source, TokenStream, Window, hold_out_documents, load_documents,
 };
-use hone_text::{AddSpecial, Tokenizer};
+use hone_text::Tokenizer;
 
 use crate::error::{Result, TrainError};
 use crate::job::Job;
@@ -27,8 +27,6 @@ pub(crate) struct SourceTokens {
     pub weight: f64,
     pub train: TokenStream,
     pub held_out: TokenStream,
-    /// UTF-8 bytes of the held-out text.
-    pub held_out_bytes: u64,
 }
 
 /// All sources.
@@ -126,7 +124,7 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
     let stream = |documents: &[Document]| -> Result<TokenStream> {
         let mut stream = TokenStream::new(separator, data.token_cap);
         for document in documents {
-            stream.push_ids(&tokenizer.encode(&document.text, AddSpecial::No)?)?;
+            stream.push_ids(&tokenizer.encode_ordinary(&document.text)?, document.text.len() as u64)?;
         }
         Ok(stream)
     };
@@ -138,20 +136,10 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
             hint,
         });
     }
-    let held_out_bytes = split.held_out.iter().map(|d| d.text.len() as u64).sum();
     Ok(SourceTokens {
         name,
         weight: source.weight,
         train,
         held_out,
-        held_out_bytes,
     })
-}
-
-/// Windows of the held-out text of a source, for evaluation.
-pub(crate) fn held_out_windows(source: &SourceTokens, length: usize) -> Vec<Window<'_>> {
-    match source.held_out.windows(length, Boundaries::Separate) {
-        Ok(windows) if source.held_out.documents() > 0 => (0..windows.len()).map(|i| windows.get(i)).collect(),
-        _ => Vec::new(),
-    }
 }

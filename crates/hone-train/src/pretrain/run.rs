@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
-use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
+use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
@@ -185,7 +185,8 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
     Ok(())
 }
 
-/// Held-out loss and bits per byte of each source, and of all.
+/// Held-out loss and bits per byte of each source, and of all. Both are over the same tokens: those of the documents,
+/// without their ends.
 fn held_out_loss(
     engine: &Engine,
     model: &Transformer,
@@ -196,7 +197,7 @@ fn held_out_loss(
     let (mut all, mut bytes) = (TokenStats::of(&[], &[])?, 0);
     for source in &corpus.sources {
         let mut stats = TokenStats::of(&[], &[])?;
-        let windows = held_out_windows(source, c.data.max_length);
+        let windows = source.held_out.document_windows(c.data.max_length);
         for microbatch in shards_of(windows, 1, c.train.microbatch_tokens, |w| w.inputs.len())
             .into_iter()
             .flatten()
@@ -204,7 +205,7 @@ fn held_out_loss(
             stats.merge(&evaluate(engine, model, &LanguageBatch::of_windows(microbatch))?);
         }
         if stats.tokens > 0 {
-            let source_bytes = source.held_out_bytes;
+            let source_bytes = source.held_out.text_bytes();
             metrics.push((format!("eval/loss/{}", source.name), stats.mean_nll()));
             if source_bytes > 0 {
                 metrics.push((
