@@ -9,6 +9,7 @@ use hone_eval::{BitsPerByte, bits_per_byte};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::input::parse_share;
 use crate::model::{EngineArguments, ModelArguments};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -46,13 +47,6 @@ struct BitsPerByteArguments {
     /// One JSON object
     #[arg(long)]
     json: bool,
-}
-
-fn parse_share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
-        _ => Err("expected a number above 0 and below 1".into()),
-    }
 }
 
 #[derive(Serialize)]

@@ -155,6 +155,24 @@ fn cli_tokenizers_are_trained_and_reproducible() {
 }
 
 #[test]
+fn cli_tokenizers_do_not_see_what_is_held_out() {
+    let fixture = Fixture::new();
+    fixture.file("a.txt", "ab ".repeat(190) + &"xyzzy ".repeat(5));
+    let learned = |more: &[&str], out: &str| {
+        let train = ["tokenizer", "train", "a.txt", "--vocab-size", "263", "--out", out];
+        assert_eq!(fixture.hone(&[&train[..], more].concat()).code(), 0);
+        let text = fs::read_to_string(fixture.path(out).join("tokenizer.json")).unwrap();
+        text.contains("zy")
+    };
+    assert!(learned(&[], "all"));
+    assert!(!learned(&["--held-out", "0.1"], "part"));
+    let train = ["tokenizer", "train", "a.txt", "--out", "none", "--held-out"];
+    fixture
+        .hone(&[&train[..], &["1.5"]].concat())
+        .fails(2, &["expected a number above 0 and below 1"]);
+}
+
+#[test]
 fn cli_data_is_inspected_and_previewed() {
     let fixture = Fixture::new();
     let rows = concat!(

@@ -8,9 +8,7 @@
 use std::cmp::Reverse;
 
 use super::forward::widen;
-use super::{
-    AttentionShape, BLOCK, Mask, PLACES, ROWS, Rows, RowsMut, Span, Weights, combine, scores, with_scratch,
-};
+use super::{AttentionShape, BLOCK, Mask, PLACES, ROWS, Rows, RowsMut, Span, Weights, combine, scores, with_scratch};
 use crate::cpu::Cpu;
 use crate::cpu::math::{dot, exp};
 use crate::cpu::simd::{Simd, dispatch};

@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 
 use super::{
-    AttentionShape, BLOCK, Element, PLACES, ROWS, Rows, RowsMut, SEGMENT, Span, Weights, combine, max_lane,
-    scores, sum_lanes, with_scratch,
+    AttentionShape, BLOCK, Element, PLACES, ROWS, Rows, RowsMut, SEGMENT, Span, Weights, combine, max_lane, scores,
+    sum_lanes, with_scratch,
 };
 use crate::cpu::Cpu;
 use crate::cpu::math::exp;
