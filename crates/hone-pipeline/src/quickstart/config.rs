@@ -6,7 +6,7 @@ use hone_run::{Resolved, config as strict};
 use hone_train::ppo::{PpoConfig, PpoData, PpoSection, PtxSection, RewardSection};
 use hone_train::pretrain::{PretrainConfig, PretrainData};
 use hone_train::reward::{RewardConfig, RewardData, RewardSection as RewardMethod};
-use hone_train::sections::{EvalSection, ModelSection, TrainSection};
+use hone_train::sections::{EvalSection, ModelSection, ScheduleSetting, TrainSection};
 use hone_train::sft::{SftConfig, SftData};
 use hone_world::{Preferences, Source as Corpus};
 use schemars::JsonSchema;
@@ -317,7 +317,10 @@ impl QuickstartConfig {
                     ..PpoSection::default()
                 },
                 ptx: None,
+                // A constant rate goes on wandering where the rewards say little, as the control of shuffled rankings shows
                 train: TrainSection {
+                    schedule: Some(ScheduleSetting::Linear),
+                    final_fraction: 0.0,
                     ..train(None, None, 1e-4)
                 },
                 lora: None,
