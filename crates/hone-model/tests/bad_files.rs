@@ -105,7 +105,7 @@ fn layers_and_contexts_have_a_limit() {
     ] {
         save(&engine, &random_model(&engine, &named(name), 1), directory.path());
         change(&directory.path().join("config.json"), key, json!(size));
-        let error = read_config(directory.path()).err().expect(key).to_string();
+        let error = read_config(directory.path()).expect_err(key).to_string();
         assert!(error.contains(key) && error.contains(expected), "{error}");
     }
     let new = |layers, context, width| NewModel {
@@ -166,8 +166,7 @@ fn settings_that_would_be_ignored_are_refused() {
     change(&config, "rope_parameters", inside);
     assert!(
         read_config(directory.path())
-            .err()
-            .expect("refused")
+            .expect_err("refused")
             .to_string()
             .contains("partial_rotary_factor")
     );
@@ -203,7 +202,7 @@ fn a_tensor_in_two_shards_is_refused() {
     std::fs::write(path("model.safetensors.index.json"), index.to_string()).expect("written");
     write_tensors(&mut bytes, Dtype::F32, vec![tensor("model.norm.weight")]).expect("written");
     std::fs::write(path("model-00002-of-00002.safetensors"), bytes).expect("written");
-    let error = load(&engine, directory.path()).err().expect("refused").to_string();
+    let error = load(&engine, directory.path()).expect_err("refused").to_string();
     assert!(
         error.contains("model.norm.weight") && error.contains("one shard"),
         "{error}"
