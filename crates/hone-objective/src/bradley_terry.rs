@@ -362,7 +362,7 @@ impl Agreement {
 }
 
 /// For each strict pair, the probability the scores give to the answer they prefer (a half or more), and whether it is the better one:
-/// what [`crate::statistics::calibration`] reads. Equal scores count as preferring the answer with the lower index.
+/// what [`crate::statistics::calibration`] reads. Equal scores prefer neither: probability and outcome are a half.
 ///
 /// # Errors
 /// Scores that do not fit the rankings.
@@ -373,7 +373,13 @@ pub fn predictions(scores: &[f32], comparisons: &[Comparison]) -> Result<Vec<Pre
     for comparison in comparisons {
         for Pair { better, worse, .. } in comparison.ranking.strict_pairs() {
             let difference = f64::from(scores[start + better]) - f64::from(scores[start + worse]);
-            let outcome = difference > 0.0 || (difference == 0.0 && better < worse);
+            let outcome = if difference > 0.0 {
+                1.0
+            } else if difference == 0.0 {
+                0.5
+            } else {
+                0.0
+            };
             out.push(Prediction {
                 probability: sigmoid(difference.abs()),
                 outcome,

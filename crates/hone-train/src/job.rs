@@ -70,6 +70,13 @@ impl Job {
         if train.shards == 0 {
             return Err(TrainError::setting("train.shards", "is 0; expected at least 1"));
         }
+        if !train.shards.is_power_of_two() {
+            let reason = format!(
+                "is {}; expected a power of two: only then does the sum of their gradients not depend on how many ranks share them",
+                train.shards
+            );
+            return Err(TrainError::setting("train.shards", reason));
+        }
         if train.microbatch_tokens == 0 {
             return Err(TrainError::setting(
                 "train.microbatch_tokens",

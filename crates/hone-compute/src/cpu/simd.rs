@@ -311,12 +311,12 @@ macro_rules! dispatch {
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                 unsafe { $kernel::<$crate::cpu::simd::Avx2>($($arg),*) }
             }
-            // SAFETY: a level is chosen only where the machine has its features (`Cpu::new` asserts it).
+            // SAFETY: a level is a witness that the machine has its features.
             match level {
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::isa::Level::Avx512(_) => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Level::Avx2(_) => unsafe { avx2($($arg),*) },
                 _ => unsafe { $kernel::<$crate::cpu::simd::Portable>($($arg),*) },
             }
         }

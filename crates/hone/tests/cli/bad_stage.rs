@@ -172,6 +172,7 @@ fn stages_say_what_is_wrong_with_their_configuration() {
         ),
         ("sft", "train.batch=0", "train.batch: is 0; expected at least 1"),
         ("sft", "train.shards=0", "train.shards: is 0; expected at least 1"),
+        ("sft", "train.shards=6", "train.shards: is 6; expected a power of two"),
         ("sft", "train.steps=-1", "`train.steps`: invalid value: integer `-1`"),
         ("sft", "train.epochs=1", "train.steps: stands beside train.epochs"),
         (
