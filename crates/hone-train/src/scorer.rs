@@ -70,18 +70,16 @@ impl Scorer {
         self.tokenizer.digest() == other.digest() && self.tokenizer.chat_template() == other.chat_template()
     }
 
-    /// The tokens of a response after its prompt, the end of the response last: messages through the template, raw text
-    /// as it is.
+    /// The tokens of a response after its prompt, the end of the response last, as the reward stage has them: messages
+    /// through the template, text as one turn of the user. A model without a template takes text as it is.
     ///
     /// # Errors
     /// If the tokenizer has no template for messages, or text cannot be encoded.
     pub fn encode(&self, prompt: &PromptInput, response: &str) -> Result<Vec<u32>> {
-        let answered = match prompt {
-            PromptInput::Text(text) => answered_raw(&self.tokenizer, text, response)?,
-            PromptInput::Messages(turns) => {
-                let chat = self.chat.as_ref().ok_or(TextError::NoChatTemplate)?;
-                answered(chat, turns, response)?
-            }
+        let answered = match (prompt, &self.chat) {
+            (PromptInput::Text(text), None) => answered_raw(&self.tokenizer, text, response)?,
+            (PromptInput::Messages(_), None) => return Err(TextError::NoChatTemplate.into()),
+            (prompt, Some(chat)) => answered(chat, &prompt.to_messages(), response)?,
         };
         Ok(answered.ids)
     }
