@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::board::EventFile;
 use crate::checkpoint::{self, Checkpoint, CheckpointWriter};
 use crate::config::{self, Resolved};
-use crate::durable::{self, TEMPORARY};
+use crate::durable::{self, temporary_of};
 use crate::error::{Damage, Error, Result};
 use crate::jsonl::{JsonLines, Sample, metric_line};
 use crate::lock::{LOCK_FILE, Lock};
@@ -477,7 +477,7 @@ fn refuse_foreign_folder(dir: &Path) -> Result<()> {
     let fail = |source| Error::io("list the folder", dir, 0, source);
     for entry in fs::read_dir(dir).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
-        if name != LOCK_FILE && !name.contains(TEMPORARY) {
+        if name != LOCK_FILE && temporary_of(&name).is_none() {
             return Err(Error::NotARun {
                 dir: dir.to_path_buf(),
                 found: name,
@@ -493,7 +493,7 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
     let fail = |source| Error::io("clear leftovers", dir, 0, source);
     for entry in fs::read_dir(dir).map_err(fail)? {
         let entry = entry.map_err(fail)?;
-        if !entry.file_name().to_string_lossy().contains(TEMPORARY) {
+        if temporary_of(&entry.file_name().to_string_lossy()).is_none() {
             continue;
         }
         if entry.path().is_dir() {
