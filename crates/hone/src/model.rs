@@ -102,7 +102,11 @@ impl ModelArguments {
         Ok((model, config, place))
     }
 
-    fn resolve(&self) -> Result<Place> {
+    /// The directories that are read.
+    ///
+    /// # Errors
+    /// If a directory is not there, or an adapter's base is not known.
+    pub fn resolve(&self) -> Result<Place> {
         let directory = resolve_directory(&self.model)?;
         let adapter = self.adapter.as_deref();
         if adapter.is_none() && is_adapter(&directory) {
