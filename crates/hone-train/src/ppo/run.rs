@@ -10,7 +10,7 @@ use hone_model::Transformer;
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
-use hone_run::{Checkpoint, Event, Resolved, Run, Sample};
+use hone_run::{Checkpoint, Event, Inputs, Resolved, Run, Sample};
 use hone_text::Chat;
 use serde_json::{Value, json};
 
@@ -36,7 +36,8 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     let c = &with_defaults(&config.config);
     check(c)?;
     let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
+    let inputs = inputs(job, c);
+    let started = match job.open(&engine, config, (&c.train, inputs))? {
         Start::Before(outcome) => return Ok(outcome),
         Start::Go(started) => *started,
     };
@@ -121,6 +122,13 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     let summary =
         json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
     job.finish(run, (model, summary), Vec::new(), total)
+}
+
+/// What the stage is made from.
+fn inputs(job: &Job, c: &PpoConfig) -> Inputs {
+    let ptx = c.ptx.iter().flat_map(|ptx| &ptx.train);
+    let reward = Some(c.reward.path.clone());
+    job.inputs([&c.model.path, &reward], c.data.prompts.iter().chain(ptx))
 }
 
 /// The configuration with what reinforcement learning sets otherwise than the other stages.

@@ -49,12 +49,12 @@ fn reward_of(dir: &Path, own: Option<&Tokenizer>, context: usize) {
 }
 
 /// Tokens of the longest prompt of the world.
-fn longest(dir: &Path) -> usize {
-    let c = config(1);
+fn longest(dir: &Path, tokenizer: &Tokenizer) -> usize {
+    let mut data = config(1).data;
+    data.max_prompt_length = 1_000;
     let job = job(dir, "unused", Shutdown::default());
-    let tokenizer = tokenizer();
-    let chat = hone_text::Chat::new(&tokenizer).unwrap();
-    let prompts = super::prompts::Prompts::load(&job, &c.data, (&tokenizer, Some(&chat)), 1).unwrap();
+    let chat = hone_text::Chat::new(tokenizer).unwrap();
+    let prompts = super::prompts::Prompts::load(&job, &data, (tokenizer, Some(&chat)), 1).unwrap();
     prompts.longest()
 }
 
@@ -104,7 +104,7 @@ fn a_cut_response_whose_score_is_replaced_is_not_scored() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
     // Every response fits, but not with an end token behind one that was cut
-    let fits = longest(dir.path()) + 8;
+    let fits = longest(dir.path(), &tokenizer()) + 8;
     reward_of(dir.path(), None, fits);
     let (outcome, _) = start(dir.path(), "replace", with(MissingEos::Replace, 2));
     outcome.unwrap();
@@ -138,7 +138,8 @@ fn what_cannot_be_scored_is_counted_and_said_once() {
     let mut own = train_bpe(std::iter::once("another text".repeat(9)), &options).unwrap();
     own.add_chat_tokens().unwrap();
     // Its tokens are bytes, so some responses are longer than its context and some are not
-    reward_of(dir.path(), Some(&own), 28);
+    let context = longest(dir.path(), &own) + 20;
+    reward_of(dir.path(), Some(&own), context);
     let (outcome, said) = start(dir.path(), "run", with(MissingEos::Keep, 2));
     outcome.unwrap();
     let lines = metrics(&dir.path().join("run"));
@@ -148,5 +149,6 @@ fn what_cannot_be_scored_is_counted_and_said_once() {
     }
     let told: Vec<_> = said.iter().filter(|s| s.contains("cannot be scored")).collect();
     assert_eq!(told.len(), 1, "{said:?}");
-    assert!(told[0].contains("the reward model's context is 28"), "{told:?}");
+    let reason = format!("the reward model's context is {context}");
+    assert!(told[0].contains(&reason), "{told:?}");
 }

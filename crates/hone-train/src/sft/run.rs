@@ -38,7 +38,8 @@ struct Progress {
 pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
+    let inputs = job.inputs([&c.model.path], &c.data.train);
+    let started = match job.open(&engine, config, (&c.train, inputs))? {
         Start::Before(outcome) => return Ok(outcome),
         Start::Go(started) => *started,
     };
