@@ -111,6 +111,11 @@ pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) 
             "adapters of gpt2 models are kept by merging (hone export); PEFT's fused c_attn has no place here".into(),
         ));
     };
+    if model.adapter().is_some() {
+        return Err(Error::AdapterPresent);
+    }
+    let listed = value.get("modules_to_save");
+    let brings_vocabulary = model.take_saved_modules(engine, (listed, &mut file), &fail)?;
     model.attach_adapter(engine, &config, |name, rows, cols, is_a| {
         let part = if is_a { "lora_A" } else { "lora_B" };
         let tensor = format!("{prefix}{name}.{part}.weight");
@@ -134,6 +139,9 @@ pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) 
             .get("base_model_name_or_path")
             .and_then(Value::as_str)
             .map(String::from);
+    }
+    if brings_vocabulary {
+        model.adapt_vocabulary();
     }
     Ok(())
 }

@@ -56,6 +56,7 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
     let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
+    let tokens = if own { token_fields(&tokenizer) } else { tokens };
     Ok(Artefact {
         model,
         companion: Companion {

@@ -76,10 +76,13 @@ pub struct LoadedModel {
 impl ModelArguments {
     /// Loads the model and its tokenizer, and checks that they fit together.
     pub fn load(&self, engine: &Engine) -> Result<LoadedModel> {
-        let (model, config, place) = self.load_weights(engine)?;
+        let (model, mut config, place) = self.load_weights(engine)?;
         let tokenizer_directory = place.tokenizer_directory();
         let tokenizer = Tokenizer::from_dir(&tokenizer_directory)?;
         check_tokenizer(&tokenizer, model.architecture().vocab_size, &tokenizer_directory)?;
+        if tokenizer_directory != place.base {
+            config.tokens = hone_train::artefact::token_fields(&tokenizer);
+        }
         Ok(LoadedModel {
             model,
             config,

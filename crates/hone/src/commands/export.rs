@@ -197,14 +197,18 @@ struct Writes<'a> {
 }
 
 impl Writes<'_> {
-    /// The adapter in PEFT's layout, on the base model as it stands here.
+    /// The adapter in PEFT's layout, on the base model as it stands here, with its tokenizer where it has its own.
     fn adapter(&self, folder: &Path) -> io::Result<()> {
         let base = fs::canonicalize(&self.loaded.directory)?;
         let config = self.model.adapter_json(&base.to_string_lossy());
         fs::write(folder.join("adapter_config.json"), config.unwrap_or_default())?;
         let mut file = BufWriter::new(File::create(folder.join("adapter_model.safetensors"))?);
         self.model.write_adapter(self.engine, &mut file)?;
-        file.flush()
+        file.flush()?;
+        if self.loaded.tokenizer_directory == self.loaded.directory {
+            return Ok(());
+        }
+        self.tokenizer(folder)
     }
 
     fn model(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
@@ -218,6 +222,10 @@ impl Writes<'_> {
         let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
         self.model.write_weights(self.engine, dtype.dtype(), &mut file)?;
         file.flush()?;
+        self.tokenizer(folder)
+    }
+
+    fn tokenizer(&self, folder: &Path) -> io::Result<()> {
         let from = &self.loaded.tokenizer_directory;
         if !from.join("tokenizer.json").is_file() {
             self.loaded.tokenizer.save(folder).map_err(io::Error::other)?;
