@@ -97,18 +97,18 @@ pub struct Unpaired {
     pub label: bool,
 }
 
-/// What the model is asked: text as it stands, or turns that go through the chat template.
+/// What the model is asked: text, or turns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PromptInput {
-    /// Taken raw, without a template.
+    /// One turn of the user for a model with a chat template; taken raw by one without.
     Text(String),
     /// Put through the chat template; ends with the user's turn.
     Messages(Vec<Message>),
 }
 
 impl PromptInput {
-    /// The turns; raw text counts as one turn of the user.
+    /// The turns; text counts as one turn of the user.
     pub fn to_messages(&self) -> Vec<Message> {
         match self {
             PromptInput::Text(text) => vec![Message::user(text.as_str())],

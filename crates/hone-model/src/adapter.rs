@@ -41,10 +41,11 @@ const WITHOUT_EFFECT: [&str; 17] = [
 ];
 
 /// Settings that are read here, or checked by a rule of their own.
-const READ: [&str; 6] = [
+const READ: [&str; 7] = [
     "bias",
     "init_lora_weights",
     "lora_alpha",
+    "modules_to_save",
     "peft_type",
     "r",
     "target_modules",
@@ -68,7 +69,17 @@ pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) 
         );
     }
     let mut file = TensorFile::open(&directory.join("adapter_model.safetensors"))?;
-    let mut taken = BTreeSet::new();
+    if model.adapter().is_some() {
+        return Err(Error::AdapterPresent);
+    }
+    let fail = |reason: String| Error::Config {
+        path: path.clone(),
+        reason,
+    };
+    let listed = settings.fields.get("modules_to_save");
+    let brought = model.take_saved_modules(engine, (listed, &mut file), &fail)?;
+    let brings_vocabulary = !brought.is_empty();
+    let mut taken: BTreeSet<String> = brought.into_iter().collect();
     model.attach_adapter(engine, &config, |name, rows, cols, is_a| {
         let part = if is_a { "lora_A" } else { "lora_B" };
         let tensor = format!("base_model.model.model.{name}.{part}.weight");
@@ -87,6 +98,9 @@ pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) 
     }
     if let Some(adapter) = &mut model.adapter {
         adapter.base = settings.text("base_model_name_or_path");
+    }
+    if brings_vocabulary {
+        model.adapt_vocabulary();
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ mod lora;
 mod names;
 mod read;
 mod safetensors_file;
+mod saved_modules;
 mod transformer;
 mod write;
 

@@ -61,6 +61,8 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// What the model was called when the adapter was made.
     pub base: Option<String>,
+    /// Whether it brings an embedding and an output matrix of its own, for a vocabulary that grew.
+    pub brings_vocabulary: bool,
 }
 
 impl Transformer {
@@ -124,6 +126,7 @@ impl Transformer {
         self.adapter = Some(Adapter {
             config: config.clone(),
             base: None,
+            brings_vocabulary: false,
         });
         Ok(())
     }

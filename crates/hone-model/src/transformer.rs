@@ -18,11 +18,11 @@ use crate::names::{self, Start};
 pub struct Transformer {
     pub(crate) architecture: Architecture,
     pub(crate) parameters: Parameters,
-    embedding: ParameterId,
+    pub(crate) embedding: ParameterId,
     position_embedding: Option<ParameterId>,
     pub(crate) blocks: Vec<Block>,
     norm: Norm,
-    output: ParameterId,
+    pub(crate) output: ParameterId,
     rope: Option<Arc<RopeTable>>,
     pub(crate) head: Option<ScalarHead>,
     pub(crate) adapter: Option<Adapter>,

@@ -202,7 +202,7 @@ fn a_tensor_in_two_shards_is_refused() {
     std::fs::write(path("model.safetensors.index.json"), index.to_string()).expect("written");
     write_tensors(&mut bytes, Dtype::F32, vec![tensor("model.norm.weight")]).expect("written");
     std::fs::write(path("model-00002-of-00002.safetensors"), bytes).expect("written");
-    let error = load(&engine, directory.path()).expect_err("refused").to_string();
+    let error = load(&engine, directory.path()).err().expect("refused").to_string();
     assert!(
         error.contains("model.norm.weight") && error.contains("one shard"),
         "{error}"
@@ -240,7 +240,9 @@ fn adapter_settings_that_hone_lacks_are_refused_by_name() {
         ("rank_pattern", json!({ "q_proj": 2 })),
         ("bias", json!("all")),
         ("bias", json!("lora_only")),
-        ("modules_to_save", json!(["embed_tokens"])),
+        ("modules_to_save", json!(["classifier"])),
+        ("modules_to_save", json!("embed_tokens")),
+        ("modules_to_save", json!(["embed_tokens", 7])),
         ("layers_to_transform", json!([0])),
         ("layers_to_transform", json!(0)),
         ("target_parameters", json!(["mlp.experts"])),

@@ -196,6 +196,17 @@ pub enum Error {
         /// The dotted keys whose values differ.
         keys: Vec<String>,
     },
+    /// What the run is made from is no longer what it was.
+    #[error(
+        "{}: this run was started with other contents of {}. Restore what was there, give the run another --name, or \
+         delete its folder to do it again", dir.display(), names.join(", ")
+    )]
+    InputsChanged {
+        /// The run.
+        dir: PathBuf,
+        /// The files and folders, as the configuration names them.
+        names: Vec<String>,
+    },
     /// The checkpoint was made with another instruction set, whose bits differ.
     #[error(
         "{}: the checkpoint was made with instruction set `{recorded}`, this process uses `{current}`, and results \
@@ -299,6 +310,7 @@ impl Error {
             | Self::Override { .. }
             | Self::ConfigChanged { .. }
             | Self::IsaChanged { .. }
+            | Self::InputsChanged { .. }
             | Self::NotARun { .. } => ExitStatus::Usage,
             _ => ExitStatus::Failed,
         }

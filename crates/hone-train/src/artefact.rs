@@ -34,7 +34,7 @@ pub struct Companion {
 /// # Errors
 /// If files are missing or damaged, or the tokenizer has more tokens than the model.
 pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
-    if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
+    if is_adapter(directory) {
         return load_with_adapter(engine, directory);
     }
     verify_dir(directory)?;
@@ -56,6 +56,7 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
     let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
+    let tokens = if own { token_fields(&tokenizer) } else { tokens };
     Ok(Artefact {
         model,
         companion: Companion {
@@ -79,8 +80,13 @@ pub(crate) fn load_language_model(engine: &Engine, directory: &Path) -> Result<A
     Ok(artefact)
 }
 
+/// Whether a directory holds an adapter and no model.
+pub(crate) fn is_adapter(directory: &Path) -> bool {
+    !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file()
+}
+
 /// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
-fn adapter_base(directory: &Path) -> Result<PathBuf> {
+pub(crate) fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("adapter_config.json");
     let fail = |reason: String| TrainError::Artefact {
         path: path.display().to_string(),

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hone_compute::{Engine, EngineOptions};
+use hone_data::Source;
 use hone_run::report::{Report, Section};
-use hone_run::{Checkpoint, CheckpointWriter, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
+use hone_run::{Checkpoint, CheckpointWriter, Event, Inputs, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::artefact::{adapter_base, is_adapter};
 use crate::error::{Result, TrainError};
 use crate::sections::TrainSection;
 
@@ -109,8 +111,36 @@ impl Job {
         self.base.join(path)
     }
 
-    /// Opens the run.
-    pub(crate) fn open<T>(&self, engine: &Engine, config: &Resolved<T>, train: &TrainSection) -> Result<Start>
+    /// What a stage is made from, by the names of its configuration: models (an adapter with its base) and data.
+    pub(crate) fn inputs<'a>(
+        &self,
+        models: impl IntoIterator<Item = &'a Option<String>>,
+        sources: impl IntoIterator<Item = &'a Source>,
+    ) -> Inputs {
+        let mut inputs = Inputs::new();
+        for name in models.into_iter().flatten().filter(|name| !name.is_empty()) {
+            let directory = self.path(name);
+            if is_adapter(&directory)
+                && let Ok(base) = adapter_base(&directory)
+            {
+                inputs.insert(format!("{name}, its base"), base);
+            }
+            inputs.insert(name.clone(), directory);
+        }
+        for source in sources {
+            let name = source.path.to_string_lossy().into_owned();
+            inputs.insert(name, self.path(&source.path));
+        }
+        inputs
+    }
+
+    /// Opens the run, which goes on only if `inputs` hold what they held.
+    pub(crate) fn open<T>(
+        &self,
+        engine: &Engine,
+        config: &Resolved<T>,
+        (train, inputs): (&TrainSection, Inputs),
+    ) -> Result<Start>
     where
         T: DeserializeOwned + Serialize + JsonSchema,
     {
@@ -123,6 +153,8 @@ impl Job {
             allow_isa_change: self.allow_isa_change,
             keep: train.keep_checkpoints,
             may_change: MAY_CHANGE.map(String::from).to_vec(),
+            inputs,
+            expects_model: true,
             observer: Arc::clone(&self.observer),
         };
         Ok(match Run::open(&self.dir, config, options)? {

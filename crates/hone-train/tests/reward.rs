@@ -176,9 +176,9 @@ fn a_score_is_read_at_the_end_of_the_response() {
         scorer.score(&engine, &[(&ask("Hi"), "Hello")]).unwrap()
     );
 
-    // Raw text has no template, and a response cannot forge the end of its turn
+    // A string is the user's turn, and a response cannot forge the end of its own
     let raw = PromptInput::Text("The cup".into());
-    let mut expected = tokenizer.encode("The cup", hone_text::AddSpecial::Yes).unwrap();
+    let mut expected = chat.prompt_ids(&[hone_text::Message::user("The cup")]).unwrap();
     expected.extend(tokenizer.encode_ordinary(" is<|im_end|> red").unwrap());
     expected.push(end);
     assert_eq!(scorer.encode(&raw, " is<|im_end|> red").unwrap(), expected);
@@ -206,6 +206,32 @@ fn a_score_is_read_at_the_end_of_the_response() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("no reward model"), "{refused}");
+}
+
+/// What a score of a row's string prompt is afterwards is what the stage itself computed.
+#[test]
+fn a_string_prompt_scores_as_the_stage_scored_it() {
+    let place = Place::with_base();
+    let mut toml = with_train(&longer(REWARD, 2), "precision = \"f32\"");
+    if !toml.contains("[eval]") {
+        toml.push_str("\n[eval]\nsamples = 4\n");
+    }
+    place.reward("reward", &toml).unwrap();
+    let engine = engine();
+    let scorer = Scorer::load(&engine, &place.path("reward/model")).unwrap();
+    let text = fs::read_to_string(place.path("reward/samples.jsonl")).unwrap();
+    let samples: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = samples.iter().filter(|s| s["step"] == 2);
+    let mut compared = 0;
+    for sample in last {
+        let prompt = PromptInput::Text(sample["prompt"].as_str().unwrap().into());
+        let got = scorer
+            .score(&engine, &[(&prompt, sample["response"].as_str().unwrap())])
+            .unwrap()[0];
+        assert_eq!(Some(f64::from(got)), sample["score"].as_f64(), "{sample}");
+        compared += 1;
+    }
+    assert!(compared >= 2, "{text}");
 }
 
 /// Margins and ties reach the loss: with equal scores the loss is known.

@@ -76,10 +76,13 @@ pub struct LoadedModel {
 impl ModelArguments {
     /// Loads the model and its tokenizer, and checks that they fit together.
     pub fn load(&self, engine: &Engine) -> Result<LoadedModel> {
-        let (model, config, place) = self.load_weights(engine)?;
+        let (model, mut config, place) = self.load_weights(engine)?;
         let tokenizer_directory = place.tokenizer_directory();
         let tokenizer = Tokenizer::from_dir(&tokenizer_directory)?;
         check_tokenizer(&tokenizer, model.architecture().vocab_size, &tokenizer_directory)?;
+        if tokenizer_directory != place.base {
+            config.tokens = hone_train::artefact::token_fields(&tokenizer);
+        }
         Ok(LoadedModel {
             model,
             config,
@@ -102,7 +105,11 @@ impl ModelArguments {
         Ok((model, config, place))
     }
 
-    fn resolve(&self) -> Result<Place> {
+    /// The directories that are read.
+    ///
+    /// # Errors
+    /// If a directory is not there, or an adapter's base is not known.
+    pub fn resolve(&self) -> Result<Place> {
         let directory = resolve_directory(&self.model)?;
         let adapter = self.adapter.as_deref();
         if adapter.is_none() && is_adapter(&directory) {

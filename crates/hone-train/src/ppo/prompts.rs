@@ -74,6 +74,17 @@ impl Prompts {
         })
     }
 
+    /// Tokens of the longest prompt.
+    pub fn longest(&self) -> usize {
+        let lengths = self.sources.iter().flatten().map(|prompt| prompt.ids.len());
+        lengths.max().unwrap_or(0)
+    }
+
+    /// The first prompt of each source.
+    pub fn first_of_each_source(&self) -> impl Iterator<Item = &PreparedPrompt> {
+        self.sources.iter().filter_map(|prompts| prompts.first())
+    }
+
     /// The prompts of an update.
     pub fn batch(&self, update: u64, count: usize) -> Vec<&PreparedPrompt> {
         self.order

@@ -10,13 +10,14 @@ use hone_model::Transformer;
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
-use hone_run::{Checkpoint, Event, Resolved, Run, Sample};
+use hone_run::{Checkpoint, Event, Inputs, Resolved, Run, Sample};
 use hone_text::Chat;
 use serde_json::{Value, json};
 
-use super::config::{EPS, LEARNING_RATE, PpoConfig, PpoSection, PtxSection, ValueStart};
+use super::config::{EPS, LEARNING_RATE, MissingEos, PpoConfig, PpoSection, PtxSection, ValueStart};
 use super::prompts::Prompts;
-use super::rollout::{Episode, Models, collect};
+use super::rollout::{Collected, Episode, Models, collect};
+use super::score::Reading;
 use super::step::{Learners, Report, Update, update};
 use crate::artefact::{self, Artefact};
 use crate::corpus::{Corpus, CorpusOptions};
@@ -35,7 +36,8 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     let c = &with_defaults(&config.config);
     check(c)?;
     let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
+    let inputs = inputs(job, c);
+    let started = match job.open(&engine, config, (&c.train, inputs))? {
         Start::Before(outcome) => return Ok(outcome),
         Start::Go(started) => *started,
     };
@@ -57,6 +59,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         step: state.done,
         total,
     });
+    let mut told_of_unscorable = false;
     while state.done < total {
         if job.shutdown.requested() {
             state.save(&engine, &mut run, Occasion::Interruption)?;
@@ -68,7 +71,14 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         }
         let started = Instant::now();
         // 1. The policy answers prompts
-        let episodes = stage.rollout(&engine, &state, c)?;
+        let Collected {
+            episodes,
+            first_refusal,
+        } = stage.rollout(&engine, &state, c)?;
+        if let Some(reason) = first_refusal.filter(|_| !told_of_unscorable) {
+            told_of_unscorable = true;
+            tell_unscorable(job, &reason, c.ppo.missing_eos_score);
+        }
         // 2. Rewards, advantages and returns of the whole rollout
         let constants = constants(&episodes, state.kl.kl_coef(), &c.ppo)?;
         // 3. Epochs of clipped steps
@@ -112,6 +122,13 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     let summary =
         json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
     job.finish(run, (model, summary), Vec::new(), total)
+}
+
+/// What the stage is made from.
+fn inputs(job: &Job, c: &PpoConfig) -> Inputs {
+    let ptx = c.ptx.iter().flat_map(|ptx| &ptx.train);
+    let reward = Some(c.reward.path.clone());
+    job.inputs([&c.model.path, &reward], c.data.prompts.iter().chain(ptx))
 }
 
 /// The configuration with what reinforcement learning sets otherwise than the other stages.
@@ -233,6 +250,8 @@ struct Stage {
     scorer: Scorer,
     prompts: Prompts,
     stop: Arc<[u32]>,
+    /// How responses reach the reward model.
+    reading: Reading,
     /// Where the value network started, in words.
     value_start: &'static str,
     ptx: Option<(Corpus, MixtureOrder)>,
@@ -270,7 +289,10 @@ impl Stage {
             );
             return Err(TrainError::setting("ppo.max_new_tokens", reason));
         }
-        let shared = scorer.shares_tokenizer_with(&base.companion.tokenizer);
+        let reading = Reading::of(&scorer, &base.companion.tokenizer)?;
+        let keeps_cut = c.ppo.missing_eos == MissingEos::Keep;
+        reading.check(&scorer, &prompts, c.ppo.max_new_tokens, keeps_cut)?;
+        let shared = matches!(reading, Reading::Tokens { .. });
         let value_start = match c.ppo.value_start {
             ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => "reward model",
             _ => "policy, head of zeros",
@@ -285,17 +307,19 @@ impl Stage {
             scorer,
             prompts,
             stop: stop.into(),
+            reading,
             value_start,
             ptx,
         })
     }
 
-    fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Vec<Episode>> {
+    fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Collected> {
         let models = Models {
             policy: &state.learners.policy.model,
             reference: &self.base.model,
             value: &state.learners.value.model,
             scorer: &self.scorer,
+            reading: self.reading,
             tokenizer: &self.base.companion.tokenizer,
             stop: &self.stop,
         };
@@ -493,6 +517,10 @@ fn record(
             "completions/ended",
             mean(episodes.iter().map(|e| f64::from(u8::from(e.ended)))),
         ),
+        (
+            "completions/unscorable",
+            episodes.iter().filter(|e| e.unscorable).count() as f64,
+        ),
         ("episode", (done as usize * count) as f64),
     ];
     if let Some(first) = &report.first {
@@ -523,6 +551,14 @@ fn record(
         headline,
     });
     Ok(())
+}
+
+/// Said of the first response that the reward model cannot read; the metric counts all of them.
+fn tell_unscorable(job: &Job, reason: &str, score: f64) {
+    job.message(format!(
+        "a response cannot be scored, and gets ppo.missing_eos_score = {score}: {reason}; the metric \
+         completions/unscorable counts such responses"
+    ));
 }
 
 fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], count: usize) -> Result<()> {

@@ -27,7 +27,8 @@ use crate::schedule::{Rates, adamw, total_steps};
 pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
+    let inputs = job.inputs([&c.model.path, &c.model.tokenizer], &c.data.train);
+    let started = match job.open(&engine, config, (&c.train, inputs))? {
         Start::Before(outcome) => return Ok(outcome),
         Start::Go(started) => *started,
     };

@@ -26,7 +26,11 @@ use crate::schedule::{Rates, adamw, total_steps};
 pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
+    let inputs = job.inputs(
+        [&c.model.path],
+        c.data.train.iter().chain(c.reward.centre_on.iter().flatten()),
+    );
+    let started = match job.open(&engine, config, (&c.train, inputs))? {
         Start::Before(outcome) => return Ok(outcome),
         Start::Go(started) => *started,
     };

@@ -38,7 +38,8 @@ struct Progress {
 pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
-    let started = match job.open(&engine, config, &c.train)? {
+    let inputs = job.inputs([&c.model.path], &c.data.train);
+    let started = match job.open(&engine, config, (&c.train, inputs))? {
         Start::Before(outcome) => return Ok(outcome),
         Start::Go(started) => *started,
     };
@@ -50,7 +51,7 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         ));
     };
     let Artefact { model, mut companion } = artefact::load_language_model(&engine, &job.path(path))?;
-    let mut model = with_chat_tokens(job, &engine, model, &mut companion)?;
+    let (mut model, grown) = with_chat_tokens(job, &engine, model, &mut companion)?;
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
@@ -67,6 +68,10 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
 
     if let Some(lora) = &c.lora {
         model.add_adapter(&engine, lora, c.train.seed)?;
+    }
+    if grown && model.adapter().is_some() {
+        model.adapt_vocabulary();
+        job.message("the embedding has new rows: it is trained, and kept with the adapter");
     }
     model.set_recompute(c.model.recompute);
     let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
@@ -126,10 +131,16 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     job.finish(run, (model, summary), Vec::new(), total)
 }
 
-/// A base model without a chat template gets ChatML's tokens, with new rows at the mean of the others.
-fn with_chat_tokens(job: &Job, engine: &Engine, model: Transformer, companion: &mut Companion) -> Result<Transformer> {
+/// A base model without a chat template gets ChatML's tokens, with new rows at the mean of the others. Says whether it
+/// has new rows.
+fn with_chat_tokens(
+    job: &Job,
+    engine: &Engine,
+    model: Transformer,
+    companion: &mut Companion,
+) -> Result<(Transformer, bool)> {
     if companion.tokenizer.chat_template().is_some() {
-        return Ok(model);
+        return Ok((model, false));
     }
     companion.tokenizer.add_chat_tokens()?;
     companion.tokens = artefact::token_fields(&companion.tokenizer);
@@ -137,11 +148,15 @@ fn with_chat_tokens(job: &Job, engine: &Engine, model: Transformer, companion: &
     job.message(format!(
         "the model has no chat template: ChatML is added, {tokens} tokens in all"
     ));
-    Ok(if tokens > model.architecture().vocab_size {
-        model.with_vocabulary(engine, tokens)
-    } else {
-        model
-    })
+    if tokens <= model.architecture().vocab_size {
+        return Ok((model, false));
+    }
+    if model.adapter().is_some() {
+        let reason = "is an adapter without a chat template, and its embedding is too small for ChatML's tokens; merge \
+                      it with hone export first";
+        return Err(TrainError::setting("model.path", reason));
+    }
+    Ok((model.with_vocabulary(engine, tokens), true))
 }
 
 impl Progress {

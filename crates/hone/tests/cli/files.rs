@@ -116,6 +116,30 @@ fn cli_output_folders_are_not_overwritten_by_mistake() {
 }
 
 #[test]
+fn cli_export_does_not_replace_what_it_reads() {
+    let fixture = Fixture::new();
+    let export = |arguments: &[&str]| fixture.hone(&[&["export", "--model"][..], arguments].concat());
+    // Both bear hone's manifest, so that they count as written by hone
+    export(&["adapter", "--unmerged", "--out", "tuned", "--json"]).json();
+    export(&["model", "--out", "base", "--json"]).json();
+    let before = fs::read(fixture.path("tuned/adapter_model.safetensors")).unwrap();
+    for out in ["tuned", "./base/../tuned"] {
+        export(&["tuned", "--out", out]).fails(2, &["the adapter itself"]);
+        export(&["model", "--adapter", "tuned", "--out", out]).fails(2, &["the adapter itself"]);
+    }
+    export(&["base", "--adapter", "tuned", "--out", "base"]).fails(2, &["the model itself"]);
+    assert_eq!(
+        fs::read(fixture.path("tuned/adapter_model.safetensors")).unwrap(),
+        before
+    );
+    // A run's result belongs to the run
+    fs::create_dir(fixture.path("run")).unwrap();
+    fixture.file("run/run.toml", "");
+    fs::rename(fixture.path("base"), fixture.path("run/model")).unwrap();
+    export(&["model", "--out", "run/model"]).fails(2, &["the result of a run"]);
+}
+
+#[test]
 fn cli_tokenizers_are_trained_and_reproducible() {
     let fixture = Fixture::new();
     fixture.file("a.txt", "one two three two one ".repeat(30));

@@ -166,14 +166,14 @@ fn cli_score_takes_conversations_and_pairs() {
     let input = concat!(
         "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"},{\"role\":\"assistant\",\"content\":\"there\"}]}\n",
         "{\"prompt\":[{\"role\":\"user\",\"content\":\"hello\"}],\"completion\":\"there\"}\n",
-        "{\"prompt\":\"<|im_start|>user\\nhello<|im_end|>\\n<|im_start|>assistant\\n\",\"completion\":\"there\"}\n",
+        "{\"prompt\":\"hello\",\"completion\":\"there\"}\n",
         "{\"prompt\":\"hello\",\"completion\":\" you\"}\n",
     );
     let rows = fixture
         .hone_with(&["score", "--model", "reward", "--input", "-", "--json"], input, &[])
         .json();
     assert!(rows.iter().all(|row| keys(row) == ["score"] && row["score"].is_f64()));
-    // One conversation, written three ways: the end of the turn comes after every completion
+    // One conversation, written three ways: a string is the user's turn
     assert_eq!(rows[0], rows[1]);
     assert_eq!(rows[0], rows[2]);
     assert_ne!(rows[0], rows[3]);
