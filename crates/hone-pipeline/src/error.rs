@@ -16,6 +16,16 @@ pub enum PipelineError {
         /// What stopped it.
         source: Box<hone_train::TrainError>,
     },
+    /// Settings of a recipe's stage.
+    #[error("{recipe}, stage {stage}: {source}")]
+    Settings {
+        /// The recipe's file.
+        recipe: String,
+        /// The stage's name.
+        stage: String,
+        /// What is wrong with them.
+        source: Box<PipelineError>,
+    },
     /// The small world.
     #[error(transparent)]
     World(#[from] hone_world::Error),
@@ -94,6 +104,7 @@ impl PipelineError {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Stage { source, .. } => source.exit_status(),
+            Self::Settings { source, .. } => source.exit_status(),
             Self::Train(error) => error.exit_status(),
             Self::Run(error) => error.exit_status(),
             Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,

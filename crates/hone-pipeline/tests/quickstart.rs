@@ -191,7 +191,10 @@ fn one_folder_has_one_writer() -> Result<(), Box<dyn Error>> {
         Ok(_) => return Err("two wrote into one folder".into()),
         Err(error) => {
             let text = error.to_string();
-            assert!(text.contains("another process") && text.contains("is writing into this run"), "{text}");
+            assert!(
+                text.contains("another process") && text.contains("is writing into this run"),
+                "{text}"
+            );
             assert_eq!(error.exit_status(), ExitStatus::Failed);
         }
     }

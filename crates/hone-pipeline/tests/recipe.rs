@@ -127,7 +127,11 @@ fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Bo
             "",
             ["stage more", "did you mean `train.steps`?"],
         ),
-        (RECIPE.to_owned(), "more.train.batch=many", ["train.batch", "more"]),
+        (
+            RECIPE.to_owned(),
+            "more.train.batch=many",
+            ["recipe.toml, stage more: ", "train.batch"],
+        ),
         (
             format!("{RECIPE}\n[[stage]]\nname = \"quick\"\nkind = \"quickstart\"\nset = [\"world.answers=1\"]\n"),
             "",

@@ -196,15 +196,36 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// As in the file.
-    pub fn name(&self) -> &'static str {
+    /// Resolves the settings of a stage: `text`, which errors call `source`, with overrides.
+    fn new(stage: &StageSection, (source, text): (&str, &str), overrides: Vec<String>) -> Result<Self> {
+        Ok(match stage.kind {
+            StageKind::Tokenizer => Self::Tokenizer(parse(source, text, &overrides)?),
+            StageKind::Pretrain => Self::Pretrain(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Sft => Self::Sft(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Reward => Self::Reward(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Quickstart => {
+                let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
+                let config = QuickstartConfig::with_overrides(scale, seed, &overrides)?;
+                Self::Quickstart(Box::new(Quickstart {
+                    scale,
+                    seed,
+                    set: overrides,
+                    config,
+                }))
+            }
+        })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> StageKind {
         match self {
-            Self::Tokenizer(_) => "tokenizer",
-            Self::Pretrain(_) => "pretrain",
-            Self::Sft(_) => "sft",
-            Self::Reward(_) => "reward",
-            Self::Ppo(_) => "ppo",
-            Self::Quickstart(_) => "quickstart",
+            Self::Tokenizer(_) => StageKind::Tokenizer,
+            Self::Pretrain(_) => StageKind::Pretrain,
+            Self::Sft(_) => StageKind::Sft,
+            Self::Reward(_) => StageKind::Reward,
+            Self::Ppo(_) => StageKind::Ppo,
+            Self::Quickstart(_) => StageKind::Quickstart,
         }
     }
 
@@ -285,7 +306,7 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
             }
         }
     }
-    let source = format!("{}, stage {}", options.path.display(), stage.name);
+    let source = "config".to_string();
     let (source, text, base) = match (&stage.config, stage.kind) {
         (None, StageKind::Quickstart) => (source, String::new(), folder.to_path_buf()),
         (Some(_), StageKind::Quickstart) => {
@@ -324,26 +345,11 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         .collect();
     // In a TOML string a backslash starts an escape.
     let text = text.replace("{runs}", &runs.replace('\\', "/"));
-    let work = match stage.kind {
-        StageKind::Tokenizer => Work::Tokenizer(parse(&source, &text, &overrides)?),
-        StageKind::Pretrain => Work::Pretrain(Box::new(parse(&source, &text, &overrides)?)),
-        StageKind::Sft => Work::Sft(Box::new(parse(&source, &text, &overrides)?)),
-        StageKind::Reward => Work::Reward(Box::new(parse(&source, &text, &overrides)?)),
-        StageKind::Ppo => Work::Ppo(Box::new(parse(&source, &text, &overrides)?)),
-        StageKind::Quickstart => {
-            let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
-            let config = QuickstartConfig::with_overrides(scale, seed, &overrides).map_err(|error| match error {
-                PipelineError::Setting { key, reason } => PipelineError::setting(format!("{source}: {key}"), reason),
-                other => other,
-            })?;
-            Work::Quickstart(Box::new(Quickstart {
-                scale,
-                seed,
-                set: overrides,
-                config,
-            }))
-        }
-    };
+    let work = Work::new(&stage, (&source, &text), overrides).map_err(|source| PipelineError::Settings {
+        recipe: options.path.display().to_string(),
+        stage: stage.name.clone(),
+        source: Box::new(source),
+    })?;
     Ok(ReadyStage {
         name: stage.name,
         base,

@@ -99,9 +99,11 @@ pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown
     };
     let mut stages: Vec<StageResult> = Vec::new();
     for stage in &recipe.stages {
-        kitchen
-            .observer
-            .event(&Event::Message(format!("stage {} ({})", stage.name, stage.work.name())));
+        kitchen.observer.event(&Event::Message(format!(
+            "stage {} ({})",
+            stage.name,
+            stage.work.kind().name()
+        )));
         let dir = options.runs.join(&stage.name);
         let summary = kitchen.run(stage, &dir)?;
         stages.push(StageResult {
