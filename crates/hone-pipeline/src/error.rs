@@ -109,7 +109,29 @@ impl PipelineError {
             Self::Run(error) => error.exit_status(),
             Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
             Self::Stopped { .. } => ExitStatus::Resumable,
+            Self::Evaluation(hone_eval::Error::NotFinite { .. } | hone_eval::Error::LogRatio { .. })
+            | Self::Generate(hone_generate::GenerateError::Sampling { .. }) => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_diverged_says_so_wherever_it_was_found() {
+        let ratio = hone_eval::kl_of_samples(&[0.5, f64::INFINITY]).map(drop);
+        let status = |error: PipelineError| error.exit_status();
+        assert_eq!(ratio.map_err(|e| status(e.into())), Err(ExitStatus::Diverged));
+        let empty = hone_eval::kl_of_samples(&[]).map(drop);
+        assert_eq!(empty.map_err(|e| status(e.into())), Err(ExitStatus::Failed));
+        let wrapped = PipelineError::Settings {
+            recipe: "r.toml".into(),
+            stage: "a".into(),
+            source: Box::new(PipelineError::setting("k", "is 0")),
+        };
+        assert_eq!(wrapped.exit_status(), ExitStatus::Usage);
     }
 }
