@@ -248,16 +248,6 @@ pub enum DataError {
         /// The limit.
         cap: usize,
     },
-    /// A token example whose parts do not agree.
-    #[error("example {index}: {got}, expected {expected}")]
-    Example {
-        /// Its index in the list given.
-        index: usize,
-        /// What is wrong.
-        got: String,
-        /// What is right.
-        expected: String,
-    },
 }
 
 /// A row that could not be used.

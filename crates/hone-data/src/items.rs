@@ -1,4 +1,4 @@
-//! What rows become: documents, demonstrations, rankings, unpaired judgements, prompts.
+//! What rows become: documents, demonstrations, rankings, unpaired judgements, prompts; and what text becomes: tokens.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -126,6 +126,22 @@ pub struct Prompt {
     pub extra: Map<String, Value>,
 }
 
+/// An example as tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenExample {
+    /// The tokens, `[t]`.
+    pub ids: Vec<u32>,
+    /// True where the token is a target that is trained on, `[t]`. The first token follows nothing, so never there.
+    pub trained: Vec<bool>,
+}
+
+impl TokenExample {
+    /// How many targets it has.
+    pub fn targets(&self) -> usize {
+        self.trained.iter().filter(|t| **t).count()
+    }
+}
+
 /// Items that share an opening belong on the same side of a held-out split.
 pub trait Opening {
     /// The conversation up to the first reply, as a key.
@@ -150,12 +166,6 @@ impl Opening for Demonstration {
 }
 
 impl Opening for Ranking {
-    fn opening(&self) -> String {
-        opening_of(&self.prompt)
-    }
-}
-
-impl Opening for Unpaired {
     fn opening(&self) -> String {
         opening_of(&self.prompt)
     }

@@ -43,17 +43,15 @@ pub enum Error {
         /// What it is.
         got: f32,
     },
-    /// Log-probabilities of the two models that do not belong together.
+    /// A response whose log-ratio is not a number.
     #[error(
-        "kl_of_samples: sample {sample} has {policy} log-probabilities under the policy and {reference} under the reference"
+        "kl_of_samples: the log-ratio of response {sample} is {got}; expected a finite number; has the model's training diverged?"
     )]
-    Lengths {
-        /// Which sample, from 0.
+    LogRatio {
+        /// Which response, from 0.
         sample: usize,
-        /// Numbers of the policy.
-        policy: usize,
-        /// Numbers of the reference.
-        reference: usize,
+        /// What it is.
+        got: f64,
     },
     /// What the statistics refuse.
     #[error(transparent)]

@@ -31,6 +31,7 @@ pub use durable::write_atomic;
 pub use error::{Damage, Error, ExitStatus, Result, UnknownKey};
 pub use inputs::Inputs;
 pub use jsonl::{JsonLines, Sample, metric_line};
+pub use lock::Lock;
 pub use manifest::{FileRecord, MANIFEST_FILE, Manifest};
 pub use progress::{Eta, Event, Observer, Silent, format_duration};
 pub use publish::{publish_dir, recover_dir, verify_dir};

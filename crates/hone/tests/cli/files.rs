@@ -295,7 +295,7 @@ fn cli_bench_and_doctor_report_figures() {
         "peak_bytes",
         "fraction_of_limit",
     ];
-    let works: [&[&str]; 3] = [
+    let works: [&[&str]; 4] = [
         &[
             "train", "--model", "model", "--batch", "2", "--length", "16", "--steps", "4",
         ],
@@ -303,6 +303,9 @@ fn cli_bench_and_doctor_report_figures() {
             "generate", "--model", "model", "--batch", "2", "--length", "8", "--new", "4", "--steps", "2",
         ],
         &["prefill", "--model", "model", "--length", "20", "--steps", "2"],
+        &[
+            "rl", "--model", "model", "--batch", "2", "--length", "12", "--new", "4", "--steps", "3",
+        ],
     ];
     for work in works {
         let report = &fixture.hone(&[&["bench"], work, &["--json"]].concat()).json()[0];
@@ -315,6 +318,10 @@ fn cli_bench_and_doctor_report_figures() {
     fixture
         .hone(&long)
         .fails(2, &["65 tokens a sequence; the model's context is 64"]);
+    let long = ["bench", "rl", "--model", "model", "--length", "60", "--new", "20"];
+    fixture
+        .hone(&long)
+        .fails(2, &["tokens a sequence; the model's context is 64"]);
     let gemm = &fixture
         .hone(&["bench", "gemm", "--size", "64", "--steps", "1", "--json"])
         .json()[0];
