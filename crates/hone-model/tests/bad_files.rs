@@ -6,9 +6,10 @@ use std::path::Path;
 
 use common::{architectures, engine, random_model};
 use hone_compute::{Engine, Isa, Precision};
+use hone_math::{Key, Stream};
 use hone_model::{
-    Architecture, Dtype, Error, LoraConfig, NewModel, TensorToWrite, Transformer, load, load_adapter, read_config,
-    write_tensors,
+    Architecture, Dtype, Error, LoraConfig, ModelConfig, NewModel, TensorFile, TensorToWrite, Transformer, load,
+    load_adapter, read_config, write_tensors,
 };
 use serde_json::{Map, Value, json};
 
@@ -202,7 +203,10 @@ fn a_tensor_in_two_shards_is_refused() {
     std::fs::write(path("model.safetensors.index.json"), index.to_string()).expect("written");
     write_tensors(&mut bytes, Dtype::F32, vec![tensor("model.norm.weight")]).expect("written");
     std::fs::write(path("model-00002-of-00002.safetensors"), bytes).expect("written");
-    let error = load(&engine, directory.path()).err().expect("refused").to_string();
+    let error = load(&engine, directory.path())
+        .map(drop)
+        .expect_err("refused")
+        .to_string();
     assert!(
         error.contains("model.norm.weight") && error.contains("one shard"),
         "{error}"
@@ -322,4 +326,78 @@ fn adapter_tensors_that_would_be_left_out_are_refused() {
     );
     let error = load_adapter(&engine, &mut base.duplicate(&engine), directory.path()).expect_err("no k_proj");
     assert!(matches!(error, Error::MissingTensors { .. }), "{error}");
+}
+
+/// A copy of `bytes` with one to three of them changed, dropped or added.
+fn damaged(r: &mut Stream, bytes: &[u8], pieces: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for _ in 0..1 + r.below(3) {
+        let place = r.below(bytes.len());
+        match r.below(4) {
+            0 => bytes[place] ^= 1 << r.below(8),
+            1 => bytes[place] = pieces[r.below(pieces.len())],
+            2 => drop(bytes.remove(place)),
+            _ => bytes.insert(place, pieces[r.below(pieces.len())]),
+        }
+    }
+    bytes
+}
+
+#[test]
+fn files_of_tensors_damaged_at_random_are_read_or_refused() {
+    let engine = portable();
+    let directory = tempfile::tempdir().expect("a directory");
+    save(&engine, &random_model(&engine, &named("qwen2"), 1), directory.path());
+    let path = directory.path().join("model.safetensors");
+    let good = std::fs::read(&path).expect("there");
+    let header = 8 + u64::from_le_bytes(good[..8].try_into().expect("eight bytes")) as usize;
+    let r = &mut Key::new(1, "damage", 0).stream();
+    let (mut refused, mut opened) = (0, 0);
+    for round in 0..1000 {
+        // Mostly the header, sometimes what follows, sometimes the end is missing
+        let bytes = match round % 8 {
+            0 => good[..r.below(good.len())].to_vec(),
+            1 => [&good[..header], &damaged(r, &good[header..], b"\xff\x7f\x80")].concat(),
+            _ => [&damaged(r, &good[..header], b"0189{}[]\",:-.eF\\u"), &good[header..]].concat(),
+        };
+        std::fs::write(&path, bytes).expect("written");
+        let Ok(mut file) = TensorFile::open(&path) else {
+            refused += 1;
+            continue;
+        };
+        opened += 1;
+        for name in file.names().map(String::from).collect::<Vec<_>>() {
+            let count: usize = file.shape(&name).expect("named").iter().product();
+            if let Ok(numbers) = file.read(&name) {
+                assert!(numbers.len() == count && numbers.iter().all(|x| x.is_finite()));
+            }
+        }
+        // What it now says is a model or an error
+        drop(load(&engine, directory.path()));
+    }
+    assert!(refused > 500 && opened > 50, "{refused} {opened}");
+}
+
+#[test]
+fn configurations_damaged_at_random_are_read_or_refused() {
+    let engine = portable();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("config.json");
+    let r = &mut Key::new(2, "damage", 0).stream();
+    let (mut refused, mut read) = (0, 0);
+    for (_, architecture) in architectures() {
+        let good = random_model(&engine, &architecture, 1).config_json(&Map::new());
+        for _ in 0..200 {
+            std::fs::write(&path, damaged(r, good.as_bytes(), b"0123456789{}[]\",:-.e")).expect("written");
+            match read_config(directory.path()) {
+                Err(_) => refused += 1,
+                Ok(ModelConfig { architecture: a, .. }) => {
+                    read += 1;
+                    assert!(a.layers <= 4096 && a.context <= 1 << 20 && a.head_dim <= 1 << 16);
+                    assert!(a.norm_eps >= 0.0 && a.norm_eps.is_finite() && a.heads.is_multiple_of(a.kv_heads));
+                }
+            }
+        }
+    }
+    assert!(refused > 500 && read > 200, "{refused} {read}");
 }

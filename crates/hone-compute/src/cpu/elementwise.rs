@@ -1,4 +1,8 @@
 //! Operations on every element, sums over rows, and the products of rows with one vector (heads).
+//!
+//! # Soundness
+//! Slices have one length, which is asserted; vectors end within it, and what is left goes by way of arrays. Arithmetic
+//! is sound as said in [`simd`](super::simd).
 
 use super::Cpu;
 use super::math::dot;

@@ -2,6 +2,13 @@
 //!
 //! A kernel is a generic function over [`Simd`], marked `#[inline(always)]`, and [`dispatch!`] makes the function
 //! that picks the width at run time. Lanes never meet but in the reductions below, whose order is part of the result.
+//!
+//! # Soundness
+//! Functions here are `unsafe` for two reasons: the processor must have their instructions, and some read or write
+//! `LANES` numbers at a pointer. A kernel runs at `Avx512` or `Avx2` only beneath [`dispatch!`] or a function like it,
+//! which is compiled for the features and chosen by a [`Level`](crate::isa::Level), the witness that the machine has
+//! them. So arithmetic within a kernel is sound wherever the kernel was entered in that way, and its blocks have to
+//! answer for loads and stores alone. Each implementation below calls the intrinsics that its features give.
 
 /// One width of vector arithmetic.
 ///
