@@ -1,5 +1,6 @@
 //! What can stop a stage.
 
+use hone_compute::SamplingError;
 use hone_run::ExitStatus;
 
 /// A stage's result.
@@ -108,7 +109,14 @@ impl TrainError {
             | Self::Data(hone_data::DataError::Option { .. })
             | Self::Objective(hone_objective::Error::Setting { .. }) => ExitStatus::Usage,
             Self::Model(error) if error.is_setting() => ExitStatus::Usage,
-            Self::Diverged { .. } | Self::Mismatch { .. } => ExitStatus::Diverged,
+            // Weights or losses without a number are divergence, wherever they show first
+            Self::Diverged { .. }
+            | Self::Mismatch { .. }
+            | Self::Generate(hone_generate::GenerateError::Sampling {
+                source: SamplingError::NotFinite { .. } | SamplingError::NothingLeft { .. },
+                ..
+            })
+            | Self::Objective(hone_objective::Error::NotFinite { .. }) => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
         }
     }

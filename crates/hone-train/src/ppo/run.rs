@@ -346,7 +346,7 @@ impl Stage {
     }
 }
 
-fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
+pub(super) fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
     if ptx.windows == 0 {
         return Err(TrainError::setting("ptx.windows", "is 0; expected at least 1"));
     }
@@ -360,7 +360,7 @@ fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(
     let options = CorpusOptions {
         key: "ptx.train",
         train: &ptx.train,
-        held_out: 0.05,
+        held_out: ptx.held_out,
         max_length: ptx.max_length,
         cross_document: false,
         token_cap: hone_data::DEFAULT_TOKEN_CAP,

@@ -10,7 +10,7 @@ use hone_run::{Resolved, Shutdown, Silent};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
 
 use super::rollout::{Models, collect};
-use super::run::constants;
+use super::run::{constants, load_ptx};
 use super::step::{Learners, Update, update};
 use super::*;
 use crate::artefact::{Companion, publish_at, token_fields};
@@ -332,4 +332,57 @@ fn one_unit_in_the_last_place_of_one_weight_stops_the_run() {
         });
         assert!(matches!(result, Err(TrainError::Mismatch { .. })), "{isa}");
     }
+}
+
+#[test]
+fn a_policy_without_numbers_ends_the_run_as_diverged() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
+    let mut policy = model(&engine, &tokenizer, 1);
+    scale(&engine, &mut policy, "norm.weight", f32::NAN);
+    save(&engine, &dir.path().join("policy"), &tokenizer, &policy);
+    let resolved = Resolved::from_config(config(2)).unwrap();
+    let error = run(&job(dir.path(), "run", Shutdown::default()), &resolved).unwrap_err();
+    assert_eq!(error.exit_status().code(), 4, "{error}");
+    let objective = hone_objective::kl::AdaptiveKl {
+        kl_coef: 1.0,
+        target: 1.0,
+        horizon: 100.0,
+    };
+    let mut controller = hone_objective::kl::KlController::Adaptive(objective);
+    let error: TrainError = controller.update(f64::NAN, 1).unwrap_err().into();
+    assert_eq!(error.exit_status().code(), 4, "{error}");
+}
+
+#[test]
+fn the_pre_training_term_leaves_out_what_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines: String = (0..40).map(|i| format!("the cat sees bird {i}\n")).collect();
+    std::fs::write(dir.path().join("text.txt"), lines).unwrap();
+    let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
+    let base = crate::artefact::Artefact {
+        model: model(&engine, &tokenizer, 1),
+        companion: Companion {
+            tokens: token_fields(&tokenizer),
+            tokenizer,
+            base: None,
+        },
+    };
+    let documents = |held_out: f64| {
+        let ptx = PtxSection {
+            train: vec![hone_data::Source {
+                split: hone_data::DocumentSplit::Lines,
+                ..hone_data::Source::new("text.txt")
+            }],
+            held_out,
+            max_length: 16,
+            ..PtxSection::default()
+        };
+        let job = job(dir.path(), "run", Shutdown::default());
+        let (corpus, _) = load_ptx(&job, &ptx, &base, 1).unwrap();
+        corpus.sources[0].train.documents()
+    };
+    assert_eq!(documents(0.0), 40);
+    assert_eq!(documents(0.5), 20);
 }
