@@ -92,6 +92,11 @@ impl Learner {
         })
     }
 
+    /// Steps skipped so far for a gradient that was not finite.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
     /// Counters for a checkpoint's manifest.
     pub fn state(&self) -> Value {
         json!({

@@ -123,6 +123,13 @@ pub struct PpoSection {
     pub value_start: ValueStart,
 }
 
+impl PpoSection {
+    /// Whether only the value network learns in this update, counted from 0.
+    pub(super) fn warms_up_value(&self, update: u64) -> bool {
+        update < self.value_warmup_updates
+    }
+}
+
 /// What becomes of the score of a response that did not end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

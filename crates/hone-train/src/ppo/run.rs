@@ -88,15 +88,20 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             constants: &constants,
             ppo: &c.ppo,
             train: &c.train,
-            rates: (rates.0.at(state.done), rates.1.at(state.done)),
+            rates: (
+                rates.0.at(state.done.saturating_sub(c.ppo.value_warmup_updates)),
+                rates.1.at(state.done),
+            ),
             ptx: stage.ptx_windows(state.done, c)?,
         };
         let report = update(&engine, &mut state.learners, &step)?;
-        // 4. The penalty follows the KL that was reached
+        // 4. The penalty follows the KL that was reached, once the policy moves
         let kl_coef = state.kl.kl_coef();
-        state
-            .kl
-            .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        if !c.ppo.warms_up_value(state.done) {
+            state
+                .kl
+                .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        }
         state.done += 1;
         record(
             job,
@@ -232,11 +237,12 @@ fn check(c: &PpoConfig) -> Result<()> {
     Ok(())
 }
 
-/// Rates of the policy and of the value network. Reinforcement learning keeps its rate unless told otherwise.
+/// Rates of the policy, counted from the update in which it begins to learn, and of the value network. Reinforcement
+/// learning keeps its rate unless told otherwise.
 fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
     let rate = c.train.learning_rate.unwrap_or(LEARNING_RATE);
     Ok((
-        Rates::new(&c.train, rate, c.ppo.updates)?,
+        Rates::new(&c.train, rate, c.ppo.updates.saturating_sub(c.ppo.value_warmup_updates))?,
         Rates::new(&c.train, c.ppo.value_learning_rate.unwrap_or(rate), c.ppo.updates)?,
     ))
 }

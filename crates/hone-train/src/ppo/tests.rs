@@ -386,3 +386,39 @@ fn the_pre_training_term_leaves_out_what_it_is_told_to() {
     assert_eq!(documents(0.0), 40);
     assert_eq!(documents(0.5), 20);
 }
+
+#[test]
+fn the_policys_schedule_and_penalty_start_when_it_learns() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let start = |name: &str, updates: u64, value_warmup_updates: u64| {
+        let mut c = config(updates);
+        c.ppo.value_warmup_updates = value_warmup_updates;
+        c.ppo.kl_target = Some(5.0);
+        c.ppo.kl_horizon = 40.0;
+        c.train.warmup_steps = 2;
+        c.train.schedule = Some(crate::sections::ScheduleSetting::Linear);
+        run(
+            &job(dir.path(), name, Shutdown::default()),
+            &Resolved::from_config(c).unwrap(),
+        )
+        .unwrap();
+        let column = |key: &str| -> Vec<f64> {
+            let lines = metrics(&dir.path().join(name));
+            lines.iter().map(|line| line[key].as_f64().unwrap()).collect()
+        };
+        (
+            column("learning_rate"),
+            column("objective/kl_coef"),
+            column("objective/kl"),
+        )
+    };
+    let (rates, ..) = start("at-once", 4, 0);
+    let (later, penalties, kl) = start("later", 6, 2);
+    assert_eq!(later[..2], [0.0, 0.0]);
+    assert_eq!(later[2..], rates);
+    // The policy is the reference until then, and a KL of 0 would have lowered the penalty
+    assert_eq!(kl[..3], [0.0; 3]);
+    assert_eq!(penalties[..3], [0.01; 3]);
+    assert!(penalties[3] < 0.01, "{penalties:?}");
+}
