@@ -61,20 +61,24 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     });
     let mut told_of_unscorable = false;
     while state.done < total {
-        if job.shutdown.requested() {
+        let started = Instant::now();
+        // 1. The policy answers prompts
+        let rollout = match job.shutdown.requested() {
+            true => None,
+            false => stage.rollout(&engine, job, &state, c)?,
+        };
+        let Some(Collected {
+            episodes,
+            first_refusal,
+        }) = rollout
+        else {
             state.save(&engine, &mut run, Occasion::Interruption)?;
             job.observer.event(&Event::Finished {
                 step: state.done,
                 stopped: true,
             });
             return Ok(Outcome::Stopped { step: state.done });
-        }
-        let started = Instant::now();
-        // 1. The policy answers prompts
-        let Collected {
-            episodes,
-            first_refusal,
-        } = stage.rollout(&engine, &state, c)?;
+        };
         if let Some(reason) = first_refusal.filter(|_| !told_of_unscorable) {
             told_of_unscorable = true;
             tell_unscorable(job, &reason, c.ppo.missing_eos_score);
@@ -115,7 +119,6 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         }
         if cadence.saves(state.done) {
             state.save(&engine, &mut run, Occasion::Due)?;
-            job.observer.event(&Event::Saved { step: state.done });
         }
     }
     let result = state
@@ -124,8 +127,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         .as_ref()
         .map_or(&state.learners.policy.model, |ema| &ema.model);
     let model = artefact::publish(&engine, &run, &stage.base.companion, result)?;
-    let summary =
-        json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
+    let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start.words() });
     job.finish(run, (model, summary), Vec::new(), total)
 }
 
@@ -258,9 +260,26 @@ struct Stage {
     stop: Arc<[u32]>,
     /// How responses reach the reward model.
     reading: Reading,
-    /// Where the value network started, in words.
-    value_start: &'static str,
+    /// Where the value network starts.
+    value_start: ValueOrigin,
     ptx: Option<(Corpus, MixtureOrder)>,
+}
+
+/// Where the value network starts, of what is possible.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ValueOrigin {
+    RewardModel,
+    /// The policy's start, with a head of zeros.
+    Policy,
+}
+
+impl ValueOrigin {
+    fn words(self) -> &'static str {
+        match self {
+            Self::RewardModel => "reward model",
+            Self::Policy => "policy, head of zeros",
+        }
+    }
 }
 
 impl Stage {
@@ -300,10 +319,12 @@ impl Stage {
         reading.check(&scorer, &prompts, c.ppo.max_new_tokens, keeps_cut)?;
         let shared = matches!(reading, Reading::Tokens { .. });
         let value_start = match c.ppo.value_start {
-            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => "reward model",
-            _ => "policy, head of zeros",
+            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => {
+                ValueOrigin::RewardModel
+            }
+            _ => ValueOrigin::Policy,
         };
-        job.message(format!("the value network starts from the {value_start}"));
+        job.message(format!("the value network starts from the {}", value_start.words()));
         let ptx = match &c.ptx {
             Some(ptx) => Some(load_ptx(job, ptx, &base, c.train.seed)?),
             None => None,
@@ -319,7 +340,7 @@ impl Stage {
         })
     }
 
-    fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Collected> {
+    fn rollout(&self, engine: &Engine, job: &Job, state: &State, c: &PpoConfig) -> Result<Option<Collected>> {
         let models = Models {
             policy: &state.learners.policy.model,
             reference: &self.base.model,
@@ -328,6 +349,7 @@ impl Stage {
             reading: self.reading,
             tokenizer: &self.base.companion.tokenizer,
             stop: &self.stop,
+            shutdown: &job.shutdown,
         };
         let prompts = self.prompts.batch(state.done, c.ppo.rollout_batch);
         collect(
@@ -445,7 +467,7 @@ impl State {
 }
 
 fn value_network(engine: &Engine, stage: &Stage) -> Transformer {
-    if stage.value_start == "reward model" {
+    if stage.value_start == ValueOrigin::RewardModel {
         return stage.scorer.model().duplicate(engine);
     }
     let mut value = stage.base.model.duplicate(engine);

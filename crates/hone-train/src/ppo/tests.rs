@@ -260,6 +260,7 @@ fn update_after(
         })
         .collect();
     let stop: Arc<[u32]> = tokenizer.eos_ids().into();
+    let going = Shutdown::default();
     let models = Models {
         policy: &policy,
         reference: &policy,
@@ -268,9 +269,20 @@ fn update_after(
         reading: score::Reading::of(&scorer, &tokenizer).unwrap(),
         tokenizer: &tokenizer,
         stop: &stop,
+        shutdown: &going,
     };
     let chosen: Vec<_> = prompts.iter().collect();
+    // Asked to stop, a rollout is given up
+    let asked = Shutdown::default();
+    asked.request();
+    let stopped = Models {
+        shutdown: &asked,
+        ..models
+    };
+    let nothing = collect(&engine, &stopped, &chosen, &c.ppo, Key::new(1, "rollout", 0)).unwrap();
+    assert!(nothing.is_none());
     let mut episodes = collect(&engine, &models, &chosen, &c.ppo, Key::new(1, "rollout", 0))
+        .unwrap()
         .unwrap()
         .episodes;
     let mut learner = policy.duplicate(&engine);
