@@ -7,7 +7,7 @@ use hone_text::Tokenizer;
 
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::tell_bad_rows;
+use crate::mixture::{tell_bad_rows, tell_split};
 use crate::sections::resolved;
 
 /// What is read, and how it is cut.
@@ -128,6 +128,7 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
         }
         Ok(stream)
     };
+    tell_split(job, &name, (split.train.len(), split.held_out.len()), "documents");
     let (train, held_out) = (stream(&split.train)?, stream(&split.held_out)?);
     if train.documents() == 0 {
         let hint = "lower data.held_out, or give more text".into();

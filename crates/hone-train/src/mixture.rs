@@ -120,8 +120,16 @@ pub(crate) fn load_items<T>(
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let loaded = load(source)?;
+    for note in &loaded.report.notes {
+        job.message(format!("{name}: {note}"));
+    }
     tell_bad_rows(job, &name, &loaded.report);
     Ok((name, loaded.items))
+}
+
+/// Says what a source gives, after everything that was dropped.
+pub(crate) fn tell_split(job: &Job, name: &str, (train, held_out): (usize, usize), items: &str) {
+    job.message(format!("{name}: {train} {items} to train on, {held_out} held out"));
 }
 
 /// Says how many rows of a source could not be used, and why the first of them.

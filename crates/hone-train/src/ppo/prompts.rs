@@ -8,7 +8,7 @@ use hone_text::{Chat, Tokenizer};
 use super::config::PpoData;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::load_items;
+use crate::mixture::{load_items, tell_split};
 use crate::sections::resolved;
 use crate::text::prompt_ids;
 
@@ -36,7 +36,7 @@ impl Prompts {
         }
         let (mut sources, mut weights) = (Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
-            let (_, items) = load_items(job, &source, load_prompts)?;
+            let (name, items) = load_items(job, &source, load_prompts)?;
             let split = hold_out(items, data.held_out)?;
             let (mut prepared, mut too_long) = (Vec::new(), 0);
             for prompt in split.train {
@@ -57,6 +57,7 @@ impl Prompts {
                     data.max_prompt_length
                 ));
             }
+            tell_split(job, &name, (prepared.len(), split.held_out.len()), "prompts");
             if prepared.is_empty() {
                 let hint = "raise data.max_prompt_length, or lower data.held_out".into();
                 return Err(TrainError::NoData {

@@ -10,7 +10,7 @@ use hone_text::Chat;
 use super::config::{RewardConfig, RewardData};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::{Mixture, load_items, load_split};
+use crate::mixture::{Mixture, load_items, load_split, tell_split};
 use crate::sections::resolved;
 use crate::text::{Answered, answered};
 
@@ -189,6 +189,7 @@ impl Rankings {
             let train = too_long.encode(chat, &split.train, data.max_length)?;
             let held = too_long.encode(chat, &split.held_out, data.max_length)?;
             too_long.tell(job, &split.name, data.max_length);
+            tell_split(job, &split.name, (train.len(), held.len()), "rankings");
             let train = train.into_iter().map(|fits| fits.example).collect();
             held_out.extend(held.into_iter().map(|fits| HeldOutRanking {
                 example: fits.example,

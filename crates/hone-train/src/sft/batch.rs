@@ -6,7 +6,7 @@ use hone_text::{Chat, TrainedTurns};
 use super::config::{SftConfig, SftData, Turns};
 use crate::error::Result;
 use crate::job::Job;
-use crate::mixture::{Mixture, load_split};
+use crate::mixture::{Mixture, load_split, tell_split};
 use crate::text::conversation;
 
 /// All sources, and what is held out of them.
@@ -30,7 +30,7 @@ impl Examples {
         )? {
             let mut too_long = 0;
             let train = encode(chat, &split.train, data, &mut too_long)?;
-            held_out.extend(encode(chat, &split.held_out, data, &mut too_long)?);
+            let held = encode(chat, &split.held_out, data, &mut too_long)?;
             if too_long > 0 {
                 let limit = data.max_length;
                 job.message(format!(
@@ -38,6 +38,8 @@ impl Examples {
                     split.name
                 ));
             }
+            tell_split(job, &split.name, (train.len(), held.len()), "conversations");
+            held_out.extend(held);
             sources.push(split.with_items(train)?);
             held_out_demonstrations.extend(split.held_out);
         }
