@@ -269,7 +269,7 @@ fn equal(update: u64, episode: usize, sampled: &[f32], trained: &[f32]) -> Resul
     match sampled.iter().zip(trained).position(|pair| differ(&pair)) {
         None => Ok(()),
         Some(token) => Err(TrainError::Mismatch {
-            update,
+            update: update + 1,
             episode,
             token,
             sampled: sampled[token],
