@@ -119,12 +119,22 @@ pub(crate) fn load_items<T>(
         .path
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    tell_large(job, &name, &source.path);
     let loaded = load(source)?;
     for note in &loaded.report.notes {
         job.message(format!("{name}: {note}"));
     }
     tell_bad_rows(job, &name, &loaded.report);
     Ok((name, loaded.items))
+}
+
+/// Says that a file is read, where that takes a while.
+pub(crate) fn tell_large(job: &Job, name: &str, path: &std::path::Path) {
+    const LARGE: u64 = 64 << 20;
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    if bytes >= LARGE {
+        job.message(format!("{name}: reading {} MB", bytes / 1_000_000));
+    }
 }
 
 /// Says what a source gives, after everything that was dropped.

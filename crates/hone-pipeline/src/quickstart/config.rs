@@ -332,6 +332,7 @@ impl QuickstartConfig {
                 ptx_coef: 1.0,
                 max_length: 256,
                 windows: sizes.windows,
+                ..PtxSection::default()
             },
             judge: JudgeSection {
                 max_new_tokens: 64,

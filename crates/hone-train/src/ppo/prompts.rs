@@ -6,6 +6,7 @@ use hone_data::{MixtureOrder, Prompt, hold_out, load_prompts};
 use hone_text::{Chat, Tokenizer};
 
 use super::config::PpoData;
+use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::{load_items, tell_split};
@@ -39,17 +40,18 @@ impl Prompts {
             let (name, items) = load_items(job, &source, load_prompts)?;
             let split = hold_out(items, data.held_out)?;
             let (mut prepared, mut too_long) = (Vec::new(), 0);
-            for prompt in split.train {
-                let ids = prompt_ids(tokenizer, chat, &prompt.input)?;
+            let encode = |prompt: &Prompt| prompt_ids(tokenizer, chat, &prompt.input);
+            encode_all(job, &name, &split.train, encode, |prompt, ids| {
                 if ids.len() > data.max_prompt_length {
                     too_long += 1;
                 } else {
                     prepared.push(PreparedPrompt {
-                        prompt,
+                        prompt: prompt.clone(),
                         ids: ids.into(),
                     });
                 }
-            }
+                Ok(())
+            })?;
             if too_long > 0 {
                 let path = source.path.display();
                 job.message(format!(
