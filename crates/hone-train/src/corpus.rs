@@ -5,9 +5,10 @@ use hone_data::{
 };
 use hone_text::Tokenizer;
 
+use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::tell_bad_rows;
+use crate::mixture::{tell_bad_rows, tell_large, tell_split};
 use crate::sections::resolved;
 
 /// What is read, and how it is cut.
@@ -111,11 +112,12 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
             "has no token that separates documents; expected <|endoftext|>, bos or eos",
         )
     })?;
-    let loaded = load_documents(source)?;
     let name = source.path.file_name().map_or_else(
         || source.path.display().to_string(),
         |n| n.to_string_lossy().into_owned(),
     );
+    tell_large(job, &name, &source.path);
+    let loaded = load_documents(source)?;
     for note in &loaded.report.notes {
         job.message(format!("{name}: {note}"));
     }
@@ -123,11 +125,16 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
     let split = hold_out_documents(loaded.items, data.held_out)?;
     let stream = |documents: &[Document]| -> Result<TokenStream> {
         let mut stream = TokenStream::new(separator, data.token_cap);
-        for document in documents {
-            stream.push_ids(&tokenizer.encode_ordinary(&document.text)?, document.text.len() as u64)?;
-        }
+        encode_all(
+            job,
+            &name,
+            documents,
+            |document| Ok(tokenizer.encode_ordinary(&document.text)?),
+            |document, ids| Ok(stream.push_ids(&ids, document.text.len() as u64)?),
+        )?;
         Ok(stream)
     };
+    tell_split(job, &name, (split.train.len(), split.held_out.len()), "documents");
     let (train, held_out) = (stream(&split.train)?, stream(&split.held_out)?);
     if train.documents() == 0 {
         let hint = "lower data.held_out, or give more text".into();

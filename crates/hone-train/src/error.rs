@@ -1,5 +1,6 @@
 //! What can stop a stage.
 
+use hone_compute::SamplingError;
 use hone_run::ExitStatus;
 
 /// A stage's result.
@@ -47,12 +48,12 @@ pub enum TrainError {
     },
     /// Steps whose gradients were not finite, one after another.
     #[error(
-        "diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Lower train.learning_rate, or look at the data of these steps"
+        "diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Start a run of another --name with a lower train.learning_rate (a run's folder keeps to its configuration), or look at the data of these steps"
     )]
     Diverged {
         /// How many.
         count: u32,
-        /// The last of them.
+        /// The last of them, counted from 1 as in `metrics.jsonl`.
         step: u64,
     },
     /// Sampled and recomputed log-probabilities differ.
@@ -60,7 +61,7 @@ pub enum TrainError {
         "an invariant is broken: at update {update}, token {token} of episode {episode} had log-probability {sampled} when it was sampled, and the training pass computes {trained}; {count} tokens differ. This is a fault of hone or of this machine: results would be wrong, so the run stops"
     )]
     Mismatch {
-        /// Which update.
+        /// Which update, counted from 1.
         update: u64,
         /// Which episode of its rollout.
         episode: usize,
@@ -108,7 +109,14 @@ impl TrainError {
             | Self::Data(hone_data::DataError::Option { .. })
             | Self::Objective(hone_objective::Error::Setting { .. }) => ExitStatus::Usage,
             Self::Model(error) if error.is_setting() => ExitStatus::Usage,
-            Self::Diverged { .. } | Self::Mismatch { .. } => ExitStatus::Diverged,
+            // Weights or losses without a number are divergence, wherever they show first
+            Self::Diverged { .. }
+            | Self::Mismatch { .. }
+            | Self::Generate(hone_generate::GenerateError::Sampling {
+                source: SamplingError::NotFinite { .. } | SamplingError::NothingLeft { .. },
+                ..
+            })
+            | Self::Objective(hone_objective::Error::NotFinite { .. }) => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
         }
     }

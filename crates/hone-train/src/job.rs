@@ -106,6 +106,13 @@ impl Job {
         Ok(Engine::new(&options)?)
     }
 
+    /// Threads for what is done beside the engine; results do not depend on them.
+    pub(crate) fn worker_threads(&self) -> usize {
+        let named = || std::env::var("HONE_THREADS").ok()?.trim().parse().ok();
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.or_else(named).unwrap_or_else(cores)
+    }
+
     /// A path of the configuration.
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base.join(path)

@@ -7,6 +7,7 @@
 
 pub mod artefact;
 mod corpus;
+mod encode;
 mod error;
 mod job;
 pub mod language;

@@ -119,9 +119,27 @@ pub(crate) fn load_items<T>(
         .path
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    tell_large(job, &name, &source.path);
     let loaded = load(source)?;
+    for note in &loaded.report.notes {
+        job.message(format!("{name}: {note}"));
+    }
     tell_bad_rows(job, &name, &loaded.report);
     Ok((name, loaded.items))
+}
+
+/// Says that a file is read, where that takes a while.
+pub(crate) fn tell_large(job: &Job, name: &str, path: &std::path::Path) {
+    const LARGE: u64 = 64 << 20;
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    if bytes >= LARGE {
+        job.message(format!("{name}: reading {} MB", bytes / 1_000_000));
+    }
+}
+
+/// Says what a source gives, after everything that was dropped.
+pub(crate) fn tell_split(job: &Job, name: &str, (train, held_out): (usize, usize), items: &str) {
+    job.message(format!("{name}: {train} {items} to train on, {held_out} held out"));
 }
 
 /// Says how many rows of a source could not be used, and why the first of them.

@@ -182,7 +182,7 @@ fn a_score_is_read_at_the_end_of_the_response() {
     expected.extend(tokenizer.encode_ordinary(" is<|im_end|> red").unwrap());
     expected.push(end);
     assert_eq!(scorer.encode(&raw, " is<|im_end|> red").unwrap(), expected);
-    assert_eq!(expected.iter().filter(|&&id| id == end).count(), 1);
+    assert_eq!(expected.iter().filter(|&&id| id == end).count(), 2, "of each turn");
 
     let mut other = tokenizer.clone();
     other.set_chat_template("{{ messages }}");

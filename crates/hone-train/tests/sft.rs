@@ -228,6 +228,32 @@ fn an_adapter_of_a_base_without_a_template_can_be_loaded() {
     place.reward("reward", &with(REWARD, "path", "\"lora/model\"")).unwrap();
 }
 
+/// Ten steps without a finite gradient end the run; the step is counted as in the metrics.
+#[test]
+fn a_run_that_diverged_says_at_which_step_and_what_to_do() {
+    let place = Place::with_base();
+    let engine = engine();
+    let artefact::Artefact { mut model, companion } = artefact::load(&engine, &place.path("base/model")).unwrap();
+    let norm = model.parameters().find("norm.weight").unwrap();
+    let huge = vec![3e38; model.architecture().width];
+    model.parameters_mut().set(&engine, norm, &huge);
+    artefact::publish_at(&engine, &place.path("huge"), &companion, &model).unwrap();
+    let toml = with(&with(SFT, "path", "\"huge\""), "steps", "20");
+    let error = place.sft("diverged", &with(&toml, "every", "0")).unwrap_err();
+    assert_eq!(error.exit_status().code(), 4);
+    let said = error.to_string();
+    assert!(
+        said.contains("10 steps in a row") && said.contains("the last at step 10;"),
+        "{said}"
+    );
+    assert!(
+        said.contains("another --name with a lower train.learning_rate"),
+        "{said}"
+    );
+    let last = place.metrics("diverged")["train/skipped_steps"].last().copied();
+    assert_eq!(last, Some((9, 9.0)));
+}
+
 /// With `keep = "best"` the result is the model of the lowest held-out loss, not the last one.
 #[test]
 fn the_best_evaluation_can_be_kept() {

@@ -335,6 +335,7 @@ impl QuickstartConfig {
                 ptx_coef: 1.0,
                 max_length: 256,
                 windows: sizes.windows,
+                ..PtxSection::default()
             },
             judge: JudgeSection {
                 max_new_tokens: 64,
@@ -392,10 +393,14 @@ impl QuickstartConfig {
         Ok(())
     }
 
-    /// PPO's configuration with the pre-training term.
+    /// PPO's configuration with the pre-training term, which leaves out what pre-training held out, or more.
     pub fn ppo_ptx(&self) -> PpoConfig {
+        let ptx = PtxSection {
+            held_out: self.ptx.held_out.max(self.pretrain.data.held_out),
+            ..self.ptx.clone()
+        };
         PpoConfig {
-            ptx: Some(self.ptx.clone()),
+            ptx: Some(ptx),
             ..self.ppo.clone()
         }
     }
@@ -464,6 +469,21 @@ mod tests {
         assert_eq!(
             (world.preferences, world.rankings),
             (PreferencesSetting::Exchanged, RankingsSetting::Shuffled)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn the_pre_training_term_leaves_out_what_pre_training_held_out() -> Result<()> {
+        let held_out = |set: &[&str]| -> Result<Option<f64>> {
+            let set: Vec<String> = set.iter().map(ToString::to_string).collect();
+            let config = QuickstartConfig::with_overrides(Scale::Smoke, 1, &set)?.config;
+            Ok(config.ppo_ptx().ptx.map(|ptx| ptx.held_out))
+        };
+        assert_eq!(held_out(&["pretrain.data.held_out=0.2"])?, Some(0.2));
+        assert_eq!(
+            held_out(&["pretrain.data.held_out=0.2", "ptx.held_out=0.3"])?,
+            Some(0.3)
         );
         Ok(())
     }

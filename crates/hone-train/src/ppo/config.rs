@@ -123,6 +123,13 @@ pub struct PpoSection {
     pub value_start: ValueStart,
 }
 
+impl PpoSection {
+    /// Whether only the value network learns in this update, counted from 0.
+    pub(super) fn warms_up_value(&self, update: u64) -> bool {
+        update < self.value_warmup_updates
+    }
+}
+
 /// What becomes of the score of a response that did not end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -180,6 +187,8 @@ impl Default for PpoSection {
 pub struct PtxSection {
     /// Texts, as in pre-training.
     pub train: Vec<Source>,
+    /// The share at the end of each source that is left out: as pre-training held it out, so that it stays unseen.
+    pub held_out: f64,
     /// Weight of the pre-training loss.
     #[doc(alias = "gamma_ptx")]
     pub ptx_coef: f64,
@@ -193,6 +202,7 @@ impl Default for PtxSection {
     fn default() -> Self {
         Self {
             train: Vec::new(),
+            held_out: 0.05,
             ptx_coef: 1.0,
             max_length: 256,
             windows: 8,

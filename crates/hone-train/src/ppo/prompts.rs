@@ -6,9 +6,10 @@ use hone_data::{MixtureOrder, Prompt, hold_out, load_prompts};
 use hone_text::{Chat, Tokenizer};
 
 use super::config::PpoData;
+use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::load_items;
+use crate::mixture::{load_items, tell_split};
 use crate::sections::resolved;
 use crate::text::prompt_ids;
 
@@ -36,20 +37,21 @@ impl Prompts {
         }
         let (mut sources, mut weights) = (Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
-            let (_, items) = load_items(job, &source, load_prompts)?;
+            let (name, items) = load_items(job, &source, load_prompts)?;
             let split = hold_out(items, data.held_out)?;
             let (mut prepared, mut too_long) = (Vec::new(), 0);
-            for prompt in split.train {
-                let ids = prompt_ids(tokenizer, chat, &prompt.input)?;
+            let encode = |prompt: &Prompt| prompt_ids(tokenizer, chat, &prompt.input);
+            encode_all(job, &name, &split.train, encode, |prompt, ids| {
                 if ids.len() > data.max_prompt_length {
                     too_long += 1;
                 } else {
                     prepared.push(PreparedPrompt {
-                        prompt,
+                        prompt: prompt.clone(),
                         ids: ids.into(),
                     });
                 }
-            }
+                Ok(())
+            })?;
             if too_long > 0 {
                 let path = source.path.display();
                 job.message(format!(
@@ -57,6 +59,7 @@ impl Prompts {
                     data.max_prompt_length
                 ));
             }
+            tell_split(job, &name, (prepared.len(), split.held_out.len()), "prompts");
             if prepared.is_empty() {
                 let hint = "raise data.max_prompt_length, or lower data.held_out".into();
                 return Err(TrainError::NoData {

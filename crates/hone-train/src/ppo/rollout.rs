@@ -7,6 +7,7 @@ use hone_data::PromptInput;
 use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, heads_of, logprobs_of};
 use hone_math::Key;
 use hone_model::Transformer;
+use hone_run::Shutdown;
 use hone_text::Tokenizer;
 
 use super::config::{MissingEos, PpoSection};
@@ -59,6 +60,7 @@ impl Episode {
 }
 
 /// The models that a rollout reads.
+#[derive(Clone, Copy)]
 pub(super) struct Models<'a> {
     pub policy: &'a Transformer,
     pub reference: &'a Transformer,
@@ -67,6 +69,7 @@ pub(super) struct Models<'a> {
     pub reading: Reading,
     pub tokenizer: &'a Tokenizer,
     pub stop: &'a Arc<[u32]>,
+    pub shutdown: &'a Shutdown,
 }
 
 /// A rollout.
@@ -76,14 +79,15 @@ pub(super) struct Collected {
     pub first_refusal: Option<String>,
 }
 
-/// Samples responses to `prompts` and scores them.
+/// Samples responses to `prompts` and scores them; none if the run is asked to stop on the way. Nothing has changed then.
 pub(super) fn collect(
     engine: &Engine,
     models: &Models<'_>,
     prompts: &[&PreparedPrompt],
     ppo: &PpoSection,
     key: Key,
-) -> Result<Collected> {
+) -> Result<Option<Collected>> {
+    let stops = || models.shutdown.requested();
     // 1. Responses, with the log-probabilities that their tokens had
     let sampling = SamplingParameters {
         temperature: ppo.temperature as f32,
@@ -101,7 +105,11 @@ pub(super) fn collect(
             stop_texts: None,
         })
         .collect();
-    let completions = Generator::new(engine, models.policy, GeneratorOptions::default()).run(&requests)?;
+    let generator = Generator::new(engine, models.policy, GeneratorOptions::default());
+    let completions = generator.run_with(&requests, &mut |_| !stops())?;
+    if stops() {
+        return Ok(None);
+    }
     let sequences: Vec<Arc<[u32]>> = prompts
         .iter()
         .zip(&completions)
@@ -110,9 +118,15 @@ pub(super) fn collect(
     let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
     // 2. The reference's log-probabilities of the same tokens, under the same temperature
     let references = logprobs_of(engine, models.reference, &slices, ppo.temperature as f32);
+    if stops() {
+        return Ok(None);
+    }
     // 3. Values at the position before each token
     let values = heads_of(engine, models.value, &slices);
     let offset = models.value.head_offset().unwrap_or(0.0);
+    if stops() {
+        return Ok(None);
+    }
     // 4. Scores; one that is replaced is not asked for
     let responses: Vec<String> = completions
         .iter()
@@ -156,10 +170,10 @@ pub(super) fn collect(
             text: (prompt_text(&prompts[i].prompt.input), responses[i].clone()),
         });
     }
-    Ok(Collected {
+    Ok(Some(Collected {
         episodes,
         first_refusal,
-    })
+    }))
 }
 
 /// A completion's tokens without the one that stopped it.

@@ -61,20 +61,24 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
     });
     let mut told_of_unscorable = false;
     while state.done < total {
-        if job.shutdown.requested() {
+        let started = Instant::now();
+        // 1. The policy answers prompts
+        let rollout = match job.shutdown.requested() {
+            true => None,
+            false => stage.rollout(&engine, job, &state, c)?,
+        };
+        let Some(Collected {
+            episodes,
+            first_refusal,
+        }) = rollout
+        else {
             state.save(&engine, &mut run, Occasion::Interruption)?;
             job.observer.event(&Event::Finished {
                 step: state.done,
                 stopped: true,
             });
             return Ok(Outcome::Stopped { step: state.done });
-        }
-        let started = Instant::now();
-        // 1. The policy answers prompts
-        let Collected {
-            episodes,
-            first_refusal,
-        } = stage.rollout(&engine, &state, c)?;
+        };
         if let Some(reason) = first_refusal.filter(|_| !told_of_unscorable) {
             told_of_unscorable = true;
             tell_unscorable(job, &reason, c.ppo.missing_eos_score);
@@ -88,15 +92,20 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             constants: &constants,
             ppo: &c.ppo,
             train: &c.train,
-            rates: (rates.0.at(state.done), rates.1.at(state.done)),
+            rates: (
+                rates.0.at(state.done.saturating_sub(c.ppo.value_warmup_updates)),
+                rates.1.at(state.done),
+            ),
             ptx: stage.ptx_windows(state.done, c)?,
         };
         let report = update(&engine, &mut state.learners, &step)?;
-        // 4. The penalty follows the KL that was reached
+        // 4. The penalty follows the KL that was reached, once the policy moves
         let kl_coef = state.kl.kl_coef();
-        state
-            .kl
-            .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        if !c.ppo.warms_up_value(state.done) {
+            state
+                .kl
+                .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        }
         state.done += 1;
         record(
             job,
@@ -110,7 +119,6 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         }
         if cadence.saves(state.done) {
             state.save(&engine, &mut run, Occasion::Due)?;
-            job.observer.event(&Event::Saved { step: state.done });
         }
     }
     let result = state
@@ -119,8 +127,7 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         .as_ref()
         .map_or(&state.learners.policy.model, |ema| &ema.model);
     let model = artefact::publish(&engine, &run, &stage.base.companion, result)?;
-    let summary =
-        json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
+    let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start.words() });
     job.finish(run, (model, summary), Vec::new(), total)
 }
 
@@ -232,11 +239,12 @@ fn check(c: &PpoConfig) -> Result<()> {
     Ok(())
 }
 
-/// Rates of the policy and of the value network. Reinforcement learning keeps its rate unless told otherwise.
+/// Rates of the policy, counted from the update in which it begins to learn, and of the value network. Reinforcement
+/// learning keeps its rate unless told otherwise.
 fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
     let rate = c.train.learning_rate.unwrap_or(LEARNING_RATE);
     Ok((
-        Rates::new(&c.train, rate, c.ppo.updates)?,
+        Rates::new(&c.train, rate, c.ppo.updates.saturating_sub(c.ppo.value_warmup_updates))?,
         Rates::new(&c.train, c.ppo.value_learning_rate.unwrap_or(rate), c.ppo.updates)?,
     ))
 }
@@ -252,9 +260,26 @@ struct Stage {
     stop: Arc<[u32]>,
     /// How responses reach the reward model.
     reading: Reading,
-    /// Where the value network started, in words.
-    value_start: &'static str,
+    /// Where the value network starts.
+    value_start: ValueOrigin,
     ptx: Option<(Corpus, MixtureOrder)>,
+}
+
+/// Where the value network starts, of what is possible.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ValueOrigin {
+    RewardModel,
+    /// The policy's start, with a head of zeros.
+    Policy,
+}
+
+impl ValueOrigin {
+    fn words(self) -> &'static str {
+        match self {
+            Self::RewardModel => "reward model",
+            Self::Policy => "policy, head of zeros",
+        }
+    }
 }
 
 impl Stage {
@@ -294,10 +319,12 @@ impl Stage {
         reading.check(&scorer, &prompts, c.ppo.max_new_tokens, keeps_cut)?;
         let shared = matches!(reading, Reading::Tokens { .. });
         let value_start = match c.ppo.value_start {
-            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => "reward model",
-            _ => "policy, head of zeros",
+            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => {
+                ValueOrigin::RewardModel
+            }
+            _ => ValueOrigin::Policy,
         };
-        job.message(format!("the value network starts from the {value_start}"));
+        job.message(format!("the value network starts from the {}", value_start.words()));
         let ptx = match &c.ptx {
             Some(ptx) => Some(load_ptx(job, ptx, &base, c.train.seed)?),
             None => None,
@@ -313,7 +340,7 @@ impl Stage {
         })
     }
 
-    fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Collected> {
+    fn rollout(&self, engine: &Engine, job: &Job, state: &State, c: &PpoConfig) -> Result<Option<Collected>> {
         let models = Models {
             policy: &state.learners.policy.model,
             reference: &self.base.model,
@@ -322,6 +349,7 @@ impl Stage {
             reading: self.reading,
             tokenizer: &self.base.companion.tokenizer,
             stop: &self.stop,
+            shutdown: &job.shutdown,
         };
         let prompts = self.prompts.batch(state.done, c.ppo.rollout_batch);
         collect(
@@ -346,7 +374,7 @@ impl Stage {
     }
 }
 
-fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
+pub(super) fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
     if ptx.windows == 0 {
         return Err(TrainError::setting("ptx.windows", "is 0; expected at least 1"));
     }
@@ -360,7 +388,7 @@ fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(
     let options = CorpusOptions {
         key: "ptx.train",
         train: &ptx.train,
-        held_out: 0.05,
+        held_out: ptx.held_out,
         max_length: ptx.max_length,
         cross_document: false,
         token_cap: hone_data::DEFAULT_TOKEN_CAP,
@@ -439,7 +467,7 @@ impl State {
 }
 
 fn value_network(engine: &Engine, stage: &Stage) -> Transformer {
-    if stage.value_start == "reward model" {
+    if stage.value_start == ValueOrigin::RewardModel {
         return stage.scorer.model().duplicate(engine);
     }
     let mut value = stage.base.model.duplicate(engine);

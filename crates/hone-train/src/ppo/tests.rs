@@ -10,7 +10,7 @@ use hone_run::{Resolved, Shutdown, Silent};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
 
 use super::rollout::{Models, collect};
-use super::run::constants;
+use super::run::{constants, load_ptx};
 use super::step::{Learners, Update, update};
 use super::*;
 use crate::artefact::{Companion, publish_at, token_fields};
@@ -260,6 +260,7 @@ fn update_after(
         })
         .collect();
     let stop: Arc<[u32]> = tokenizer.eos_ids().into();
+    let going = Shutdown::default();
     let models = Models {
         policy: &policy,
         reference: &policy,
@@ -268,9 +269,20 @@ fn update_after(
         reading: score::Reading::of(&scorer, &tokenizer).unwrap(),
         tokenizer: &tokenizer,
         stop: &stop,
+        shutdown: &going,
     };
     let chosen: Vec<_> = prompts.iter().collect();
+    // Asked to stop, a rollout is given up
+    let asked = Shutdown::default();
+    asked.request();
+    let stopped = Models {
+        shutdown: &asked,
+        ..models
+    };
+    let nothing = collect(&engine, &stopped, &chosen, &c.ppo, Key::new(1, "rollout", 0)).unwrap();
+    assert!(nothing.is_none());
     let mut episodes = collect(&engine, &models, &chosen, &c.ppo, Key::new(1, "rollout", 0))
+        .unwrap()
         .unwrap()
         .episodes;
     let mut learner = policy.duplicate(&engine);
@@ -332,4 +344,94 @@ fn one_unit_in_the_last_place_of_one_weight_stops_the_run() {
         });
         assert!(matches!(result, Err(TrainError::Mismatch { .. })), "{isa}");
     }
+}
+
+#[test]
+fn a_policy_without_numbers_ends_the_run_as_diverged() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
+    let mut policy = model(&engine, &tokenizer, 1);
+    // Finite, as files must be, and too large for logits that are
+    scale(&engine, &mut policy, "norm.weight", 3e38);
+    save(&engine, &dir.path().join("policy"), &tokenizer, &policy);
+    let resolved = Resolved::from_config(config(2)).unwrap();
+    let error = run(&job(dir.path(), "run", Shutdown::default()), &resolved).unwrap_err();
+    assert_eq!(error.exit_status().code(), 4, "{error}");
+    let objective = hone_objective::kl::AdaptiveKl {
+        kl_coef: 1.0,
+        target: 1.0,
+        horizon: 100.0,
+    };
+    let mut controller = hone_objective::kl::KlController::Adaptive(objective);
+    let error: TrainError = controller.update(f64::NAN, 1).unwrap_err().into();
+    assert_eq!(error.exit_status().code(), 4, "{error}");
+}
+
+#[test]
+fn the_pre_training_term_leaves_out_what_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines: String = (0..40).map(|i| format!("the cat sees bird {i}\n")).collect();
+    std::fs::write(dir.path().join("text.txt"), lines).unwrap();
+    let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
+    let base = crate::artefact::Artefact {
+        model: model(&engine, &tokenizer, 1),
+        companion: Companion {
+            tokens: token_fields(&tokenizer),
+            tokenizer,
+            base: None,
+        },
+    };
+    let documents = |held_out: f64| {
+        let ptx = PtxSection {
+            train: vec![hone_data::Source {
+                split: hone_data::DocumentSplit::Lines,
+                ..hone_data::Source::new("text.txt")
+            }],
+            held_out,
+            max_length: 16,
+            ..PtxSection::default()
+        };
+        let job = job(dir.path(), "run", Shutdown::default());
+        let (corpus, _) = load_ptx(&job, &ptx, &base, 1).unwrap();
+        corpus.sources[0].train.documents()
+    };
+    assert_eq!(documents(0.0), 40);
+    assert_eq!(documents(0.5), 20);
+}
+
+#[test]
+fn the_policys_schedule_and_penalty_start_when_it_learns() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let start = |name: &str, updates: u64, value_warmup_updates: u64| {
+        let mut c = config(updates);
+        c.ppo.value_warmup_updates = value_warmup_updates;
+        c.ppo.kl_target = Some(5.0);
+        c.ppo.kl_horizon = 40.0;
+        c.train.warmup_steps = 2;
+        c.train.schedule = Some(crate::sections::ScheduleSetting::Linear);
+        run(
+            &job(dir.path(), name, Shutdown::default()),
+            &Resolved::from_config(c).unwrap(),
+        )
+        .unwrap();
+        let column = |key: &str| -> Vec<f64> {
+            let lines = metrics(&dir.path().join(name));
+            lines.iter().map(|line| line[key].as_f64().unwrap()).collect()
+        };
+        (
+            column("learning_rate"),
+            column("objective/kl_coef"),
+            column("objective/kl"),
+        )
+    };
+    let (rates, ..) = start("at-once", 4, 0);
+    let (later, penalties, kl) = start("later", 6, 2);
+    assert_eq!(later[..2], [0.0, 0.0]);
+    assert_eq!(later[2..], rates);
+    // The policy is the reference until then, and a KL of 0 would have lowered the penalty
+    assert_eq!(kl[..3], [0.0; 3]);
+    assert_eq!(penalties[..3], [0.01; 3]);
+    assert!(penalties[3] < 0.01, "{penalties:?}");
 }

@@ -8,9 +8,10 @@ use hone_objective::bradley_terry::Comparison;
 use hone_text::Chat;
 
 use super::config::{RewardConfig, RewardData};
+use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::{Mixture, load_items, load_split};
+use crate::mixture::{Mixture, load_items, load_split, tell_split};
 use crate::sections::resolved;
 use crate::text::{Answered, answered};
 
@@ -110,17 +111,31 @@ struct TooLong {
 }
 
 impl TooLong {
-    fn encode(&mut self, chat: &Chat, rankings: &[Ranking], max_length: usize) -> Result<Vec<Fitting>> {
+    fn encode(
+        &mut self,
+        job: &Job,
+        name: &str,
+        rankings: &[Ranking],
+        (chat, max_length): (&Chat, usize),
+    ) -> Result<Vec<Fitting>> {
         let mut fitting = Vec::with_capacity(rankings.len());
-        for ranking in rankings {
-            match Fitting::new(chat, ranking, max_length)? {
+        let take = |_: &Ranking, fits: Option<Fitting>| {
+            match fits {
                 Some(fits) => {
                     self.responses += fits.left_out;
                     fitting.push(fits);
                 }
                 None => self.rankings += 1,
             }
-        }
+            Ok(())
+        };
+        encode_all(
+            job,
+            name,
+            rankings,
+            |ranking| Fitting::new(chat, ranking, max_length),
+            take,
+        )?;
         Ok(fitting)
     }
 
@@ -186,9 +201,11 @@ impl Rankings {
         let (mut sources, mut held_out) = (Vec::new(), Vec::new());
         for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load_rankings)? {
             let mut too_long = TooLong::default();
-            let train = too_long.encode(chat, &split.train, data.max_length)?;
-            let held = too_long.encode(chat, &split.held_out, data.max_length)?;
+            let how = (chat, data.max_length);
+            let train = too_long.encode(job, &split.name, &split.train, how)?;
+            let held = too_long.encode(job, &split.name, &split.held_out, how)?;
             too_long.tell(job, &split.name, data.max_length);
+            tell_split(job, &split.name, (train.len(), held.len()), "rankings");
             let train = train.into_iter().map(|fits| fits.example).collect();
             held_out.extend(held.into_iter().map(|fits| HeldOutRanking {
                 example: fits.example,
@@ -320,12 +337,20 @@ mod tests {
             ..ranking
         };
         let mut too_long = TooLong::default();
-        let fitting = too_long.encode(&chat, &[long.clone()], 60).unwrap();
+        let job = Job {
+            dir: "run".into(),
+            base: ".".into(),
+            observer: Arc::new(hone_run::Silent),
+            shutdown: hone_run::Shutdown::default(),
+            allow_isa_change: false,
+            threads: Some(1),
+        };
+        let fitting = too_long.encode(&job, "rows", &[long.clone()], (&chat, 60)).unwrap();
         assert_eq!((too_long.responses, too_long.rankings), (1, 0));
         assert_eq!(fitting[0].example.responses.len(), 3);
         assert_eq!(fitting[0].example.comparison.ranking.strict_pairs().count(), 2);
         let pair = Ranking::pair(long.prompt, "a", "b".repeat(99));
-        assert!(too_long.encode(&chat, &[pair], 60).unwrap().is_empty());
+        assert!(too_long.encode(&job, "rows", &[pair], (&chat, 60)).unwrap().is_empty());
         assert_eq!((too_long.responses, too_long.rankings), (1, 1));
     }
 

@@ -4,9 +4,10 @@ use hone_data::{Demonstration, TokenExample, load_demonstrations};
 use hone_text::{Chat, TrainedTurns};
 
 use super::config::{SftConfig, SftData, Turns};
+use crate::encode::encode_all;
 use crate::error::Result;
 use crate::job::Job;
-use crate::mixture::{Mixture, load_split};
+use crate::mixture::{Mixture, load_split, tell_split};
 use crate::text::conversation;
 
 /// All sources, and what is held out of them.
@@ -29,8 +30,8 @@ impl Examples {
             load_demonstrations,
         )? {
             let mut too_long = 0;
-            let train = encode(chat, &split.train, data, &mut too_long)?;
-            held_out.extend(encode(chat, &split.held_out, data, &mut too_long)?);
+            let mut encode = |rows: &[Demonstration]| encode(job, &split.name, rows, (chat, data, &mut too_long));
+            let (train, held) = (encode(&split.train)?, encode(&split.held_out)?);
             if too_long > 0 {
                 let limit = data.max_length;
                 job.message(format!(
@@ -38,6 +39,8 @@ impl Examples {
                     split.name
                 ));
             }
+            tell_split(job, &split.name, (train.len(), held.len()), "conversations");
+            held_out.extend(held);
             sources.push(split.with_items(train)?);
             held_out_demonstrations.extend(split.held_out);
         }
@@ -49,19 +52,25 @@ impl Examples {
     }
 }
 
-fn encode(chat: &Chat, rows: &[Demonstration], data: &SftData, too_long: &mut usize) -> Result<Vec<TokenExample>> {
+fn encode(
+    job: &Job,
+    name: &str,
+    rows: &[Demonstration],
+    (chat, data, too_long): (&Chat, &SftData, &mut usize),
+) -> Result<Vec<TokenExample>> {
     let turns = match data.turns {
         Turns::All => TrainedTurns::All,
         Turns::Last => TrainedTurns::Last,
     };
     let mut examples = Vec::with_capacity(rows.len());
-    for row in rows {
-        let example = conversation(chat, &row.messages, turns)?;
+    let take = |_: &Demonstration, example: TokenExample| {
         if example.ids.len() > data.max_length {
             *too_long += 1;
         } else {
             examples.push(example);
         }
-    }
+        Ok(())
+    };
+    encode_all(job, name, rows, |row| conversation(chat, &row.messages, turns), take)?;
     Ok(examples)
 }

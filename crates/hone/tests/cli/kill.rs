@@ -120,7 +120,7 @@ fn stderr(mut child: Child) -> String {
 
 #[test]
 fn a_signal_saves_and_ends_with_75_and_the_same_command_goes_on() {
-    for (stage, name) in [("pretrain", "TERM"), ("sft", "INT"), ("reward", "TERM"), ("ppo", "INT")] {
+    for (stage, name) in [("pretrain", "TERM"), ("sft", "INT"), ("reward", "HUP"), ("ppo", "INT")] {
         let stages = Stages::new();
         assert_eq!(stages.run(stage, "whole", &[]).code(), 0);
         let mut codes = Vec::new();
