@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use hone_compute::{Engine, EngineOptions};
 use hone_run::report::{Report, Section};
-use hone_run::{Checkpoint, CheckpointWriter, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use hone_run::{
+    Checkpoint, CheckpointWriter, Configuration, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown,
+};
 use serde_json::Value;
 
 use crate::error::{Result, TrainError};
@@ -103,10 +102,12 @@ impl Job {
     }
 
     /// Opens the run.
-    pub(crate) fn open<T>(&self, engine: &Engine, config: &Resolved<T>, train: &TrainSection) -> Result<Start>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
+    pub(crate) fn open<T: Configuration>(
+        &self,
+        engine: &Engine,
+        config: &Resolved<T>,
+        train: &TrainSection,
+    ) -> Result<Start> {
         let environment = [
             ("isa".to_string(), engine.isa().name().to_string()),
             ("hone".to_string(), env!("CARGO_PKG_VERSION").to_string()),
@@ -159,6 +160,14 @@ impl Job {
             summary,
             before: false,
         })
+    }
+
+    /// Ends a run that was asked to stop before its first step: there is nothing to save.
+    pub(crate) fn check_stop(&self) -> Result<()> {
+        if self.shutdown.requested() {
+            return Err(TrainError::Stopped);
+        }
+        Ok(())
     }
 
     /// Says something to whoever watches.

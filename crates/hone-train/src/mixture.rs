@@ -119,6 +119,7 @@ pub(crate) fn load_items<T>(
         .path
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    job.check_stop()?;
     let loaded = load(source)?;
     tell_bad_rows(job, &name, &loaded.report);
     Ok((name, loaded.items))

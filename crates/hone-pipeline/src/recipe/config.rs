@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hone_data::Source;
+use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,8 @@ pub struct Recipe {
     #[serde(rename = "expect", default)]
     pub expectations: Vec<Expect>,
 }
+
+impl Configuration for Recipe {}
 
 /// `[[stage]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -122,6 +125,8 @@ pub struct TokenizerConfig {
     #[serde(default = "most_bytes")]
     pub bytes: usize,
 }
+
+impl Configuration for TokenizerConfig {}
 
 fn most_bytes() -> usize {
     64 << 20

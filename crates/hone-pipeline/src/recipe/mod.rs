@@ -26,12 +26,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hone_data::{Limits, for_each_document};
-use hone_run::{Error as RunError, Event, Observer, Resolved, Shutdown, publish_dir};
+use hone_run::{Configuration, Error as RunError, Event, Observer, Resolved, Shutdown, publish_dir};
 use hone_text::{TrainOptions, train_bpe};
 use hone_train::{Job, Outcome};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::{PipelineError, Result};
@@ -152,7 +149,7 @@ impl Kitchen<'_> {
 
     fn resolve<C>(&self, stage: &config::ReadyStage) -> Result<Resolved<C>>
     where
-        C: DeserializeOwned + Serialize + JsonSchema,
+        C: Configuration,
     {
         Ok(hone_run::config::parse(&stage.source, &stage.text, &stage.overrides)?)
     }
@@ -164,7 +161,7 @@ impl Kitchen<'_> {
         run: impl FnOnce(&Job, &Resolved<C>) -> hone_train::Result<Outcome>,
     ) -> Result<Value>
     where
-        C: DeserializeOwned + Serialize + JsonSchema,
+        C: Configuration,
     {
         let job = Job {
             dir: dir.to_path_buf(),

@@ -10,7 +10,7 @@ use hone_run::{Event, Resolved, Run, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
-use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
+use super::config::PretrainConfig;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
@@ -25,6 +25,10 @@ use crate::schedule::{Rates, adamw, total_steps};
 /// # Errors
 /// If the configuration, the data or the model is at fault, or training diverges.
 pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
     let started = match job.open(&engine, config, &c.train)? {
@@ -33,6 +37,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     };
     let mut run = started.run;
     let Artefact { model, companion } = load_or_new(job, &engine, c)?;
+    job.check_stop()?;
     let (context, length) = (model.architecture().context, c.data.max_length);
     if length > context {
         return Err(TrainError::setting(
@@ -50,14 +55,14 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     };
     let corpus = Corpus::load(job, &options, &companion.tokenizer)?;
     let order = corpus.order(c.train.seed)?;
-    let batch = c.train.batch.unwrap_or(BATCH);
+    let batch = c.train.batch;
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(&c.train, 1.0, (corpus.train_tokens() as f64, (batch * length) as f64))?;
+    let total = total_steps(&c.train, (corpus.train_tokens() as f64, (batch * length) as f64))?;
     tell_plan(job, &corpus, total * (batch * length) as u64)?;
 
-    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+    let rates = Rates::new(&c.train, c.train.learning_rate, total)?;
     let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
     learner.model.set_recompute(c.model.recompute);
     let mut done = 0;

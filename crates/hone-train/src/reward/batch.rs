@@ -141,6 +141,13 @@ pub(super) fn centre(job: &Job, c: &RewardConfig, rankings: &Rankings, chat: &Ch
     };
     let mut conversations = Vec::new();
     for source in resolved(sources, &job.base) {
+        if source.weight != 1.0 {
+            let reason = format!(
+                "has a source of weight {}; every demonstration counts once here, so leave weight out",
+                source.weight
+            );
+            return Err(TrainError::setting("reward.centre_on", reason));
+        }
         for row in load_items(job, &source, load_demonstrations)?.1 {
             conversations.extend(demonstration(chat, &row.messages, &c.data)?);
         }

@@ -51,10 +51,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         What::Init { stage } => {
             let text = match stage {
-                Stage::Pretrain => config::commented(&PretrainConfig::default())?,
-                Stage::Sft => config::commented(&SftConfig::default())?,
-                Stage::Reward => config::commented(&RewardConfig::default())?,
-                Stage::Ppo => config::commented(&PpoConfig::default())?,
+                Stage::Pretrain => config::commented(&PretrainConfig::example())?,
+                Stage::Sft => config::commented(&SftConfig::example())?,
+                Stage::Reward => config::commented(&RewardConfig::example())?,
+                Stage::Ppo => config::commented(&PpoConfig::example())?,
             };
             out.stream(&text)?;
         }

@@ -5,11 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use hone_run::{Resolved, Shutdown, config};
+use hone_run::{Configuration, Resolved, Shutdown, config};
 use hone_train::{Job, Outcome};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -48,7 +45,7 @@ pub fn run<T>(
     stage: fn(&Job, &Resolved<T>) -> Result<Outcome, hone_train::TrainError>,
 ) -> Result<()>
 where
-    T: DeserializeOwned + Serialize + JsonSchema,
+    T: Configuration,
 {
     let resolved = config::load::<T>(&arguments.config, &arguments.set)?;
     let name = arguments
