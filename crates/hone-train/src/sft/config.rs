@@ -92,7 +92,7 @@ pub enum Turns {
 #[serde(deny_unknown_fields, default)]
 pub struct SftData {
     /// Demonstrations with their weights in the mixture. Needed.
-    #[schemars(example = &["demonstrations.jsonl"])]
+    #[schemars(example = vec!["demonstrations.jsonl"])]
     pub train: Vec<Source>,
     /// The share of each source that is held out; rows with one prompt fall on one side.
     pub held_out: f64,

@@ -50,7 +50,7 @@ enum ScaleArgument {
 }
 
 /// Runs it and prints the table.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
     let options = QuickstartOptions {
         out: arguments.out.clone(),
         scale: match arguments.scale {
@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         threads: arguments.threads.map(|threads| threads as usize),
         allow_isa_change: arguments.allow_isa_change,
     };
-    let result = quickstart(&options, Arc::new(Watch::new()), Shutdown::install()?)?;
+    let result = quickstart(&options, Arc::new(Watch::new()), shutdown)?;
     let mut out = Output::new();
     if arguments.json {
         out.json(&result)?;

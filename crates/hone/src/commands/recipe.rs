@@ -37,15 +37,16 @@ pub struct Arguments {
 }
 
 /// Runs it and says what became of its expectations.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
     let options = RecipeOptions {
         path: arguments.path.clone(),
         runs: arguments.runs.clone(),
+        base: PathBuf::new(),
         set: arguments.set.clone(),
         threads: arguments.threads.map(|threads| threads as usize),
         allow_isa_change: arguments.allow_isa_change,
     };
-    let result = run_recipe(&options, Arc::new(Watch::new()), Shutdown::install()?)?;
+    let result = run_recipe(&options, Arc::new(Watch::new()), shutdown)?;
     let mut out = Output::new();
     if arguments.json {
         let stages: Vec<_> = result

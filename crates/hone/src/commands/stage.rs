@@ -42,6 +42,7 @@ pub struct Arguments {
 /// Runs a stage, or goes on with it.
 pub fn run<T>(
     arguments: &Arguments,
+    shutdown: Shutdown,
     stage: fn(&Job, &Resolved<T>) -> Result<Outcome, hone_train::TrainError>,
 ) -> Result<()>
 where
@@ -56,7 +57,7 @@ where
         dir: arguments.runs.join(name),
         base: PathBuf::new(),
         observer: Arc::new(Watch::new()),
-        shutdown: Shutdown::install()?,
+        shutdown,
         allow_isa_change: arguments.allow_isa_change,
         threads: arguments.threads.map(|threads| threads as usize),
     };
