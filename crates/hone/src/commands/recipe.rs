@@ -19,13 +19,14 @@ pub struct Arguments {
     /// The recipe
     #[arg(value_name = "RECIPE.toml")]
     path: PathBuf,
-    /// Where its runs are kept
+    /// Where its runs are kept; the same command goes on where it was stopped
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
-    /// Set a key of a stage; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    /// Set a key of a stage by its name in the recipe, such as base.train.steps=200, or take one out, as base.train.steps=
+    /// does; may be repeated
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
     set: Vec<String>,
-    /// Threads; results do not depend on it
+    /// Threads; results do not depend on it [default: HONE_THREADS, or one a core]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
     /// Go on under another instruction set than it began with; the last bits then differ

@@ -602,3 +602,53 @@ fn a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_with_room() {
     );
     assert!(ran.stdout().ends_with("same\n"), "{} {}", ran.stdout(), ran.stderr());
 }
+
+/// A row that the model's template refuses is a bad row as others are: counted, with its line.
+#[test]
+fn rows_that_a_template_refuses_are_named_and_counted() {
+    let stages = Stages::new();
+    changed(&stages, "strict", |dir| {
+        let path = dir.join("tokenizer_config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let template = config["chat_template"].as_str().map_or_else(
+            || fs::read_to_string(dir.join("chat_template.jinja")).unwrap(),
+            String::from,
+        );
+        let refuse = "{% for m in messages %}{% if 'zebra' in m['content'] %}{{ raise_exception('no zebras') }}{% endif %}\
+                      {% endfor %}";
+        config["chat_template"] = json!(format!("{refuse}{template}"));
+        fs::write(path, config.to_string()).unwrap();
+        let _ = fs::remove_file(dir.join("chat_template.jinja"));
+    });
+    for stage in ["sft", "reward", "ppo"] {
+        let row = |i: usize, animal: &str| match stage {
+            "sft" => json!({ "question": format!("who {i}?"), "answer": format!("the {animal}") }),
+            "reward" => json!({
+                "prompt": format!("who {i}?"), "chosen": format!("the {animal}"), "rejected": "nobody"
+            }),
+            _ => json!({ "messages": [{ "role": "user", "content": format!("what of the {animal} {i}?") }] }),
+        };
+        let key = if stage == "ppo" { "data.prompts" } else { "data.train" };
+        let run = |rows: usize| {
+            let text: String = (0..rows).map(|i| format!("{}\n", row(i, "dog"))).collect();
+            stages.fixture.file("rows", format!("{text}{}\n", row(rows, "zebra")));
+            with(&stages, stage, &[&format!("{key}=[\"rows\"]"), "model.path=strict"])
+        };
+        run(3).fails(
+            1,
+            &[
+                "rows: 1 of 4 rows are bad",
+                "line 4",
+                "refuses this conversation",
+                "no zebras",
+            ],
+        );
+        let ran = run(120);
+        assert_eq!(ran.code(), 0, "{stage}: {}", ran.stderr());
+        let said = ran.stderr();
+        assert!(
+            said.contains("rows: 1 of 121 rows could not be used; line 121: ") && said.contains("no zebras"),
+            "{stage}: {said}"
+        );
+    }
+}

@@ -126,7 +126,7 @@ fn what_init_comments_out_is_understood() {
         };
         assert!(said.contains(expected), "{stage}: {said}\n{all}");
         assert!(
-            !said.contains("unknown key") && !said.contains("; expected a "),
+            !said.contains("unknown key") && !said.contains("is missing; expected"),
             "{said}"
         );
     }
@@ -158,4 +158,39 @@ fn the_schema_agrees_with_the_stage() {
             assert_eq!(train["epochs"]["default"], epochs, "{stage}");
         }
     }
+}
+
+/// Paths of settings are taken from the folder in which the command is run, wherever the file with the settings lies, and
+/// in a recipe as in a stage's own file.
+#[test]
+fn relative_paths_are_taken_from_the_working_directory() {
+    let stages = Stages::new();
+    let fixture = &stages.fixture;
+    let ran = stages.run("pretrain", "pretrain", &["--set", "train.steps=1"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stderr());
+    let sft = "[model]\npath = \"runs/pretrain/model\"\n[data]\ntrain = [\"demonstrations.jsonl\"]\nmax_length = 64\n\
+               [train]\nsteps = 1\n";
+    fixture.file("short.toml", sft);
+    fs::create_dir(fixture.path("settings")).unwrap();
+    fixture.file("settings/short.toml", sft);
+    for (file, name) in [("short.toml", "beside"), ("settings/short.toml", "below")] {
+        let ran = fixture.hone(&["sft", file, "--name", name]);
+        assert_eq!(ran.code(), 0, "{file}: {}", ran.stderr());
+    }
+    // `config` names a file beside the recipe, `{recipe}` the recipe's folder, `{runs}` that of the runs
+    fs::copy(fixture.path("demonstrations.jsonl"), fixture.path("settings/own.jsonl")).unwrap();
+    fixture.file(
+        "settings/recipe.toml",
+        "[[stage]]\nname = \"file\"\nkind = \"sft\"\nconfig = \"short.toml\"\n\
+         [[stage]]\nname = \"inline\"\nkind = \"sft\"\n[stage.config]\nmodel = { path = \"{runs}/file/model\" }\n\
+         data = { train = [\"demonstrations.jsonl\", \"{recipe}/own.jsonl\"], max_length = 64 }\ntrain = { steps = 1 }\n",
+    );
+    let ran = fixture.hone(&["run", "settings/recipe.toml"]);
+    assert_eq!(ran.code(), 0, "{}", ran.stderr());
+    assert!(
+        promised(&stages.dir("file")) == promised(&stages.dir("beside"))
+            && promised(&stages.dir("beside")) == promised(&stages.dir("below")),
+        "one configuration, one result"
+    );
+    assert!(stages.dir("inline/model/model.safetensors").is_file());
 }
