@@ -89,8 +89,10 @@ impl Configuration for PpoConfig {
 impl PpoConfig {
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
-        let mut config = Self::default();
-        config.model = ModelSection::at("runs/sft/model");
+        let mut config = Self {
+            model: ModelSection::at("runs/sft/model"),
+            ..Self::default()
+        };
         config.reward.path = "runs/reward/model".into();
         config.data.prompts = vec![Source::new("prompts.jsonl")];
         config

@@ -69,8 +69,10 @@ impl Configuration for RewardConfig {
 impl RewardConfig {
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
-        let mut config = Self::default();
-        config.model = ModelSection::at("runs/sft/model");
+        let mut config = Self {
+            model: ModelSection::at("runs/sft/model"),
+            ..Self::default()
+        };
         config.data.train = vec![Source::new("rankings.jsonl")];
         config.train.epochs = Some(EPOCHS);
         config

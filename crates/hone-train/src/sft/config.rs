@@ -57,8 +57,10 @@ impl Configuration for SftConfig {
 impl SftConfig {
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
-        let mut config = Self::default();
-        config.model = ModelSection::at("runs/pretrain/model");
+        let mut config = Self {
+            model: ModelSection::at("runs/pretrain/model"),
+            ..Self::default()
+        };
         config.data.train = vec![Source::new("demonstrations.jsonl")];
         config.train.epochs = Some(EPOCHS);
         config
