@@ -111,10 +111,11 @@ pub fn take_documents(source: &Source, limits: &Limits, sink: Taker<Document>) -
     drive(source, limits, (Kind::Text, false), documents, sink)
 }
 
-/// [`load_demonstrations`] with one row in memory at a time.
+/// [`load_demonstrations`] with one row in memory at a time. A row for which `sink` returns [`DataError::Row`] counts as
+/// bad; so it is for rankings and prompts.
 ///
 /// # Errors
-/// As [`load_documents`], and whatever `sink` returns.
+/// As [`load_documents`], and whatever else `sink` returns.
 pub fn for_each_demonstration(
     source: &Source,
     limits: &Limits,
@@ -220,16 +221,25 @@ fn drive<T: FromWhole>(
         }
         Contents::Posts(posts) => {
             refuse_other_kind(path, Format::StackExchange, wanted)?;
-            let mut enough = false;
+            let (mut enough, mut refused) = (false, 0);
             let report = posts.for_each(&mut |demonstration| {
-                if !enough && tally.items < most {
-                    enough = tally.give(T::from_demonstration(demonstration), sink)?.is_break();
+                if enough || tally.items >= most {
+                    return Ok(());
+                }
+                match tally.give(T::from_demonstration(demonstration), sink) {
+                    // Which line a question stood on is not kept
+                    Err(DataError::Row { reason }) => {
+                        refused += 1;
+                        tally.sample(0, reason);
+                    }
+                    other => enough = other?.is_break(),
                 }
                 Ok(())
             })?;
             tally.rows = report.rows;
-            tally.bad = report.bad_count;
-            tally.samples = report.bad;
+            tally.bad = report.bad_count + refused;
+            tally.samples.splice(0..0, report.bad);
+            tally.samples.truncate(SAMPLES);
             if report.unanswered > 0 {
                 let n = report.unanswered;
                 tally
@@ -252,7 +262,13 @@ fn drive<T: FromWhole>(
                     Ok(items) => {
                         tally.barren += u64::from(items.is_empty());
                         for item in items {
-                            enough |= tally.give(Some(item), sink)?.is_break();
+                            match tally.give(Some(item), sink) {
+                                Err(DataError::Row { reason }) => {
+                                    tally.reject(line, reason)?;
+                                    break;
+                                }
+                                other => enough |= other?.is_break(),
+                            }
                         }
                     }
                     Err(reason) => tally.reject(line, reason)?,
@@ -418,8 +434,9 @@ impl<'a> Tally<'a> {
         let Some(item) = item else {
             return Ok(ControlFlow::Continue(()));
         };
+        let flow = sink(item)?;
         self.items += 1;
-        sink(item)
+        Ok(flow)
     }
 
     fn sample(&mut self, line: u64, reason: String) {

@@ -46,12 +46,15 @@ pub struct NewModel {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; as many as `heads` where absent.
+    #[schemars(example = 2)]
     #[serde(default)]
     pub kv_heads: Option<usize>,
     /// Width of a head; `width / heads` where absent.
+    #[schemars(example = 32)]
     #[serde(default)]
     pub head_dim: Option<usize>,
     /// Width inside the feed-forward layer; where absent 4 widths (gpt2), or 8/3 widths rounded up to a multiple of 32.
+    #[schemars(example = 512)]
     #[serde(default)]
     pub intermediate: Option<usize>,
     /// Longest sequence, in tokens.
@@ -81,7 +84,30 @@ fn default_theta() -> f64 {
     10_000.0
 }
 
+/// Width inside the feed-forward layer where none is given.
+fn default_intermediate(width: usize, gpt2: bool) -> usize {
+    if gpt2 {
+        width.saturating_mul(4)
+    } else {
+        width.saturating_mul(8).div_ceil(3).next_multiple_of(32)
+    }
+}
+
 impl NewModel {
+    /// Fills in the sizes that follow from others. What makes no transformer is left for [`Self::architecture`] to
+    /// refuse.
+    pub fn resolve(&mut self) {
+        let Some(family) = Family::from_name(&self.family) else {
+            return;
+        };
+        self.kv_heads.get_or_insert(self.heads);
+        if self.heads > 0 && self.width.is_multiple_of(self.heads) {
+            self.head_dim.get_or_insert(self.width / self.heads);
+        }
+        self.intermediate
+            .get_or_insert(default_intermediate(self.width, family == Family::Gpt2));
+    }
+
     /// The architecture for a vocabulary of this size.
     ///
     /// # Errors
@@ -128,11 +154,13 @@ impl NewModel {
         if !gpt2 && let Err(error) = inverse_frequencies(head_dim, self.rope_theta, &RopeScaling::Default) {
             return fail(error.to_string());
         }
-        let intermediate = self.intermediate.unwrap_or(if gpt2 {
-            4 * self.width
-        } else {
-            (self.width * 8).div_ceil(3).next_multiple_of(32)
-        });
+        if gpt2 && self.rope_theta != default_theta() {
+            return fail(format!(
+                "rope_theta is {}, and gpt2 has learned positions; leave it out",
+                self.rope_theta
+            ));
+        }
+        let intermediate = self.intermediate.unwrap_or(default_intermediate(self.width, gpt2));
         let positions = Positions::Rotary {
             theta: self.rope_theta,
             scaling: RopeScaling::Default,

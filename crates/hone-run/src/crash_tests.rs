@@ -17,6 +17,8 @@ struct Config {
     seed: u64,
 }
 
+impl crate::Configuration for Config {}
+
 fn open(dir: &Path) -> Result<Opened> {
     let config = Resolved::from_config(Config { seed: 1 })?;
     Run::open(dir, &config, OpenOptions::default())

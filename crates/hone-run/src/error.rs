@@ -50,10 +50,15 @@ pub struct UnknownKey {
     pub nearest: Option<String>,
     /// The keys that are valid in its place.
     pub valid: Vec<String>,
+    /// Why a key that others have is none here; see [`crate::config::Configuration::refused`].
+    pub reason: Option<&'static str>,
 }
 
 impl fmt::Display for UnknownKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reason) = self.reason {
+            return write!(f, "{}: `{}` is no key here: {reason}", self.origin, self.key);
+        }
         write!(f, "{}: unknown key `{}`", self.origin, self.key)?;
         match &self.nearest {
             Some(nearest) => write!(f, "; did you mean `{nearest}`?"),
@@ -165,7 +170,7 @@ pub enum Error {
         keys: Vec<UnknownKey>,
     },
     /// A value of the wrong type, a missing key, or a value that makes no sense.
-    #[error("{origin}: `{key}`: {message}")]
+    #[error("{origin}: {key}: {message}")]
     Value {
         /// `sft.toml:12` or the `--set` that gave it.
         origin: String,

@@ -26,7 +26,7 @@ mod shutdown;
 
 pub use board::EventFile;
 pub use checkpoint::{Checkpoint, CheckpointWriter};
-pub use config::Resolved;
+pub use config::{Configuration, Resolved};
 pub use durable::write_atomic;
 pub use error::{Damage, Error, ExitStatus, Result, UnknownKey};
 pub use inputs::Inputs;

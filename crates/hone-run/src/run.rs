@@ -5,13 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::board::EventFile;
 use crate::checkpoint::{self, Checkpoint, CheckpointWriter};
-use crate::config::{self, Resolved};
+use crate::config::{self, Configuration, Resolved};
 use crate::durable::{self, temporary_of};
 use crate::error::{Damage, Error, Result};
 use crate::inputs::{self, Inputs};
@@ -113,10 +111,7 @@ impl Run {
     /// # Errors
     /// When another process holds the run, the configuration or the instruction set changed, the folder holds
     /// something else, or the system refuses.
-    pub fn open<T>(dir: &Path, config: &Resolved<T>, options: OpenOptions) -> Result<Opened>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
+    pub fn open<T: Configuration>(dir: &Path, config: &Resolved<T>, options: OpenOptions) -> Result<Opened> {
         refuse_foreign_folder(dir)?;
         durable::create_dir(dir)?;
         let lock = Lock::acquire(dir)?;
@@ -419,10 +414,7 @@ struct Digests {
 
 /// Compares with the configuration the run was started with, or records it. Until something is saved there is nothing
 /// that the configuration could contradict: the run begins with the new one.
-fn reconcile_config<T>(dir: &Path, config: &Resolved<T>, may_change: &[String]) -> Result<Digests>
-where
-    T: DeserializeOwned + Serialize + JsonSchema,
-{
+fn reconcile_config<T: Configuration>(dir: &Path, config: &Resolved<T>, may_change: &[String]) -> Result<Digests> {
     let path = dir.join(CONFIG_FILE);
     let current = config::digest(&config::without(config.table(), may_change));
     if !path.exists() || nothing_saved(dir)? {

@@ -18,6 +18,8 @@ struct Config {
     seed: u64,
 }
 
+impl hone_run::Configuration for Config {}
+
 #[derive(Default)]
 struct Told(Mutex<Vec<String>>);
 

@@ -47,13 +47,15 @@ impl Corpus {
             ));
         }
         if data.max_length < 2 {
+            let section = data.key.split('.').next().unwrap_or(data.key);
             return Err(TrainError::setting(
-                "max_length",
+                format!("{section}.max_length"),
                 format!("is {}; expected at least 2", data.max_length),
             ));
         }
         let mut sources = Vec::new();
         for source in resolved(data.train, &job.base) {
+            job.check_stop()?;
             sources.push(load_source(job, data, tokenizer, &source)?);
         }
         let boundaries = if data.cross_document {

@@ -1,7 +1,9 @@
 //! What can stop a stage.
 
 use hone_compute::SamplingError;
-use hone_run::ExitStatus;
+use hone_run::{ExitStatus, Resolved};
+
+use crate::hub;
 
 /// A stage's result.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -38,6 +40,27 @@ pub enum TrainError {
         /// What is wrong and what is expected.
         reason: String,
     },
+    /// A model that is no directory and cannot be had from the hub.
+    #[error("{key}: {name} is no directory here, so it is taken as a hub id; {source}")]
+    Hub {
+        /// The key that names it.
+        key: String,
+        /// What stands there.
+        name: String,
+        /// Why it cannot be had.
+        source: hub::HubError,
+    },
+    /// An error over a setting, with its place.
+    #[error("{origin}: {source}")]
+    At {
+        /// `sft.toml:12`, or the `--set` that gave it.
+        origin: String,
+        /// What is wrong.
+        source: Box<TrainError>,
+    },
+    /// The process was asked to stop while models and data were read.
+    #[error("stopped before the first step of this start; the same command goes on from there")]
+    Stopped,
     /// A model's directory whose parts do not fit together.
     #[error("{path}: {reason}")]
     Artefact {
@@ -100,10 +123,32 @@ impl TrainError {
         }
     }
 
+    /// The same with the place of the setting that is at fault, where it is known.
+    pub(crate) fn at<T>(self, config: &Resolved<T>) -> Self {
+        let key = match &self {
+            Self::Setting { key, .. } | Self::Hub { key, .. } => key.as_str(),
+            Self::Model(hone_model::Error::New { .. }) => "model.new",
+            Self::Model(hone_model::Error::AdapterRank { .. }) => "lora.rank",
+            Self::Model(hone_model::Error::AdapterAlpha { .. }) => "lora.alpha",
+            Self::Model(hone_model::Error::UnknownTarget { .. }) => "lora.targets",
+            Self::Data(hone_data::DataError::Option { option: "held_out", .. }) => "data.held_out",
+            _ => return self,
+        };
+        match config.place(key) {
+            Some(origin) => Self::At {
+                origin,
+                source: Box::new(self),
+            },
+            None => self,
+        }
+    }
+
     /// The program's exit status.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Run(error) => error.exit_status(),
+            Self::At { source, .. } => source.exit_status(),
+            Self::Stopped => ExitStatus::Resumable,
             Self::Setting { .. }
             | Self::Isa(_)
             | Self::Data(hone_data::DataError::Option { .. })

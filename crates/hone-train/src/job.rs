@@ -1,19 +1,20 @@
 //! One stage's job: where it runs, who watches, when it must stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hone_compute::{Engine, EngineOptions};
 use hone_data::Source;
 use hone_run::report::{Report, Section};
-use hone_run::{Checkpoint, CheckpointWriter, Event, Inputs, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use hone_run::{
+    Checkpoint, CheckpointWriter, Configuration, Event, Inputs, Observer, OpenOptions, Opened, Resolved, Run, Shutdown,
+};
 use serde_json::Value;
 
 use crate::artefact::{adapter_base, is_adapter};
 use crate::error::{Result, TrainError};
+use crate::hub;
 use crate::sections::TrainSection;
 
 /// What a stage is given beside its configuration.
@@ -62,6 +63,9 @@ pub(crate) enum Start {
     Go(Box<Started>),
     Before(Outcome),
 }
+
+/// The commits of models that came from the hub, in a run's folder.
+const HUB_FILE: &str = "hub.json";
 
 /// Keys of a configuration on which no result depends.
 const MAY_CHANGE: [&str; 2] = ["train.keep_checkpoints", "model.recompute"];
@@ -113,6 +117,37 @@ impl Job {
         self.threads.or_else(named).unwrap_or_else(cores)
     }
 
+    /// The directory of the model that a key names: where it stands, or the local copy of a hub id. A run that goes on
+    /// takes the commit with which it began, though the hub may have another by then.
+    pub(crate) fn model(&self, key: &str, name: &str) -> Result<PathBuf> {
+        let directory = self.path(name);
+        let id = match hub::Id::parse(name) {
+            Some(id) if !directory.exists() => id,
+            _ => return Ok(directory),
+        };
+        let path = self.dir.join(HUB_FILE);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mut commits: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+        let wanted = commits.get(name).map_or_else(|| id.clone(), |commit| id.at(commit));
+        let fetched = hub::fetch(&wanted).map_err(|source| TrainError::Hub {
+            key: key.into(),
+            name: name.into(),
+            source,
+        })?;
+        if let Some(note) = &fetched.note {
+            self.message(note);
+        }
+        if let Some(commit) = fetched.commit()
+            && !commits.contains_key(name)
+        {
+            self.message(format!("{name}: commit {commit}"));
+            commits.insert(name.into(), commit.into());
+            let text = serde_json::to_string_pretty(&commits).unwrap_or_default() + "\n";
+            hone_run::write_atomic(&path, text.as_bytes())?;
+        }
+        Ok(fetched.directory)
+    }
+
     /// A path of the configuration.
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base.join(path)
@@ -127,6 +162,10 @@ impl Job {
         let mut inputs = Inputs::new();
         for name in models.into_iter().flatten().filter(|name| !name.is_empty()) {
             let directory = self.path(name);
+            // A model from the hub is held to its commit
+            if hub::Id::parse(name).is_some() && !directory.exists() {
+                continue;
+            }
             if is_adapter(&directory)
                 && let Ok(base) = adapter_base(&directory)
             {
@@ -142,15 +181,12 @@ impl Job {
     }
 
     /// Opens the run, which goes on only if `inputs` hold what they held.
-    pub(crate) fn open<T>(
+    pub(crate) fn open<T: Configuration>(
         &self,
         engine: &Engine,
         config: &Resolved<T>,
         (train, inputs): (&TrainSection, Inputs),
-    ) -> Result<Start>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
+    ) -> Result<Start> {
         let environment = [
             ("isa".to_string(), engine.isa().name().to_string()),
             ("hone".to_string(), env!("CARGO_PKG_VERSION").to_string()),
@@ -205,6 +241,14 @@ impl Job {
             summary,
             before: false,
         })
+    }
+
+    /// Ends a run that was asked to stop before its first step: there is nothing to save.
+    pub(crate) fn check_stop(&self) -> Result<()> {
+        if self.shutdown.requested() {
+            return Err(TrainError::Stopped);
+        }
+        Ok(())
     }
 
     /// Says something to whoever watches.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hone_compute::{Engine, EngineOptions};
-use hone_run::{Event, JsonLines, Lock, Observer, Resolved, Shutdown};
+use hone_run::{Configuration, Event, JsonLines, Lock, Observer, Resolved, Shutdown};
 use hone_train::{Job, Outcome};
 
 use crate::error::{PipelineError, Result};
@@ -152,7 +152,9 @@ impl Steps {
         if let Some(from) = &reused {
             world::use_files_of(from, &mut config);
         }
-        let as_given = QuickstartConfig::new(options.scale, options.seed) == resolved.config;
+        let mut given = QuickstartConfig::new(options.scale, options.seed);
+        given.resolve();
+        let as_given = given == resolved.config;
         let (threads, allow_isa_change) = (options.threads, options.allow_isa_change);
         Ok(Self {
             out,
@@ -211,7 +213,7 @@ impl Steps {
         run: impl FnOnce(&Job, &Resolved<C>) -> hone_train::Result<Outcome>,
     ) -> Result<()>
     where
-        C: Clone + serde::Serialize,
+        C: Configuration + Clone,
     {
         self.check_stop(name, 0)?;
         let started = Instant::now();

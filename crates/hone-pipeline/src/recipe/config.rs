@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use hone_data::Source;
-use hone_run::Resolved;
 use hone_run::config::parse;
+use hone_run::{Configuration, Resolved};
 use hone_train::{ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub struct Recipe {
     #[serde(rename = "expect", default)]
     pub expectations: Vec<Expect>,
 }
+
+impl Configuration for Recipe {}
 
 /// `[[stage]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -123,6 +125,8 @@ pub struct TokenizerConfig {
     pub bytes: usize,
 }
 
+impl Configuration for TokenizerConfig {}
+
 fn most_bytes() -> usize {
     64 << 20
 }
@@ -180,8 +184,6 @@ pub enum Amount {
 /// A stage whose settings are resolved.
 pub(super) struct ReadyStage {
     pub name: String,
-    /// Where relative paths are taken from.
-    pub base: PathBuf,
     pub work: Work,
 }
 
@@ -254,7 +256,14 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     let recipe = hone_run::config::load::<Recipe>(&options.path, &[])?.config;
     let folder = options.path.parent().unwrap_or(Path::new(""));
     let runs = std::path::absolute(&options.runs).map_err(|e| PipelineError::file(&options.runs, e.to_string()))?;
-    let runs = runs.to_string_lossy().into_owned();
+    let own = std::path::absolute(if folder == Path::new("") {
+        Path::new(".")
+    } else {
+        folder
+    })
+    .map_err(|e| PipelineError::file(folder, e.to_string()))?;
+    let places =
+        [("{runs}", &runs), ("{recipe}", &own)].map(|(name, path)| (name, path.to_string_lossy().into_owned()));
     for text in &options.set {
         let name = text.split_once('.').map(|(name, _)| name);
         if !recipe.stages.iter().any(|stage| Some(stage.name.as_str()) == name) {
@@ -283,7 +292,7 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
             );
             return Err(PipelineError::setting(format!("{key}.name"), reason));
         }
-        stages.push(ready(stage, &key, (folder, &runs), options)?);
+        stages.push(ready(stage, &key, (folder, &places), options)?);
     }
     let expectation =
         |(i, expect)| ReadyExpect::new(expect, format!("{}: expect[{i}]", options.path.display()), &stages);
@@ -294,7 +303,15 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     })
 }
 
-fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options: &RecipeOptions) -> Result<ReadyStage> {
+/// What stands for a folder in a recipe's texts, and the folder.
+type Places = [(&'static str, String); 2];
+
+fn ready(
+    stage: StageSection,
+    key: &str,
+    (folder, places): (&Path, &Places),
+    options: &RecipeOptions,
+) -> Result<ReadyStage> {
     if stage.kind != StageKind::Quickstart {
         for (given, name) in [(stage.scale.is_some(), "scale"), (stage.seed.is_some(), "seed")] {
             if given {
@@ -307,8 +324,8 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         }
     }
     let source = "config".to_string();
-    let (source, text, base) = match (&stage.config, stage.kind) {
-        (None, StageKind::Quickstart) => (source, String::new(), folder.to_path_buf()),
+    let (source, text) = match (&stage.config, stage.kind) {
+        (None, StageKind::Quickstart) => (source, String::new()),
         (Some(_), StageKind::Quickstart) => {
             return Err(PipelineError::setting(
                 format!("{key}.config"),
@@ -321,14 +338,13 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         (Some(Settings::Inline(table)), _) => {
             let text =
                 toml::to_string(table).map_err(|e| PipelineError::setting(format!("{key}.config"), e.to_string()))?;
-            (source, text, folder.to_path_buf())
+            (source, text)
         }
         (Some(Settings::File(file)), _) => {
             let path = folder.join(file);
             let text = std::fs::read_to_string(&path)
                 .map_err(|e| PipelineError::file(&path, format!("cannot be read: {e}")))?;
-            let base = path.parent().unwrap_or(folder).to_path_buf();
-            (path.display().to_string(), text, base)
+            (path.display().to_string(), text)
         }
     };
     let prefix = format!("{}.", stage.name);
@@ -341,18 +357,20 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         .iter()
         .cloned()
         .chain(own)
-        .map(|text| text.replace("{runs}", runs))
+        .map(|text| {
+            places
+                .iter()
+                .fold(text, |text, (name, place)| text.replace(name, place))
+        })
         .collect();
     // In a TOML string a backslash starts an escape.
-    let text = text.replace("{runs}", &runs.replace('\\', "/"));
+    let text = places.iter().fold(text, |text, (name, place)| {
+        text.replace(name, &place.replace('\\', "/"))
+    });
     let work = Work::new(&stage, (&source, &text), overrides).map_err(|source| PipelineError::Settings {
         recipe: options.path.display().to_string(),
         stage: stage.name.clone(),
         source: Box::new(source),
     })?;
-    Ok(ReadyStage {
-        name: stage.name,
-        base,
-        work,
-    })
+    Ok(ReadyStage { name: stage.name, work })
 }

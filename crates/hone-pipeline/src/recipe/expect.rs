@@ -211,7 +211,6 @@ mod tests {
         let tuned = hone_run::Resolved::from_config(hone_train::sft::SftConfig::default())?;
         let stage = |name: &str, work| ReadyStage {
             name: name.into(),
-            base: std::path::PathBuf::new(),
             work,
         };
         Ok(vec![

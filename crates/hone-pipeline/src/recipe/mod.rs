@@ -17,9 +17,10 @@
 //! value = "best.eval/loss"            # of the stage's result; or metric = "eval/loss" with at = "first", "last", ..
 //! below = 1.0                         # or above; a number, or another value as "STAGE:VALUE"
 //! ```
-//! Paths are taken from the folder of the file they stand in, the recipe's or the settings', and `{runs}` in any text is
-//! the runs' folder. All settings and expectations are checked before the first stage. Which values and metrics a run has is
-//! known only at the end; then the finished stages stand, so the recipe can be mended and called again at no cost.
+//! Paths of settings are taken from the working directory, as in a stage's own file; only `config` names a file beside
+//! the recipe. In any text `{runs}` is the runs' folder and `{recipe}` the recipe's. All settings and expectations are checked
+//! before the first stage. Which values and metrics a run has is known only at the end; then the finished stages stand, so
+//! the recipe can be mended and called again at no cost.
 
 mod config;
 mod expect;
@@ -49,6 +50,8 @@ pub struct RecipeOptions {
     pub path: PathBuf,
     /// The folder under which every stage has its own.
     pub runs: PathBuf,
+    /// Relative paths of settings are taken from here; empty: from the working directory.
+    pub base: PathBuf,
     /// Overrides: `STAGE.KEY=VALUE`, the stage by its name in the recipe.
     pub set: Vec<String>,
     /// Threads; none: as many as the machine has.
@@ -129,7 +132,7 @@ struct Kitchen<'a> {
 impl Kitchen<'_> {
     fn run(&self, stage: &ReadyStage, dir: &Path) -> Result<Value> {
         match &stage.work {
-            Work::Tokenizer(config) => self.tokenizer(config, &stage.base, dir),
+            Work::Tokenizer(config) => self.tokenizer(config, dir),
             Work::Pretrain(config) => self.train(stage, config, dir, hone_train::pretrain::run),
             Work::Sft(config) => self.train(stage, config, dir, hone_train::sft::run),
             Work::Reward(config) => self.train(stage, config, dir, hone_train::reward::run),
@@ -147,7 +150,7 @@ impl Kitchen<'_> {
     ) -> Result<Value> {
         let job = Job {
             dir: dir.to_path_buf(),
-            base: stage.base.clone(),
+            base: self.options.base.clone(),
             observer: Arc::clone(&self.observer),
             shutdown: self.shutdown.clone(),
             allow_isa_change: self.options.allow_isa_change,
@@ -166,7 +169,7 @@ impl Kitchen<'_> {
         }
     }
 
-    fn tokenizer(&self, resolved: &Resolved<TokenizerConfig>, base: &Path, dir: &Path) -> Result<Value> {
+    fn tokenizer(&self, resolved: &Resolved<TokenizerConfig>, dir: &Path) -> Result<Value> {
         let record = dir.join("tokenizer.run.json");
         if dir.exists() {
             let before = read_json(&record)?;
@@ -180,7 +183,7 @@ impl Kitchen<'_> {
             }
             return Ok(before);
         }
-        let texts = self.texts(&resolved.config, base)?;
+        let texts = self.texts(&resolved.config)?;
         let options = TrainOptions {
             vocab_size: resolved.config.vocab_size,
             ..TrainOptions::default()
@@ -195,14 +198,14 @@ impl Kitchen<'_> {
     }
 
     /// The documents of a tokenizer's files, up to its number of bytes.
-    fn texts(&self, config: &TokenizerConfig, base: &Path) -> Result<Vec<String>> {
+    fn texts(&self, config: &TokenizerConfig) -> Result<Vec<String>> {
         let mut texts = Vec::new();
         let mut left = config.bytes;
         for source in &config.files {
             if left == 0 {
                 break;
             }
-            let source = source.clone().resolved_in(base);
+            let source = source.clone().resolved_in(&self.options.base);
             let report = take_documents(&source, &Limits::default(), &mut |document| {
                 left = left.saturating_sub(document.text.len());
                 texts.push(document.text);

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use hone_data::{MixtureOrder, Prompt, hold_out, load_prompts};
+use hone_data::{MixtureOrder, Prompt, Source, for_each_prompt, hold_out};
 use hone_text::{Chat, Tokenizer};
 
 use super::config::PpoData;
-use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::{load_items, tell_split};
+use crate::mixture::{Encoded, encoding, load_items, tell_split};
 use crate::sections::resolved;
 use crate::text::prompt_ids;
 
@@ -37,21 +36,28 @@ impl Prompts {
         }
         let (mut sources, mut weights) = (Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
-            let (name, items) = load_items(job, &source, load_prompts)?;
+            let load = |source: &Source| {
+                encoding(source, for_each_prompt, |prompt| {
+                    prompt_ids(tokenizer, chat, &prompt.input)
+                })
+            };
+            let (name, items) = load_items(job, &source, load)?;
             let split = hold_out(items, data.held_out)?;
             let (mut prepared, mut too_long) = (Vec::new(), 0);
-            let encode = |prompt: &Prompt| prompt_ids(tokenizer, chat, &prompt.input);
-            encode_all(job, &name, &split.train, encode, |prompt, ids| {
+            for Encoded {
+                row: prompt,
+                encoded: ids,
+            } in split.train
+            {
                 if ids.len() > data.max_prompt_length {
                     too_long += 1;
                 } else {
                     prepared.push(PreparedPrompt {
-                        prompt: prompt.clone(),
+                        prompt,
                         ids: ids.into(),
                     });
                 }
-                Ok(())
-            })?;
+            }
             if too_long > 0 {
                 let path = source.path.display();
                 job.message(format!(

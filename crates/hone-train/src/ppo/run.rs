@@ -14,7 +14,7 @@ use hone_run::{Checkpoint, Event, Inputs, Resolved, Run, Sample};
 use hone_text::Chat;
 use serde_json::{Value, json};
 
-use super::config::{EPS, LEARNING_RATE, MissingEos, PpoConfig, PpoSection, PtxSection, ValueStart};
+use super::config::{MissingEos, PpoConfig, PpoSection, PtxSection, ValueStart};
 use super::prompts::Prompts;
 use super::rollout::{Collected, Episode, Models, collect};
 use super::score::Reading;
@@ -26,14 +26,17 @@ use crate::job::{Cadence, Job, Occasion, Outcome, Start, save};
 use crate::learner::{Ema, Learner};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
-use crate::sections::ScheduleSetting;
 
 /// Improves a policy as configured, or goes on where it was interrupted.
 ///
 /// # Errors
 /// If the configuration, the data or a model is at fault, training diverges, or an invariant breaks.
 pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
-    let c = &with_defaults(&config.config);
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
+    let c = &config.config;
     check(c)?;
     let engine = job.engine(&c.train)?;
     let inputs = inputs(job, c);
@@ -138,14 +141,6 @@ fn inputs(job: &Job, c: &PpoConfig) -> Inputs {
     job.inputs([&c.model.path, &reward], c.data.prompts.iter().chain(ptx))
 }
 
-/// The configuration with what reinforcement learning sets otherwise than the other stages.
-fn with_defaults(config: &PpoConfig) -> PpoConfig {
-    let mut config = config.clone();
-    config.train.schedule.get_or_insert(ScheduleSetting::Constant);
-    config.train.eps.get_or_insert(EPS);
-    config
-}
-
 fn check(c: &PpoConfig) -> Result<()> {
     let p = &c.ppo;
     let positive = [
@@ -224,25 +219,20 @@ fn check(c: &PpoConfig) -> Result<()> {
             format!("is {decay}; expected at least 0 and below 1"),
         ));
     }
-    for key in [
-        ("train.epochs", c.train.epochs.is_some()),
-        ("train.steps", c.train.steps.is_some()),
-        ("train.batch", c.train.batch.is_some()),
-    ] {
-        if key.1 {
-            return Err(TrainError::setting(
-                key.0,
-                "has no meaning here; see ppo.updates, ppo.ppo_epochs and ppo.rollout_batch",
-            ));
-        }
+    let usual = PpoSection::default();
+    if p.kl_target.is_none() && p.kl_horizon != usual.kl_horizon {
+        let reason = format!(
+            "is {}, and without ppo.kl_target the coefficient does not move; give kl_target, or leave it out",
+            p.kl_horizon
+        );
+        return Err(TrainError::setting("ppo.kl_horizon", reason));
     }
     Ok(())
 }
 
-/// Rates of the policy, counted from the update in which it begins to learn, and of the value network. Reinforcement
-/// learning keeps its rate unless told otherwise.
+/// Rates of the policy, counted from the update in which it begins to learn, and of the value network.
 fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
-    let rate = c.train.learning_rate.unwrap_or(LEARNING_RATE);
+    let rate = c.train.learning_rate;
     Ok((
         Rates::new(&c.train, rate, c.ppo.updates.saturating_sub(c.ppo.value_warmup_updates))?,
         Rates::new(&c.train, c.ppo.value_learning_rate.unwrap_or(rate), c.ppo.updates)?,
@@ -293,8 +283,9 @@ impl Stage {
                 "is missing; PPO needs a reward model",
             ));
         }
-        let base = artefact::load_language_model(engine, &job.path(path))?;
-        let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
+        let base = artefact::load_language_model(engine, &job.model("model.path", path)?)?;
+        job.check_stop()?;
+        let scorer = Scorer::load(engine, &job.model("reward.path", &c.reward.path)?)?;
         let chat = match base.companion.tokenizer.chat_template() {
             Some(_) => Some(Chat::new(&base.companion.tokenizer)?),
             None => None,

@@ -17,7 +17,7 @@ use crate::artefact::{Companion, publish_at, token_fields};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
-use crate::sections::{EvalSection, ModelSection, TrainSection};
+use crate::sections::{ModelSection, ShownSection, TrainSection};
 use crate::{Job, Outcome, TrainError};
 
 const WORDS: &str = "one two three four five six seven eight nine ten red green blue cat dog bird sees likes the a";
@@ -119,10 +119,7 @@ pub(super) fn save(engine: &Engine, path: &Path, tokenizer: &Tokenizer, model: &
 
 pub(super) fn config(updates: u64) -> PpoConfig {
     PpoConfig {
-        model: ModelSection {
-            path: Some("policy".into()),
-            ..ModelSection::default()
-        },
+        model: ModelSection::at("policy"),
         reward: RewardSection { path: "reward".into() },
         data: PpoData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
@@ -140,15 +137,11 @@ pub(super) fn config(updates: u64) -> PpoConfig {
             ..PpoSection::default()
         },
         train: TrainSection {
-            learning_rate: Some(3e-3),
+            learning_rate: 3e-3,
             checkpoint_every: 3,
-            ..TrainSection::default()
+            ..PpoConfig::default().train
         },
-        eval: EvalSection {
-            every: 2,
-            samples: 4,
-            max_new_tokens: 8,
-        },
+        eval: ShownSection { every: 2, samples: 4 },
         ..PpoConfig::default()
     }
 }
@@ -410,7 +403,7 @@ fn the_policys_schedule_and_penalty_start_when_it_learns() {
         c.ppo.kl_target = Some(5.0);
         c.ppo.kl_horizon = 40.0;
         c.train.warmup_steps = 2;
-        c.train.schedule = Some(crate::sections::ScheduleSetting::Linear);
+        c.train.schedule = crate::sections::ScheduleSetting::Linear;
         run(
             &job(dir.path(), name, Shutdown::default()),
             &Resolved::from_config(c).unwrap(),

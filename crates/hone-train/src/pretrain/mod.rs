@@ -11,5 +11,5 @@ mod config;
 mod run;
 mod step;
 
-pub use config::{PretrainConfig, PretrainData};
+pub use config::{PretrainConfig, PretrainData, PretrainModel};
 pub use run::run;

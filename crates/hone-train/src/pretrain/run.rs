@@ -10,7 +10,7 @@ use hone_run::{Event, Resolved, Run, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
-use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
+use super::config::PretrainConfig;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::corpus::{Corpus, CorpusOptions};
@@ -25,6 +25,10 @@ use crate::schedule::{Rates, adamw, total_steps};
 /// # Errors
 /// If the configuration, the data or the model is at fault, or training diverges.
 pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
     let inputs = job.inputs([&c.model.path, &c.model.tokenizer], &c.data.train);
@@ -34,6 +38,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     };
     let mut run = started.run;
     let Artefact { model, companion } = load_or_new(job, &engine, c)?;
+    job.check_stop()?;
     let (context, length) = (model.architecture().context, c.data.max_length);
     if length > context {
         return Err(TrainError::setting(
@@ -51,14 +56,14 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     };
     let corpus = Corpus::load(job, &options, &companion.tokenizer)?;
     let order = corpus.order(c.train.seed)?;
-    let batch = c.train.batch.unwrap_or(BATCH);
+    let batch = c.train.batch;
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(&c.train, 1.0, (corpus.train_tokens() as f64, (batch * length) as f64))?;
+    let total = total_steps(&c.train, (corpus.train_tokens() as f64, (batch * length) as f64))?;
     tell_plan(job, &corpus, total * (batch * length) as u64)?;
 
-    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+    let rates = Rates::new(&c.train, c.train.learning_rate, total)?;
     let mut learner = Learner::new(&engine, model, adamw(&c.train)?);
     learner.model.set_recompute(c.model.recompute);
     let mut done = 0;
@@ -118,7 +123,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
 /// The model to start from.
 fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefact> {
     match (&c.model.path, &c.model.new, &c.model.tokenizer) {
-        (Some(path), None, None) => artefact::load_language_model(engine, &job.path(path)),
+        (Some(path), None, None) => artefact::load_language_model(engine, &job.model("model.path", path)?),
         (None, Some(new), Some(tokenizer)) => {
             let directory = job.path(tokenizer);
             verify_dir(&directory)?;

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use hone_compute::Layout;
-use hone_data::{Message, Ranking, load_demonstrations, load_rankings};
+use hone_data::{Message, Ranking, Source, for_each_demonstration, for_each_ranking};
 use hone_objective::bradley_terry::Comparison;
 use hone_text::Chat;
 
 use super::config::{RewardConfig, RewardData};
-use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::{Mixture, load_items, load_split, tell_split};
+use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_items, load_split, tell_split};
 use crate::sections::resolved;
 use crate::text::{Answered, answered};
 
@@ -111,32 +110,15 @@ struct TooLong {
 }
 
 impl TooLong {
-    fn encode(
-        &mut self,
-        job: &Job,
-        name: &str,
-        rankings: &[Ranking],
-        (chat, max_length): (&Chat, usize),
-    ) -> Result<Vec<Fitting>> {
-        let mut fitting = Vec::with_capacity(rankings.len());
-        let take = |_: &Ranking, fits: Option<Fitting>| {
-            match fits {
-                Some(fits) => {
-                    self.responses += fits.left_out;
-                    fitting.push(fits);
-                }
+    /// The rankings that fit; the others are counted.
+    fn keep(&mut self, rows: Vec<Encoded<Ranking, Option<Fitting>>>) -> impl Iterator<Item = Fitting> {
+        for row in &rows {
+            match &row.encoded {
+                Some(fits) => self.responses += fits.left_out,
                 None => self.rankings += 1,
             }
-            Ok(())
-        };
-        encode_all(
-            job,
-            name,
-            rankings,
-            |ranking| Fitting::new(chat, ranking, max_length),
-            take,
-        )?;
-        Ok(fitting)
+        }
+        rows.into_iter().filter_map(|row| row.encoded)
     }
 
     fn tell(&self, job: &Job, name: &str, limit: usize) {
@@ -199,19 +181,19 @@ impl Rankings {
     pub fn load(job: &Job, c: &RewardConfig, chat: &Chat) -> Result<Self> {
         let data = &c.data;
         let (mut sources, mut held_out) = (Vec::new(), Vec::new());
-        for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load_rankings)? {
+        let load = |source: &Source| encoding(source, for_each_ranking, |row| Fitting::new(chat, row, data.max_length));
+        for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load)? {
             let mut too_long = TooLong::default();
-            let how = (chat, data.max_length);
-            let train = too_long.encode(job, &split.name, &split.train, how)?;
-            let held = too_long.encode(job, &split.name, &split.held_out, how)?;
-            too_long.tell(job, &split.name, data.max_length);
-            tell_split(job, &split.name, (train.len(), held.len()), "rankings");
-            let train = train.into_iter().map(|fits| fits.example).collect();
-            held_out.extend(held.into_iter().map(|fits| HeldOutRanking {
+            let train: Vec<_> = too_long.keep(split.train).map(|fits| fits.example).collect();
+            let before = held_out.len();
+            held_out.extend(too_long.keep(split.held_out).map(|fits| HeldOutRanking {
                 example: fits.example,
                 ranking: fits.ranking,
             }));
-            sources.push(split.with_items(train)?);
+            too_long.tell(job, &split.name, data.max_length);
+            let counts = (train.len(), held_out.len() - before);
+            tell_split(job, &split.name, counts, "rankings");
+            sources.push(SourceItems::new(split.name, &split.source, train)?);
         }
         Ok(Self {
             train: Mixture::new(sources, c.train.seed)?,
@@ -232,11 +214,21 @@ pub(super) fn centre(job: &Job, c: &RewardConfig, rankings: &Rankings, chat: &Ch
     };
     let mut conversations = Vec::new();
     for source in resolved(sources, &job.base) {
-        let (name, rows) = load_items(job, &source, load_demonstrations)?;
-        let (before, count) = (conversations.len(), rows.len());
-        for row in rows {
-            conversations.extend(demonstration(chat, &row.messages, &c.data)?);
+        if source.weight != 1.0 {
+            let reason = format!(
+                "has a source of weight {}; every demonstration counts once here, so leave weight out",
+                source.weight
+            );
+            return Err(TrainError::setting("reward.centre_on", reason));
         }
+        let load = |source: &Source| {
+            encoding(source, for_each_demonstration, |row| {
+                demonstration(chat, &row.messages, &c.data)
+            })
+        };
+        let (name, rows) = load_items(job, &source, load)?;
+        let (before, count) = (conversations.len(), rows.len());
+        conversations.extend(rows.into_iter().filter_map(|row| row.encoded));
         let too_long = count - (conversations.len() - before);
         if too_long > 0 {
             let limit = c.data.max_length;
@@ -337,21 +329,23 @@ mod tests {
             ..ranking
         };
         let mut too_long = TooLong::default();
-        let job = Job {
-            dir: "run".into(),
-            base: ".".into(),
-            observer: Arc::new(hone_run::Silent),
-            shutdown: hone_run::Shutdown::default(),
-            allow_isa_change: false,
-            threads: Some(1),
+        let mut fitting = |ranking: &Ranking| {
+            let encoded = Fitting::new(&chat, ranking, 60).unwrap();
+            let row = Encoded {
+                row: ranking.clone(),
+                encoded,
+            };
+            let fitting: Vec<Fitting> = too_long.keep(vec![row]).collect();
+            (fitting, (too_long.responses, too_long.rankings))
         };
-        let fitting = too_long.encode(&job, "rows", &[long.clone()], (&chat, 60)).unwrap();
-        assert_eq!((too_long.responses, too_long.rankings), (1, 0));
-        assert_eq!(fitting[0].example.responses.len(), 3);
-        assert_eq!(fitting[0].example.comparison.ranking.strict_pairs().count(), 2);
+        let (fits, counts) = fitting(&long);
+        assert_eq!(counts, (1, 0));
+        assert_eq!(fits[0].example.responses.len(), 3);
+        assert_eq!(fits[0].example.comparison.ranking.strict_pairs().count(), 2);
         let pair = Ranking::pair(long.prompt, "a", "b".repeat(99));
-        assert!(too_long.encode(&job, "rows", &[pair], (&chat, 60)).unwrap().is_empty());
-        assert_eq!((too_long.responses, too_long.rankings), (1, 1));
+        let (fits, counts) = fitting(&pair);
+        assert!(fits.is_empty());
+        assert_eq!(counts, (1, 1));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hone_text::Chat;
 use serde_json::json;
 
 use super::batch::{Rankings, centre};
-use super::config::{BATCH, EPOCHS, LEARNING_RATE, RewardConfig};
+use super::config::RewardConfig;
 use super::evaluation::Evaluation;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact};
@@ -24,6 +24,10 @@ use crate::schedule::{Rates, adamw, total_steps};
 /// # Errors
 /// If the configuration, the data or the model is at fault, or training diverges.
 pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
     let inputs = job.inputs(
@@ -41,7 +45,8 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
             "is missing; a reward model starts from a supervised model",
         ));
     };
-    let Artefact { model, companion } = artefact::load(&engine, &job.path(path))?;
+    let Artefact { model, companion } = artefact::load(&engine, &job.model("model.path", path)?)?;
+    job.check_stop()?;
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
@@ -49,12 +54,12 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     }
     let chat = Chat::new(&companion.tokenizer)?;
     let rankings = Rankings::load(job, c, &chat)?;
-    let batch = c.train.batch.unwrap_or(BATCH).min(rankings.train.count());
+    let batch = c.train.batch.min(rankings.train.count());
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(&c.train, EPOCHS, (rankings.train.count() as f64, batch as f64))?;
-    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+    let total = total_steps(&c.train, (rankings.train.count() as f64, batch as f64))?;
+    let rates = Rates::new(&c.train, c.train.learning_rate, total)?;
     let centre = centre(job, c, &rankings, &chat)?;
 
     let model = with_head(&engine, model, c)?;

@@ -1,13 +1,12 @@
 //! Demonstrations as tokens with their targets.
 
-use hone_data::{Demonstration, TokenExample, load_demonstrations};
+use hone_data::{Demonstration, Source, TokenExample, for_each_demonstration};
 use hone_text::{Chat, TrainedTurns};
 
 use super::config::{SftConfig, SftData, Turns};
-use crate::encode::encode_all;
 use crate::error::Result;
 use crate::job::Job;
-use crate::mixture::{Mixture, load_split, tell_split};
+use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_split, tell_split};
 use crate::text::conversation;
 
 /// All sources, and what is held out of them.
@@ -23,26 +22,35 @@ impl Examples {
     pub fn load(job: &Job, c: &SftConfig, chat: &Chat) -> Result<Self> {
         let data = &c.data;
         let (mut sources, mut held_out, mut held_out_demonstrations) = (Vec::new(), Vec::new(), Vec::new());
-        for split in load_split(
-            job,
-            (&data.train, data.held_out),
-            "demonstrations.jsonl",
-            load_demonstrations,
-        )? {
+        let turns = match data.turns {
+            Turns::All => TrainedTurns::All,
+            Turns::Last => TrainedTurns::Last,
+        };
+        let load = |source: &Source| {
+            encoding(source, for_each_demonstration, |row| {
+                conversation(chat, &row.messages, turns)
+            })
+        };
+        for split in load_split(job, (&data.train, data.held_out), "demonstrations.jsonl", load)? {
+            let (name, source) = (split.name, split.source);
             let mut too_long = 0;
-            let mut encode = |rows: &[Demonstration]| encode(job, &split.name, rows, (chat, data, &mut too_long));
-            let (train, held) = (encode(&split.train)?, encode(&split.held_out)?);
+            let (mut train, before) = (Vec::new(), held_out.len());
+            for Encoded { encoded, .. } in split.train {
+                keep(encoded, data, &mut train, &mut too_long);
+            }
+            for Encoded { row, encoded } in split.held_out {
+                keep(encoded, data, &mut held_out, &mut too_long);
+                held_out_demonstrations.push(row);
+            }
             if too_long > 0 {
                 let limit = data.max_length;
                 job.message(format!(
-                    "{}: {too_long} conversations longer than {limit} tokens dropped",
-                    split.name
+                    "{name}: {too_long} conversations longer than {limit} tokens dropped"
                 ));
             }
-            tell_split(job, &split.name, (train.len(), held.len()), "conversations");
-            held_out.extend(held);
-            sources.push(split.with_items(train)?);
-            held_out_demonstrations.extend(split.held_out);
+            let counts = (train.len(), held_out.len() - before);
+            tell_split(job, &name, counts, "conversations");
+            sources.push(SourceItems::new(name, &source, train)?);
         }
         Ok(Self {
             train: Mixture::new(sources, c.train.seed)?,
@@ -52,25 +60,10 @@ impl Examples {
     }
 }
 
-fn encode(
-    job: &Job,
-    name: &str,
-    rows: &[Demonstration],
-    (chat, data, too_long): (&Chat, &SftData, &mut usize),
-) -> Result<Vec<TokenExample>> {
-    let turns = match data.turns {
-        Turns::All => TrainedTurns::All,
-        Turns::Last => TrainedTurns::Last,
-    };
-    let mut examples = Vec::with_capacity(rows.len());
-    let take = |_: &Demonstration, example: TokenExample| {
-        if example.ids.len() > data.max_length {
-            *too_long += 1;
-        } else {
-            examples.push(example);
-        }
-        Ok(())
-    };
-    encode_all(job, name, rows, |row| conversation(chat, &row.messages, turns), take)?;
-    Ok(examples)
+fn keep(example: TokenExample, data: &SftData, kept: &mut Vec<TokenExample>, too_long: &mut usize) {
+    if example.ids.len() > data.max_length {
+        *too_long += 1;
+    } else {
+        kept.push(example);
+    }
 }

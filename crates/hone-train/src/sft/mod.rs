@@ -14,5 +14,5 @@ mod config;
 mod run;
 mod step;
 
-pub use config::{Keep, SftConfig, SftData, Turns};
+pub use config::{Keep, SftConfig, SftData, SftEval, Turns};
 pub use run::run;

@@ -14,7 +14,7 @@ use hone_text::{Chat, SkipSpecial};
 use serde_json::{Value, json};
 
 use super::batch::Examples;
-use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
+use super::config::{Keep, SftConfig};
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::error::{Result, TrainError};
@@ -36,6 +36,10 @@ struct Progress {
 /// # Errors
 /// If the configuration, the data or the model is at fault, or training diverges.
 pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
     let inputs = job.inputs([&c.model.path], &c.data.train);
@@ -50,7 +54,13 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
             "is missing; supervised tuning starts from a model",
         ));
     };
-    let Artefact { model, mut companion } = artefact::load_language_model(&engine, &job.path(path))?;
+    let Artefact { model, mut companion } = artefact::load_language_model(&engine, &job.model("model.path", path)?)?;
+    job.check_stop()?;
+    if c.keep == Keep::Best && c.data.held_out == 0.0 {
+        let reason =
+            "is \"best\", and data.held_out is 0: no evaluation would tell which is; hold some out, or keep \"last\"";
+        return Err(TrainError::setting("keep", reason));
+    }
     let (mut model, grown) = with_chat_tokens(job, &engine, model, &mut companion)?;
     let context = model.architecture().context;
     if c.data.max_length > context {
@@ -59,12 +69,12 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     }
     let chat = Chat::new(&companion.tokenizer)?;
     let examples = Examples::load(job, c, &chat)?;
-    let batch = c.train.batch.unwrap_or(BATCH).min(examples.train.count());
+    let batch = c.train.batch.min(examples.train.count());
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(&c.train, EPOCHS, (examples.train.count() as f64, batch as f64))?;
-    let rates = Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?;
+    let total = total_steps(&c.train, (examples.train.count() as f64, batch as f64))?;
+    let rates = Rates::new(&c.train, c.train.learning_rate, total)?;
 
     if let Some(lora) = &c.lora {
         model.add_adapter(&engine, lora, c.train.seed)?;

@@ -12,7 +12,7 @@ use hone_run::{Resolved, Shutdown};
 use hone_text::{AddSpecial, Tokenizer};
 use hone_train::artefact::{self, Artefact};
 use hone_train::ppo::{self, PpoConfig, PpoData, PpoSection, RewardSection};
-use hone_train::sections::{EvalSection, ModelSection, PrecisionSetting, TrainSection};
+use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
 use hone_train::{Job, Outcome};
 use serde_json::{Value, json};
 
@@ -119,10 +119,7 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
 /// A run that does nothing but updates: all else is left out or done after the last one.
 fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize) -> PpoConfig {
     PpoConfig {
-        model: ModelSection {
-            path: Some(directory.to_string_lossy().into_owned()),
-            ..ModelSection::default()
-        },
+        model: ModelSection::at(directory.to_string_lossy()),
         reward: RewardSection { path: "reward".into() },
         data: PpoData {
             prompts: vec![Source::new("prompts.jsonl")],
@@ -143,13 +140,9 @@ fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize
                 PrecisionArgument::F32 => PrecisionSetting::F32,
             },
             checkpoint_every: u64::from(arguments.steps) + 1,
-            ..TrainSection::default()
+            ..PpoConfig::default().train
         },
-        eval: EvalSection {
-            every: 0,
-            samples: 0,
-            ..EvalSection::default()
-        },
+        eval: ShownSection { every: 0, samples: 0 },
         ..PpoConfig::default()
     }
 }
