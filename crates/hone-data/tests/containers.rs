@@ -204,7 +204,7 @@ fn markers_separate_the_documents_of_plain_text() {
         ["one", "two", "three"]
     );
     // Each document has the limit to itself, and the last documents are held out
-    let source = Source::new(file(&dir, &"A story.\n<|endoftext|>\n".repeat(40)));
+    let source = Source::new(file(&dir, "A story.\n<|endoftext|>\n".repeat(40)));
     let limits = Limits {
         document_bytes: 30,
         ..Limits::default()

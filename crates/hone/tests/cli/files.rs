@@ -318,6 +318,9 @@ fn cli_bench_and_doctor_report_figures() {
     fixture
         .hone(&long)
         .fails(2, &["65 tokens a sequence; the model's context is 64"]);
+    fixture
+        .hone(&["bench", "rl", "--model", "adapter"])
+        .fails(2, &["an adapter; expected a whole model", "hone export"]);
     let long = ["bench", "rl", "--model", "model", "--length", "60", "--new", "20"];
     fixture
         .hone(&long)

@@ -57,6 +57,12 @@ const WARM_UP: usize = 1;
 pub fn run(arguments: &RlArguments) -> Result<()> {
     let folder = tempfile::tempdir().context("a folder for the measured run")?;
     let directory = std::path::absolute(resolve_directory(&arguments.model)?)?;
+    if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
+        let text = format!("{}: an adapter; expected a whole model", directory.display());
+        return Err(Failure::usage(text)
+            .hint("hone export merges an adapter into its model")
+            .into());
+    }
     let engine = arguments.engine.engine()?;
     let mut base = artefact::load(&engine, &directory)?;
     let prompt_length = write_prompts(
@@ -99,7 +105,7 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
     let speed = median(&runs);
     let (batch, epochs) = (arguments.batch as usize, f64::from(arguments.epochs));
     let work = format!(
-        "PPO update, {batch} x ({prompt_length} + up to {new}) tokens, {epochs} passes; policy, reference, value network and reward \
+        "PPO update, {batch} x ({prompt_length} + up to {new}) tokens, ppo_epochs {epochs}; policy, reference, value network and reward \
          model of {} ({parameters} parameters), {isa}, {precision:?}, {threads} threads",
         arguments.model
     );
