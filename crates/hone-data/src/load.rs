@@ -108,10 +108,11 @@ pub fn for_each_document(source: &Source, limits: &Limits, sink: Sink<Document>)
     drive(source, limits, Kind::Text, false, documents, sink)
 }
 
-/// [`load_demonstrations`] with one row in memory at a time.
+/// [`load_demonstrations`] with one row in memory at a time. A row for which `sink` returns [`DataError::Row`] counts as
+/// bad; so it is for rankings and prompts.
 ///
 /// # Errors
-/// As [`load_documents`], and whatever `sink` returns.
+/// As [`load_documents`], and whatever else `sink` returns.
 pub fn for_each_demonstration(
     source: &Source,
     limits: &Limits,
@@ -208,15 +209,25 @@ fn drive<T: FromWhole>(
         }
         Contents::Posts(posts) => {
             refuse_other_kind(path, Format::StackExchange, wanted)?;
+            let mut refused = 0;
             let report = posts.for_each(&mut |demonstration| {
                 if tally.items >= most {
                     return Ok(());
                 }
-                tally.give(T::from_demonstration(demonstration), sink)
+                match tally.give(T::from_demonstration(demonstration), sink) {
+                    // Which line a question stood on is not kept
+                    Err(DataError::Row { reason }) => {
+                        refused += 1;
+                        tally.sample(0, reason);
+                        Ok(())
+                    }
+                    other => other,
+                }
             })?;
             tally.rows = report.rows;
-            tally.bad = report.bad_count;
-            tally.samples = report.bad;
+            tally.bad = report.bad_count + refused;
+            tally.samples.splice(0..0, report.bad);
+            tally.samples.truncate(SAMPLES);
             if report.unanswered > 0 {
                 let n = report.unanswered;
                 tally
@@ -238,7 +249,13 @@ fn drive<T: FromWhole>(
                     Ok(items) => {
                         tally.barren += u64::from(items.is_empty());
                         for item in items {
-                            tally.give(Some(item), sink)?;
+                            match tally.give(Some(item), sink) {
+                                Err(DataError::Row { reason }) => {
+                                    tally.reject(line, reason)?;
+                                    break;
+                                }
+                                other => other?,
+                            }
                         }
                     }
                     Err(reason) => tally.reject(line, reason)?,
@@ -402,8 +419,8 @@ impl<'a> Tally<'a> {
 
     fn give<T>(&mut self, item: Option<T>, sink: Sink<T>) -> Result<(), DataError> {
         if let Some(item) = item {
-            self.items += 1;
             sink(item)?;
+            self.items += 1;
         }
         Ok(())
     }

@@ -37,12 +37,15 @@ pub struct NewModel {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; as many as `heads` where absent.
+    #[schemars(example = 2)]
     #[serde(default)]
     pub kv_heads: Option<usize>,
     /// Width of a head; `width / heads` where absent.
+    #[schemars(example = 32)]
     #[serde(default)]
     pub head_dim: Option<usize>,
     /// Width inside the feed-forward layer; where absent 4 widths (gpt2), or 8/3 widths rounded up to a multiple of 32.
+    #[schemars(example = 512)]
     #[serde(default)]
     pub intermediate: Option<usize>,
     /// Longest sequence, in tokens.

@@ -57,6 +57,7 @@ fn write(dir: &Path, recipe: &str) -> std::io::Result<RecipeOptions> {
     Ok(RecipeOptions {
         path,
         runs,
+        base: dir.into(),
         set: Vec::new(),
         threads: Some(1),
         allow_isa_change: false,

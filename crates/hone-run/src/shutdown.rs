@@ -18,22 +18,31 @@ use crate::error::ExitStatus;
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     requested: Arc<AtomicBool>,
+    /// Signals do what they do without this.
+    stood_down: Arc<AtomicBool>,
 }
 
 impl Shutdown {
-    /// Handles SIGTERM and SIGINT from now on. Call once, in the program.
+    /// Handles SIGTERM and SIGINT from now on. Call once, in the program, before anything else: a signal that comes
+    /// earlier ends the process without a word.
     ///
     /// # Errors
     /// When the system refuses the handlers.
     pub fn install() -> io::Result<Self> {
         let shutdown = Self::default();
         for signal in [SIGTERM, SIGINT] {
+            flag::register_conditional_default(signal, Arc::clone(&shutdown.stood_down))?;
             // Handlers run in the order of registration: the exit looks at the flag before the flag is set.
             let code = i32::from(ExitStatus::Resumable.code());
             flag::register_conditional_shutdown(signal, code, Arc::clone(&shutdown.requested))?;
             flag::register(signal, Arc::clone(&shutdown.requested))?;
         }
         Ok(shutdown)
+    }
+
+    /// From now on signals end the process as they do by default: for a program's commands that have nothing to save.
+    pub fn stand_down(&self) {
+        self.stood_down.store(true, Ordering::SeqCst);
     }
 
     /// Asks for a stop without a signal: from a test, a page, or a time limit.

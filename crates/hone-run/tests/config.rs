@@ -356,9 +356,21 @@ fn wrong_values_in_the_file_name_line_and_key() {
             "train = \"a.json\"",
             "data.train: is \"a.json\"; expected a list",
         ),
-        ("learning_rate = 1e-3", "learning_rate = true", "is true; expected a number"),
-        ("learning_rate = 1e-3", "epochs = 2.5", "train.epochs: is 2.5; expected a whole number"),
-        ("floor = 0.1", "floor = [1]", "train.schedule.floor: is a list; expected a number"),
+        (
+            "learning_rate = 1e-3",
+            "learning_rate = true",
+            "is true; expected a number",
+        ),
+        (
+            "learning_rate = 1e-3",
+            "epochs = 2.5",
+            "train.epochs: is 2.5; expected a whole number",
+        ),
+        (
+            "floor = 0.1",
+            "floor = [1]",
+            "train.schedule.floor: is a list; expected a number",
+        ),
     ] {
         let text = message(&GOOD.replace(from, to), &[]);
         assert!(text.contains(said), "{text}");
@@ -514,13 +526,22 @@ fn defaults_of_a_configuration_lie_beneath_its_keys() {
     }
     let read = |text: &str| parse::<Practice>("practice.toml", text, &[]).unwrap();
     let resolved = read("[train]\nepochs = 4\n");
-    assert_eq!((resolved.config.train.learning_rate, resolved.config.twice), (0.5, Some(8)));
+    assert_eq!(
+        (resolved.config.train.learning_rate, resolved.config.twice),
+        (0.5, Some(8))
+    );
     assert_eq!(resolved.config.train.schedule, Schedule::Cosine { floor: 0.25 });
     assert_eq!(read(resolved.text()).text(), resolved.text());
-    assert_eq!(read("").digest(), Resolved::from_config(Practice::defaults().unwrap()).unwrap().digest());
+    assert_eq!(
+        read("").digest(),
+        Resolved::from_config(Practice::defaults().unwrap()).unwrap().digest()
+    );
     let schema = schema::<Practice>();
     let train = &schema["$defs"]["Train"]["properties"];
-    assert_eq!((&train["learning_rate"]["default"], &train["epochs"]["default"]), (&0.5.into(), &3.into()));
+    assert_eq!(
+        (&train["learning_rate"]["default"], &train["epochs"]["default"]),
+        (&0.5.into(), &3.into())
+    );
     assert_eq!(schema["properties"]["twice"]["default"], 6);
     assert!(schema["properties"]["train"].get("default").is_none());
 }

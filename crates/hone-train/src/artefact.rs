@@ -9,6 +9,7 @@ use hone_text::Tokenizer;
 use serde_json::{Map, Value};
 
 use crate::error::{Result, TrainError};
+use crate::hub;
 
 /// A model with what belongs to it.
 pub struct Artefact {
@@ -79,7 +80,7 @@ pub(crate) fn load_language_model(engine: &Engine, directory: &Path) -> Result<A
     Ok(artefact)
 }
 
-/// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
+/// Where an adapter's base model is: as its configuration says, taken from the adapter's directory, or on the hub.
 fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("adapter_config.json");
     let fail = |reason: String| TrainError::Artefact {
@@ -90,7 +91,14 @@ fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let value: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
     let base = value.get("base_model_name_or_path").and_then(Value::as_str);
     let base = base.ok_or_else(|| fail("`base_model_name_or_path` is missing".into()))?;
-    Ok(directory.join(base))
+    let beside = directory.join(base);
+    match hub::Id::parse(base) {
+        Some(id) if !beside.exists() => {
+            let fetched = hub::fetch(&id).map_err(|error| fail(format!("its base model {error}")))?;
+            Ok(fetched.directory)
+        }
+        _ => Ok(beside),
+    }
 }
 
 fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {

@@ -2,6 +2,8 @@
 
 use hone_run::{ExitStatus, Resolved};
 
+use crate::hub;
+
 /// A stage's result.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
 
@@ -37,6 +39,16 @@ pub enum TrainError {
         /// What is wrong and what is expected.
         reason: String,
     },
+    /// A model that is no directory and cannot be had from the hub.
+    #[error("{key}: {name} is no directory here, so it is taken as a hub id; {source}")]
+    Hub {
+        /// The key that names it.
+        key: String,
+        /// What stands there.
+        name: String,
+        /// Why it cannot be had.
+        source: hub::HubError,
+    },
     /// An error over a setting, with its place.
     #[error("{origin}: {source}")]
     At {
@@ -46,7 +58,7 @@ pub enum TrainError {
         source: Box<TrainError>,
     },
     /// The process was asked to stop while models and data were read.
-    #[error("stopped before the first step; the same command begins again")]
+    #[error("stopped before the first step of this start; the same command goes on from there")]
     Stopped,
     /// A model's directory whose parts do not fit together.
     #[error("{path}: {reason}")]
@@ -113,7 +125,7 @@ impl TrainError {
     /// The same with the place of the setting that is at fault, where it is known.
     pub(crate) fn at<T>(self, config: &Resolved<T>) -> Self {
         let key = match &self {
-            Self::Setting { key, .. } => key.as_str(),
+            Self::Setting { key, .. } | Self::Hub { key, .. } => key.as_str(),
             Self::Model(hone_model::Error::New { .. }) => "model.new",
             Self::Model(hone_model::Error::AdapterRank { .. }) => "lora.rank",
             Self::Model(hone_model::Error::AdapterAlpha { .. }) => "lora.alpha",

@@ -1,5 +1,6 @@
 //! One stage's job: where it runs, who watches, when it must stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use hone_run::{
 use serde_json::Value;
 
 use crate::error::{Result, TrainError};
+use crate::hub;
 use crate::sections::TrainSection;
 
 /// What a stage is given beside its configuration.
@@ -60,6 +62,9 @@ pub(crate) enum Start {
     Before(Outcome),
 }
 
+/// The commits of models that came from the hub, in a run's folder.
+const HUB_FILE: &str = "hub.json";
+
 /// Keys of a configuration on which no result depends.
 const MAY_CHANGE: [&str; 2] = ["train.keep_checkpoints", "model.recompute"];
 
@@ -94,6 +99,37 @@ impl Job {
             threads: self.threads,
         };
         Ok(Engine::new(&options)?)
+    }
+
+    /// The directory of the model that a key names: where it stands, or the local copy of a hub id. A run that goes on
+    /// takes the commit with which it began, though the hub may have another by then.
+    pub(crate) fn model(&self, key: &str, name: &str) -> Result<PathBuf> {
+        let directory = self.path(name);
+        let id = match hub::Id::parse(name) {
+            Some(id) if !directory.exists() => id,
+            _ => return Ok(directory),
+        };
+        let path = self.dir.join(HUB_FILE);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mut commits: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+        let wanted = commits.get(name).map_or_else(|| id.clone(), |commit| id.at(commit));
+        let fetched = hub::fetch(&wanted).map_err(|source| TrainError::Hub {
+            key: key.into(),
+            name: name.into(),
+            source,
+        })?;
+        if let Some(note) = &fetched.note {
+            self.message(note);
+        }
+        if let Some(commit) = fetched.commit()
+            && !commits.contains_key(name)
+        {
+            self.message(format!("{name}: commit {commit}"));
+            commits.insert(name.into(), commit.into());
+            let text = serde_json::to_string_pretty(&commits).unwrap_or_default() + "\n";
+            hone_run::write_atomic(&path, text.as_bytes())?;
+        }
+        Ok(fetched.directory)
     }
 
     /// A path of the configuration.

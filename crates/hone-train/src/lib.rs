@@ -8,6 +8,7 @@
 pub mod artefact;
 mod corpus;
 mod error;
+pub mod hub;
 mod job;
 pub mod language;
 mod learner;

@@ -8,9 +8,10 @@ use hone_compute::{Engine, EngineOptions, Precision};
 use hone_model::{ModelConfig, Transformer, load, load_adapter};
 use hone_run::verify_dir;
 use hone_text::{Chat, Tokenizer};
+use hone_train::hub;
 
 use crate::failure::Failure;
-use crate::hub;
+use crate::output;
 
 /// How matrix products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -157,7 +158,13 @@ pub fn resolve_directory(name: &str) -> Result<PathBuf> {
             .into());
     }
     match hub::Id::parse(name) {
-        Some(id) => hub::fetch(&id),
+        Some(id) => {
+            let fetched = hub::fetch(&id).map_err(|error| Failure::failed(error.message).hint(error.hint))?;
+            if let Some(note) = fetched.note {
+                output::note(&note);
+            }
+            Ok(fetched.directory)
+        }
         None => {
             let text = format!("{name}: no such directory, and not a hub id (org/name)");
             Err(Failure::usage(text).into())

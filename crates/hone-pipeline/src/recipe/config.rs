@@ -189,8 +189,6 @@ pub(super) struct ReadyStage {
     /// What errors call the settings.
     pub source: String,
     pub text: String,
-    /// Where relative paths are taken from.
-    pub base: PathBuf,
     pub overrides: Vec<String>,
     pub scale: ScaleSetting,
     pub seed: u64,
@@ -206,7 +204,14 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     let recipe = hone_run::config::load::<Recipe>(&options.path, &[])?.config;
     let folder = options.path.parent().unwrap_or(Path::new(""));
     let runs = std::path::absolute(&options.runs).map_err(|e| PipelineError::file(&options.runs, e.to_string()))?;
-    let runs = runs.to_string_lossy().into_owned();
+    let own = std::path::absolute(if folder == Path::new("") {
+        Path::new(".")
+    } else {
+        folder
+    })
+    .map_err(|e| PipelineError::file(folder, e.to_string()))?;
+    let places =
+        [("{runs}", &runs), ("{recipe}", &own)].map(|(name, path)| (name, path.to_string_lossy().into_owned()));
     for text in &options.set {
         let name = text.split_once('.').map(|(name, _)| name);
         if !recipe.stages.iter().any(|stage| Some(stage.name.as_str()) == name) {
@@ -235,7 +240,7 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
             );
             return Err(PipelineError::setting(format!("{key}.name"), reason));
         }
-        stages.push(ready(stage, &key, (folder, &runs), options)?);
+        stages.push(ready(stage, &key, (folder, &places), options)?);
     }
     Ok(ReadyRecipe {
         stages,
@@ -243,10 +248,18 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     })
 }
 
-fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options: &RecipeOptions) -> Result<ReadyStage> {
+/// What stands for a folder in a recipe's texts, and the folder.
+type Places = [(&'static str, String); 2];
+
+fn ready(
+    stage: StageSection,
+    key: &str,
+    (folder, places): (&Path, &Places),
+    options: &RecipeOptions,
+) -> Result<ReadyStage> {
     let source = format!("{}, stage {}", options.path.display(), stage.name);
-    let (source, text, base) = match (&stage.config, stage.kind) {
-        (None, StageKind::Quickstart) => (source, String::new(), folder.to_path_buf()),
+    let (source, text) = match (&stage.config, stage.kind) {
+        (None, StageKind::Quickstart) => (source, String::new()),
         (Some(_), StageKind::Quickstart) => {
             return Err(PipelineError::setting(
                 format!("{key}.config"),
@@ -259,14 +272,13 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         (Some(Settings::Inline(table)), _) => {
             let text =
                 toml::to_string(table).map_err(|e| PipelineError::setting(format!("{key}.config"), e.to_string()))?;
-            (source, text, folder.to_path_buf())
+            (source, text)
         }
         (Some(Settings::File(file)), _) => {
             let path = folder.join(file);
             let text = std::fs::read_to_string(&path)
                 .map_err(|e| PipelineError::file(&path, format!("cannot be read: {e}")))?;
-            let base = path.parent().unwrap_or(folder).to_path_buf();
-            (path.display().to_string(), text, base)
+            (path.display().to_string(), text)
         }
     };
     let prefix = format!("{}.", stage.name);
@@ -279,10 +291,16 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         .iter()
         .cloned()
         .chain(own)
-        .map(|text| text.replace("{runs}", runs))
+        .map(|text| {
+            places
+                .iter()
+                .fold(text, |text, (name, place)| text.replace(name, place))
+        })
         .collect();
     // In a TOML string a backslash starts an escape.
-    let text = text.replace("{runs}", &runs.replace('\\', "/"));
+    let text = places.iter().fold(text, |text, (name, place)| {
+        text.replace(name, &place.replace('\\', "/"))
+    });
     let StageSection {
         name,
         kind,
@@ -295,7 +313,6 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         kind,
         source,
         text,
-        base,
         overrides,
         scale,
         seed,

@@ -17,7 +17,8 @@
 //! value = "best.eval/loss"            # of the stage's result; or metric = "eval/loss" with at = "first", "last", ..
 //! below = 1.0                         # or above; a number, or another value as "STAGE:VALUE"
 //! ```
-//! Paths are taken from the recipe's folder, and `{runs}` in any text is the runs' folder.
+//! Paths of settings are taken from the working directory, as in a stage's own file; only `config` names a file beside
+//! the recipe. In any text `{runs}` is the runs' folder and `{recipe}` the recipe's.
 
 mod config;
 mod expect;
@@ -45,6 +46,8 @@ pub struct RecipeOptions {
     pub path: PathBuf,
     /// The folder under which every stage has its own.
     pub runs: PathBuf,
+    /// Relative paths of settings are taken from here; empty: from the working directory.
+    pub base: PathBuf,
     /// Overrides: `STAGE.KEY=VALUE`, the stage by its name in the recipe.
     pub set: Vec<String>,
     /// Threads; none: as many as the machine has.
@@ -99,10 +102,8 @@ impl RecipeResult {
 /// [`PipelineError::Stopped`] when it was asked to stop: the same call goes on.
 pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown: Shutdown) -> Result<RecipeResult> {
     let recipe = config::load(options)?;
-    let folder = options.path.parent().unwrap_or(Path::new(""));
     let kitchen = Kitchen {
         options,
-        folder,
         observer,
         shutdown,
     };
@@ -129,8 +130,6 @@ pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown
 /// What every stage of a recipe is given.
 struct Kitchen<'a> {
     options: &'a RecipeOptions,
-    /// The recipe's folder.
-    folder: &'a Path,
     observer: Arc<dyn Observer>,
     shutdown: Shutdown,
 }
@@ -165,7 +164,7 @@ impl Kitchen<'_> {
     {
         let job = Job {
             dir: dir.to_path_buf(),
-            base: stage.base.clone(),
+            base: self.options.base.clone(),
             observer: Arc::clone(&self.observer),
             shutdown: self.shutdown.clone(),
             allow_isa_change: self.options.allow_isa_change,
@@ -202,7 +201,7 @@ impl Kitchen<'_> {
         let mut texts = Vec::new();
         let mut left = resolved.config.bytes;
         for source in &resolved.config.files {
-            let source = source.clone().resolved_in(self.folder);
+            let source = source.clone().resolved_in(&self.options.base);
             for_each_document(&source, &Limits::default(), &mut |document| {
                 if left > 0 {
                     left = left.saturating_sub(document.text.len());

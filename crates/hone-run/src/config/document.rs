@@ -211,6 +211,12 @@ fn description(schemas: &[&serde_json::Value]) -> Option<String> {
 }
 
 fn comment(out: &mut String, text: &str) {
+    // A doc comment is broken where its line was full; only an empty line ends a paragraph
+    let text = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.replace('\n', " "))
+        .collect::<Vec<_>>()
+        .join("\n\n");
     for paragraph in text.lines() {
         let mut line = String::from("#");
         for word in paragraph.split_whitespace() {

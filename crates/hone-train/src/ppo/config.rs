@@ -64,13 +64,22 @@ impl Configuration for PpoConfig {
 
     fn refused(key: &str) -> Option<&'static str> {
         let because = [
-            ("train.epochs", "PPO passes over each rollout: see ppo.updates and ppo.ppo_epochs"),
-            ("train.steps", "PPO's length is ppo.updates; an update has ppo.ppo_epochs passes over its rollout"),
+            (
+                "train.epochs",
+                "PPO passes over each rollout: see ppo.updates and ppo.ppo_epochs",
+            ),
+            (
+                "train.steps",
+                "PPO's length is ppo.updates; an update has ppo.ppo_epochs passes over its rollout",
+            ),
             ("train.batch", "PPO's batches are ppo.rollout_batch and ppo.minibatch"),
             ("eval.max_new_tokens", "ppo.max_new_tokens holds for every answer"),
             ("data.train", "PPO's prompts are named by data.prompts"),
             ("data.max_length", "see data.max_prompt_length and ppo.max_new_tokens"),
-            ("keep", "the result of PPO is the last model, or the average that ppo.ema_decay asks for"),
+            (
+                "keep",
+                "the result of PPO is the last model, or the average that ppo.ema_decay asks for",
+            ),
         ];
         let reason = because.into_iter().find(|(table, _)| is_in(key, table));
         reason.map(|(_, why)| why).or_else(|| not_from_scratch(key))
@@ -80,8 +89,10 @@ impl Configuration for PpoConfig {
 impl PpoConfig {
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
-        let mut config = Self::default();
-        config.model = ModelSection::at("runs/sft/model");
+        let mut config = Self {
+            model: ModelSection::at("runs/sft/model"),
+            ..Self::default()
+        };
         config.reward.path = "runs/reward/model".into();
         config.data.prompts = vec![Source::new("prompts.jsonl")];
         config
@@ -103,7 +114,7 @@ pub struct RewardSection {
 #[serde(deny_unknown_fields, default)]
 pub struct PpoData {
     /// Prompts with their weights in the mixture. Needed.
-    #[schemars(example = &["prompts.jsonl"])]
+    #[schemars(example = vec!["prompts.jsonl"])]
     pub prompts: Vec<Source>,
     /// The share at the end of each source that is not practised on, so that it can be judged on later. The run measures
     /// nothing on it.
@@ -241,7 +252,7 @@ impl Default for PpoSection {
 #[serde(deny_unknown_fields, default)]
 pub struct PtxSection {
     /// Texts, as in pre-training; their last 5% are left out. Needed.
-    #[schemars(example = &["text.txt"])]
+    #[schemars(example = vec!["text.txt"])]
     pub train: Vec<Source>,
     /// Weight of the pre-training loss.
     #[doc(alias = "gamma_ptx")]

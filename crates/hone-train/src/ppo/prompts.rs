@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use hone_data::{MixtureOrder, Prompt, hold_out, load_prompts};
+use hone_data::{MixtureOrder, Prompt, Source, for_each_prompt, hold_out};
 use hone_text::{Chat, Tokenizer};
 
 use super::config::PpoData;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::load_items;
+use crate::mixture::{Encoded, encoding, load_items};
 use crate::sections::resolved;
 use crate::text::prompt_ids;
 
@@ -36,11 +36,25 @@ impl Prompts {
         }
         let (mut sources, mut weights) = (Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
-            let (_, items) = load_items(job, &source, load_prompts)?;
+            let load = |source: &Source| {
+                encoding(source, for_each_prompt, |prompt| {
+                    prompt_ids(tokenizer, chat, &prompt.input)
+                })
+            };
+            let (name, items) = load_items(job, &source, load)?;
             let split = hold_out(items, data.held_out)?;
+            if !split.held_out.is_empty() {
+                let count = split.held_out.len();
+                job.message(format!(
+                    "{name}: {count} prompts left out (data.held_out), for judging afterwards"
+                ));
+            }
             let (mut prepared, mut too_long) = (Vec::new(), 0);
-            for prompt in split.train {
-                let ids = prompt_ids(tokenizer, chat, &prompt.input)?;
+            for Encoded {
+                row: prompt,
+                encoded: ids,
+            } in split.train
+            {
                 if ids.len() > data.max_prompt_length {
                     too_long += 1;
                 } else {

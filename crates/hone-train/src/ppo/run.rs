@@ -247,9 +247,9 @@ impl Stage {
                 "is missing; PPO needs a reward model",
             ));
         }
-        let base = artefact::load_language_model(engine, &job.path(path))?;
+        let base = artefact::load_language_model(engine, &job.model("model.path", path)?)?;
         job.check_stop()?;
-        let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
+        let scorer = Scorer::load(engine, &job.model("reward.path", &c.reward.path)?)?;
         let chat = match base.companion.tokenizer.chat_template() {
             Some(_) => Some(Chat::new(&base.companion.tokenizer)?),
             None => None,

@@ -56,10 +56,19 @@ impl Configuration for PretrainConfig {
                 "pre-training answers no prompts; what is held out is measured every eval.every steps",
             ),
             ("lora", "pre-training trains all weights; hone sft has adapters"),
-            ("keep", "the result of pre-training is the model of the last step; hone sft has a choice"),
-            ("train.batch_tokens", "windows a step are train.batch, each of data.max_length tokens"),
+            (
+                "keep",
+                "the result of pre-training is the model of the last step; hone sft has a choice",
+            ),
+            (
+                "train.batch_tokens",
+                "windows a step are train.batch, each of data.max_length tokens",
+            ),
         ];
-        because.into_iter().find(|(table, _)| is_in(key, table)).map(|(_, why)| why)
+        because
+            .into_iter()
+            .find(|(table, _)| is_in(key, table))
+            .map(|(_, why)| why)
     }
 }
 
@@ -76,7 +85,7 @@ impl PretrainConfig {
             kv_heads: None,
             head_dim: None,
             intermediate: None,
-            context: 256,
+            context: 1024,
             tied: true,
             rope_theta: 10_000.0,
         });
@@ -110,7 +119,7 @@ pub struct PretrainModel {
 #[serde(deny_unknown_fields, default)]
 pub struct PretrainData {
     /// Texts with their weights in the mixture. Needed.
-    #[schemars(example = &["text.txt"])]
+    #[schemars(example = vec!["text.txt"])]
     pub train: Vec<Source>,
     /// The share at the end of each source that is never trained on.
     pub held_out: f64,

@@ -122,7 +122,7 @@ fn train(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
 /// The model to start from.
 fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefact> {
     match (&c.model.path, &c.model.new, &c.model.tokenizer) {
-        (Some(path), None, None) => artefact::load_language_model(engine, &job.path(path)),
+        (Some(path), None, None) => artefact::load_language_model(engine, &job.model("model.path", path)?),
         (None, Some(new), Some(tokenizer)) => {
             let directory = job.path(tokenizer);
             verify_dir(&directory)?;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use hone_compute::Layout;
-use hone_data::{Message, Ranking, load_demonstrations, load_rankings};
+use hone_data::{Message, Ranking, Source, for_each_demonstration, for_each_ranking};
 use hone_objective::bradley_terry::Comparison;
 use hone_text::Chat;
 
 use super::config::{RewardConfig, RewardData};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::{Mixture, load_items, load_split};
+use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_items, load_split};
 use crate::sections::resolved;
 use crate::text::{Answered, answered};
 
@@ -95,32 +95,34 @@ impl Rankings {
     pub fn load(job: &Job, c: &RewardConfig, chat: &Chat) -> Result<Self> {
         let data = &c.data;
         let (mut sources, mut held_out) = (Vec::new(), Vec::new());
-        for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load_rankings)? {
+        let load = |source: &Source| {
+            encoding(source, for_each_ranking, |row| {
+                RankedExample::new(chat, row, data.max_length)
+            })
+        };
+        for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load)? {
+            let (name, source) = (split.name, split.source);
             let mut too_long = 0;
             let mut train = Vec::new();
-            for ranking in &split.train {
-                match RankedExample::new(chat, ranking, data.max_length)? {
+            for Encoded { encoded, .. } in split.train {
+                match encoded {
                     Some(example) => train.push(example),
                     None => too_long += 1,
                 }
             }
-            for ranking in &split.held_out {
-                match RankedExample::new(chat, ranking, data.max_length)? {
-                    Some(example) => held_out.push(HeldOutRanking {
-                        example,
-                        ranking: ranking.clone(),
-                    }),
+            for Encoded { row: ranking, encoded } in split.held_out {
+                match encoded {
+                    Some(example) => held_out.push(HeldOutRanking { example, ranking }),
                     None => too_long += 1,
                 }
             }
             if too_long > 0 {
                 let limit = data.max_length;
                 job.message(format!(
-                    "{}: {too_long} rankings longer than {limit} tokens dropped",
-                    split.name
+                    "{name}: {too_long} rankings longer than {limit} tokens dropped"
                 ));
             }
-            sources.push(split.with_items(train)?);
+            sources.push(SourceItems::new(name, &source, train)?);
         }
         Ok(Self {
             train: Mixture::new(sources, c.train.seed)?,
@@ -148,9 +150,17 @@ pub(super) fn centre(job: &Job, c: &RewardConfig, rankings: &Rankings, chat: &Ch
             );
             return Err(TrainError::setting("reward.centre_on", reason));
         }
-        for row in load_items(job, &source, load_demonstrations)?.1 {
-            conversations.extend(demonstration(chat, &row.messages, &c.data)?);
-        }
+        let load = |source: &Source| {
+            encoding(source, for_each_demonstration, |row| {
+                demonstration(chat, &row.messages, &c.data)
+            })
+        };
+        conversations.extend(
+            load_items(job, &source, load)?
+                .1
+                .into_iter()
+                .filter_map(|row| row.encoded),
+        );
     }
     if conversations.is_empty() {
         let reason = format!(

@@ -56,7 +56,10 @@ impl Configuration for RewardConfig {
                 "eval.max_new_tokens",
                 "a reward model writes no answers; eval.samples says how many rankings are shown with their scores",
             ),
-            ("keep", "the result of hone reward is the model of the last step; hone sft has a choice"),
+            (
+                "keep",
+                "the result of hone reward is the model of the last step; hone sft has a choice",
+            ),
         ];
         let reason = because.into_iter().find(|(table, _)| is_in(key, table));
         reason.map(|(_, why)| why).or_else(|| not_from_scratch(key))
@@ -66,8 +69,10 @@ impl Configuration for RewardConfig {
 impl RewardConfig {
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
-        let mut config = Self::default();
-        config.model = ModelSection::at("runs/sft/model");
+        let mut config = Self {
+            model: ModelSection::at("runs/sft/model"),
+            ..Self::default()
+        };
         config.data.train = vec![Source::new("rankings.jsonl")];
         config.train.epochs = Some(EPOCHS);
         config
@@ -79,7 +84,7 @@ impl RewardConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct RewardData {
     /// Pairs or rankings with their weights in the mixture. Needed.
-    #[schemars(example = &["rankings.jsonl"])]
+    #[schemars(example = vec!["rankings.jsonl"])]
     pub train: Vec<Source>,
     /// The share of each source that is held out; rankings of one prompt fall on one side.
     pub held_out: f64,
@@ -105,7 +110,7 @@ pub struct RewardSection {
     /// either way.
     pub ties: TiesSetting,
     /// Demonstrations whose mean score becomes 0; absent: the best responses of the training rankings are.
-    #[schemars(example = &["demonstrations.jsonl"])]
+    #[schemars(example = vec!["demonstrations.jsonl"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub centre_on: Option<Vec<Source>>,
 }

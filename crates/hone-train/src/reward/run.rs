@@ -41,7 +41,7 @@ fn train(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
             "is missing; a reward model starts from a supervised model",
         ));
     };
-    let Artefact { model, companion } = artefact::load(&engine, &job.path(path))?;
+    let Artefact { model, companion } = artefact::load(&engine, &job.model("model.path", path)?)?;
     job.check_stop()?;
     let context = model.architecture().context;
     if c.data.max_length > context {

@@ -57,8 +57,10 @@ impl Configuration for SftConfig {
 impl SftConfig {
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
-        let mut config = Self::default();
-        config.model = ModelSection::at("runs/pretrain/model");
+        let mut config = Self {
+            model: ModelSection::at("runs/pretrain/model"),
+            ..Self::default()
+        };
         config.data.train = vec![Source::new("demonstrations.jsonl")];
         config.train.epochs = Some(EPOCHS);
         config
@@ -92,7 +94,7 @@ pub enum Turns {
 #[serde(deny_unknown_fields, default)]
 pub struct SftData {
     /// Demonstrations with their weights in the mixture. Needed.
-    #[schemars(example = &["demonstrations.jsonl"])]
+    #[schemars(example = vec!["demonstrations.jsonl"])]
     pub train: Vec<Source>,
     /// The share of each source that is held out; rows with one prompt fall on one side.
     pub held_out: f64,

@@ -53,10 +53,11 @@ fn train(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
             "is missing; supervised tuning starts from a model",
         ));
     };
-    let Artefact { model, mut companion } = artefact::load_language_model(&engine, &job.path(path))?;
+    let Artefact { model, mut companion } = artefact::load_language_model(&engine, &job.model("model.path", path)?)?;
     job.check_stop()?;
     if c.keep == Keep::Best && c.data.held_out == 0.0 {
-        let reason = "is \"best\", and data.held_out is 0: no evaluation would tell which is; hold some out, or keep \"last\"";
+        let reason =
+            "is \"best\", and data.held_out is 0: no evaluation would tell which is; hold some out, or keep \"last\"";
         return Err(TrainError::setting("keep", reason));
     }
     let mut model = with_chat_tokens(job, &engine, model, &mut companion)?;

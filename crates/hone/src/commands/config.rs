@@ -16,12 +16,12 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// A JSON Schema of a stage's configuration
+    /// Print a JSON Schema of a stage's configuration, with the stage's defaults
     Schema {
         /// The stage
         stage: Stage,
     },
-    /// A commented configuration of a stage
+    /// Print a configuration of a stage with every key, its default and a comment; its file names stand for yours
     Init {
         /// The stage
         stage: Stage,

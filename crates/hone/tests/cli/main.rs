@@ -3,6 +3,7 @@
 mod bad_input;
 mod bad_stage;
 mod common;
+mod config;
 mod files;
 mod generate;
 mod hub;
