@@ -193,7 +193,7 @@ fn stopping_and_going_on_changes_no_byte() {
     let asked = Shutdown::default();
     asked.request();
     let stopped = run(&job(dir.path(), "cut", asked), &resolved);
-    assert!(matches!(stopped, Err(crate::TrainError::Stopped)), "{stopped:?}");
+    assert!(matches!(stopped, Err(TrainError::Stopped)), "{stopped:?}");
     copy(
         &dir.path().join("whole/checkpoints/step-000003"),
         &cut.join("checkpoints/step-000003"),
