@@ -345,7 +345,9 @@ mod tests {
             allow_isa_change: false,
             threads: Some(1),
         };
-        let fitting = too_long.encode(&job, "rows", &[long.clone()], (&chat, 60)).unwrap();
+        let fitting = too_long
+            .encode(&job, "rows", std::slice::from_ref(&long), (&chat, 60))
+            .unwrap();
         assert_eq!((too_long.responses, too_long.rankings), (1, 0));
         assert_eq!(fitting[0].example.responses.len(), 3);
         assert_eq!(fitting[0].example.comparison.ranking.strict_pairs().count(), 2);
