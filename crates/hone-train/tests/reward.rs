@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs;
+use std::sync::Arc;
 
-use common::{Place, REWARD, engine, with, with_train};
+use common::{Place, REWARD, Stage, StopAfter, engine, with, with_train};
 use hone_data::{Message, PromptInput};
 use hone_text::Tokenizer;
 use hone_train::{Outcome, Scorer};
@@ -132,6 +133,31 @@ fn scores_are_centred() {
         let mean = scores.iter().map(|&s| f64::from(s)).sum::<f64>() / scores.len() as f64;
         assert!(mean.abs() < 1e-5, "{run}: {mean}");
         assert!(scores.iter().any(|s| s.abs() > 1e-3), "{run}: all the same");
+    }
+}
+
+/// Asked to stop after the last step, the stage leaves the centring to the same command.
+#[test]
+fn a_stop_before_centring_is_made_up_for() {
+    let place = Place::with_base();
+    place.reward("whole", REWARD).unwrap();
+    let mut job = place.job("stopped");
+    job.observer = Arc::new(StopAfter {
+        step: 10,
+        shutdown: job.shutdown.clone(),
+    });
+    let stopped = Stage::Reward.start(&job, REWARD).unwrap();
+    assert!(matches!(stopped, Outcome::Stopped { step: 10 }), "{stopped:?}");
+    assert!(!place.path("stopped/model").exists());
+    place.reward("stopped", REWARD).unwrap();
+    for file in [
+        "model/model.safetensors",
+        "model/config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+    ] {
+        let read = |run: &str| fs::read(place.path(run).join(file)).unwrap();
+        assert!(read("whole") == read("stopped"), "{file}");
     }
 }
 

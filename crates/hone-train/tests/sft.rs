@@ -250,8 +250,9 @@ fn a_run_that_diverged_says_at_which_step_and_what_to_do() {
         said.contains("another --name with a lower train.learning_rate"),
         "{said}"
     );
-    let last = place.metrics("diverged")["train/skipped_steps"].last().copied();
-    assert_eq!(last, Some((9, 9.0)));
+    let text = fs::read_to_string(place.path("diverged/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["step"], &last["train/skipped_steps"]), (&json!(9), &json!(9.0)));
 }
 
 /// With `keep = "best"` the result is the model of the lowest held-out loss, not the last one.

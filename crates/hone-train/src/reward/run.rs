@@ -112,7 +112,14 @@ fn train(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     }
 
     // What is evaluated last is what is handed on: adapter merged, scores centred
-    let (result, offset) = finished_model(&engine, &learner.model, &centre);
+    let Some((result, offset)) = finished_model(&engine, job, &learner.model, &centre) else {
+        // The last step's checkpoint is there: the same command centres again
+        job.observer.event(&Event::Finished {
+            step: done,
+            stopped: true,
+        });
+        return Ok(Outcome::Stopped { step: done });
+    };
     let evaluation = evaluate(&engine, &mut run, (&result, &rankings), (c, total))?;
     let model = artefact::publish(&engine, &run, &companion, &result)?;
     let summary = json!({
@@ -149,20 +156,35 @@ fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -> Result<Tr
     Ok(model)
 }
 
-/// The model without its adapter, its offset such that `centre` scores 0 on average.
-fn finished_model(engine: &Engine, trained: &Transformer, centre: &[Vec<u32>]) -> (Transformer, f32) {
+/// The model without its adapter, its offset such that `centre` scores 0 on average; none if the run is asked to stop on
+/// the way.
+fn finished_model(
+    engine: &Engine,
+    job: &Job,
+    trained: &Transformer,
+    centre: &[Vec<u32>],
+) -> Option<(Transformer, f32)> {
+    /// Sequences between two looks at whether to stop; scores do not depend on it.
+    const BLOCK: usize = 64;
     let copy = trained.duplicate(engine);
     let mut model = if copy.adapter().is_some() {
         copy.merge_adapter(engine)
     } else {
         copy
     };
-    let sequences: Vec<&[u32]> = centre.iter().map(Vec::as_slice).collect();
-    let scores = scores_of(engine, &model, &sequences);
-    let mean = scores.iter().map(|s| f64::from(s.0)).sum::<f64>() / scores.len().max(1) as f64;
-    let offset = -mean as f32;
+    let mut sum = -0.0;
+    for block in centre.chunks(BLOCK) {
+        if job.shutdown.requested() {
+            return None;
+        }
+        let sequences: Vec<&[u32]> = block.iter().map(Vec::as_slice).collect();
+        for score in scores_of(engine, &model, &sequences) {
+            sum += f64::from(score.0);
+        }
+    }
+    let offset = -(sum / centre.len().max(1) as f64) as f32;
     model.set_head_offset(offset);
-    (model, offset)
+    Some((model, offset))
 }
 
 fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
