@@ -71,9 +71,9 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         table(&mut out, &result)?;
     }
     out.finish()?;
-    let failed: Vec<_> = result.checks.iter().filter(|check| !check.holds).collect();
-    if result.order_promised && !failed.is_empty() {
-        let expected: Vec<_> = failed.iter().map(|c| format!("{} ({})", c.expected, c.found)).collect();
+    if result.expectation_missed() {
+        let failed = result.checks.iter().filter(|check| !check.holds);
+        let expected: Vec<_> = failed.map(|c| format!("{} ({})", c.expected, c.found)).collect();
         return Err(Failure::expectation(format!("the order was expected otherwise: {}", expected.join("; "))).into());
     }
     Ok(())

@@ -71,8 +71,8 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         }
     }
     out.finish()?;
-    let failed = result.expectations.iter().filter(|e| !e.holds).count();
-    if failed > 0 {
+    if result.expectation_missed() {
+        let failed = result.expectations.iter().filter(|e| !e.holds).count();
         return Err(Failure::expectation(format!(
             "{failed} of {} expectations do not hold",
             result.expectations.len()
