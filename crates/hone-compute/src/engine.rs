@@ -41,7 +41,7 @@ impl Engine {
     ///
     /// # Errors
     /// If this machine lacks the instruction set that is asked for, or `HONE_ISA` or `HONE_THREADS`, where they are read,
-    /// hold what is no instruction set or no number of threads.
+    /// hold what is no instruction set or no number of threads, or if more threads are asked for than an engine may have.
     pub fn new(options: &EngineOptions) -> Result<Self, IsaError> {
         let (isa, threads) = resolve(options)?;
         Ok(Self {
@@ -163,6 +163,7 @@ fn resolve(options: &EngineOptions) -> Result<(Isa, usize), IsaError> {
         None => Isa::from_environment()?,
     };
     let threads = match options.threads {
+        Some(threads) if threads > MOST_THREADS => return Err(IsaError::TooManyThreads { got: threads }),
         Some(threads) => threads.max(1),
         None => threads_named(std::env::var_os("HONE_THREADS").as_deref())?.unwrap_or_else(cores),
     };
@@ -190,6 +191,18 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_has_a_limit_of_threads() {
+        let options = EngineOptions {
+            threads: Some(MOST_THREADS + 1),
+            ..EngineOptions::default()
+        };
+        assert_eq!(
+            Engine::new(&options).err(),
+            Some(IsaError::TooManyThreads { got: MOST_THREADS + 1 })
+        );
+    }
 
     #[test]
     fn threads_are_a_number_above_zero() {

@@ -1,5 +1,6 @@
 //! Instruction sets, and the one that a run uses.
 
+use std::ffi::OsStr;
 use std::fmt;
 
 /// How matrix products are computed.
@@ -27,12 +28,19 @@ pub enum Isa {
 }
 
 /// The width of the vector code that goes with an [`Isa`].
+///
+/// A value is a witness: the machine has the width's features, since only [`Isa::level`] makes the [`Proof`] in it, and
+/// that asks the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
-    Avx512,
-    Avx2,
+    Avx512(Proof),
+    Avx2(Proof),
     Portable,
 }
+
+/// The features of a [`Level`] were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Proof(());
 
 /// `HONE_ISA` or `HONE_THREADS` asks for what cannot be had.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -50,6 +58,12 @@ pub enum IsaError {
         got: Isa,
         /// What there is, joined by commas.
         available: String,
+    },
+    /// More threads than an engine may have.
+    #[error("{got} threads are asked for; expected at most {MOST_THREADS}")]
+    TooManyThreads {
+        /// How many.
+        got: usize,
     },
     /// No such number of threads.
     #[error("HONE_THREADS is `{got}`; expected a number from 1 to {MOST_THREADS}, or nothing for one a core")]
@@ -91,14 +105,21 @@ impl Isa {
     }
 
     /// What `HONE_ISA` names, or else the fastest.
+    ///
+    /// # Errors
+    /// If it names no instruction set, or one that this machine lacks.
     pub fn from_environment() -> Result<Self, IsaError> {
-        let Ok(name) = std::env::var("HONE_ISA") else {
+        Self::named(std::env::var_os("HONE_ISA").as_deref())
+    }
+
+    fn named(value: Option<&OsStr>) -> Result<Self, IsaError> {
+        let Some(name) = value.filter(|name| !name.is_empty()) else {
             return Ok(Self::detect());
         };
-        if name.is_empty() {
-            return Ok(Self::detect());
-        }
-        let isa = Self::from_name(&name).ok_or(IsaError::Unknown { got: name })?;
+        let isa = name.to_str().and_then(Self::from_name);
+        let isa = isa.ok_or_else(|| IsaError::Unknown {
+            got: name.to_string_lossy().into_owned(),
+        })?;
         if isa.runs_here() {
             return Ok(isa);
         }
@@ -142,10 +163,15 @@ impl Isa {
         }
     }
 
+    /// The width of its vector code.
+    ///
+    /// # Panics
+    /// If it does not run here.
     pub(crate) fn level(self) -> Level {
+        assert!(self.runs_here(), "{self} does not run on this machine");
         match self {
-            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => Level::Avx512,
-            Self::Avx2 => Level::Avx2,
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => Level::Avx512(Proof(())),
+            Self::Avx2 => Level::Avx2(Proof(())),
             Self::Portable => Level::Portable,
         }
     }
@@ -199,6 +225,28 @@ mod tests {
             assert_eq!(Isa::from_name(isa.name()), Some(isa));
         }
         assert_eq!(Isa::from_name("sse9"), None);
+    }
+
+    #[test]
+    fn a_level_is_made_only_where_its_features_are() {
+        for isa in Isa::ALL {
+            let made = std::panic::catch_unwind(|| isa.level());
+            assert_eq!(made.is_ok(), isa.runs_here(), "{isa}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_instruction_set_is_an_error() {
+        assert_eq!(Isa::named(None), Ok(Isa::detect()));
+        assert_eq!(Isa::named(Some(OsStr::new(""))), Ok(Isa::detect()));
+        assert_eq!(Isa::named(Some(OsStr::new("portable"))), Ok(Isa::Portable));
+        let unknown = |got: &str| Err(IsaError::Unknown { got: got.to_owned() });
+        assert_eq!(Isa::named(Some(OsStr::new("sse9"))), unknown("sse9"));
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            assert_eq!(Isa::named(Some(OsStr::from_bytes(b"amx\xff"))), unknown("amx\u{fffd}"));
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub struct Optimizer {
 pub struct StepReport {
     /// Norm of all gradients before clipping.
     pub grad_norm: f64,
-    /// False: a gradient was not finite, and nothing was changed.
+    /// False: a gradient was not finite, or its square would not be, and nothing was changed.
     pub applied: bool,
 }
 
@@ -86,7 +86,7 @@ impl Optimizer {
     }
 
     /// One step with the summed gradients. They are scaled down to norm `clip` where they exceed it; where one of them is
-    /// not finite, nothing changes.
+    /// not finite, or the norm that is left is beyond the root of the largest f32, nothing changes.
     pub fn step(
         &mut self,
         engine: &Engine,
@@ -95,7 +95,13 @@ impl Optimizer {
         rate: StepRate,
     ) -> StepReport {
         let grad_norm = gradients.norm(engine);
-        if !grad_norm.is_finite() {
+        let gradient_scale = rate
+            .clip
+            .filter(|&clip| grad_norm > clip)
+            .map_or(1.0, |clip| clip / grad_norm);
+        // No element is larger than the norm. One whose square is infinite would freeze its weight for good.
+        let squares_fit = grad_norm * gradient_scale <= f64::from(f32::MAX).sqrt();
+        if !(grad_norm.is_finite() && squares_fit) {
             return StepReport {
                 grad_norm,
                 applied: false,
@@ -103,10 +109,6 @@ impl Optimizer {
         }
         self.steps += 1;
         let c = self.constants;
-        let gradient_scale = rate
-            .clip
-            .filter(|&clip| grad_norm > clip)
-            .map_or(1.0, |clip| clip / grad_norm);
         for index in 0..self.moments.len() {
             let id = ParameterId(index);
             let (Some((m, v)), Some(gradient)) = (&mut self.moments[index], gradients.get(id)) else {

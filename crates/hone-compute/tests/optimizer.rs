@@ -65,6 +65,33 @@ fn gradient(engine: &Engine, parameters: &mut Parameters, numbers: &[f32]) -> Gr
 }
 
 #[test]
+fn a_gradient_whose_square_overflows_skips_the_step() {
+    for engine in engines() {
+        let mut parameters = Parameters::new();
+        parameters.add("w", engine.tensor(1, 4, &[1.0; 4]));
+        let mut optimizer = Optimizer::new(&engine, &parameters, AdamW::default());
+        let mut step = |parameters: &mut Parameters, size: f32, clip| {
+            let mut gradients = Gradients::zeros(&engine, parameters);
+            fill(&engine, parameters, &mut gradients, &[vec![0.5, size, -0.25, 0.0]]);
+            let learning_rate = 0.1;
+            let report = optimizer.step(&engine, parameters, &gradients, StepRate { learning_rate, clip });
+            (report, read_all(&engine, parameters, &optimizer))
+        };
+        let (report, before) = step(&mut parameters, 1.0, None);
+        assert!(report.applied);
+        let (report, after) = step(&mut parameters, 2e19, None);
+        assert!(!report.applied && report.grad_norm.is_finite());
+        assert_bits("after the skipped step", &after, &before);
+        // Clipped, or small enough by itself, it counts, and nothing is frozen.
+        for (size, clip) in [(2e19, Some(1.0)), (1e19, None), (3e38, Some(1e-3))] {
+            let (report, now) = step(&mut parameters, size, clip);
+            assert!(report.applied && now.iter().all(|x| x.is_finite()), "{size:e}");
+            assert!(now != before, "{size:e}");
+        }
+    }
+}
+
+#[test]
 fn adamw_as_written_down() {
     // Two matrices and a vector; the third gradient is above the clip, the fourth is not finite.
     for engine in engines() {

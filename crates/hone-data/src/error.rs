@@ -8,6 +8,12 @@ use crate::format::{Format, Kind};
 /// A failure to read, understand, split, mix or pack data.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
+    /// What a function that takes rows returns for one that it cannot use: the row is counted as bad, with its line.
+    #[error("a row cannot be used: {reason}")]
+    Row {
+        /// Why not.
+        reason: String,
+    },
     /// The file cannot be opened.
     #[error("{}: cannot be opened: {source}", path.display())]
     Open {
@@ -247,16 +253,6 @@ pub enum DataError {
     TooManyTokens {
         /// The limit.
         cap: usize,
-    },
-    /// A token example whose parts do not agree.
-    #[error("example {index}: {got}, expected {expected}")]
-    Example {
-        /// Its index in the list given.
-        index: usize,
-        /// What is wrong.
-        got: String,
-        /// What is right.
-        expected: String,
     },
 }
 

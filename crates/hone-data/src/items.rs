@@ -1,4 +1,4 @@
-//! What rows become: documents, demonstrations, rankings, unpaired judgements, prompts.
+//! What rows become: documents, demonstrations, rankings, unpaired judgements, prompts; and what text becomes: tokens.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -97,18 +97,18 @@ pub struct Unpaired {
     pub label: bool,
 }
 
-/// What the model is asked: text as it stands, or turns that go through the chat template.
+/// What the model is asked: text, or turns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PromptInput {
-    /// Taken raw, without a template.
+    /// One turn of the user for a model with a chat template; taken raw by one without.
     Text(String),
     /// Put through the chat template; ends with the user's turn.
     Messages(Vec<Message>),
 }
 
 impl PromptInput {
-    /// The turns; raw text counts as one turn of the user.
+    /// The turns; text counts as one turn of the user.
     pub fn to_messages(&self) -> Vec<Message> {
         match self {
             PromptInput::Text(text) => vec![Message::user(text.as_str())],
@@ -124,6 +124,22 @@ pub struct Prompt {
     pub input: PromptInput,
     /// The row's other columns, for a verifier (such as `answer`). A final reply that a conversation had is kept as `reply`.
     pub extra: Map<String, Value>,
+}
+
+/// An example as tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenExample {
+    /// The tokens, `[t]`.
+    pub ids: Vec<u32>,
+    /// True where the token is a target that is trained on, `[t]`. The first token follows nothing, so never there.
+    pub trained: Vec<bool>,
+}
+
+impl TokenExample {
+    /// How many targets it has.
+    pub fn targets(&self) -> usize {
+        self.trained.iter().filter(|t| **t).count()
+    }
 }
 
 /// Items that share an opening belong on the same side of a held-out split.
@@ -150,12 +166,6 @@ impl Opening for Demonstration {
 }
 
 impl Opening for Ranking {
-    fn opening(&self) -> String {
-        opening_of(&self.prompt)
-    }
-}
-
-impl Opening for Unpaired {
     fn opening(&self) -> String {
         opening_of(&self.prompt)
     }

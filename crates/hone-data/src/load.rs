@@ -49,6 +49,8 @@ pub struct LoadReport {
 }
 
 type Sink<'a, T> = &'a mut dyn FnMut(T) -> Result<(), DataError>;
+/// A sink that may have enough.
+type Taker<'a, T> = &'a mut dyn FnMut(T) -> Result<ControlFlow<()>, DataError>;
 type Convert<T> = fn(Format, Map<String, Value>) -> Result<Vec<T>, String>;
 
 /// Documents to pre-train on, from plain text or a `text` column.
@@ -75,14 +77,6 @@ pub fn load_rankings(source: &Source) -> Result<Loaded<Ranking>, DataError> {
     collect(|sink| for_each_ranking(source, &Limits::default(), sink))
 }
 
-/// Replies judged one by one.
-///
-/// # Errors
-/// As [`load_documents`].
-pub fn load_unpaired(source: &Source) -> Result<Loaded<Unpaired>, DataError> {
-    collect(|sink| for_each_unpaired(source, &Limits::default(), sink))
-}
-
 /// Prompts, also from conversations (their final reply taken off) and from preferences (what was answered).
 ///
 /// # Errors
@@ -105,20 +99,30 @@ fn collect<T>(run: impl FnOnce(Sink<T>) -> Result<LoadReport, DataError>) -> Res
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
 pub fn for_each_document(source: &Source, limits: &Limits, sink: Sink<Document>) -> Result<LoadReport, DataError> {
-    drive(source, limits, Kind::Text, false, documents, sink)
+    take_documents(source, limits, &mut all(sink))
 }
 
-/// [`load_demonstrations`] with one row in memory at a time.
+/// As [`for_each_document`], up to where `sink` has enough: what follows is not read. The report is of what was read, and
+/// its share of bad rows is checked as if the file ended there.
 ///
 /// # Errors
-/// As [`load_documents`], and whatever `sink` returns.
+/// As [`for_each_document`].
+pub fn take_documents(source: &Source, limits: &Limits, sink: Taker<Document>) -> Result<LoadReport, DataError> {
+    drive(source, limits, (Kind::Text, false), documents, sink)
+}
+
+/// [`load_demonstrations`] with one row in memory at a time. A row for which `sink` returns [`DataError::Row`] counts as
+/// bad; so it is for rankings and prompts.
+///
+/// # Errors
+/// As [`load_documents`], and whatever else `sink` returns.
 pub fn for_each_demonstration(
     source: &Source,
     limits: &Limits,
     sink: Sink<Demonstration>,
 ) -> Result<LoadReport, DataError> {
     let convert: Convert<Demonstration> = |format, row| convert::demonstration(format, row).map(|d| vec![d]);
-    drive(source, limits, Kind::Conversations, false, convert, sink)
+    drive(source, limits, (Kind::Conversations, false), convert, &mut all(sink))
 }
 
 /// [`load_rankings`] with one row in memory at a time.
@@ -126,16 +130,22 @@ pub fn for_each_demonstration(
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
 pub fn for_each_ranking(source: &Source, limits: &Limits, sink: Sink<Ranking>) -> Result<LoadReport, DataError> {
-    drive(source, limits, Kind::Preferences, false, convert::rankings, sink)
+    drive(
+        source,
+        limits,
+        (Kind::Preferences, false),
+        convert::rankings,
+        &mut all(sink),
+    )
 }
 
-/// [`load_unpaired`] with one row in memory at a time.
+/// Replies judged one by one, with one row in memory at a time.
 ///
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
 pub fn for_each_unpaired(source: &Source, limits: &Limits, sink: Sink<Unpaired>) -> Result<LoadReport, DataError> {
     let convert: Convert<Unpaired> = |_, row| convert::unpaired(row).map(|u| vec![u]);
-    drive(source, limits, Kind::Preferences, true, convert, sink)
+    drive(source, limits, (Kind::Preferences, true), convert, &mut all(sink))
 }
 
 /// [`load_prompts`] with one row in memory at a time.
@@ -144,7 +154,12 @@ pub fn for_each_unpaired(source: &Source, limits: &Limits, sink: Sink<Unpaired>)
 /// As [`load_documents`], and whatever `sink` returns.
 pub fn for_each_prompt(source: &Source, limits: &Limits, sink: Sink<Prompt>) -> Result<LoadReport, DataError> {
     let convert: Convert<Prompt> = convert::prompts;
-    drive(source, limits, Kind::Prompts, false, convert, sink)
+    drive(source, limits, (Kind::Prompts, false), convert, &mut all(sink))
+}
+
+/// A sink that never has enough.
+fn all<T>(sink: Sink<T>) -> impl FnMut(T) -> Result<ControlFlow<()>, DataError> {
+    |item| sink(item).map(ControlFlow::Continue)
 }
 
 fn documents(_: Format, mut row: Map<String, Value>) -> Result<Vec<Document>, String> {
@@ -180,10 +195,9 @@ impl FromWhole for Prompt {}
 fn drive<T: FromWhole>(
     source: &Source,
     limits: &Limits,
-    wanted: Kind,
-    unpaired: bool,
+    (wanted, unpaired): (Kind, bool),
     convert: Convert<T>,
-    sink: Sink<T>,
+    sink: Taker<T>,
 ) -> Result<LoadReport, DataError> {
     source.validate()?;
     let path = source.path.as_path();
@@ -198,8 +212,7 @@ fn drive<T: FromWhole>(
                     return Ok(ControlFlow::Break(()));
                 }
                 tally.rows += 1;
-                tally.give(T::from_document(document), sink)?;
-                Ok(ControlFlow::Continue(()))
+                tally.give(T::from_document(document), sink)
             })?;
             if source.split == DocumentSplit::None && tally.rows == 1 {
                 tally.notes.push("the whole file is one document".into());
@@ -208,15 +221,25 @@ fn drive<T: FromWhole>(
         }
         Contents::Posts(posts) => {
             refuse_other_kind(path, Format::StackExchange, wanted)?;
+            let (mut enough, mut refused) = (false, 0);
             let report = posts.for_each(&mut |demonstration| {
-                if tally.items >= most {
+                if enough || tally.items >= most {
                     return Ok(());
                 }
-                tally.give(T::from_demonstration(demonstration), sink)
+                match tally.give(T::from_demonstration(demonstration), sink) {
+                    // Which line a question stood on is not kept
+                    Err(DataError::Row { reason }) => {
+                        refused += 1;
+                        tally.sample(0, reason);
+                    }
+                    other => enough = other?.is_break(),
+                }
+                Ok(())
             })?;
             tally.rows = report.rows;
-            tally.bad = report.bad_count;
-            tally.samples = report.bad;
+            tally.bad = report.bad_count + refused;
+            tally.samples.splice(0..0, report.bad);
+            tally.samples.truncate(SAMPLES);
             if report.unanswered > 0 {
                 let n = report.unanswered;
                 tally
@@ -228,7 +251,8 @@ fn drive<T: FromWhole>(
         Contents::Rows(rows) => {
             let (format, head, mut rows) = told(source, wanted, unpaired, rows, &mut tally)?;
             let mut head = head.into_iter();
-            while tally.rows < most {
+            let mut enough = false;
+            while tally.rows < most && !enough {
                 let Some(row) = head.next().map(Ok).or_else(|| rows.next()) else {
                     break;
                 };
@@ -238,7 +262,13 @@ fn drive<T: FromWhole>(
                     Ok(items) => {
                         tally.barren += u64::from(items.is_empty());
                         for item in items {
-                            tally.give(Some(item), sink)?;
+                            match tally.give(Some(item), sink) {
+                                Err(DataError::Row { reason }) => {
+                                    tally.reject(line, reason)?;
+                                    break;
+                                }
+                                other => enough |= other?.is_break(),
+                            }
                         }
                     }
                     Err(reason) => tally.reject(line, reason)?,
@@ -400,12 +430,13 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn give<T>(&mut self, item: Option<T>, sink: Sink<T>) -> Result<(), DataError> {
-        if let Some(item) = item {
-            self.items += 1;
-            sink(item)?;
-        }
-        Ok(())
+    fn give<T>(&mut self, item: Option<T>, sink: Taker<T>) -> Result<ControlFlow<()>, DataError> {
+        let Some(item) = item else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let flow = sink(item)?;
+        self.items += 1;
+        Ok(flow)
     }
 
     fn sample(&mut self, line: u64, reason: String) {

@@ -17,7 +17,7 @@ fn wrong(option: &'static str, got: impl ToString, expected: &str) -> DataError 
 ///
 /// # Errors
 /// Weights that are negative or not finite, or that sum to 0.
-pub fn normalised(weights: &[f64]) -> Result<Vec<f64>, DataError> {
+fn normalised(weights: &[f64]) -> Result<Vec<f64>, DataError> {
     if let Some(weight) = weights.iter().find(|w| !(w.is_finite() && **w >= 0.0)) {
         return Err(wrong("weight", weight, "a number of at least 0"));
     }
@@ -26,11 +26,6 @@ pub fn normalised(weights: &[f64]) -> Result<Vec<f64>, DataError> {
         return Err(wrong("weight", format!("{sum} in sum"), "at least one weight above 0"));
     }
     Ok(weights.iter().map(|w| w / sum).collect())
-}
-
-/// Weights in proportion to the number of examples, none counted beyond `cap` (T5 and FLAN: examples-proportional mixing).
-pub fn proportional_weights(examples: &[u64], cap: u64) -> Vec<f64> {
-    examples.iter().map(|&n| n.min(cap) as f64).collect()
 }
 
 /// What training on a mixture will draw.
@@ -347,10 +342,5 @@ mod tests {
         (0..CYCLE as u64 + 1234).for_each(|i| counted[order.at(i).source] += 1);
         assert_eq!(drawn.iter().map(|p| p.draws).collect::<Vec<_>>(), counted);
         assert!(counted[2] > 0, "a small share is drawn too");
-    }
-
-    #[test]
-    fn proportional_mixing_is_capped() {
-        assert_eq!(proportional_weights(&[10, 5000, 3000], 3000), [10.0, 3000.0, 3000.0]);
     }
 }

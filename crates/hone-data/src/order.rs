@@ -64,12 +64,7 @@ pub struct EpochOrder {
 }
 
 impl EpochOrder {
-    /// The order over `n` examples; `n` must not be 0.
-    pub fn new(n: usize, seed: u64) -> Self {
-        Self::member(n, seed, 0)
-    }
-
-    /// The order of one source of several, which differs from that of the others.
+    /// The order over `n` examples of source `member`, which differs from that of the others; `n` must not be 0.
     pub fn member(n: usize, seed: u64, member: u64) -> Self {
         assert!(n > 0, "an order of nothing");
         Self {
@@ -94,17 +89,6 @@ impl EpochOrder {
         let epoch = global_index / self.n;
         let key = Key::new(self.seed, "data-order", epoch).child(self.member);
         Permutation::new(key, self.n).at(global_index % self.n) as usize
-    }
-
-    /// The examples of optimiser step `step` (from 0) at `batch` examples a step. A batch may reach into the next epoch.
-    pub fn batch(&self, step: u64, batch: usize) -> Vec<usize> {
-        let start = step * batch as u64;
-        (start..start + batch as u64).map(|i| self.example_at(i)).collect()
-    }
-
-    /// Steps that `epochs` passes take, the last one perhaps reaching a little further.
-    pub fn steps(&self, epochs: f64, batch: usize) -> u64 {
-        (self.n as f64 * epochs / batch as f64).ceil() as u64
     }
 }
 
@@ -154,25 +138,16 @@ mod tests {
 
     #[test]
     fn an_epoch_holds_everything_once_and_epochs_differ() {
-        let order = EpochOrder::new(37, 5);
-        let epoch = |e: u64| (e * 37..(e + 1) * 37).map(|i| order.example_at(i)).collect::<Vec<_>>();
+        let order = EpochOrder::member(37, 5, 0);
+        let of = |order: &EpochOrder, e: u64| (e * 37..(e + 1) * 37).map(|i| order.example_at(i)).collect::<Vec<_>>();
+        let epoch = |e| of(&order, e);
         for e in 0..5 {
             let mut all = epoch(e);
             all.sort_unstable();
             assert_eq!(all, (0..37).collect::<Vec<_>>());
         }
         assert_ne!(epoch(0), epoch(1));
-        assert_ne!(epoch(0), EpochOrder::new(37, 6).batch(0, 37));
-        assert_ne!(epoch(0), EpochOrder::member(37, 5, 1).batch(0, 37));
-    }
-
-    #[test]
-    fn seeking_equals_iterating() {
-        let order = EpochOrder::new(10, 1);
-        let all: Vec<usize> = (0..40).map(|i| order.example_at(i)).collect();
-        for step in (0..10).rev() {
-            assert_eq!(order.batch(step, 4), all[step as usize * 4..][..4]);
-        }
-        assert_eq!((order.steps(3.0, 4), order.steps(0.5, 5)), (8, 1));
+        assert_ne!(epoch(0), of(&EpochOrder::member(37, 6, 0), 0));
+        assert_ne!(epoch(0), of(&EpochOrder::member(37, 5, 1), 0));
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::items::Message;
-use crate::pack::TokenExample;
+use crate::items::TokenExample;
 
 /// A stretch of an example.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -46,16 +46,14 @@ impl TokenStream {
     /// # Errors
     /// [`DataError::TooManyTokens`]; the stream then is as it was.
     pub fn push(&mut self, text: &str, encoder: &impl Encode) -> Result<(), DataError> {
-        self.push_ids(&encoder.encode(text))?;
-        self.text_bytes += text.len() as u64;
-        Ok(())
+        self.push_ids(&encoder.encode(text), text.len() as u64)
     }
 
-    /// Adds a document of tokens.
+    /// Adds a document of tokens, whose text has `bytes` UTF-8 bytes.
     ///
     /// # Errors
     /// As [`TokenStream::push`].
-    pub fn push_ids(&mut self, ids: &[u32]) -> Result<(), DataError> {
+    pub fn push_ids(&mut self, ids: &[u32], bytes: u64) -> Result<(), DataError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -65,6 +63,7 @@ impl TokenStream {
         self.ids.extend_from_slice(ids);
         self.separators.push(self.ids.len());
         self.ids.push(self.separator);
+        self.text_bytes += bytes;
         Ok(())
     }
 
@@ -78,7 +77,7 @@ impl TokenStream {
         self.separators.len() - 1
     }
 
-    /// The UTF-8 bytes of the texts added by [`TokenStream::push`].
+    /// The UTF-8 bytes of the documents' texts.
     pub fn text_bytes(&self) -> u64 {
         self.text_bytes
     }
@@ -104,6 +103,29 @@ impl TokenStream {
             length,
             boundaries,
         })
+    }
+
+    /// Windows of at most `length` predictions that each lie inside one document and start anew with each: the separator
+    /// is the first context of a document and never a target. What bits per byte are measured on.
+    ///
+    /// # Panics
+    /// If `length` is 0.
+    pub fn document_windows(&self, length: usize) -> Vec<Window<'_>> {
+        assert!(length > 0, "a window predicts at least one token");
+        let mut windows = Vec::new();
+        for bounds in self.separators.windows(2) {
+            let mut start = bounds[0];
+            while start + 1 < bounds[1] {
+                let end = (start + length).min(bounds[1] - 1);
+                windows.push(Window {
+                    inputs: &self.ids[start..end],
+                    targets: &self.ids[start + 1..end + 1],
+                    segments: vec![end - start],
+                });
+                start = end;
+            }
+        }
+        windows
     }
 }
 
@@ -193,7 +215,7 @@ mod tests {
         stream.push("abc", &bytes).unwrap();
         stream.push("", &bytes).unwrap();
         // a document that holds the separator's id: boundaries come from positions, not from ids
-        stream.push_ids(&[1, S, 2]).unwrap();
+        stream.push_ids(&[1, S, 2], 5).unwrap();
         stream.push("d", &bytes).unwrap();
         stream
     }
@@ -202,7 +224,7 @@ mod tests {
     fn documents_are_joined_by_separators() {
         let stream = stream();
         assert_eq!(stream.ids(), [S, 97, 98, 99, S, 1, S, 2, S, 100, S]);
-        assert_eq!((stream.documents(), stream.text_bytes()), (3, 4));
+        assert_eq!((stream.documents(), stream.text_bytes()), (3, 9));
     }
 
     #[test]
@@ -240,15 +262,42 @@ mod tests {
     }
 
     #[test]
+    fn document_windows_stay_inside_a_document_and_never_predict_its_end() {
+        let stream = stream();
+        let cut = |length| -> Vec<(Vec<u32>, Vec<u32>)> {
+            let windows = stream.document_windows(length).into_iter();
+            windows.map(|w| (w.inputs.to_vec(), w.targets.to_vec())).collect()
+        };
+        let whole = [
+            (vec![S, 97, 98], vec![97, 98, 99]),
+            (vec![S, 1, S], vec![1, S, 2]),
+            (vec![S], vec![100]),
+        ];
+        assert_eq!(cut(3), whole);
+        assert_eq!(cut(100), whole);
+        assert_eq!(
+            cut(2),
+            [
+                (vec![S, 97], vec![97, 98]),
+                (vec![98], vec![99]),
+                (vec![S, 1], vec![1, S]),
+                (vec![S], vec![2]),
+                (vec![S], vec![100]),
+            ]
+        );
+        assert!(TokenStream::new(S, 4).document_windows(4).is_empty());
+    }
+
+    #[test]
     fn limits_are_kept() {
         let mut stream = TokenStream::new(S, 4);
         assert!(stream.windows(4, Boundaries::Separate).is_err());
-        stream.push_ids(&[1, 2]).unwrap();
+        stream.push_ids(&[1, 2], 2).unwrap();
         assert!(matches!(
-            stream.push_ids(&[3]),
+            stream.push_ids(&[3], 1),
             Err(DataError::TooManyTokens { cap: 4 })
         ));
-        assert_eq!(stream.ids(), [S, 1, 2, S]);
+        assert_eq!((stream.ids(), stream.text_bytes()), ([S, 1, 2, S].as_slice(), 2));
         assert!(stream.windows(0, Boundaries::Separate).is_err());
     }
 }

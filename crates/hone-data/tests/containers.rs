@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use hone_data::{
     Compression, Container, Contents, DataError, Demonstration, DocumentSplit, Format, Hints, Limits, Message, Row,
-    Source, for_each_demonstration, inspect, load_demonstrations, load_documents, load_prompts, load_rankings,
-    load_unpaired, open,
+    Source, for_each_demonstration, for_each_unpaired, inspect, load_demonstrations, load_documents, load_prompts,
+    load_rankings, open, take_documents,
 };
 use tempfile::TempDir;
 
@@ -174,6 +174,79 @@ fn plain_text_splits_only_where_asked() {
     assert_eq!(load_documents(&Source::new(zipped)).unwrap().items[0].text, "déjà vu\n");
     let rows = file(&dir, "{\"text\": \"a\"}\n{\"text\": \"b\", \"url\": \"u\"}\n");
     assert_eq!(load_documents(&Source::new(rows)).unwrap().items.len(), 2);
+}
+
+#[test]
+fn markers_separate_the_documents_of_plain_text() {
+    let dir = TempDir::new().unwrap();
+    let stories = "<|endoftext|>\r\n\n  One day.\nIt rained. <|endoftext|> is no line here.\n\n<|endoftext|>\n \nTwo.\n\nThree.\n \
+                   <|endoftext|> \n\n<|endoftext|>\nFour.\n\n";
+    let texts = |content: &str, split| {
+        let loaded = load_documents(&Source {
+            split,
+            ..Source::new(file(&dir, content))
+        })
+        .unwrap();
+        loaded.items.into_iter().map(|d| d.text).collect::<Vec<_>>()
+    };
+    let first = "  One day.\nIt rained. <|endoftext|> is no line here.";
+    assert_eq!(texts(stories, DocumentSplit::None), [first, "Two.\n\nThree.", "Four."]);
+    assert_eq!(
+        texts(stories, DocumentSplit::BlankLines),
+        [first, "Two.", "Three.", "Four."]
+    );
+    assert_eq!(
+        texts("one\ntwo\n<|endoftext|>\nthree", DocumentSplit::BlankLines),
+        ["one\ntwo", "three"]
+    );
+    assert_eq!(
+        texts("one\n<|endoftext|>\ntwo\n\nthree", DocumentSplit::Lines),
+        ["one", "two", "three"]
+    );
+    // Each document has the limit to itself, and the last documents are held out
+    let source = Source::new(file(&dir, "A story.\n<|endoftext|>\n".repeat(40)));
+    let limits = Limits {
+        document_bytes: 30,
+        ..Limits::default()
+    };
+    assert_eq!(
+        hone_data::for_each_document(&source, &limits, &mut |_| Ok(()))
+            .unwrap()
+            .items,
+        40
+    );
+    let split = hone_data::hold_out_documents(load_documents(&source).unwrap().items, 0.05).unwrap();
+    assert_eq!((split.train.len(), split.held_out.len()), (38, 2));
+}
+
+#[test]
+fn reading_ends_where_there_is_enough() {
+    let dir = TempDir::new().unwrap();
+    // What follows the second document would stop the reading
+    let text = file(&dir, b"one\ntwo\nthree \xff\n");
+    let lines = file(
+        &dir,
+        b"{\"text\": \"one\"}\n{\"text\": \"two\"}\n{\"text\": \"\xff\"}\n",
+    );
+    let split = DocumentSplit::Lines;
+    let text = Source {
+        split,
+        ..Source::new(text)
+    };
+    for source in [text, Source::new(lines)] {
+        assert!(load_documents(&source).is_err());
+        let mut seen = Vec::new();
+        let report = take_documents(&source, &Limits::default(), &mut |document| {
+            seen.push(document.text);
+            Ok(if seen.len() == 2 {
+                std::ops::ControlFlow::Break(())
+            } else {
+                std::ops::ControlFlow::Continue(())
+            })
+        })
+        .unwrap();
+        assert_eq!((seen, report.items), (vec!["one".to_string(), "two".into()], 2));
+    }
 }
 
 fn refused(content: impl AsRef<[u8]>, parts: &[&str]) {
@@ -439,10 +512,16 @@ fn other_kinds_are_refused_with_a_hint() {
     let judged = Source::new(file(&dir, judged));
     let error = load_rankings(&judged).unwrap_err().to_string();
     assert!(error.contains("comparisons are needed here"), "{error}");
-    assert!(load_unpaired(&judged).unwrap().items[0].label);
+    let mut labels = Vec::new();
+    let mut keep = |row: hone_data::Unpaired| {
+        labels.push(row.label);
+        Ok(())
+    };
+    for_each_unpaired(&judged, &Limits::default(), &mut keep).unwrap();
+    assert_eq!(labels, [true]);
     let pairs = "{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\"}\n";
     let pairs = Source::new(file(&dir, pairs));
-    assert!(load_unpaired(&pairs).is_err());
+    assert!(for_each_unpaired(&pairs, &Limits::default(), &mut |_| Ok(())).is_err());
     assert_eq!(load_rankings(&pairs).unwrap().items[0].responses, ["c", "r"]);
     let directory = Source::new(dir.path());
     assert!(matches!(load_documents(&directory), Err(DataError::Directory { .. })));

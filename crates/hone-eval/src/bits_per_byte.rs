@@ -1,27 +1,19 @@
-//! Bits per byte: -log2 of a document's likelihood over its UTF-8 bytes.
+//! Bits per byte: -log2 of the documents' likelihood over their UTF-8 bytes.
 //!
 //! A document's tokens `d1 .. dn` are predicted from the separator `S` and from each other: inputs `S d1 .. d(n-1)`,
-//! targets `d1 .. dn`, cut into consecutive windows of the model's context. A window sees nothing of the one before, so
-//! the number includes what a short context costs. The separator is context only, never a target; there is no template.
+//! targets `d1 .. dn`, cut into consecutive windows. A window sees nothing of the one before, so the number includes what
+//! a short context costs. The separator is context only, never a target; there is no template.
 
 use std::sync::Arc;
 
 use hone_compute::{Engine, Layout, Tape};
+use hone_data::{TokenStream, Window};
 use hone_model::{Tokens, Transformer};
 
 use crate::error::Error;
 
 /// Tokens computed together.
 const PACK: usize = 4096;
-
-/// A document as tokens, and the bytes of its text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenDocument {
-    /// Its tokens, without separator.
-    pub ids: Vec<u32>,
-    /// UTF-8 bytes of its text.
-    pub bytes: u64,
-}
 
 /// How well a model predicts documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
@@ -65,47 +57,33 @@ impl BitsPerByte {
     }
 }
 
-/// One window: a part of one document with the context that comes before it in the window.
-struct Window<'a> {
-    document: usize,
-    /// The token before the first target.
-    before: u32,
-    targets: &'a [u32],
-}
-
-/// Measures a model on documents. `separator` is the first context of each; `progress` is told how many tokens were done.
+/// Measures a model on documents, in windows of at most `length` tokens. `progress` is told how many tokens were done.
 ///
 /// # Errors
-/// No document with a byte in it; a token beyond the vocabulary; a log-probability that is not finite.
+/// No document with a byte in it; a length of 0 or beyond the model's context; a token beyond the vocabulary; a
+/// log-probability that is not finite.
 pub fn bits_per_byte(
     engine: &Engine,
     model: &Transformer,
-    separator: u32,
-    documents: &[TokenDocument],
+    documents: &TokenStream,
+    length: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<BitsPerByte, Error> {
-    let bytes: u64 = documents.iter().map(|d| d.bytes).sum();
-    if bytes == 0 {
+    if documents.text_bytes() == 0 {
         return Err(Error::Empty {
             metric: "bits_per_byte",
             what: "text",
         });
     }
-    let vocabulary = model.architecture().vocab_size;
-    let beyond = |id: u32| id as usize >= vocabulary;
-    for (document, d) in documents.iter().enumerate() {
-        if let Some(id) = std::iter::once(separator)
-            .chain(d.ids.iter().copied())
-            .find(|&id| beyond(id))
-        {
-            return Err(Error::UnknownToken {
-                document,
-                id,
-                vocabulary,
-            });
-        }
+    let context = model.architecture().context;
+    if length == 0 || length > context {
+        return Err(Error::Window { length, context });
     }
-    let windows: Vec<Window<'_>> = windows_of(documents, separator, model.architecture().context);
+    let vocabulary = model.architecture().vocab_size;
+    if let Some(&id) = documents.ids().iter().find(|&&id| id as usize >= vocabulary) {
+        return Err(Error::UnknownToken { id, vocabulary });
+    }
+    let windows = documents.document_windows(length);
     let (mut nats, mut tokens) = (0.0, 0);
     let mut rest = windows.as_slice();
     while !rest.is_empty() {
@@ -117,38 +95,24 @@ pub fn bits_per_byte(
         });
         let (pack, after) = rest.split_at(fitting.count().max(1));
         rest = after;
-        nats += pack_nats(engine, model, pack)?;
+        nats += pack_nats(engine, model, pack, tokens)?;
         tokens += pack.iter().map(|w| w.targets.len() as u64).sum::<u64>();
         progress(tokens);
     }
-    Ok(BitsPerByte::new(nats, tokens, bytes, documents.len() as u64))
+    Ok(BitsPerByte::new(
+        nats,
+        tokens,
+        documents.text_bytes(),
+        documents.documents() as u64,
+    ))
 }
 
-fn windows_of(documents: &[TokenDocument], separator: u32, length: usize) -> Vec<Window<'_>> {
-    let mut windows = Vec::new();
-    for (document, d) in documents.iter().enumerate() {
-        let mut before = separator;
-        for targets in d.ids.chunks(length) {
-            windows.push(Window {
-                document,
-                before,
-                targets,
-            });
-            before = targets[targets.len() - 1];
-        }
-    }
-    windows
-}
-
-fn pack_nats(engine: &Engine, model: &Transformer, pack: &[Window<'_>]) -> Result<f64, Error> {
-    let inputs = |w: &Window<'_>| -> Vec<u32> {
-        std::iter::once(w.before)
-            .chain(w.targets[..w.targets.len() - 1].iter().copied())
-            .collect()
-    };
-    let ids: Arc<[u32]> = pack.iter().flat_map(inputs).collect();
+/// -ln likelihood of windows; `before` tokens were done earlier.
+fn pack_nats(engine: &Engine, model: &Transformer, pack: &[Window<'_>], before: u64) -> Result<f64, Error> {
+    let ids: Arc<[u32]> = pack.iter().flat_map(|w| w.inputs.iter().copied()).collect();
     let targets: Arc<[u32]> = pack.iter().flat_map(|w| w.targets.iter().copied()).collect();
-    let layout = Layout::whole(&pack.iter().map(|w| w.targets.len()).collect::<Vec<_>>());
+    let segments: Vec<usize> = pack.iter().flat_map(|w| w.segments.iter().copied()).collect();
+    let layout = Layout::whole(&segments);
     let mut tape = Tape::inference(engine, model.parameters());
     let hidden = model.hidden(
         &mut tape,
@@ -158,21 +122,17 @@ fn pack_nats(engine: &Engine, model: &Transformer, pack: &[Window<'_>]) -> Resul
         },
     );
     let logprobs = engine.read(model.logprobs(&mut tape, &hidden, &targets, 1.0).logprob.value());
-    let (mut nats, mut at) = (0.0, 0);
-    for window in pack {
-        for token in 0..window.targets.len() {
-            let got = logprobs[at];
-            if !got.is_finite() {
-                return Err(Error::NotFinite {
-                    metric: "bits_per_byte",
-                    item: window.document,
-                    token,
-                    got,
-                });
-            }
-            nats -= f64::from(got);
-            at += 1;
+    let mut nats = 0.0;
+    for (token, &got) in (before..).zip(&logprobs) {
+        if !got.is_finite() {
+            return Err(Error::NotFinite {
+                metric: "bits_per_byte",
+                item: 0,
+                token: token as usize,
+                got,
+            });
         }
+        nats -= f64::from(got);
     }
     Ok(nats)
 }
@@ -207,14 +167,19 @@ mod tests {
         (engine, model)
     }
 
+    fn stream(separator: u32, documents: &[&[u32]], bytes: u64) -> TokenStream {
+        let mut stream = TokenStream::new(separator, 100);
+        for ids in documents {
+            stream.push_ids(ids, bytes).unwrap();
+        }
+        stream
+    }
+
     #[test]
     fn windows_are_summed_from_separate_contexts() {
         let (engine, model) = tiny(4);
-        let document = TokenDocument {
-            ids: vec![5, 6, 7, 8, 9, 10],
-            bytes: 11,
-        };
-        let got = bits_per_byte(&engine, &model, 1, &[document.clone(), document], &mut |_| {}).unwrap();
+        let document = [5, 6, 7, 8, 9, 10];
+        let got = bits_per_byte(&engine, &model, &stream(1, &[&document, &document], 11), 4, &mut |_| {}).unwrap();
         // By hand: S 5 6 7 -> 5 6 7 8, then 8 9 -> 9 10, each alone
         let first = &logprobs_of(&engine, &model, &[&[1, 5, 6, 7, 8][..4]], 1.0)[0].logprobs;
         let mut nats: f64 = first.iter().map(|&x| -f64::from(x)).sum();
@@ -244,11 +209,7 @@ mod tests {
         let output = model.output();
         let zeros = vec![0.0; 40 * 16];
         model.parameters_mut().set(&engine, output, &zeros);
-        let document = TokenDocument {
-            ids: vec![1, 2, 3],
-            bytes: 3,
-        };
-        let got = bits_per_byte(&engine, &model, 0, &[document], &mut |_| {}).unwrap();
+        let got = bits_per_byte(&engine, &model, &stream(0, &[&[1, 2, 3]], 3), 8, &mut |_| {}).unwrap();
         assert!((got.bits_per_byte - 40f64.log2()).abs() < 1e-5, "{}", got.bits_per_byte);
     }
 
@@ -260,25 +221,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_foreign_tokens_are_refused() {
+    fn nothing_foreign_tokens_and_windows_beyond_the_context_are_refused() {
         let (engine, model) = tiny(4);
-        let empty = TokenDocument { ids: vec![], bytes: 0 };
-        assert!(matches!(
-            bits_per_byte(&engine, &model, 1, &[empty], &mut |_| {}),
-            Err(Error::Empty { .. })
-        ));
-        let foreign = TokenDocument {
-            ids: vec![40],
-            bytes: 1,
+        let measure = |documents: &[&[u32]], length| {
+            bits_per_byte(&engine, &model, &stream(1, documents, 1), length, &mut |_| {}).unwrap_err()
         };
-        let error = bits_per_byte(&engine, &model, 1, &[foreign], &mut |_| {});
-        assert!(matches!(
-            error,
-            Err(Error::UnknownToken {
-                document: 0,
-                id: 40,
-                vocabulary: 40
-            })
-        ));
+        assert!(matches!(measure(&[&[]], 4), Error::Empty { .. }));
+        let foreign = measure(&[&[40]], 4);
+        assert!(matches!(foreign, Error::UnknownToken { id: 40, vocabulary: 40 }));
+        assert!(matches!(measure(&[&[2]], 5), Error::Window { length: 5, context: 4 }));
+        assert!(matches!(measure(&[&[2]], 0), Error::Window { .. }));
     }
 }

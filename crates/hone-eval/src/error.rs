@@ -13,15 +13,21 @@ pub enum Error {
     },
     /// A token that the model does not have.
     #[error(
-        "bits_per_byte: document {document} has the token id {id}; the model's vocabulary has {vocabulary}; is this tokenizer the model's?"
+        "bits_per_byte: the text has the token id {id}; the model's vocabulary has {vocabulary}; is this tokenizer the model's?"
     )]
     UnknownToken {
-        /// Which document, from 0.
-        document: usize,
         /// The id.
         id: u32,
         /// Rows of the embedding.
         vocabulary: usize,
+    },
+    /// Windows that the model cannot read.
+    #[error("bits_per_byte: windows of {length} tokens; expected 1 to the model's context, {context}")]
+    Window {
+        /// Tokens a window.
+        length: usize,
+        /// The model's context.
+        context: usize,
     },
     /// A log-probability that is not a number.
     #[error(
@@ -37,17 +43,15 @@ pub enum Error {
         /// What it is.
         got: f32,
     },
-    /// Log-probabilities of the two models that do not belong together.
+    /// A response whose log-ratio is not a number.
     #[error(
-        "kl_of_samples: sample {sample} has {policy} log-probabilities under the policy and {reference} under the reference"
+        "kl_of_samples: the log-ratio of response {sample} is {got}; expected a finite number; has the model's training diverged?"
     )]
-    Lengths {
-        /// Which sample, from 0.
+    LogRatio {
+        /// Which response, from 0.
         sample: usize,
-        /// Numbers of the policy.
-        policy: usize,
-        /// Numbers of the reference.
-        reference: usize,
+        /// What it is.
+        got: f64,
     },
     /// What the statistics refuse.
     #[error(transparent)]

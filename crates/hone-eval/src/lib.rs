@@ -1,7 +1,8 @@
 //! Metrics and judging: what a model is worth, as pure functions of models, tokens and verdicts.
 //!
 //! - [`bits_per_byte`]: how well a model predicts documents, comparable across tokenizers.
-//! - [`win_rate`]: how often a judge prefers one system's answers to another's.
+//! - [`win_rate`]: how often a judge prefers one system's answers to another's; [`win_rate_difference`]: whether one of two
+//!   systems is preferred more often, prompt by prompt.
 //! - [`kl_of_samples`]: how far a policy has moved from its reference, measured on its own samples.
 #![forbid(unsafe_code)]
 
@@ -10,7 +11,8 @@ mod error;
 mod kl;
 mod win_rate;
 
-pub use bits_per_byte::{BitsPerByte, TokenDocument, bits_per_byte};
+pub use bits_per_byte::{BitsPerByte, bits_per_byte};
 pub use error::Error;
+pub use hone_objective::statistics::{Bootstrap, Outcome};
 pub use kl::{KlOfSamples, kl_of_samples};
-pub use win_rate::{Verdict, WinRate, win_rate};
+pub use win_rate::{Difference, WinRate, win_rate, win_rate_difference};

@@ -80,6 +80,10 @@ impl<'m> Generator<'m> {
     ) -> Result<Vec<Completion>, GenerateError> {
         self.check(requests)?;
         let mut done: Vec<Option<Completion>> = requests.iter().map(|_| None).collect();
+        // A request for no tokens is done before it begins
+        for (done, _) in done.iter_mut().zip(requests).filter(|(_, r)| r.max_new_tokens == 0) {
+            *done = Some(Completion::empty());
+        }
         let mut waiting = group_by_prompt(requests);
         let mut active: Vec<Active> = Vec::new();
         loop {
@@ -168,20 +172,15 @@ impl<'m> Generator<'m> {
                     continue;
                 };
                 hidden.extend_from_slice(last_hidden);
-                let completion = Completion {
-                    ids: Vec::new(),
-                    logprobs: Vec::new(),
-                    finish: FinishReason::Length,
-                };
                 first.push(Active {
                     request,
                     cache: cache.clone(),
-                    completion,
+                    completion: Completion::empty(),
                     last: 0,
                     text: Vec::new(),
                 });
             }
-            // A request without tokens is done before it begins.
+            // Groups whose requests have all begun were dropped: look at the next ones
             if first.is_empty() {
                 continue;
             }
@@ -193,9 +192,7 @@ impl<'m> Generator<'m> {
             let rows: Vec<_> = first.iter().map(|a| sample_row(&requests[a.request], 0)).collect();
             let chosen = self.sample(&tape, &hidden, &rows, &first)?;
             for (mut sequence, (token, logprob)) in first.into_iter().zip(chosen) {
-                if requests[sequence.request].max_new_tokens > 0
-                    && self.take(&mut sequence, requests, (token, logprob), on_token)
-                {
+                if self.take(&mut sequence, requests, (token, logprob), on_token) {
                     active.push(sequence);
                 } else {
                     done[sequence.request] = Some(sequence.completion);
@@ -302,9 +299,10 @@ fn text_stops(request: &Request, text: &mut Vec<u8>, token: u32) -> bool {
     })
 }
 
+/// Requests for at least one token, those with the same prompt next to each other together.
 fn group_by_prompt(requests: &[Request]) -> VecDeque<Waiting> {
     let mut groups: VecDeque<Waiting> = VecDeque::new();
-    for (index, request) in requests.iter().enumerate() {
+    for (index, request) in requests.iter().enumerate().filter(|(_, r)| r.max_new_tokens > 0) {
         match groups.back_mut() {
             Some(group) if group.prompt == request.prompt => group.requests.push_back(index),
             _ => groups.push_back(Waiting {

@@ -54,6 +54,17 @@ pub struct Completion {
     pub finish: FinishReason,
 }
 
+impl Completion {
+    /// Without tokens.
+    pub(crate) fn empty() -> Self {
+        Self {
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            finish: FinishReason::Length,
+        }
+    }
+}
+
 /// A token as it was sampled.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenEvent {

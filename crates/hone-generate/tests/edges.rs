@@ -164,3 +164,27 @@ fn a_cancelled_request_leaves_others_alone() {
         }
     }
 }
+
+#[test]
+fn a_request_for_no_tokens_is_done_before_it_begins() {
+    let engine = engine(Isa::detect(), Precision::F32, 1);
+    let mut model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);
+    // A model of which nothing can be sampled
+    let norm = model.parameters().find("norm.weight").expect("a final norm");
+    let width = model.architecture().width;
+    model.parameters_mut().set(&engine, norm, &vec![f32::NAN; width]);
+    let generator = Generator::new(&engine, &model, GeneratorOptions::default());
+    let none = [request(vec![3, 4], 0), request(vec![3, 4], 0), request(vec![5], 0)];
+    let done = generator
+        .run_with(&none, &mut |_| panic!("a token"))
+        .expect("nothing is sampled");
+    assert_eq!(done.len(), 3);
+    for completion in done {
+        assert_eq!((completion.ids.len(), completion.finish), (0, FinishReason::Length));
+    }
+    let some = [request(vec![3, 4], 0), request(vec![3, 4], 1)];
+    assert!(matches!(
+        generator.run(&some),
+        Err(GenerateError::Sampling { request: 1, .. })
+    ));
+}

@@ -1,4 +1,8 @@
-//! Elementary functions in double precision, accurate to about one unit in the last place in their usual range.
+//! Elementary functions in double precision.
+//!
+//! Accuracy, as the tests hold it against the system's library: `exp`, `ln`, `sigmoid` and `softplus` within 4e-15 of
+//! the result, `sin` and `cos` within 1e-15 for angles up to 2^20. `pow` multiplies the rounding of its logarithm, so its
+//! relative error grows with the size of `y ln x`: below 4e-16 (1 + |y ln x|).
 
 const LN_2_HI: f64 = 6.931_471_803_691_238e-1;
 const LN_2_LO: f64 = 1.908_214_929_270_587_7e-10;
@@ -67,12 +71,12 @@ pub fn ln(x: f64) -> f64 {
     k * LN_2_HI + (2.0 * s + (2.0 * s * sum + k * LN_2_LO))
 }
 
-/// `x^y` for positive `x`.
+/// `x^y` for positive `x`; relative error below 4e-16 (1 + |y ln x|).
 pub fn pow(x: f64, y: f64) -> f64 {
     exp(y * ln(x))
 }
 
-/// Sine of an angle in radians, for |x| below about a million.
+/// Sine of an angle in radians, for |x| up to 2^20.
 pub fn sin(x: f64) -> f64 {
     let (quadrant, r) = reduce(x);
     match quadrant {
@@ -83,7 +87,7 @@ pub fn sin(x: f64) -> f64 {
     }
 }
 
-/// Cosine of an angle in radians, for |x| below about a million.
+/// Cosine of an angle in radians, for |x| up to 2^20.
 pub fn cos(x: f64) -> f64 {
     let (quadrant, r) = reduce(x);
     match quadrant {
@@ -122,18 +126,6 @@ fn cos_kernel(r: f64) -> f64 {
         sum = -(1.0 + sum) * z / ((2.0 * n - 1.0) * (2.0 * n));
     }
     1.0 + sum
-}
-
-/// Hyperbolic tangent.
-pub fn tanh(x: f64) -> f64 {
-    if x.abs() < 1e-3 {
-        // x - x^3/3 + 2 x^5/15
-        let z = x * x;
-        return x - x * z * (1.0 / 3.0 - z * (2.0 / 15.0));
-    }
-    let e = exp(-2.0 * x.abs());
-    let t = (1.0 - e) / (1.0 + e);
-    if x < 0.0 { -t } else { t }
 }
 
 /// `1 / (1 + e^-x)`, without overflow.
@@ -182,7 +174,6 @@ mod tests {
         for i in -4000..4000 {
             let x = f64::from(i) * 0.0871;
             close("exp", x, exp(x), x.exp());
-            close("tanh", x, tanh(x), x.tanh());
             close("sigmoid", x, sigmoid(x), 1.0 / (1.0 + (-x).exp()));
             assert!((sin(x) - x.sin()).abs() < 1e-15, "sin {x}");
             assert!((cos(x) - x.cos()).abs() < 1e-15, "cos {x}");
@@ -201,6 +192,42 @@ mod tests {
             let y = exp(x);
             if (y - 1.0).abs() > 1e-3 && y.is_finite() && y > 0.0 {
                 close("ln", y, ln(y), y.ln());
+            }
+        }
+    }
+
+    #[test]
+    fn angles_up_to_the_longest_context() {
+        for i in 0..200_000 {
+            let x = f64::from(i) * 5.242_87 + f64::from(i % 7) * 0.1;
+            assert!(x < 1_048_600.0);
+            assert!((sin(x) - x.sin()).abs() < 1e-15, "sin {x}");
+            assert!((cos(-x) - x.cos()).abs() < 1e-15, "cos -{x}");
+        }
+    }
+
+    #[test]
+    fn powers_as_angles_and_moments_need_them() {
+        let check = |x: f64, y: f64| {
+            let (got, expected) = (pow(x, y), x.powf(y));
+            let bound = 4e-16 * (1.0 + (y * x.ln()).abs()) * expected;
+            assert!(
+                (got - expected).abs() <= bound,
+                "{x}^{y} = {got:e}, expected {expected:e}"
+            );
+        };
+        // Rotary frequencies: theta^(2 i / head_dim)
+        for theta in [1.5, 50.0, 1e4, 5e5, 1e6, 1e9] {
+            for head_dim in [2, 12, 64, 80, 128, 256] {
+                (0..head_dim / 2).for_each(|i| check(theta, f64::from(2 * i) / f64::from(head_dim)));
+            }
+        }
+        // Bias corrections: beta^step, as long as it is a normal number
+        for beta in [0.5, 0.9, 0.95, 0.99, 0.999, 0.999_9] {
+            for step in (1..100).chain((1..700).map(|i| 1000 * i)) {
+                if f64::from(step) * f64::ln(beta) > -700.0 {
+                    check(beta, f64::from(step));
+                }
             }
         }
     }

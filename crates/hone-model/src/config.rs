@@ -10,6 +10,15 @@ use serde_json::{Map, Value, json};
 use crate::architecture::{Architecture, Biases, Family, MlpKind, NormKind, Positions};
 use crate::error::Error;
 
+/// The most layers of a model: far above any, and few enough that a lying configuration costs nothing.
+const MAX_LAYERS: usize = 4096;
+
+/// The longest context, in tokens. A table of angles is made for it that no tensor backs.
+const MAX_CONTEXT: usize = 1 << 20;
+
+/// The widest head, likewise.
+const MAX_HEAD_DIM: usize = 1 << 16;
+
 /// What `config.json` says.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
@@ -37,12 +46,15 @@ pub struct NewModel {
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; as many as `heads` where absent.
+    #[schemars(example = 2)]
     #[serde(default)]
     pub kv_heads: Option<usize>,
     /// Width of a head; `width / heads` where absent.
+    #[schemars(example = 32)]
     #[serde(default)]
     pub head_dim: Option<usize>,
     /// Width inside the feed-forward layer; where absent 4 widths (gpt2), or 8/3 widths rounded up to a multiple of 32.
+    #[schemars(example = 512)]
     #[serde(default)]
     pub intermediate: Option<usize>,
     /// Longest sequence, in tokens.
@@ -72,7 +84,30 @@ fn default_theta() -> f64 {
     10_000.0
 }
 
+/// Width inside the feed-forward layer where none is given.
+fn default_intermediate(width: usize, gpt2: bool) -> usize {
+    if gpt2 {
+        width.saturating_mul(4)
+    } else {
+        width.saturating_mul(8).div_ceil(3).next_multiple_of(32)
+    }
+}
+
 impl NewModel {
+    /// Fills in the sizes that follow from others. What makes no transformer is left for [`Self::architecture`] to
+    /// refuse.
+    pub fn resolve(&mut self) {
+        let Some(family) = Family::from_name(&self.family) else {
+            return;
+        };
+        self.kv_heads.get_or_insert(self.heads);
+        if self.heads > 0 && self.width.is_multiple_of(self.heads) {
+            self.head_dim.get_or_insert(self.width / self.heads);
+        }
+        self.intermediate
+            .get_or_insert(default_intermediate(self.width, family == Family::Gpt2));
+    }
+
     /// The architecture for a vocabulary of this size.
     ///
     /// # Errors
@@ -86,6 +121,16 @@ impl NewModel {
         if self.width == 0 || self.layers == 0 || self.heads == 0 || self.context == 0 {
             return fail("width, layers, heads and context must be above 0".into());
         }
+        if self.layers > MAX_LAYERS || self.context > MAX_CONTEXT {
+            return fail(format!(
+                "layers is {} and context {}; at most {MAX_LAYERS} layers and a context of {MAX_CONTEXT} are supported",
+                self.layers, self.context
+            ));
+        }
+        let widest = [Some(self.width), Some(self.heads), self.head_dim, self.intermediate];
+        if let Some(size) = widest.into_iter().flatten().find(|&size| size >= 1 << 31) {
+            return fail(format!("a size is {size}; sizes are below 2^31"));
+        }
         if self.head_dim.is_none() && !self.width.is_multiple_of(self.heads) {
             return fail(format!(
                 "width {} is not a multiple of heads {}; give head_dim",
@@ -97,6 +142,11 @@ impl NewModel {
             return fail(format!("heads {} is not a multiple of kv_heads {kv_heads}", self.heads));
         }
         let head_dim = self.head_dim.unwrap_or(self.width / self.heads);
+        if head_dim > MAX_HEAD_DIM {
+            return fail(format!(
+                "a head is {head_dim} wide; at most {MAX_HEAD_DIM} are supported"
+            ));
+        }
         let gpt2 = family == Family::Gpt2;
         if gpt2 && (kv_heads != self.heads || head_dim * self.heads != self.width) {
             return fail("gpt2 has as many key heads as heads, and width = heads * head_dim".into());
@@ -104,11 +154,13 @@ impl NewModel {
         if !gpt2 && let Err(error) = inverse_frequencies(head_dim, self.rope_theta, &RopeScaling::Default) {
             return fail(error.to_string());
         }
-        let intermediate = self.intermediate.unwrap_or(if gpt2 {
-            4 * self.width
-        } else {
-            (self.width * 8).div_ceil(3).next_multiple_of(32)
-        });
+        if gpt2 && self.rope_theta != default_theta() {
+            return fail(format!(
+                "rope_theta is {}, and gpt2 has learned positions; leave it out",
+                self.rope_theta
+            ));
+        }
+        let intermediate = self.intermediate.unwrap_or(default_intermediate(self.width, gpt2));
         let positions = Positions::Rotary {
             theta: self.rope_theta,
             scaling: RopeScaling::Default,
@@ -179,7 +231,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<ModelConfig, Error> {
         .iter()
         .filter_map(|&k| fields.fields.get(k).map(|v| (k.to_string(), v.clone())))
         .collect();
-    let score_offset = fields.float("hone_score_offset")?.unwrap_or(0.0) as f32;
+    let score_offset = fields.single("hone_score_offset")?.unwrap_or(0.0);
     Ok(ModelConfig {
         architecture,
         scores,
@@ -223,6 +275,39 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A number that is finite in single precision, too.
+    fn single(&self, key: &str) -> Result<Option<f32>, Error> {
+        match self.float(key)? {
+            Some(number) if !(number as f32).is_finite() => self.fail(format!(
+                "`{key}` is {number}; expected a number within single precision"
+            )),
+            number => Ok(number.map(|number| number as f32)),
+        }
+    }
+
+    /// What is added before a root is taken: not below 0.
+    fn epsilon(&self, key: &str) -> Result<Option<f32>, Error> {
+        match self.single(key)? {
+            Some(number) if number < 0.0 => self.fail(format!("`{key}` is {number}; expected at least 0")),
+            number => Ok(number),
+        }
+    }
+
+    /// A size of at most `most`.
+    fn limited(&self, key: &str, most: usize) -> Result<Option<usize>, Error> {
+        match self.size(key)? {
+            Some(size) if size > most => self.fail(format!("`{key}` is {size}; at most {most} are supported")),
+            size => Ok(size),
+        }
+    }
+
+    fn layers(&self, key: &str) -> Result<usize, Error> {
+        match self.limited(key, MAX_LAYERS)? {
+            Some(layers) => Ok(layers),
+            None => self.fail(format!("`{key}` is missing")),
+        }
+    }
+
     fn flag(&self, key: &str, default: bool) -> Result<bool, Error> {
         match self.present(key) {
             None => Ok(default),
@@ -258,10 +343,16 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
             "`num_attention_heads` {heads} is not a multiple of `num_key_value_heads` {kv_heads}"
         ));
     }
-    let head_dim = match f.size("head_dim")? {
+    let head_dim = match f.limited("head_dim", MAX_HEAD_DIM)? {
         Some(size) => size,
         None if family == Family::Qwen3 => 128,
-        None if width.is_multiple_of(heads) => width / heads,
+        None if width.is_multiple_of(heads) && width / heads <= MAX_HEAD_DIM => width / heads,
+        None if width.is_multiple_of(heads) => {
+            return f.fail(format!(
+                "`hidden_size` {width} in {heads} heads makes heads of {}; at most {MAX_HEAD_DIM} are supported",
+                width / heads
+            ));
+        }
         None => {
             return f.fail(format!(
                 "`hidden_size` {width} is not a multiple of `num_attention_heads` {heads}"
@@ -280,6 +371,16 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
     if f.flag("use_sliding_window", false)? {
         return f.fail("`use_sliding_window` is true; hone attends to the whole context only".into());
     }
+    let rope = rope_fields(f)?;
+    for fields in [Some(f), rope.as_ref()].into_iter().flatten() {
+        if let Some(share) = fields.float("partial_rotary_factor")?
+            && share != 1.0
+        {
+            return f.fail(format!(
+                "`partial_rotary_factor` is {share}; hone turns whole heads only"
+            ));
+        }
+    }
     let bias = f.flag("attention_bias", family == Family::Qwen2)?;
     let positions = Positions::Rotary {
         theta: theta(f)?,
@@ -294,14 +395,14 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
         family,
         vocab_size: f.needed("vocab_size")?,
         width,
-        layers: f.needed("num_hidden_layers")?,
+        layers: f.layers("num_hidden_layers")?,
         heads,
         kv_heads,
         head_dim,
         intermediate: f.needed("intermediate_size")?,
-        context: f.size("max_position_embeddings")?.unwrap_or(2048),
+        context: f.limited("max_position_embeddings", MAX_CONTEXT)?.unwrap_or(2048),
         norm: NormKind::Rms,
-        norm_eps: f.float("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+        norm_eps: f.epsilon("rms_norm_eps")?.unwrap_or(1e-6),
         positions,
         mlp: MlpKind::SwiGlu,
         biases: Biases {
@@ -314,14 +415,20 @@ fn llama_like(f: &Fields<'_>, family: Family) -> Result<Architecture, Error> {
     })
 }
 
-fn rope_fields<'a>(f: &Fields<'a>) -> Option<Fields<'a>> {
-    let value = f.present("rope_parameters").or_else(|| f.present("rope_scaling"))?;
-    value.as_object().map(|fields| Fields { path: f.path, fields })
+fn rope_fields<'a>(f: &Fields<'a>) -> Result<Option<Fields<'a>>, Error> {
+    for key in ["rope_parameters", "rope_scaling"] {
+        match f.present(key) {
+            None => {}
+            Some(Value::Object(fields)) => return Ok(Some(Fields { path: f.path, fields })),
+            Some(other) => return f.fail(format!("`{key}` is {other}; expected an object")),
+        }
+    }
+    Ok(None)
 }
 
 // `f.path` and the map live as long as the text that was parsed.
 fn theta(f: &Fields<'_>) -> Result<f64, Error> {
-    if let Some(rope) = rope_fields(f)
+    if let Some(rope) = rope_fields(f)?
         && let Some(theta) = rope.float("rope_theta")?
     {
         return Ok(theta);
@@ -330,7 +437,7 @@ fn theta(f: &Fields<'_>) -> Result<f64, Error> {
 }
 
 fn scaling(f: &Fields<'_>) -> Result<RopeScaling, Error> {
-    let Some(rope) = rope_fields(f) else {
+    let Some(rope) = rope_fields(f)? else {
         return Ok(RopeScaling::Default);
     };
     let kind = match rope.text("rope_type")? {
@@ -394,14 +501,14 @@ fn gpt2(f: &Fields<'_>) -> Result<Architecture, Error> {
         family: Family::Gpt2,
         vocab_size: f.needed("vocab_size")?,
         width,
-        layers: f.needed("n_layer")?,
+        layers: f.layers("n_layer")?,
         heads,
         kv_heads: heads,
         head_dim: width / heads,
         intermediate: f.size("n_inner")?.unwrap_or(4 * width),
-        context: f.size("n_positions")?.unwrap_or(1024),
+        context: f.limited("n_positions", MAX_CONTEXT)?.unwrap_or(1024),
         norm: NormKind::Layer,
-        norm_eps: f.float("layer_norm_epsilon")?.unwrap_or(1e-5) as f32,
+        norm_eps: f.epsilon("layer_norm_epsilon")?.unwrap_or(1e-5),
         positions: Positions::Learned,
         mlp: MlpKind::Plain(activation),
         biases: Biases {

@@ -79,6 +79,18 @@ pub enum Error {
         /// The family.
         family: &'static str,
     },
+    /// Tensors of an adapter that hone would not use.
+    #[error("{}: holds {count} tensors that are no LoRA matrix of its targets, such as `{example}`; hone would leave them out; {hint}", path.display())]
+    AdapterTensors {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        count: usize,
+        /// One of them.
+        example: String,
+        /// The way out.
+        hint: &'static str,
+    },
     /// A tensor of another shape.
     #[error("{}: `{name}` has shape {got:?}; the configuration needs {expected:?}", path.display())]
     Shape {

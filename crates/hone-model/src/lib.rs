@@ -3,6 +3,7 @@
 //! A family is data: how its configuration maps to an [`Architecture`] and what its weights are called. The forward
 //! pass is written once, on the tape, for training and for decoding.
 
+mod adapter;
 mod architecture;
 mod config;
 mod error;
@@ -11,13 +12,15 @@ mod lora;
 mod names;
 mod read;
 mod safetensors_file;
+mod saved_modules;
 mod transformer;
 mod write;
 
+pub use adapter::load_adapter;
 pub use architecture::{Architecture, Biases, Family, MlpKind, NormKind, Positions};
 pub use config::{ModelConfig, NewModel};
 pub use error::Error;
 pub use lora::{Adapter, LoraConfig};
-pub use read::{load, load_adapter, read_config};
+pub use read::{load, read_config};
 pub use safetensors_file::{Dtype, TensorFile, TensorToWrite, write_tensors};
 pub use transformer::{Tokens, Transformer};

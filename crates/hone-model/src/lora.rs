@@ -61,6 +61,8 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// What the model was called when the adapter was made.
     pub base: Option<String>,
+    /// Whether it brings an embedding and an output matrix of its own, for a vocabulary that grew.
+    pub brings_vocabulary: bool,
 }
 
 impl Transformer {
@@ -124,6 +126,7 @@ impl Transformer {
         self.adapter = Some(Adapter {
             config: config.clone(),
             base: None,
+            brings_vocabulary: false,
         });
         Ok(())
     }
@@ -167,7 +170,12 @@ impl Transformer {
                 let Some(lora) = linear.lora.take() else { continue };
                 let (a, b) = (self.parameters.get(lora.a).value(), self.parameters.get(lora.b).value());
                 let weight = self.parameters.get(linear.weight.weight).value();
-                let numbers = merge(&engine.read(weight), &engine.read(a), &engine.read(b), lora.scale);
+                let numbers = merge(
+                    &engine.read(weight),
+                    &engine.read(a),
+                    &engine.read(b),
+                    (a.rows(), lora.scale),
+                );
                 merged.push((linear.weight.weight, numbers));
             }
         }
@@ -194,15 +202,9 @@ impl Transformer {
     }
 }
 
-/// `w + scale * b a`, summed in double precision; `w` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`.
-fn merge(w: &[f32], a: &[f32], b: &[f32], scale: f32) -> Vec<f32> {
-    let (total, low, high) = (w.len(), a.len(), b.len());
-    if total == 0 {
-        return Vec::new();
-    }
-    // out * in = total, r * in = low, out * r = high: r^2 = low * high / total
-    let rank = ((low as f64 * high as f64 / total as f64).sqrt()).round() as usize;
-    let (outputs, inputs) = (high / rank, low / rank);
+/// `w + scale * b a`, summed in double precision; `w` `[out, in]`, `a` `[r, in]`, `b` `[out, r]`, r of at least 1.
+fn merge(w: &[f32], a: &[f32], b: &[f32], (rank, scale): (usize, f32)) -> Vec<f32> {
+    let (outputs, inputs) = (b.len() / rank, a.len() / rank);
     let mut merged = w.to_vec();
     for o in 0..outputs {
         for i in 0..inputs {

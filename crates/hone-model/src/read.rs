@@ -1,4 +1,4 @@
-//! Reading a model directory: one file or shards, tensors by the family's names, adapters in PEFT's layout.
+//! Reading a model directory: one file or shards, tensors by the family's names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,6 @@ use serde_json::Value;
 use crate::config::{self, ModelConfig};
 use crate::error::Error;
 use crate::heads::HEAD;
-use crate::lora::LoraConfig;
 use crate::names::{FileTensor, WeightSpec, weights};
 use crate::safetensors_file::TensorFile;
 use crate::transformer::Transformer;
@@ -20,12 +19,16 @@ const MAX_CONFIG: u64 = 4 << 20;
 /// Reads a model directory: the model, and what `config.json` says beside its shape.
 ///
 /// A directory with `adapter_config.json` and no weights of its own is refused: load its base and then
-/// [`load_adapter`]. For a rehearsal only `config.json` is read.
+/// [`load_adapter`](crate::load_adapter). For a rehearsal everything is checked, and no weight is read.
 ///
 /// # Errors
 /// If a file is missing, damaged or lies, or the architecture is unknown.
 pub fn load(engine: &Engine, directory: &Path) -> Result<(Transformer, ModelConfig), Error> {
     let config = read_config(directory)?;
+    let mut files = open_weights(directory)?;
+    let specs = weights(&config.architecture);
+    check_names(directory, &config, &specs, &files)?;
+    check_shapes(&config, &specs, &files)?;
     if engine.rehearses() {
         let mut model = Transformer::zeros(engine, config.architecture.clone());
         if config.scores {
@@ -33,29 +36,12 @@ pub fn load(engine: &Engine, directory: &Path) -> Result<(Transformer, ModelConf
         }
         return Ok((model, config));
     }
-    let mut files = open_weights(directory)?;
-    let specs = weights(&config.architecture);
-    check_names(directory, &config, &specs, &files)?;
-    let mut model = {
-        let mut failure = None;
-        let mut whole: Option<(String, Vec<f32>)> = None;
-        let model = Transformer::build(engine, config.architecture.clone(), |_, spec| {
-            if failure.is_none() {
-                match read_weight(&mut files, spec, &mut whole) {
-                    Ok(numbers) => return numbers,
-                    Err(error) => failure = Some(error),
-                }
-            }
-            vec![0.0; spec.rows * spec.cols]
-        });
-        if let Some(error) = failure {
-            return Err(error);
-        }
-        model
-    };
+    let mut whole: Option<(String, Vec<f32>)> = None;
+    let mut model = Transformer::try_build(engine, config.architecture.clone(), |_, spec| {
+        read_weight(&mut files, spec, &mut whole)
+    })?;
     if config.scores {
         let head = files.read(HEAD)?;
-        expect_shape(&files, HEAD, &[1, config.architecture.width])?;
         model.add_head(engine, &head, config.score_offset);
     }
     Ok((model, config))
@@ -71,78 +57,6 @@ pub fn read_config(directory: &Path) -> Result<ModelConfig, Error> {
         return Err(Error::NotAModel { path: directory.into() });
     }
     config::parse(&path, &read_text(&path)?)
-}
-
-/// Attaches the adapter of a directory in PEFT's layout to the model it was made for.
-///
-/// # Errors
-/// If files are missing or do not fit the model.
-pub fn load_adapter(engine: &Engine, model: &mut Transformer, directory: &Path) -> Result<(), Error> {
-    let path = directory.join("adapter_config.json");
-    let fail = |reason: String| Error::Config {
-        path: path.clone(),
-        reason,
-    };
-    let value: Value = serde_json::from_str(&read_text(&path)?).map_err(|e| fail(format!("not JSON: {e}")))?;
-    let rank = value
-        .get("r")
-        .and_then(Value::as_u64)
-        .ok_or_else(|| fail("`r` is missing".into()))? as usize;
-    let alpha = value
-        .get("lora_alpha")
-        .and_then(Value::as_f64)
-        .ok_or_else(|| fail("`lora_alpha` is missing".into()))?;
-    for key in ["use_dora", "use_rslora", "fan_in_fan_out"] {
-        if value.get(key).and_then(Value::as_bool) == Some(true) {
-            return Err(fail(format!("`{key}` is true, which hone does not have")));
-        }
-    }
-    let targets = match value.get("target_modules") {
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).map(String::from).collect(),
-        other => {
-            return Err(fail(format!(
-                "`target_modules` is {}; expected a list of names",
-                other.unwrap_or(&Value::Null)
-            )));
-        }
-    };
-    let config = LoraConfig { rank, alpha, targets };
-    let mut file = TensorFile::open(&directory.join("adapter_model.safetensors"))?;
-    let prefix = if model.architecture.family == crate::Family::Gpt2 {
-        None
-    } else {
-        Some("base_model.model.model.")
-    };
-    let Some(prefix) = prefix else {
-        return Err(fail(
-            "adapters of gpt2 models are kept by merging (hone export); PEFT's fused c_attn has no place here".into(),
-        ));
-    };
-    model.attach_adapter(engine, &config, |name, rows, cols, is_a| {
-        let part = if is_a { "lora_A" } else { "lora_B" };
-        let tensor = format!("{prefix}{name}.{part}.weight");
-        match file.shape(&tensor) {
-            None => Err(Error::MissingTensors {
-                path: file.path().into(),
-                count: 1,
-                example: tensor,
-            }),
-            Some(shape) if shape != [rows, cols] => Err(Error::Shape {
-                path: file.path().into(),
-                name: tensor.clone(),
-                got: shape.to_vec(),
-                expected: vec![rows, cols],
-            }),
-            Some(_) => file.read(&tensor),
-        }
-    })?;
-    if let Some(adapter) = &mut model.adapter {
-        adapter.base = value
-            .get("base_model_name_or_path")
-            .and_then(Value::as_str)
-            .map(String::from);
-    }
-    Ok(())
 }
 
 /// The weight files of a directory, as one.
@@ -213,7 +127,15 @@ fn open_weights(directory: &Path) -> Result<Files, Error> {
     for path in paths {
         let file = TensorFile::open(&path)?;
         for name in file.names() {
-            files.places.insert(name.to_string(), files.files.len());
+            if let Some(first) = files.places.insert(name.to_string(), files.files.len()) {
+                return Err(Error::Safetensors {
+                    reason: format!(
+                        "holds `{name}`, as {} does; a tensor stands in one shard, so one of the two is stale",
+                        files.files[first].path().display()
+                    ),
+                    path,
+                });
+            }
         }
         files.files.push(file);
     }
@@ -248,7 +170,10 @@ fn shard_paths(directory: &Path, index: &Path) -> Result<Vec<PathBuf>, Error> {
 
 /// Every weight is there, and nothing else that a model of this kind would not ignore.
 fn check_names(directory: &Path, config: &ModelConfig, specs: &[WeightSpec], files: &Files) -> Result<(), Error> {
-    let needed: BTreeSet<String> = specs.iter().map(|s| files.actual(&s.file.name)).collect();
+    let mut needed: BTreeSet<String> = specs.iter().map(|s| files.actual(&s.file.name)).collect();
+    if config.scores {
+        needed.insert(HEAD.to_string());
+    }
     let missing: Vec<_> = needed.iter().filter(|name| !files.places.contains_key(*name)).collect();
     if let Some(example) = missing.first() {
         return Err(Error::MissingTensors {
@@ -259,7 +184,6 @@ fn check_names(directory: &Path, config: &ModelConfig, specs: &[WeightSpec], fil
     }
     let harmless = |name: &str| {
         name == "lm_head.weight"
-            || (name == HEAD && config.scores)
             || name.ends_with(".rotary_emb.inv_freq")
             || name.ends_with(".attn.bias")
             || name.ends_with(".attn.masked_bias")
@@ -280,6 +204,28 @@ fn check_names(directory: &Path, config: &ModelConfig, specs: &[WeightSpec], fil
     Ok(())
 }
 
+/// Every weight has the shape that the configuration gives it, so that every size stands on bytes of a file before
+/// anything of that size is made. All names were found.
+fn check_shapes(config: &ModelConfig, specs: &[WeightSpec], files: &Files) -> Result<(), Error> {
+    for spec in specs {
+        expect_shape(files, &files.actual(&spec.file.name), &file_shape(spec))?;
+    }
+    if config.scores {
+        expect_shape(files, HEAD, &[1, config.architecture.width])?;
+    }
+    Ok(())
+}
+
+/// The shape of the tensor of a file that holds this weight, alone or with others.
+fn file_shape(spec: &WeightSpec) -> Vec<usize> {
+    let parts = spec.file.part.map_or(1, |(_, parts)| parts);
+    match spec.file {
+        FileTensor { vector: true, .. } => vec![spec.cols * parts],
+        FileTensor { transposed: true, .. } => vec![spec.cols, spec.rows * parts],
+        _ => vec![spec.rows * parts, spec.cols],
+    }
+}
+
 fn expect_shape(files: &Files, name: &str, expected: &[usize]) -> Result<(), Error> {
     let file = &files.files[files.places[name]];
     match file.shape(name) {
@@ -293,25 +239,17 @@ fn expect_shape(files: &Files, name: &str, expected: &[usize]) -> Result<(), Err
     }
 }
 
-/// The numbers of a weight as hone keeps it. `whole` holds the last fused tensor that was read.
+/// The numbers of a weight as hone keeps it; its shape was checked. `whole` holds the last fused tensor that was read.
 fn read_weight(
     files: &mut Files,
     spec: &WeightSpec,
     whole: &mut Option<(String, Vec<f32>)>,
 ) -> Result<Vec<f32>, Error> {
     let name = files.actual(&spec.file.name);
-    let parts = spec.file.part.map_or(1, |(_, parts)| parts);
-    let (rows, cols) = (spec.rows * parts, spec.cols);
-    let expected = match (&spec.file, spec.rows) {
-        (FileTensor { vector: true, .. }, _) => vec![spec.cols * parts],
-        (FileTensor { transposed: true, .. }, _) => vec![cols, rows],
-        _ => vec![rows, cols],
-    };
-    expect_shape(files, &name, &expected)?;
     let Some((part, parts)) = spec.file.part else {
         let numbers = files.read(&name)?;
         return Ok(if spec.file.transposed {
-            transpose(&numbers, cols, rows)
+            transpose(&numbers, spec.cols, spec.rows)
         } else {
             numbers
         });
@@ -327,7 +265,7 @@ fn read_weight(
         return Ok(numbers[part * spec.cols..(part + 1) * spec.cols].to_vec());
     }
     // [in, parts * out], of which columns part * out.. are wanted, turned around
-    let (inputs, outputs) = (cols, spec.rows);
+    let (inputs, outputs) = (spec.cols, spec.rows);
     let mut wanted = vec![0.0; outputs * inputs];
     for i in 0..inputs {
         for o in 0..outputs {
@@ -348,7 +286,8 @@ pub(crate) fn transpose(numbers: &[f32], rows: usize, cols: usize) -> Vec<f32> {
     turned
 }
 
-fn read_text(path: &Path) -> Result<String, Error> {
+/// The text of a configuration file, up to a size.
+pub(crate) fn read_text(path: &Path) -> Result<String, Error> {
     let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
     if size > MAX_CONFIG {
         return Err(Error::Config {

@@ -5,12 +5,14 @@
 //! order, so that equal weights give equal bytes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, json};
 
 use crate::error::Error;
 
@@ -67,6 +69,44 @@ struct HeaderEntry {
     data_offsets: (u64, u64),
 }
 
+/// The tensors of a header. A name that stands twice is an error: which one is meant cannot be known.
+struct Header(BTreeMap<String, HeaderEntry>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Header, M::Error> {
+                let mut entries = BTreeMap::new();
+                let mut metadata = false;
+                while let Some(name) = map.next_key::<String>()? {
+                    let again = if name == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                        std::mem::replace(&mut metadata, true)
+                    } else {
+                        let entry = map.next_value::<HeaderEntry>();
+                        let entry = entry.map_err(|e| M::Error::custom(format!("`{name}`: {e}")))?;
+                        entries.insert(name.clone(), entry).is_some()
+                    };
+                    if again {
+                        return Err(M::Error::custom(format!("`{name}` stands twice")));
+                    }
+                }
+                Ok(Header(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Names)
+    }
+}
+
 impl TensorFile {
     /// Opens a file and checks its header: size, shapes, and that the tensors fill the rest without gap or overlap.
     ///
@@ -98,8 +138,11 @@ impl TensorFile {
         }
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header).map_err(|e| Error::io(path, e))?;
-        let header: Map<String, Value> =
-            serde_json::from_slice(&header).map_err(|e| fail(format!("the header is not a JSON object: {e}")))?;
+        let Header(header) = serde_json::from_slice(&header).map_err(|e| {
+            fail(format!(
+                "the header is not a JSON object that names each tensor once: {e}"
+            ))
+        })?;
         let data_start = 8 + header_length;
         let entries = check_entries(header, length - data_start).map_err(fail)?;
         Ok(Self {
@@ -189,14 +232,10 @@ fn dtype_size(name: &str) -> Option<u64> {
     })
 }
 
-fn check_entries(header: Map<String, Value>, data_length: u64) -> Result<BTreeMap<String, Entry>, String> {
+fn check_entries(header: BTreeMap<String, HeaderEntry>, data_length: u64) -> Result<BTreeMap<String, Entry>, String> {
     let mut entries = BTreeMap::new();
     let mut extents = Vec::new();
-    for (name, value) in header {
-        if name == "__metadata__" {
-            continue;
-        }
-        let entry: HeaderEntry = serde_json::from_value(value).map_err(|e| format!("`{name}`: {e}"))?;
+    for (name, entry) in header {
         let (start, end) = entry.data_offsets;
         if start > end || end > data_length {
             return Err(format!("`{name}` claims bytes {start}..{end} of {data_length}"));
@@ -370,6 +409,18 @@ mod tests {
                 with_header(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, 8),
                 "end at byte",
             ),
+            (
+                with_header(
+                    r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#,
+                    8,
+                ),
+                "`a` stands twice",
+            ),
+            (
+                with_header(r#"{"__metadata__":{},"__metadata__":{}}"#, 0),
+                "`__metadata__` stands twice",
+            ),
+            (with_header(r#"{"a":{"dtype":"F32"}}"#, 8), "`a`: missing field"),
             (
                 with_header(r#"{"a":{"dtype":"Q9","shape":[2],"data_offsets":[0,8]}}"#, 8),
                 "unknown type",

@@ -1,5 +1,6 @@
 //! The transformer: one block for all families.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use hone_compute::rope::{RopeTable, inverse_frequencies};
@@ -17,11 +18,11 @@ use crate::names::{self, Start};
 pub struct Transformer {
     pub(crate) architecture: Architecture,
     pub(crate) parameters: Parameters,
-    embedding: ParameterId,
+    pub(crate) embedding: ParameterId,
     position_embedding: Option<ParameterId>,
     pub(crate) blocks: Vec<Block>,
     norm: Norm,
-    output: ParameterId,
+    pub(crate) output: ParameterId,
     rope: Option<Arc<RopeTable>>,
     pub(crate) head: Option<ScalarHead>,
     pub(crate) adapter: Option<Adapter>,
@@ -107,12 +108,25 @@ impl Transformer {
         architecture: Architecture,
         mut values: impl FnMut(usize, &names::WeightSpec) -> Vec<f32>,
     ) -> Self {
+        let built: Result<_, Infallible> = Self::try_build(engine, architecture, |index, spec| Ok(values(index, spec)));
+        match built {
+            Ok(model) => model,
+            Err(never) => match never {},
+        }
+    }
+
+    /// The same where a weight may fail: nothing is allocated for those after it.
+    pub(crate) fn try_build<E>(
+        engine: &Engine,
+        architecture: Architecture,
+        mut values: impl FnMut(usize, &names::WeightSpec) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
         let mut parameters = Parameters::new();
         for (index, spec) in names::weights(&architecture).iter().enumerate() {
-            let numbers = values(index, spec);
+            let numbers = values(index, spec)?;
             parameters.add(spec.name.clone(), engine.tensor(spec.rows, spec.cols, &numbers));
         }
-        Self::assemble(architecture, parameters)
+        Ok(Self::assemble(architecture, parameters))
     }
 
     /// Finds the parts of a model among `parameters`, which hold every weight of [`names::weights`].

@@ -92,7 +92,7 @@ impl Transformer {
             "init_lora_weights": true,
             "lora_alpha": adapter.config.alpha,
             "lora_dropout": 0.0,
-            "modules_to_save": null,
+            "modules_to_save": self.modules_to_save(),
             "peft_type": "LORA",
             "r": adapter.config.rank,
             "target_modules": targets,
@@ -105,7 +105,7 @@ impl Transformer {
         Some(text)
     }
 
-    /// `adapter_model.safetensors` in PEFT's layout.
+    /// `adapter_model.safetensors` in PEFT's layout: the adapter, and what else it brings.
     ///
     /// # Errors
     /// If `out` does.
@@ -121,6 +121,7 @@ impl Transformer {
             shape: vec![p.value().rows(), p.value().cols()],
             numbers: Box::new(move || engine.read(p.value())),
         });
+        let tensors = tensors.chain(self.saved_modules(engine));
         write_tensors(out, Dtype::F32, tensors.collect())
     }
 

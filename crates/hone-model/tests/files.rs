@@ -233,6 +233,61 @@ fn a_saved_adapter_loads_with_the_same_bits() {
     }
 }
 
+/// An adapter on a vocabulary that grew brings the embedding along; the base model stays as it was.
+#[test]
+fn an_adapter_brings_the_vocabulary_that_grew_for_it() {
+    for engine in engines() {
+        for (name, architecture) in architectures() {
+            if architecture.family == Family::Gpt2 {
+                continue;
+            }
+            let base = random_model(&engine, &architecture, 5);
+            let mut model = base.with_vocabulary(&engine, architecture.vocab_size + 2);
+            model.add_adapter(&engine, &lora(), 6).expect("an adapter");
+            model.adapt_vocabulary();
+            randomise_adapter(&engine, &mut model);
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = |file: &str| directory.path().join(file);
+            let mut bytes = Vec::new();
+            model.write_adapter(&engine, &mut bytes).expect("written");
+            std::fs::write(path("adapter_model.safetensors"), &bytes).expect("written");
+            let config = model.adapter_json("base").expect("an adapter");
+            std::fs::write(path("adapter_config.json"), &config).expect("written");
+            let mut loaded = base.duplicate(&engine);
+            load_adapter(&engine, &mut loaded, directory.path()).expect("loads");
+            assert_eq!(loaded.architecture().vocab_size, architecture.vocab_size + 2);
+            // What is trained is the same again
+            assert_eq!(loaded.parameters().count(), model.parameters().count());
+            assert_bits(name, &numbers(&engine, &loaded), &numbers(&engine, &model));
+            let merged = loaded.merge_adapter(&engine);
+            assert_eq!(merged.architecture().vocab_size, architecture.vocab_size + 2);
+            // A rehearsal has the same shapes, and trains the same
+            let rehearsal = rehearsal(&engine);
+            let mut rehearsed = Transformer::random(&rehearsal, architecture.clone(), 5);
+            load_adapter(&rehearsal, &mut rehearsed, directory.path()).expect("loads");
+            assert_eq!(rehearsed.parameters().count(), model.parameters().count());
+            let merged_too = rehearsed.merge_adapter(&rehearsal);
+            assert_eq!(merged_too.parameters().count(), merged.parameters().count());
+            // What hone cannot read is said
+            let other = config.replace("\"lm_head\"", "\"norm\"");
+            assert_ne!(other, config);
+            std::fs::write(path("adapter_config.json"), other).expect("written");
+            let said = load_adapter(&engine, &mut base.duplicate(&engine), directory.path());
+            assert!(said.expect_err("norm").to_string().contains("names norm"), "{name}");
+        }
+    }
+}
+
+/// An engine that counts what `engine` would do.
+fn rehearsal(engine: &Engine) -> Engine {
+    let options = EngineOptions {
+        isa: Some(engine.isa()),
+        precision: engine.precision(),
+        threads: Some(engine.threads()),
+    };
+    Engine::rehearsal(&options).expect("it runs here")
+}
+
 fn randomise_adapter(engine: &Engine, model: &mut Transformer) {
     let all: Vec<_> = model
         .parameters()

@@ -325,44 +325,8 @@ impl PreferenceStats {
     }
 }
 
-/// How well two rankings of the same answers agree: the pairs on which both are strict, and how many of them both order alike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Agreement {
-    /// Pairs on which neither ranking has a tie.
-    pub pairs: u64,
-    /// Those that both order alike.
-    pub alike: u64,
-}
-
-impl Agreement {
-    /// Compares two people's rankings.
-    ///
-    /// # Errors
-    /// Rankings of different numbers of answers.
-    pub fn between(a: &Ranking, b: &Ranking) -> Result<Self, Error> {
-        check_length("agreement", "second ranking", b.answers(), a.answers())?;
-        let mut agreement = Self::default();
-        for (x, y) in a.pairs().zip(b.pairs()).filter(|(x, y)| !x.tie && !y.tie) {
-            agreement.pairs += 1;
-            agreement.alike += u64::from(x.better == y.better);
-        }
-        Ok(agreement)
-    }
-
-    /// Adds another prompt's pairs.
-    pub fn merge(&mut self, other: &Self) {
-        self.pairs += other.pairs;
-        self.alike += other.alike;
-    }
-
-    /// Share of pairs ordered alike; NaN without pairs.
-    pub fn rate(&self) -> f64 {
-        self.alike as f64 / self.pairs as f64
-    }
-}
-
 /// For each strict pair, the probability the scores give to the answer they prefer (a half or more), and whether it is the better one:
-/// what [`crate::statistics::calibration`] reads. Equal scores count as preferring the answer with the lower index.
+/// what [`crate::statistics::calibration`] reads. Equal scores prefer neither: probability and outcome are a half.
 ///
 /// # Errors
 /// Scores that do not fit the rankings.
@@ -373,7 +337,13 @@ pub fn predictions(scores: &[f32], comparisons: &[Comparison]) -> Result<Vec<Pre
     for comparison in comparisons {
         for Pair { better, worse, .. } in comparison.ranking.strict_pairs() {
             let difference = f64::from(scores[start + better]) - f64::from(scores[start + worse]);
-            let outcome = difference > 0.0 || (difference == 0.0 && better < worse);
+            let outcome = if difference > 0.0 {
+                1.0
+            } else if difference == 0.0 {
+                0.5
+            } else {
+                0.0
+            };
             out.push(Prediction {
                 probability: sigmoid(difference.abs()),
                 outcome,

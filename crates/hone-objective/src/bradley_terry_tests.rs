@@ -235,31 +235,19 @@ fn scores_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn agreement_between_people() {
-    let of = |groups: &[&[usize]]| ranked(groups).ranking;
-    let (a, b) = (of(&[&[0], &[1], &[2]]), of(&[&[0], &[2], &[1]]));
-    assert_eq!(Agreement::between(&a, &b).unwrap(), Agreement { pairs: 3, alike: 2 });
-    // Pairs that either left tied are out
-    assert_eq!(
-        Agreement::between(&a, &of(&[&[1, 0], &[2]])).unwrap(),
-        Agreement { pairs: 2, alike: 2 }
-    );
-    assert_eq!(Agreement::between(&a, &a).unwrap().rate(), 1.0);
-    assert!(Agreement::between(&a, &Ranking::chosen_rejected()).is_err());
-}
-
-#[test]
 fn predictions_are_confidence_and_correctness() {
     let comparisons = [ranked(&[&[0], &[1]]), ranked(&[&[1], &[0]]), ranked(&[&[0, 1]])];
     let out = predictions(&[2.0, 1.0, 3.0, 3.0, 0.0, 0.0], &comparisons).unwrap();
     assert_eq!(out.len(), 2);
-    assert!(out[0].outcome && (out[0].probability - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-15);
-    // Equal scores: the guess is answer 0, which is wrong here
+    assert!(out[0].outcome == 1.0 && (out[0].probability - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-15);
+    // Equal scores prefer neither, whichever answer stands first
     assert_eq!(
         out[1],
         Prediction {
             probability: 0.5,
-            outcome: false
+            outcome: 0.5
         }
     );
+    assert_eq!(predictions(&[3.0, 3.0], &comparisons[..1]).unwrap(), out[1..]);
+    assert_eq!(predictions(&[1.0, 2.0], &comparisons[..1]).unwrap()[0].outcome, 0.0);
 }

@@ -130,6 +130,9 @@ pub struct KlLoss {
 
 /// The mean of an estimator over the tokens under the mask, as a loss. The table at the top says what each estimator's gradient is.
 ///
+/// No stage of hone uses this form: PPO subtracts the divergence from the reward. It is the one of GRPO's equation 4 (k3), for callers
+/// of this library who train with the divergence in the loss; its values and gradients are held to an outside implementation.
+///
 /// `global_tokens` is the number of tokens under the mask in the whole batch.
 ///
 /// # Errors

@@ -16,9 +16,6 @@ use crate::kl::Estimator;
 use crate::statistics::Moments;
 use crate::{Error, check_length, check_setting};
 
-/// Score of a response that the length limit cut, where the configuration states no other.
-pub const MISSING_EOS_SCORE: f32 = -1.0;
-
 /// Default weight of the divergence in the reward.
 pub const KL_COEF: f64 = 0.05;
 
@@ -182,10 +179,7 @@ mod tests {
     #[test]
     fn a_missing_eos_replaces_the_score() {
         let mut scores = [3.0, 5.0, -8.0];
-        assert_eq!(
-            replace_missing_eos(&mut scores, &[true, false, false], MISSING_EOS_SCORE),
-            Ok(2)
-        );
+        assert_eq!(replace_missing_eos(&mut scores, &[true, false, false], -1.0), Ok(2));
         assert_eq!(scores, [3.0, -1.0, -1.0]);
         assert!(replace_missing_eos(&mut scores, &[true], -1.0).is_err());
     }

@@ -16,6 +16,16 @@ pub enum PipelineError {
         /// What stopped it.
         source: Box<hone_train::TrainError>,
     },
+    /// Settings of a recipe's stage.
+    #[error("{recipe}, stage {stage}: {source}")]
+    Settings {
+        /// The recipe's file.
+        recipe: String,
+        /// The stage's name.
+        stage: String,
+        /// What is wrong with them.
+        source: Box<PipelineError>,
+    },
     /// The small world.
     #[error(transparent)]
     World(#[from] hone_world::Error),
@@ -31,6 +41,9 @@ pub enum PipelineError {
     /// Statistics.
     #[error(transparent)]
     Objective(#[from] hone_objective::Error),
+    /// Bits per byte.
+    #[error(transparent)]
+    Evaluation(#[from] hone_eval::Error),
     /// A data set.
     #[error(transparent)]
     Data(#[from] hone_data::DataError),
@@ -91,11 +104,34 @@ impl PipelineError {
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Stage { source, .. } => source.exit_status(),
+            Self::Settings { source, .. } => source.exit_status(),
             Self::Train(error) => error.exit_status(),
             Self::Run(error) => error.exit_status(),
             Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
             Self::Stopped { .. } => ExitStatus::Resumable,
+            Self::Evaluation(hone_eval::Error::NotFinite { .. } | hone_eval::Error::LogRatio { .. })
+            | Self::Generate(hone_generate::GenerateError::Sampling { .. }) => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_diverged_says_so_wherever_it_was_found() {
+        let ratio = hone_eval::kl_of_samples(&[0.5, f64::INFINITY]).map(drop);
+        let status = |error: PipelineError| error.exit_status();
+        assert_eq!(ratio.map_err(|e| status(e.into())), Err(ExitStatus::Diverged));
+        let empty = hone_eval::kl_of_samples(&[]).map(drop);
+        assert_eq!(empty.map_err(|e| status(e.into())), Err(ExitStatus::Failed));
+        let wrapped = PipelineError::Settings {
+            recipe: "r.toml".into(),
+            stage: "a".into(),
+            source: Box::new(PipelineError::setting("k", "is 0")),
+        };
+        assert_eq!(wrapped.exit_status(), ExitStatus::Usage);
     }
 }

@@ -96,9 +96,21 @@ fn an_interrupted_arc_has_the_results_of_an_uninterrupted_one() -> Result<(), Bo
             Ok(_) => return Err(format!("{stage}: was not stopped").into()),
             Err(error) => assert_eq!(error.exit_status(), ExitStatus::Resumable, "{stage}: {error}"),
         }
+        // What a stopped call took is noted
+        let timings = std::fs::read_to_string(interrupted.out.join("timings.jsonl"))?;
+        let last: Value = serde_json::from_str(timings.lines().last().unwrap_or_default())?;
+        assert_eq!(last["step"], stage);
     }
     let resumed = quickstart(&interrupted, Arc::new(Silent), Shutdown::default())?;
     assert_eq!(figures(&resumed)?, figures(&whole)?);
+
+    // The difference to sft is that of the win rates, 0 with certainty for sft itself
+    for row in &whole.rows {
+        let of_rates = row.win_rate - whole.rows[2].win_rate;
+        assert!((row.difference - of_rates).abs() < 1e-12, "{row:?}");
+        assert!(row.difference_low <= row.difference && row.difference <= row.difference_high);
+        assert_eq!(row.difference_low == row.difference_high, row.name == "sft", "{row:?}");
+    }
 
     // results.json has the fixed shape, and a finished quickstart says what it found
     let text = std::fs::read_to_string(dir.path().join("b/results.json"))?;
@@ -106,13 +118,25 @@ fn an_interrupted_arc_has_the_results_of_an_uninterrupted_one() -> Result<(), Bo
     let row = value["rows"][4].as_object().ok_or("no row")?;
     assert_eq!(
         row.keys().collect::<Vec<_>>(),
-        ["name", "win_rate", "low", "high", "kl", "bits_per_byte"]
+        [
+            "name",
+            "win_rate",
+            "low",
+            "high",
+            "difference",
+            "difference_low",
+            "difference_high",
+            "kl",
+            "bits_per_byte"
+        ]
     );
     assert!(value["seconds"].as_f64().is_some_and(|s| s > 0.0));
     let again = quickstart(&interrupted, Arc::new(Silent), Shutdown::default())?;
     assert_eq!(again.rows, whole.rows);
     let page = std::fs::read_to_string(dir.path().join("b/report.html"))?;
     for text in [
+        "less sft&#39;s",
+        "a row beats sft where it lies above 0",
         "best-of-4",
         "What the labeler thinks of them",
         "Answers side by side: prompt 12",
@@ -156,5 +180,25 @@ fn an_interrupted_arc_has_the_results_of_an_uninterrupted_one() -> Result<(), Bo
         .filter(|(a, b)| a["ranking"] != b["ranking"])
         .count();
     assert!(moved > own.len() / 2, "{moved} of {}", own.len());
+    Ok(())
+}
+
+#[test]
+fn one_folder_has_one_writer() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let held = hone_run::Lock::acquire(dir.path())?;
+    match quickstart(&options(dir.path(), &[], 1), Arc::new(Silent), Shutdown::default()) {
+        Ok(_) => return Err("two wrote into one folder".into()),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(
+                text.contains("another process") && text.contains("is writing into this run"),
+                "{text}"
+            );
+            assert_eq!(error.exit_status(), ExitStatus::Failed);
+        }
+    }
+    assert!(!dir.path().join("quickstart.toml").exists());
+    drop(held);
     Ok(())
 }

@@ -57,6 +57,7 @@ fn write(dir: &Path, recipe: &str) -> std::io::Result<RecipeOptions> {
     Ok(RecipeOptions {
         path,
         runs,
+        base: dir.into(),
         set: Vec::new(),
         threads: Some(1),
         allow_isa_change: false,
@@ -80,11 +81,6 @@ fn stages_run_in_order_and_expectations_are_checked() -> Result<(), Box<dyn Erro
     assert!(dir.path().join("runs/more/model/model.safetensors").is_file());
     let holds: Vec<bool> = result.expectations.iter().map(|e| e.holds).collect();
     assert_eq!((holds[1], result.expectation_missed()), (false, true));
-    assert!(
-        result.closing().contains("NO  four steps make a perfect model"),
-        "{}",
-        result.closing()
-    );
     // Again: every stage is done, with the same result
     assert_eq!(run(&options)?, result);
     // Another override than the run was made with
@@ -97,6 +93,132 @@ fn stages_run_in_order_and_expectations_are_checked() -> Result<(), Box<dyn Erro
             Ok(())
         }
     }
+}
+
+/// Everything is checked before the first stage: a mistake in the last line costs no training.
+#[test]
+fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Box<dyn Error>> {
+    let expect = "\n[[expect]]\nthat = \"t\"\nstage = \"more\"\n";
+    for (recipe, set, parts) in [
+        (
+            format!("{RECIPE}{}", expect.replace("more", "mroe")) + "value = \"steps\"\nabove = 1\n",
+            "",
+            [
+                "expect[2].stage",
+                "there is no stage `mroe`; expected one of tokens, base, more",
+            ],
+        ),
+        (
+            format!("{RECIPE}{expect}above = 1\n"),
+            "",
+            ["expect[2]", "neither value nor metric"],
+        ),
+        (
+            format!("{RECIPE}{expect}value = \"steps\"\n"),
+            "",
+            ["expect[2]", "neither above nor below"],
+        ),
+        (
+            RECIPE.replace("\"base:steps\"", "\"base.steps\""),
+            "",
+            ["expect[0].below", "STAGE:VALUE"],
+        ),
+        (
+            RECIPE.replace("steps = 2, batch", "stesp = 2, batch"),
+            "",
+            ["stage more", "did you mean `train.steps`?"],
+        ),
+        (
+            RECIPE.to_owned(),
+            "more.train.batch=many",
+            ["recipe.toml, stage more: ", "train.batch"],
+        ),
+        (
+            format!("{RECIPE}\n[[stage]]\nname = \"quick\"\nkind = \"quickstart\"\nset = [\"world.answers=1\"]\n"),
+            "",
+            ["stage quick: world.answers", "at least 2"],
+        ),
+        (
+            RECIPE.replace("set = [\"train.steps=4\"]", "seed = 4"),
+            "",
+            ["stage[1].seed", "is a quickstart's"],
+        ),
+    ] {
+        let dir = tempfile::tempdir()?;
+        let mut options = write(dir.path(), &recipe)?;
+        options.set = set.split_whitespace().map(String::from).collect();
+        match run(&options) {
+            Ok(_) => return Err(format!("accepted: {parts:?}").into()),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(parts.iter().all(|part| text.contains(part)), "{text}\n{parts:?}");
+                assert_eq!(error.exit_status(), ExitStatus::Usage, "{text}");
+            }
+        }
+        assert!(!dir.path().join("runs").exists(), "{parts:?}: something ran");
+    }
+    Ok(())
+}
+
+/// Keeps what is said.
+#[derive(Default)]
+struct Listener(std::sync::Mutex<Vec<String>>);
+
+impl hone_run::Observer for Listener {
+    fn event(&self, event: &hone_run::Event) {
+        if let hone_run::Event::Message(text) = event {
+            self.0.lock().unwrap().push(text.clone());
+        }
+    }
+}
+
+#[test]
+fn a_tokenizer_reads_beside_its_settings_and_no_further_than_its_bytes() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    let recipe = "[[stage]]\nname = \"tokens\"\nkind = \"tokenizer\"\nconfig = \"settings/tokens.toml\"\n";
+    let options = write(dir.path(), recipe)?;
+    let settings = dir.path().join("settings");
+    std::fs::create_dir(&settings)?;
+    let config = "files = [{ path = \"mine.txt\", split = \"lines\" }, \"absent.txt\"]\nvocab_size = 270\nbytes = 60\n";
+    std::fs::write(settings.join("tokens.toml"), config)?;
+    // The limit ends the reading inside the first file; what follows there is not even text
+    let mut text = b"a line of words, a line of words\n".repeat(2);
+    text.extend(b"\xff\n");
+    std::fs::write(settings.join("mine.txt"), text)?;
+    let listener = Arc::new(Listener::default());
+    let result = run_recipe(
+        &options,
+        Arc::clone(&listener) as Arc<dyn hone_run::Observer>,
+        Shutdown::default(),
+    )?;
+    assert!(result.stages[0].summary["vocab_size"].as_u64() <= Some(270));
+    let said = listener.0.lock().unwrap().join("\n");
+    assert!(said.contains("mine.txt: 2 documents"), "{said}");
+
+    // Rows that could not be used are told of
+    let options = write(
+        dir.path(),
+        &recipe
+            .replace("\"tokens\"", "\"others\"")
+            .replace("tokens.toml", "others.toml"),
+    )?;
+    let config = "files = [{ path = \"rows.jsonl\", max_bad_share = 0.5 }]\nvocab_size = 270\n";
+    std::fs::write(settings.join("others.toml"), config)?;
+    std::fs::write(
+        settings.join("rows.jsonl"),
+        "{\"text\": \"some words\"}\n{\"text\": 7}\n",
+    )?;
+    run_recipe(
+        &options,
+        Arc::clone(&listener) as Arc<dyn hone_run::Observer>,
+        Shutdown::default(),
+    )?;
+    let said = listener.0.lock().unwrap().join("\n");
+    assert!(
+        said.contains("rows.jsonl: 1 of 2 rows could not be used; line 2: "),
+        "{said}"
+    );
+    Ok(())
 }
 
 #[test]

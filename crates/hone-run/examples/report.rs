@@ -14,6 +14,8 @@ struct Config {
     steps: u64,
 }
 
+impl hone_run::Configuration for Config {}
+
 /// Noise in -1 to 1 that is the same each time.
 fn noise(index: u64) -> f64 {
     let bits = index

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::durable::{self, TEMPORARY};
+use crate::durable::{self, temporary_of};
 use crate::error::{Damage, Error, Result};
 use crate::manifest::{self, FileRecord, Manifest, read_limited};
 use crate::progress::{Event, Observer};
@@ -295,13 +295,13 @@ pub(crate) fn steps(folder: &Path) -> Result<Vec<u64>> {
 pub(crate) fn none_saved(folder: &Path) -> Result<bool> {
     Ok(!names(folder)?
         .iter()
-        .any(|name| name.starts_with("step-") && !name.contains(TEMPORARY)))
+        .any(|name| name.starts_with("step-") && temporary_of(name).is_none()))
 }
 
 /// The checkpoint of the highest step that verifies. Damaged ones are renamed to `.bad`, leftovers of interrupted
 /// saves and deletions are removed.
 pub(crate) fn discover(folder: &Path, observer: &dyn Observer) -> Result<Option<Checkpoint>> {
-    for name in names(folder)?.iter().filter(|name| name.contains(TEMPORARY)) {
+    for name in names(folder)?.iter().filter(|name| temporary_of(name).is_some()) {
         durable::remove_dir(&folder.join(name))?;
     }
     for step in steps(folder)? {

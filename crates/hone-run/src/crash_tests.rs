@@ -17,6 +17,8 @@ struct Config {
     seed: u64,
 }
 
+impl crate::Configuration for Config {}
+
 fn open(dir: &Path) -> Result<Opened> {
     let config = Resolved::from_config(Config { seed: 1 })?;
     Run::open(dir, &config, OpenOptions::default())
@@ -245,4 +247,38 @@ fn publishing_is_all_or_nothing_at_every_operation() {
         }
     }
     assert!(old_seen > 5 && new_seen > 1, "{old_seen} {new_seen}");
+}
+
+/// Folders that somebody made beside a result, under names that look like leftovers.
+#[test]
+fn what_is_not_ours_survives_publishing_and_opening_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = [
+        "model.old",
+        "model.tmp.mine",
+        "model.tmp.1-2",
+        "model.tmp.hone-notes",
+        "notes.tmp.txt",
+    ];
+    drop(open(dir.path()).unwrap());
+    for name in foreign {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("kept.txt"), name).unwrap();
+    }
+    // A leftover of ours goes
+    fs::create_dir(dir.path().join("model.tmp.hone-71-0")).unwrap();
+    let write = |folder: &Path| fs::write(folder.join("model.safetensors"), "weights").map_err(Error::caller);
+    for _ in 0..2 {
+        let Opened::Fresh(run) = open(dir.path()).unwrap() else {
+            panic!("not fresh")
+        };
+        run.publish("model", &mut { write }).unwrap();
+        publish_dir(&dir.path().join("model"), &mut { write }).unwrap();
+        drop(run);
+        for name in foreign {
+            let text = fs::read_to_string(dir.path().join(name).join("kept.txt"));
+            assert_eq!(text.ok().as_deref(), Some(name));
+        }
+        assert!(!dir.path().join("model.tmp.hone-71-0").exists());
+    }
 }

@@ -7,10 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 
-/// What marks a file or folder that is still being written, or about to be deleted.
-pub(crate) const TEMPORARY: &str = ".tmp.";
+/// What marks a file or folder that is still being written, or about to be deleted; two numbers follow. Nobody gives such
+/// a name by hand, and what bears it may be deleted.
+const TEMPORARY: &str = ".tmp.hone-";
 
-/// `path` with `.tmp.<id>` appended; the id differs between processes and between calls.
+/// What a temporary name stands for: `model` of `model.tmp.hone-71-0`. None if the name is not one of
+/// [`temporary_sibling`]'s.
+pub(crate) fn temporary_of(name: &str) -> Option<&str> {
+    let (before, id) = name.rsplit_once(TEMPORARY)?;
+    let (process, call) = id.split_once('-')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    (!before.is_empty() && digits(process) && digits(call)).then_some(before)
+}
+
+/// `path` with `.tmp.hone-<process>-<call>` appended, so that names differ between processes and between calls.
 pub(crate) fn temporary_sibling(path: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -68,7 +78,7 @@ pub(crate) fn create_dir(path: &Path) -> Result<()> {
 pub(crate) fn remove_dir(path: &Path) -> Result<()> {
     let is_temporary = path
         .file_name()
-        .is_some_and(|name| name.to_string_lossy().contains(TEMPORARY));
+        .is_some_and(|name| temporary_of(&name.to_string_lossy()).is_some());
     let doomed = if is_temporary {
         path.to_path_buf()
     } else {

@@ -50,10 +50,15 @@ pub struct UnknownKey {
     pub nearest: Option<String>,
     /// The keys that are valid in its place.
     pub valid: Vec<String>,
+    /// Why a key that others have is none here; see [`crate::config::Configuration::refused`].
+    pub reason: Option<&'static str>,
 }
 
 impl fmt::Display for UnknownKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(reason) = self.reason {
+            return write!(f, "{}: `{}` is no key here: {reason}", self.origin, self.key);
+        }
         write!(f, "{}: unknown key `{}`", self.origin, self.key)?;
         match &self.nearest {
             Some(nearest) => write!(f, "; did you mean `{nearest}`?"),
@@ -165,7 +170,7 @@ pub enum Error {
         keys: Vec<UnknownKey>,
     },
     /// A value of the wrong type, a missing key, or a value that makes no sense.
-    #[error("{origin}: `{key}`: {message}")]
+    #[error("{origin}: {key}: {message}")]
     Value {
         /// `sft.toml:12` or the `--set` that gave it.
         origin: String,
@@ -195,6 +200,17 @@ pub enum Error {
         dir: PathBuf,
         /// The dotted keys whose values differ.
         keys: Vec<String>,
+    },
+    /// What the run is made from is no longer what it was.
+    #[error(
+        "{}: this run was started with other contents of {}. Restore what was there, give the run another --name, or \
+         delete its folder to do it again", dir.display(), names.join(", ")
+    )]
+    InputsChanged {
+        /// The run.
+        dir: PathBuf,
+        /// The files and folders, as the configuration names them.
+        names: Vec<String>,
     },
     /// The checkpoint was made with another instruction set, whose bits differ.
     #[error(
@@ -299,6 +315,7 @@ impl Error {
             | Self::Override { .. }
             | Self::ConfigChanged { .. }
             | Self::IsaChanged { .. }
+            | Self::InputsChanged { .. }
             | Self::NotARun { .. } => ExitStatus::Usage,
             _ => ExitStatus::Failed,
         }

@@ -9,15 +9,18 @@ use crate::error::{Error, Result};
 /// The lock file's name in the run's folder.
 pub(crate) const LOCK_FILE: &str = "lock";
 
-/// Holds the run's lock; dropped with the process, however it ends.
+/// Holds a folder's lock, the file `lock` in it; let go when dropped and with the process, however it ends.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock and leaves this process's id in the file.
-    pub(crate) fn acquire(dir: &Path) -> Result<Self> {
+    /// Takes the lock of a folder that exists and leaves this process's id in the file.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while another has it; what the system refuses.
+    pub fn acquire(dir: &Path) -> Result<Self> {
         let path = dir.join(LOCK_FILE);
         let fail = |source| Error::io("lock the run", &path, 0, source);
         let mut file = File::options()

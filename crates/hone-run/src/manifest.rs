@@ -51,6 +51,9 @@ pub struct Manifest {
     /// Instruction set (`isa`) and versions of what made it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
+    /// Digests of what the run is made from, by the names that the configuration gives them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
     /// Every file by its path relative to the folder, `/` between parts.
     pub files: BTreeMap<String, FileRecord>,
     /// Lengths in bytes that the run's growing files had, by name.
@@ -71,6 +74,7 @@ impl Manifest {
             interruption: false,
             config_digest: None,
             environment: BTreeMap::new(),
+            inputs: BTreeMap::new(),
             files,
             growing: BTreeMap::new(),
             state: serde_json::Value::Null,

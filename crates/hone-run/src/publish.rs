@@ -4,18 +4,20 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::durable::{self, TEMPORARY};
+use crate::durable::{self, temporary_of};
 use crate::error::{Error, Result};
 use crate::manifest::{MANIFEST_FILE, Manifest, seal};
 
-/// What marks the directory that a new one is about to replace.
-const REPLACED: &str = ".old";
+/// What marks the directory that a new one is about to replace: `model` is then `.model.hone-replaced`. Nobody gives such
+/// a name by hand.
+const REPLACED: &str = ".hone-replaced";
 
 /// Builds a directory by `write`, which is given an empty folder beside the final one, and puts it in place of
 /// whatever stood there. A `MANIFEST.json` with each file's length and digest is added.
 ///
-/// A directory cannot be replaced in one step on every system: for a moment the old one is called `NAME.old`, and
-/// [`recover_dir`] (called here too) brings it back after a crash at that moment.
+/// A directory cannot be replaced in one step on every system: for a moment the old one is called
+/// `.NAME.hone-replaced`, and [`recover_dir`] (called here too) brings it back after a crash at that moment. Nothing else
+/// beside `path` is touched.
 ///
 /// # Errors
 /// When the disk is full or not writable, or `write` fails; what stood there before is then untouched.
@@ -71,8 +73,8 @@ pub fn recover_dir(path: &Path) -> Result<()> {
             durable::sync_dir(durable::parent(path))?;
         }
     }
-    let prefix = format!("{}{TEMPORARY}", path.file_name().unwrap_or_default().to_string_lossy());
-    let old_prefix = format!("{}{TEMPORARY}", old.file_name().unwrap_or_default().to_string_lossy());
+    let name_of = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let ours = [name_of(path), name_of(&old)];
     let folder = durable::parent(path);
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -82,7 +84,8 @@ pub fn recover_dir(path: &Path) -> Result<()> {
     for entry in entries {
         let entry = entry.map_err(|source| Error::io("list the folder", folder, 0, source))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if (name.starts_with(&prefix) || name.starts_with(&old_prefix)) && entry.path().is_dir() {
+        let leftover = temporary_of(&name).is_some_and(|of| ours.iter().any(|name| name == of));
+        if leftover && entry.path().is_dir() {
             durable::remove_dir(&entry.path())?;
         }
     }
@@ -110,7 +113,8 @@ pub fn verify_dir(path: &Path) -> Result<Option<Manifest>> {
 }
 
 fn replaced_name(path: &Path) -> std::path::PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
     name.push(REPLACED);
     path.with_file_name(name)
 }

@@ -5,15 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use schemars::JsonSchema;
-use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::board::EventFile;
 use crate::checkpoint::{self, Checkpoint, CheckpointWriter};
-use crate::config::{self, Resolved};
-use crate::durable::{self, TEMPORARY};
+use crate::config::{self, Configuration, Resolved};
+use crate::durable::{self, temporary_of};
 use crate::error::{Damage, Error, Result};
+use crate::inputs::{self, Inputs};
 use crate::jsonl::{JsonLines, Sample, metric_line};
 use crate::lock::{LOCK_FILE, Lock};
 use crate::manifest::{self, Manifest};
@@ -45,6 +44,10 @@ pub struct OpenOptions {
     pub keep: usize,
     /// Dotted keys (or the tables above them) that may differ on resume because no result depends on them.
     pub may_change: Vec<String>,
+    /// What the run is made from: it goes on only with the same contents.
+    pub inputs: Inputs,
+    /// A finished run without its `model/` is opened at its last checkpoint, so that the result can be made again.
+    pub expects_model: bool,
     /// Told of damaged checkpoints, saves and other news.
     pub observer: Arc<dyn Observer>,
 }
@@ -56,6 +59,8 @@ impl Default for OpenOptions {
             allow_isa_change: false,
             keep: LEAST_KEPT,
             may_change: Vec::new(),
+            inputs: Inputs::new(),
+            expects_model: false,
             observer: Arc::new(Silent),
         }
     }
@@ -85,6 +90,8 @@ pub enum Opened {
 pub struct Run {
     dir: PathBuf,
     config_digest: String,
+    /// Digests of what it is made from.
+    inputs: inputs::Digests,
     options: OpenOptions,
     metrics: JsonLines,
     samples: JsonLines,
@@ -104,27 +111,30 @@ impl Run {
     /// # Errors
     /// When another process holds the run, the configuration or the instruction set changed, the folder holds
     /// something else, or the system refuses.
-    pub fn open<T>(dir: &Path, config: &Resolved<T>, options: OpenOptions) -> Result<Opened>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
+    pub fn open<T: Configuration>(dir: &Path, config: &Resolved<T>, options: OpenOptions) -> Result<Opened> {
         refuse_foreign_folder(dir)?;
         durable::create_dir(dir)?;
         let lock = Lock::acquire(dir)?;
         remove_leftovers(dir)?;
         let digests = reconcile_config(dir, config, &options.may_change)?;
+        let inputs = inputs::digests(dir, &options.inputs)?;
         let finished = dir.join(FINISHED_FILE);
         if finished.exists() {
-            return Ok(Opened::Finished {
-                dir: dir.to_path_buf(),
-                summary: read_summary(&finished)?,
-            });
+            let (summary, made_from) = read_summary(&finished)?;
+            refuse_changed_inputs(dir, &made_from, &inputs)?;
+            if result_stands(dir, &options)? {
+                return Ok(Opened::Finished {
+                    dir: dir.to_path_buf(),
+                    summary,
+                });
+            }
         }
         let checkpoints = dir.join(CHECKPOINTS);
         durable::create_dir(&checkpoints)?;
         let checkpoint = checkpoint::discover(&checkpoints, options.observer.as_ref())?;
         if let Some(checkpoint) = &checkpoint {
             accept(dir, checkpoint, &digests, &options)?;
+            refuse_changed_inputs(dir, &checkpoint.manifest().inputs, &inputs)?;
         }
         let environment = serde_json::to_string_pretty(&options.environment).map_err(Error::caller)? + "\n";
         durable::write_atomic(&dir.join(ENVIRONMENT_FILE), environment.as_bytes())?;
@@ -135,6 +145,7 @@ impl Run {
             board: EventFile::create(dir)?,
             dir: dir.to_path_buf(),
             config_digest: digests.current,
+            inputs,
             options,
             durable: checkpoint.clone(),
             _lock: lock,
@@ -287,11 +298,16 @@ impl Run {
         Ok(path)
     }
 
-    /// Marks the run as finished, last of all: opening it again gives [`Opened::Finished`] with `summary`.
+    /// Marks the run as finished, last of all: opening it again gives [`Opened::Finished`] with `summary`. The digests
+    /// of its inputs stand beside it, under `inputs`.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn finish(mut self, summary: Value) -> Result<PathBuf> {
+    pub fn finish(mut self, mut summary: Value) -> Result<PathBuf> {
+        if let (Value::Object(fields), false) = (&mut summary, self.inputs.is_empty()) {
+            let digests = serde_json::to_value(&self.inputs).map_err(Error::caller)?;
+            fields.insert(inputs::KEY.to_owned(), digests);
+        }
         self.metrics.sync()?;
         self.samples.sync()?;
         let text = serde_json::to_string_pretty(&summary).map_err(Error::caller)? + "\n";
@@ -329,6 +345,7 @@ impl Run {
         manifest.interruption = occasion == Occasion::Interruption;
         manifest.config_digest = Some(self.config_digest.clone());
         manifest.environment = self.options.environment.clone();
+        manifest.inputs = self.inputs.clone();
         manifest.growing.insert(METRICS_FILE.to_owned(), self.metrics.bytes());
         manifest.growing.insert(SAMPLES_FILE.to_owned(), self.samples.bytes());
         manifest.state = state;
@@ -397,10 +414,7 @@ struct Digests {
 
 /// Compares with the configuration the run was started with, or records it. Until something is saved there is nothing
 /// that the configuration could contradict: the run begins with the new one.
-fn reconcile_config<T>(dir: &Path, config: &Resolved<T>, may_change: &[String]) -> Result<Digests>
-where
-    T: DeserializeOwned + Serialize + JsonSchema,
-{
+fn reconcile_config<T: Configuration>(dir: &Path, config: &Resolved<T>, may_change: &[String]) -> Result<Digests> {
     let path = dir.join(CONFIG_FILE);
     let current = config::digest(&config::without(config.table(), may_change));
     if !path.exists() || nothing_saved(dir)? {
@@ -477,7 +491,7 @@ fn refuse_foreign_folder(dir: &Path) -> Result<()> {
     let fail = |source| Error::io("list the folder", dir, 0, source);
     for entry in fs::read_dir(dir).map_err(fail)? {
         let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
-        if name != LOCK_FILE && !name.contains(TEMPORARY) {
+        if name != LOCK_FILE && temporary_of(&name).is_none() {
             return Err(Error::NotARun {
                 dir: dir.to_path_buf(),
                 found: name,
@@ -493,7 +507,7 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
     let fail = |source| Error::io("clear leftovers", dir, 0, source);
     for entry in fs::read_dir(dir).map_err(fail)? {
         let entry = entry.map_err(fail)?;
-        if !entry.file_name().to_string_lossy().contains(TEMPORARY) {
+        if temporary_of(&entry.file_name().to_string_lossy()).is_none() {
             continue;
         }
         if entry.path().is_dir() {
@@ -507,11 +521,42 @@ fn remove_leftovers(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read_summary(path: &Path) -> Result<Value> {
+/// The summary, and the digests that stand in it.
+fn read_summary(path: &Path) -> Result<(Value, inputs::Digests)> {
     const LIMIT: u64 = 64 << 20;
     let bytes = manifest::read_limited(path, LIMIT).map_err(|source| Error::io("read it", path, 0, source))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::Damaged {
+    let unreadable = |error: serde_json::Error| Error::Damaged {
         path: path.to_path_buf(),
         damage: Damage::Unreadable(error.to_string()),
+    };
+    let mut summary: Value = serde_json::from_slice(&bytes).map_err(unreadable)?;
+    let made_from = summary.as_object_mut().and_then(|fields| fields.remove(inputs::KEY));
+    let made_from = made_from.map_or_else(|| Ok(inputs::Digests::new()), serde_json::from_value);
+    Ok((summary, made_from.map_err(unreadable)?))
+}
+
+/// Refuses to go on, or to call it done, with other contents than the run began with.
+fn refuse_changed_inputs(dir: &Path, recorded: &inputs::Digests, current: &inputs::Digests) -> Result<()> {
+    let names = inputs::changed(recorded, current);
+    if names.is_empty() {
+        return Ok(());
+    }
+    Err(Error::InputsChanged {
+        dir: dir.to_path_buf(),
+        names,
     })
+}
+
+/// Whether a finished run has its result; a damaged one is an error.
+fn result_stands(dir: &Path, options: &OpenOptions) -> Result<bool> {
+    let model = dir.join(MODEL);
+    if !options.expects_model || model.is_dir() {
+        publish::verify_dir(&model)?;
+        return Ok(true);
+    }
+    options.observer.event(&Event::Message(format!(
+        "{}: this run was finished before, but its {MODEL}/ is gone; it is made again from the last checkpoint",
+        dir.display()
+    )));
+    Ok(false)
 }

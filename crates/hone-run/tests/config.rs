@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hone_run::config::{changed_keys, commented, load, markdown, parse, schema};
-use hone_run::{Error, ExitStatus, Resolved};
+use hone_run::{Configuration, Error, ExitStatus, Resolved};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,16 @@ struct Sft {
     /// Low-rank adapters; absent for full fine-tuning.
     #[serde(skip_serializing_if = "Option::is_none")]
     lora: Option<Lora>,
+}
+
+impl Configuration for Sft {
+    fn defaults() -> Option<Self> {
+        None
+    }
+
+    fn refused(key: &str) -> Option<&'static str> {
+        (key == "train.beam").then_some("nothing is searched for here; see train.schedule")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -76,6 +86,7 @@ struct Train {
     /// How the step size falls.
     schedule: Schedule,
     /// Stops here, if given.
+    #[schemars(example = 40)]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_steps: Option<u64>,
 }
@@ -297,14 +308,17 @@ fn overrides_are_toml_or_plain_text() {
 fn overrides_of_the_wrong_type_name_key_and_origin() {
     let text = message(GOOD, &["train.epochs=many"]);
     assert!(
-        text.starts_with("--set train.epochs=many: `train.epochs`:") && text.contains("invalid type: string"),
+        text == "--set train.epochs=many: train.epochs: is \"many\"; expected a whole number of at least 0, as in epochs = 3",
         "{text}"
     );
     let text = message(GOOD, &["train.epochs=-1"]);
-    assert!(text.contains("`train.epochs`") && text.contains("-1"), "{text}");
+    assert!(
+        text.contains("train.epochs: is -1; expected a whole number of at least 0"),
+        "{text}"
+    );
     let text = message(GOOD, &["train.precision=f16"]);
     assert!(
-        text.contains("unknown variant `f16`") && text.contains("bf16"),
+        text.contains("train.precision: is \"f16\"; expected one of \"f32\", \"bf16\""),
         "{text}"
     );
     assert!(message(GOOD, &["train.epochs"]).contains("expected KEY=VALUE"));
@@ -317,20 +331,58 @@ fn overrides_of_the_wrong_type_name_key_and_origin() {
 fn wrong_values_in_the_file_name_line_and_key() {
     let text = message(&GOOD.replace("1e-3", "\"fast\""), &[]);
     assert!(
-        text.starts_with("sft.toml:10: `train.learning_rate`: invalid type: string \"fast\""),
+        text.starts_with("sft.toml:10: train.learning_rate: is \"fast\"; expected a number, as in learning_rate = "),
         "{text}"
     );
     let text = message(&GOOD.replace("weight = 2", "weight = \"x\""), &[]);
-    assert!(text.starts_with("sft.toml:6: `data.train[1].weight`"), "{text}");
+    assert!(
+        text.starts_with("sft.toml:6: data.train[1].weight: is \"x\"; expected a number"),
+        "{text}"
+    );
     let text = message(&GOOD.replace("path = \"runs/pretrain/model\"", ""), &[]);
-    assert!(text.starts_with("sft.toml:2: `model`: missing field `path`"), "{text}");
+    assert!(
+        text.starts_with("sft.toml:2: model.path: is missing; expected text in quotes"),
+        "{text}"
+    );
+    // A section that is none, a list that is none; nothing speaks of types of the program
+    for (from, to, said) in [
+        (
+            "[model]\npath = \"runs/pretrain/model\"",
+            "model = 3",
+            "model: is 3; expected a table, as in [model]",
+        ),
+        (
+            "train = [{ path = \"alpaca.json\" }, { path = \"b.json\", weight = 2 }]",
+            "train = \"a.json\"",
+            "data.train: is \"a.json\"; expected a list",
+        ),
+        (
+            "learning_rate = 1e-3",
+            "learning_rate = true",
+            "is true; expected a number",
+        ),
+        (
+            "learning_rate = 1e-3",
+            "epochs = 2.5",
+            "train.epochs: is 2.5; expected a whole number",
+        ),
+        (
+            "floor = 0.1",
+            "floor = [1]",
+            "train.schedule.floor: is a list; expected a number",
+        ),
+    ] {
+        let text = message(&GOOD.replace(from, to), &[]);
+        assert!(text.contains(said), "{text}");
+        assert!(!text.contains("struct") && !text.contains("invalid type"), "{text}");
+    }
     let text = message("a = 1\nb = = 2\n", &[]);
     assert!(text.starts_with("sft.toml:2:5: not valid TOML"), "{text}");
     let resolved = read(GOOD, &[]).unwrap();
     let error = resolved.invalid("train.learning_rate", "got -1, expected a number above 0");
     assert_eq!(
         error.to_string(),
-        "sft.toml:10: `train.learning_rate`: got -1, expected a number above 0"
+        "sft.toml:10: train.learning_rate: got -1, expected a number above 0"
     );
 }
 
@@ -378,7 +430,7 @@ fn the_commented_file_reads_back_as_the_defaults() {
     assert_eq!(read(&text, &[]).unwrap().config, defaults, "{text}");
     for line in [
         "# Step size at its peak.\nlearning_rate = 0.001\n",
-        "# Stops here, if given.\n# max_steps = 1\n",
+        "# Stops here, if given.\n# max_steps = 40\n",
         "# Low-rank adapters; absent for full fine-tuning.\n# [lora]\n# Rank of the update.\n# rank = 1\n",
         "# Arithmetic. One of \"f32\", \"bf16\".\n",
         "# - weight (number): Its share.\n",
@@ -409,6 +461,7 @@ fn integers_beyond_toml_are_refused_not_wrapped() {
     struct Seed {
         seed: u64,
     }
+    impl Configuration for Seed {}
     assert!(matches!(
         Resolved::from_config(Seed { seed: u64::MAX }),
         Err(Error::Unwritable(_))
@@ -417,4 +470,78 @@ fn integers_beyond_toml_are_refused_not_wrapped() {
         Resolved::from_config(Seed { seed: i64::MAX as u64 }).unwrap().text(),
         "seed = 9223372036854775807\n"
     );
+}
+
+#[test]
+fn an_override_without_a_value_takes_the_key_out() {
+    let text = GOOD.replace("learning_rate", "max_steps = 7\nepochs = 9\nlearning_rate");
+    let resolved = read(&text, &["train.max_steps=", "train.epochs=", "data.train[0]="]).unwrap();
+    assert_eq!(resolved.config.train.max_steps, None);
+    assert_eq!(resolved.config.train.epochs, 3, "the default again");
+    assert_eq!(resolved.config.data.train.len(), 1);
+    assert_eq!(resolved.config.data.train[0].path, "b.json");
+    assert!(!resolved.text().contains("max_steps"), "{}", resolved.text());
+    // Set again behind it, absent from the start, and whole sections
+    let resolved = read(&text, &["train.max_steps=", "train.max_steps=8", "lora.rank="]).unwrap();
+    assert_eq!((resolved.config.train.max_steps, resolved.config.lora), (Some(8), None));
+    assert_eq!(read(&text, &["train="]).unwrap().config.train, Train::default());
+    // A needed key, and one that is none
+    assert!(message(&text, &["model.path="]).starts_with("--set model.path=: model.path: is missing"));
+    assert!(message(&text, &["train.epoch="]).contains("unknown key `train.epoch`; did you mean `train.epochs`?"));
+    // Empty text is written out
+    assert_eq!(read(GOOD, &["model.path=\"\""]).unwrap().config.model.path, "");
+}
+
+#[test]
+fn a_key_of_others_is_refused_with_the_reason() {
+    assert_eq!(
+        message(GOOD, &["train.beam=4"]),
+        "--set train.beam=4: `train.beam` is no key here: nothing is searched for here; see train.schedule"
+    );
+}
+
+/// Two configurations with one section type and different defaults; what follows from other values is filled in.
+#[test]
+fn defaults_of_a_configuration_lie_beneath_its_keys() {
+    #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+    #[serde(default)]
+    struct Practice {
+        train: Train,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        twice: Option<u32>,
+    }
+    impl Configuration for Practice {
+        fn defaults() -> Option<Self> {
+            let train = Train {
+                learning_rate: 0.5,
+                schedule: Schedule::Cosine { floor: 0.25 },
+                ..Train::default()
+            };
+            Some(Self { train, twice: None })
+        }
+
+        fn resolve(&mut self) {
+            self.twice.get_or_insert(2 * self.train.epochs);
+        }
+    }
+    let read = |text: &str| parse::<Practice>("practice.toml", text, &[]).unwrap();
+    let resolved = read("[train]\nepochs = 4\n");
+    assert_eq!(
+        (resolved.config.train.learning_rate, resolved.config.twice),
+        (0.5, Some(8))
+    );
+    assert_eq!(resolved.config.train.schedule, Schedule::Cosine { floor: 0.25 });
+    assert_eq!(read(resolved.text()).text(), resolved.text());
+    assert_eq!(
+        read("").digest(),
+        Resolved::from_config(Practice::defaults().unwrap()).unwrap().digest()
+    );
+    let schema = schema::<Practice>();
+    let train = &schema["$defs"]["Train"]["properties"];
+    assert_eq!(
+        (&train["learning_rate"]["default"], &train["epochs"]["default"]),
+        (&0.5.into(), &3.into())
+    );
+    assert_eq!(schema["properties"]["twice"]["default"], 6);
+    assert!(schema["properties"]["train"].get("default").is_none());
 }

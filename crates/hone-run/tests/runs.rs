@@ -18,6 +18,8 @@ struct Config {
     seed: u64,
 }
 
+impl hone_run::Configuration for Config {}
+
 #[derive(Default)]
 struct Told(Mutex<Vec<String>>);
 
@@ -178,6 +180,109 @@ fn another_configuration_is_refused_once_something_is_saved() {
     run.finish(json!({})).unwrap();
     assert!(matches!(open(dir, 1), Err(Error::ConfigChanged { .. })));
     assert!(matches!(open(dir, 2), Ok(Opened::Finished { .. })));
+}
+
+/// A run in `dir/run` made from a file, a folder with a manifest and one without.
+fn made_from(dir: &Path) -> OpenOptions {
+    let inputs = ["data.jsonl", "model", "tokenizer", "absent"];
+    OpenOptions {
+        inputs: inputs
+            .map(|name| (name.to_owned(), dir.join(name)))
+            .into_iter()
+            .collect(),
+        expects_model: true,
+        ..OpenOptions::default()
+    }
+}
+
+#[test]
+fn a_changed_input_is_refused_on_resume_and_when_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, run_dir) = (folder.path(), folder.path().join("run"));
+    let publish = |text: &str| {
+        publish_dir(&dir.join("model"), &mut |to| {
+            fs::write(to.join("weights"), text).map_err(Error::caller)
+        })
+        .unwrap();
+    };
+    let start = || open_with(&run_dir, 1, made_from(dir));
+    fs::write(dir.join("data.jsonl"), "first").unwrap();
+    fs::create_dir(dir.join("tokenizer")).unwrap();
+    fs::write(dir.join("tokenizer/tokenizer.json"), "{}").unwrap();
+    publish("one");
+    let Opened::Fresh(mut run) = start().unwrap() else {
+        panic!("not fresh")
+    };
+    save(&mut run, 1);
+    drop(run);
+    let refused = |name: &str| {
+        let error = start().err().unwrap_or_else(|| panic!("{name} was not noticed"));
+        assert_eq!(error.exit_status(), ExitStatus::Usage);
+        let said = error.to_string();
+        assert!(said.contains(&format!("other contents of {name}. Restore")), "{said}");
+    };
+    let each_change_is_refused = || {
+        fs::write(dir.join("data.jsonl"), "other").unwrap();
+        refused("data.jsonl");
+        fs::write(dir.join("data.jsonl"), "first").unwrap();
+        publish("two");
+        refused("model");
+        publish("one");
+        fs::write(dir.join("tokenizer/tokenizer.json"), "[]").unwrap();
+        refused("tokenizer");
+        fs::write(dir.join("tokenizer/tokenizer.json"), "{}").unwrap();
+    };
+    each_change_is_refused();
+    let (run, checkpoint) = resumed(start().unwrap());
+    assert_eq!(checkpoint.manifest().inputs.len(), 3);
+    run.publish("model", &mut |to| {
+        fs::write(to.join("weights"), "result").map_err(Error::caller)
+    })
+    .unwrap();
+    run.finish(json!({ "steps": 1 })).unwrap();
+    each_change_is_refused();
+    let Opened::Finished { summary, .. } = start().unwrap() else {
+        panic!("not finished")
+    };
+    assert_eq!(summary, json!({ "steps": 1 }));
+    // An input that is gone contradicts nothing that is done
+    fs::remove_file(dir.join("data.jsonl")).unwrap();
+    assert!(matches!(start(), Ok(Opened::Finished { .. })));
+}
+
+#[test]
+fn a_finished_run_without_its_result_is_opened_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = |observer: Arc<Told>| {
+        let options = OpenOptions {
+            expects_model: true,
+            observer,
+            ..OpenOptions::default()
+        };
+        open_with(folder.path(), 1, options)
+    };
+    let told = Arc::new(Told::default());
+    let Opened::Fresh(mut run) = start(told.clone()).unwrap() else {
+        panic!("not fresh")
+    };
+    save(&mut run, 1);
+    let publish = |run: &Run| {
+        run.publish("model", &mut |to| {
+            fs::write(to.join("weights"), "result").map_err(Error::caller)
+        })
+        .unwrap()
+    };
+    let model = publish(&run);
+    run.finish(json!({})).unwrap();
+    assert!(matches!(start(told.clone()), Ok(Opened::Finished { .. })));
+    fs::remove_dir_all(&model).unwrap();
+    let (run, checkpoint) = resumed(start(told.clone()).unwrap());
+    assert_eq!(checkpoint.step(), 1);
+    assert!(told.0.lock().unwrap().concat().contains("its model/ is gone"));
+    publish(&run);
+    run.finish(json!({})).unwrap();
+    fs::write(model.join("weights"), "resulT").unwrap();
+    assert!(matches!(start(told), Err(Error::DamagedResult { .. })));
 }
 
 #[test]

@@ -35,10 +35,12 @@ impl PromptTemplate {
         &self.source
     }
 
-    /// The columns that the template reads, sorted.
-    pub fn columns(&self) -> Vec<String> {
+    /// The columns that the template reads from rows like this one, sorted. The names of Jinja's functions (`range`,
+    /// `dict`, `namespace`, `debug`) are columns where the row has them.
+    pub fn columns(&self, row: &Map<String, Value>) -> Vec<String> {
         let mut names = self.sandbox.variables();
-        names.retain(|name| !matches!(name.as_str(), "range" | "dict" | "namespace" | "debug"));
+        let function = |name: &str| matches!(name, "range" | "dict" | "namespace" | "debug");
+        names.retain(|name| row.contains_key(name) || !function(name));
         names
     }
 
@@ -55,7 +57,7 @@ impl PromptTemplate {
     }
 
     fn missing_column(&self, row: &Map<String, Value>) -> Option<TextError> {
-        let column = self.columns().into_iter().find(|name| !row.contains_key(name))?;
+        let column = self.columns(row).into_iter().find(|name| !row.contains_key(name))?;
         let known: Vec<&str> = row.keys().map(String::as_str).collect();
         Some(TextError::UnknownColumn {
             column,
@@ -150,10 +152,9 @@ mod tests {
     #[test]
     fn columns_are_filled_and_values_are_not_templates() {
         let template = PromptTemplate::new("{{ name }} has {{ n }} coins.\n").unwrap();
-        assert_eq!(template.columns(), ["n", "name"]);
-        let text = template
-            .render(&row(json!({"name": "{{ n }}", "n": 3, "unused": null})))
-            .unwrap();
+        let given = row(json!({"name": "{{ n }}", "n": 3, "unused": null}));
+        assert_eq!(template.columns(&given), ["n", "name"]);
+        let text = template.render(&given).unwrap();
         assert_eq!(text, "{{ n }} has 3 coins.\n");
     }
 
@@ -170,6 +171,18 @@ mod tests {
             }
             other => panic!("unexpected error: {other}"),
         }
+    }
+
+    #[test]
+    fn columns_with_the_names_of_functions() {
+        let template = PromptTemplate::new("{{ range }} of {{ n }}").unwrap();
+        let given = row(json!({"range": "3 to 5", "n": 7}));
+        assert_eq!(template.columns(&given), ["n", "range"]);
+        assert_eq!(template.render(&given).unwrap(), "3 to 5 of 7");
+        let template = PromptTemplate::new("{% for i in range(n) %}{{ i }}{% endfor %}").unwrap();
+        let given = row(json!({"n": 3}));
+        assert_eq!(template.columns(&given), ["n"]);
+        assert_eq!(template.render(&given).unwrap(), "012");
     }
 
     #[test]

@@ -227,6 +227,7 @@ fn damaged_files_are_refused_with_the_place() {
                 .unwrap()
                 .push(json!({"id": 77, "content": "<x>"}))
         }),
+        ("most ids have none", |v| v["model"]["vocab"]["zz"] = json!(16_777_215)),
         ("is empty", |v| v["added_tokens"][0]["content"] = json!("")),
         ("vocabulary is empty", |v| {
             v["model"]["vocab"] = json!({});

@@ -9,6 +9,7 @@ use hone_text::Tokenizer;
 use serde_json::{Map, Value};
 
 use crate::error::{Result, TrainError};
+use crate::hub;
 
 /// A model with what belongs to it.
 pub struct Artefact {
@@ -34,7 +35,7 @@ pub struct Companion {
 /// # Errors
 /// If files are missing or damaged, or the tokenizer has more tokens than the model.
 pub fn load(engine: &Engine, directory: &Path) -> Result<Artefact> {
-    if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
+    if is_adapter(directory) {
         return load_with_adapter(engine, directory);
     }
     verify_dir(directory)?;
@@ -56,6 +57,7 @@ fn load_with_adapter(engine: &Engine, directory: &Path) -> Result<Artefact> {
     load_adapter(engine, &mut model, directory)?;
     let own = directory.join("tokenizer.json").is_file();
     let tokenizer = tokenizer_for(if own { directory } else { &base }, &model)?;
+    let tokens = if own { token_fields(&tokenizer) } else { tokens };
     Ok(Artefact {
         model,
         companion: Companion {
@@ -79,8 +81,13 @@ pub(crate) fn load_language_model(engine: &Engine, directory: &Path) -> Result<A
     Ok(artefact)
 }
 
-/// Where an adapter's base model is: as its configuration says, taken from the adapter's directory.
-fn adapter_base(directory: &Path) -> Result<PathBuf> {
+/// Whether a directory holds an adapter and no model.
+pub(crate) fn is_adapter(directory: &Path) -> bool {
+    !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file()
+}
+
+/// Where an adapter's base model is: as its configuration says, taken from the adapter's directory, or on the hub.
+pub(crate) fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let path = directory.join("adapter_config.json");
     let fail = |reason: String| TrainError::Artefact {
         path: path.display().to_string(),
@@ -90,7 +97,14 @@ fn adapter_base(directory: &Path) -> Result<PathBuf> {
     let value: Value = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}")))?;
     let base = value.get("base_model_name_or_path").and_then(Value::as_str);
     let base = base.ok_or_else(|| fail("`base_model_name_or_path` is missing".into()))?;
-    Ok(directory.join(base))
+    let beside = directory.join(base);
+    match hub::Id::parse(base) {
+        Some(id) if !beside.exists() => {
+            let fetched = hub::fetch(&id).map_err(|error| fail(format!("its base model {error}")))?;
+            Ok(fetched.directory)
+        }
+        _ => Ok(beside),
+    }
 }
 
 fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {

@@ -3,11 +3,12 @@
 use hone_data::{
     Boundaries, Document, MixtureOrder, MixturePlan, Source, TokenStream, Window, hold_out_documents, load_documents,
 };
-use hone_text::{AddSpecial, Tokenizer};
+use hone_text::Tokenizer;
 
+use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::tell_bad_rows;
+use crate::mixture::{tell_bad_rows, tell_large, tell_split};
 use crate::sections::resolved;
 
 /// What is read, and how it is cut.
@@ -27,8 +28,6 @@ pub(crate) struct SourceTokens {
     pub weight: f64,
     pub train: TokenStream,
     pub held_out: TokenStream,
-    /// UTF-8 bytes of the held-out text.
-    pub held_out_bytes: u64,
 }
 
 /// All sources.
@@ -48,13 +47,15 @@ impl Corpus {
             ));
         }
         if data.max_length < 2 {
+            let section = data.key.split('.').next().unwrap_or(data.key);
             return Err(TrainError::setting(
-                "max_length",
+                format!("{section}.max_length"),
                 format!("is {}; expected at least 2", data.max_length),
             ));
         }
         let mut sources = Vec::new();
         for source in resolved(data.train, &job.base) {
+            job.check_stop()?;
             sources.push(load_source(job, data, tokenizer, &source)?);
         }
         let boundaries = if data.cross_document {
@@ -118,11 +119,12 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
             "has no token that separates documents; expected <|endoftext|>, bos or eos",
         )
     })?;
-    let loaded = load_documents(source)?;
     let name = source.path.file_name().map_or_else(
         || source.path.display().to_string(),
         |n| n.to_string_lossy().into_owned(),
     );
+    tell_large(job, &name, &source.path);
+    let loaded = load_documents(source)?;
     for note in &loaded.report.notes {
         job.message(format!("{name}: {note}"));
     }
@@ -130,11 +132,16 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
     let split = hold_out_documents(loaded.items, data.held_out)?;
     let stream = |documents: &[Document]| -> Result<TokenStream> {
         let mut stream = TokenStream::new(separator, data.token_cap);
-        for document in documents {
-            stream.push_ids(&tokenizer.encode(&document.text, AddSpecial::No)?)?;
-        }
+        encode_all(
+            job,
+            &name,
+            documents,
+            |document| Ok(tokenizer.encode_ordinary(&document.text)?),
+            |document, ids| Ok(stream.push_ids(&ids, document.text.len() as u64)?),
+        )?;
         Ok(stream)
     };
+    tell_split(job, &name, (split.train.len(), split.held_out.len()), "documents");
     let (train, held_out) = (stream(&split.train)?, stream(&split.held_out)?);
     if train.documents() == 0 {
         let hint = "lower data.held_out, or give more text".into();
@@ -143,20 +150,10 @@ fn load_source(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer, sourc
             hint,
         });
     }
-    let held_out_bytes = split.held_out.iter().map(|d| d.text.len() as u64).sum();
     Ok(SourceTokens {
         name,
         weight: source.weight,
         train,
         held_out,
-        held_out_bytes,
     })
-}
-
-/// Windows of the held-out text of a source, for evaluation.
-pub(crate) fn held_out_windows(source: &SourceTokens, length: usize) -> Vec<Window<'_>> {
-    match source.held_out.windows(length, Boundaries::Separate) {
-        Ok(windows) if source.held_out.documents() > 0 => (0..windows.len()).map(|i| windows.get(i)).collect(),
-        _ => Vec::new(),
-    }
 }

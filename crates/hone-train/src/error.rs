@@ -1,6 +1,9 @@
 //! What can stop a stage.
 
-use hone_run::ExitStatus;
+use hone_compute::SamplingError;
+use hone_run::{ExitStatus, Resolved};
+
+use crate::hub;
 
 /// A stage's result.
 pub type Result<T, E = TrainError> = std::result::Result<T, E>;
@@ -37,6 +40,27 @@ pub enum TrainError {
         /// What is wrong and what is expected.
         reason: String,
     },
+    /// A model that is no directory and cannot be had from the hub.
+    #[error("{key}: {name} is no directory here, so it is taken as a hub id; {source}")]
+    Hub {
+        /// The key that names it.
+        key: String,
+        /// What stands there.
+        name: String,
+        /// Why it cannot be had.
+        source: hub::HubError,
+    },
+    /// An error over a setting, with its place.
+    #[error("{origin}: {source}")]
+    At {
+        /// `sft.toml:12`, or the `--set` that gave it.
+        origin: String,
+        /// What is wrong.
+        source: Box<TrainError>,
+    },
+    /// The process was asked to stop while models and data were read.
+    #[error("stopped before the first step of this start; the same command goes on from there")]
+    Stopped,
     /// A model's directory whose parts do not fit together.
     #[error("{path}: {reason}")]
     Artefact {
@@ -47,12 +71,12 @@ pub enum TrainError {
     },
     /// Steps whose gradients were not finite, one after another.
     #[error(
-        "diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Lower train.learning_rate, or look at the data of these steps"
+        "diverged: {count} steps in a row had a gradient that is not finite, the last at step {step}; the weights are those from before. Start a run of another --name with a lower train.learning_rate (a run's folder keeps to its configuration), or look at the data of these steps"
     )]
     Diverged {
         /// How many.
         count: u32,
-        /// The last of them.
+        /// The last of them, counted from 1 as in `metrics.jsonl`.
         step: u64,
     },
     /// Sampled and recomputed log-probabilities differ.
@@ -60,7 +84,7 @@ pub enum TrainError {
         "an invariant is broken: at update {update}, token {token} of episode {episode} had log-probability {sampled} when it was sampled, and the training pass computes {trained}; {count} tokens differ. This is a fault of hone or of this machine: results would be wrong, so the run stops"
     )]
     Mismatch {
-        /// Which update.
+        /// Which update, counted from 1.
         update: u64,
         /// Which episode of its rollout.
         episode: usize,
@@ -119,17 +143,46 @@ impl TrainError {
         }
     }
 
+    /// The same with the place of the setting that is at fault, where it is known.
+    pub(crate) fn at<T>(self, config: &Resolved<T>) -> Self {
+        let key = match &self {
+            Self::Setting { key, .. } | Self::Hub { key, .. } => key.as_str(),
+            Self::Model(hone_model::Error::New { .. }) => "model.new",
+            Self::Model(hone_model::Error::AdapterRank { .. }) => "lora.rank",
+            Self::Model(hone_model::Error::AdapterAlpha { .. }) => "lora.alpha",
+            Self::Model(hone_model::Error::UnknownTarget { .. }) => "lora.targets",
+            Self::Data(hone_data::DataError::Option { option: "held_out", .. }) => "data.held_out",
+            _ => return self,
+        };
+        match config.place(key) {
+            Some(origin) => Self::At {
+                origin,
+                source: Box::new(self),
+            },
+            None => self,
+        }
+    }
+
     /// The program's exit status.
     pub fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Run(error) => error.exit_status(),
+            Self::At { source, .. } => source.exit_status(),
+            Self::Stopped => ExitStatus::Resumable,
             Self::Setting { .. }
             | Self::Memory { .. }
             | Self::Isa(_)
             | Self::Data(hone_data::DataError::Option { .. })
             | Self::Objective(hone_objective::Error::Setting { .. }) => ExitStatus::Usage,
             Self::Model(error) if error.is_setting() => ExitStatus::Usage,
-            Self::Diverged { .. } | Self::Mismatch { .. } => ExitStatus::Diverged,
+            // Weights or losses without a number are divergence, wherever they show first
+            Self::Diverged { .. }
+            | Self::Mismatch { .. }
+            | Self::Generate(hone_generate::GenerateError::Sampling {
+                source: SamplingError::NotFinite { .. } | SamplingError::NothingLeft { .. },
+                ..
+            })
+            | Self::Objective(hone_objective::Error::NotFinite { .. }) => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
         }
     }

@@ -1,17 +1,20 @@
 //! One stage's job: where it runs, who watches, when it must stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hone_compute::{Engine, EngineOptions};
+use hone_data::Source;
 use hone_run::report::{Report, Section};
-use hone_run::{Checkpoint, CheckpointWriter, Event, Observer, OpenOptions, Opened, Resolved, Run, Shutdown};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use hone_run::{
+    Checkpoint, CheckpointWriter, Configuration, Event, Inputs, Observer, OpenOptions, Opened, Resolved, Run, Shutdown,
+};
 use serde_json::Value;
 
+use crate::artefact::{adapter_base, is_adapter};
 use crate::error::{Result, TrainError};
+use crate::hub;
 use crate::sections::TrainSection;
 
 /// What a stage is given beside its configuration.
@@ -69,6 +72,9 @@ pub(crate) enum Begun<P> {
     Before(Outcome),
 }
 
+/// The commits of models that came from the hub, in a run's folder.
+const HUB_FILE: &str = "hub.json";
+
 /// Keys of a configuration on which no result depends.
 const MAY_CHANGE: [&str; 3] = ["train.keep_checkpoints", "train.check_memory", "model.recompute"];
 
@@ -86,6 +92,13 @@ impl Job {
     fn engine_options(&self, train: &TrainSection) -> Result<EngineOptions> {
         if train.shards == 0 {
             return Err(TrainError::setting("train.shards", "is 0; expected at least 1"));
+        }
+        if !train.shards.is_power_of_two() {
+            let reason = format!(
+                "is {}; expected a power of two: only then does the sum of their gradients not depend on how many ranks share them",
+                train.shards
+            );
+            return Err(TrainError::setting("train.shards", reason));
         }
         if train.microbatch_tokens == 0 {
             return Err(TrainError::setting(
@@ -113,23 +126,99 @@ impl Job {
         })
     }
 
+    /// Threads for what is done beside the engine; results do not depend on them.
+    pub(crate) fn worker_threads(&self) -> usize {
+        let named = || std::env::var("HONE_THREADS").ok()?.trim().parse().ok();
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.threads.or_else(named).unwrap_or_else(cores)
+    }
+
+    /// The directory of the model that a key names: where it stands, or the local copy of a hub id. A run that goes on
+    /// takes the commit with which it began, though the hub may have another by then; see [`Self::keep_commit`].
+    pub(crate) fn model(&self, key: &str, name: &str) -> Result<PathBuf> {
+        let Some(id) = self.hub_id(name) else {
+            return Ok(self.path(name));
+        };
+        let commits = self.commits();
+        let wanted = commits.get(name).map_or_else(|| id.clone(), |commit| id.at(commit));
+        let fetched = hub::fetch(&wanted).map_err(|source| TrainError::Hub {
+            key: key.into(),
+            name: name.into(),
+            source,
+        })?;
+        if let Some(note) = &fetched.note {
+            self.message(note);
+        }
+        Ok(fetched.directory)
+    }
+
+    /// Writes down of which commit the `directory` is that [`Self::model`] gave for this name, where it came from the hub.
+    /// The run's folder is there.
+    pub(crate) fn keep_commit(&self, name: &str, directory: &Path) -> Result<()> {
+        let mut commits = self.commits();
+        if let (Some(_), Some(commit)) = (self.hub_id(name), hub::commit_of(directory))
+            && !commits.contains_key(name)
+        {
+            self.message(format!("{name}: commit {commit}"));
+            commits.insert(name.into(), commit.into());
+            let text = serde_json::to_string_pretty(&commits).unwrap_or_default() + "\n";
+            hone_run::write_atomic(&self.dir.join(HUB_FILE), text.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// The hub id that a name is, where no directory has that name.
+    fn hub_id(&self, name: &str) -> Option<hub::Id> {
+        hub::Id::parse(name).filter(|_| !self.path(name).exists())
+    }
+
+    /// The commits of the run so far.
+    fn commits(&self) -> BTreeMap<String, String> {
+        let text = std::fs::read_to_string(self.dir.join(HUB_FILE)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
     /// A path of the configuration.
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.base.join(path)
     }
 
+    /// What a stage is made from, by the names of its configuration: models (an adapter with its base) and data.
+    pub(crate) fn inputs<'a>(
+        &self,
+        models: impl IntoIterator<Item = &'a Option<String>>,
+        sources: impl IntoIterator<Item = &'a Source>,
+    ) -> Inputs {
+        let mut inputs = Inputs::new();
+        for name in models.into_iter().flatten().filter(|name| !name.is_empty()) {
+            let directory = self.path(name);
+            // A model from the hub is held to its commit
+            if self.hub_id(name).is_some() {
+                continue;
+            }
+            if is_adapter(&directory)
+                && let Ok(base) = adapter_base(&directory)
+            {
+                inputs.insert(format!("{name}, its base"), base);
+            }
+            inputs.insert(name.clone(), directory);
+        }
+        for source in sources {
+            let name = source.path.to_string_lossy().into_owned();
+            inputs.insert(name, self.path(&source.path));
+        }
+        inputs
+    }
+
     /// Opens the run and prepares it. A run that does not exist yet is prepared first, so that what cannot start leaves
-    /// nothing behind.
-    pub(crate) fn begin<T, P>(
+    /// nothing behind. A run goes on only if `inputs` hold what they held.
+    pub(crate) fn begin<T: Configuration, P>(
         &self,
         engine: &Engine,
-        (config, train): (&Resolved<T>, &TrainSection),
+        (config, train, inputs): (&Resolved<T>, &TrainSection, Inputs),
         prepare: impl FnOnce() -> Result<P>,
-    ) -> Result<Begun<P>>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
-        let open = || self.open(engine, config, train);
+    ) -> Result<Begun<P>> {
+        let open = || self.open(engine, config, (train, inputs));
         let (start, prepared) = if self.dir.join("run.toml").exists() {
             match open()? {
                 Start::Before(outcome) => return Ok(Begun::Before(outcome)),
@@ -145,10 +234,12 @@ impl Job {
         })
     }
 
-    fn open<T>(&self, engine: &Engine, config: &Resolved<T>, train: &TrainSection) -> Result<Start>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
+    fn open<T: Configuration>(
+        &self,
+        engine: &Engine,
+        config: &Resolved<T>,
+        (train, inputs): (&TrainSection, Inputs),
+    ) -> Result<Start> {
         let environment = [
             ("isa".to_string(), engine.isa().name().to_string()),
             ("hone".to_string(), env!("CARGO_PKG_VERSION").to_string()),
@@ -158,6 +249,8 @@ impl Job {
             allow_isa_change: self.allow_isa_change,
             keep: train.keep_checkpoints,
             may_change: MAY_CHANGE.map(String::from).to_vec(),
+            inputs,
+            expects_model: true,
             observer: Arc::clone(&self.observer),
         };
         Ok(match Run::open(&self.dir, config, options)? {
@@ -201,6 +294,14 @@ impl Job {
             summary,
             before: false,
         })
+    }
+
+    /// Ends a run that was asked to stop before its first step: there is nothing to save.
+    pub(crate) fn check_stop(&self) -> Result<()> {
+        if self.shutdown.requested() {
+            return Err(TrainError::Stopped);
+        }
+        Ok(())
     }
 
     /// Says something to whoever watches.

@@ -65,7 +65,7 @@ impl Learner {
             .unwrap_or_else(|| Gradients::zeros(engine, self.model.parameters())))
     }
 
-    /// One optimiser step. A gradient that is not finite changes nothing and is counted.
+    /// One optimiser step, `step` counted from 0. A gradient that is not finite changes nothing and is counted.
     ///
     /// # Errors
     /// After ten such steps in a row.
@@ -81,7 +81,7 @@ impl Learner {
             if self.skipped_in_a_row >= MOST_SKIPPED {
                 return Err(TrainError::Diverged {
                     count: self.skipped_in_a_row,
-                    step,
+                    step: step + 1,
                 });
             }
         }
@@ -90,6 +90,11 @@ impl Learner {
             learning_rate: rate.learning_rate,
             skipped: self.skipped,
         })
+    }
+
+    /// Steps skipped so far for a gradient that was not finite.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// Counters for a checkpoint's manifest.

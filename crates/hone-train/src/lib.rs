@@ -7,7 +7,9 @@
 
 pub mod artefact;
 mod corpus;
+mod encode;
 mod error;
+pub mod hub;
 mod job;
 pub mod language;
 mod learner;

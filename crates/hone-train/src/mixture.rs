@@ -1,6 +1,6 @@
 //! Items of several sources, drawn as a weighted mixture in a fixed order.
 
-use hone_data::{DataError, LoadReport, Loaded, MixtureOrder, Opening, Source, hold_out};
+use hone_data::{DataError, Limits, LoadReport, Loaded, MixtureOrder, Opening, Source, hold_out};
 use serde_json::{Value, json};
 
 use crate::error::{Result, TrainError};
@@ -81,19 +81,19 @@ pub(crate) struct Split<T> {
     pub held_out: Vec<T>,
 }
 
-impl<T> Split<T> {
-    /// The source with its items encoded; it must have some.
-    pub fn with_items<U>(&self, items: Vec<U>) -> Result<SourceItems<U>> {
+impl<T> SourceItems<T> {
+    /// A source with its items encoded; it must have some.
+    pub fn new(name: String, source: &Source, items: Vec<T>) -> Result<Self> {
         if items.is_empty() {
-            let what = format!("data.train: {}", self.source.path.display());
+            let what = format!("data.train: {}", source.path.display());
             return Err(TrainError::NoData {
                 what,
                 hint: "raise data.max_length, or lower data.held_out".into(),
             });
         }
-        Ok(SourceItems {
-            name: self.name.clone(),
-            weight: self.source.weight,
+        Ok(Self {
+            name,
+            weight: source.weight,
             items,
         })
     }
@@ -124,6 +124,41 @@ pub(crate) fn load_split<T: Opening>(
     Ok(splits)
 }
 
+/// A row with what it was encoded to. Encoding happens while rows are read, so that one that a template or the tokenizer
+/// refuses counts as bad, with its line.
+pub(crate) struct Encoded<T, E> {
+    pub row: T,
+    pub encoded: E,
+}
+
+impl<T: Opening, E> Opening for Encoded<T, E> {
+    fn opening(&self) -> String {
+        self.row.opening()
+    }
+}
+
+/// A function of `hone-data` that hands rows on one by one.
+type ForEach<T> = fn(&Source, &Limits, &mut dyn FnMut(T) -> Result<(), DataError>) -> Result<LoadReport, DataError>;
+
+/// Reads the rows of a source and encodes each.
+pub(crate) fn encoding<T, E>(
+    source: &Source,
+    for_each: ForEach<T>,
+    encode: impl Fn(&T) -> Result<E>,
+) -> Result<Loaded<Encoded<T, E>>, DataError> {
+    let mut items = Vec::new();
+    let report = for_each(source, &Limits::default(), &mut |row| match encode(&row) {
+        Ok(encoded) => {
+            items.push(Encoded { row, encoded });
+            Ok(())
+        }
+        Err(error) => Err(DataError::Row {
+            reason: error.to_string(),
+        }),
+    })?;
+    Ok(Loaded { items, report })
+}
+
 /// Reads one source and tells of rows that could not be used. Gives its file's name too.
 pub(crate) fn load_items<T>(
     job: &Job,
@@ -134,9 +169,28 @@ pub(crate) fn load_items<T>(
         .path
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+    job.check_stop()?;
+    tell_large(job, &name, &source.path);
     let loaded = load(source)?;
+    for note in &loaded.report.notes {
+        job.message(format!("{name}: {note}"));
+    }
     tell_bad_rows(job, &name, &loaded.report);
     Ok((name, loaded.items))
+}
+
+/// Says that a file is read, where that takes a while.
+pub(crate) fn tell_large(job: &Job, name: &str, path: &std::path::Path) {
+    const LARGE: u64 = 64 << 20;
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    if bytes >= LARGE {
+        job.message(format!("{name}: reading {} MB", bytes / 1_000_000));
+    }
+}
+
+/// Says what a source gives, after everything that was dropped.
+pub(crate) fn tell_split(job: &Job, name: &str, (train, held_out): (usize, usize), items: &str) {
+    job.message(format!("{name}: {train} {items} to train on, {held_out} held out"));
 }
 
 /// Says how many rows of a source could not be used, and why the first of them.

@@ -4,7 +4,7 @@ use hone_compute::{AdamW, StepRate};
 use hone_objective::schedule::{Decay, Schedule};
 
 use crate::error::{Result, TrainError};
-use crate::sections::{ScheduleSetting, TrainSection};
+use crate::sections::{FINAL_FRACTION, PassesSection, ScheduleSetting, TrainSection};
 
 /// What an optimiser step needs to know of the configuration.
 pub(crate) struct Rates {
@@ -32,7 +32,14 @@ impl Rates {
             let reason = format!("is {}; expected 0 to 1", train.final_fraction);
             return Err(TrainError::setting("train.final_fraction", reason));
         }
-        let decay = match train.schedule.unwrap_or_default() {
+        if train.schedule == ScheduleSetting::Constant && train.final_fraction != FINAL_FRACTION {
+            let reason = format!(
+                "is {}, and train.schedule is constant; leave it out, or choose linear or cosine",
+                train.final_fraction
+            );
+            return Err(TrainError::setting("train.final_fraction", reason));
+        }
+        let decay = match train.schedule {
             ScheduleSetting::Constant => Decay::Constant,
             ScheduleSetting::Linear => Decay::Linear,
             ScheduleSetting::Cosine => Decay::Cosine,
@@ -56,17 +63,17 @@ impl Rates {
     }
 }
 
-/// Optimiser steps: as configured, or as `epochs` passes over `items` take at `items_per_step` a step.
-pub(crate) fn total_steps(train: &TrainSection, epochs: f64, (items, items_per_step): (f64, f64)) -> Result<u64> {
+/// Optimiser steps: as configured, or as so many epochs over `items` take at `items_per_step` a step.
+pub(crate) fn total_steps(train: &PassesSection, (items, items_per_step): (f64, f64)) -> Result<u64> {
     match (train.steps, train.epochs) {
         (Some(0), _) => Err(TrainError::setting("train.steps", "is 0; expected at least 1")),
         (Some(_), Some(_)) => Err(TrainError::setting(
             "train.steps",
-            "stands beside train.epochs; give one of them",
+            "stands beside train.epochs; give one of them (--set train.steps= or --set train.epochs= takes one away)",
         )),
         (Some(steps), None) => Ok(steps),
-        (None, configured) => {
-            let epochs = configured.unwrap_or(epochs);
+        (None, None) => Err(TrainError::setting("train.epochs", "is missing, as is train.steps")),
+        (None, Some(epochs)) => {
             if !(epochs > 0.0 && epochs.is_finite()) {
                 return Err(TrainError::setting(
                     "train.epochs",
@@ -93,7 +100,7 @@ pub(crate) fn adamw(train: &TrainSection) -> Result<AdamW> {
     let share = |value: f64| (0.0..1.0).contains(&value);
     check("beta1", train.beta1, share(train.beta1), "at least 0 and below 1")?;
     check("beta2", train.beta2, share(train.beta2), "at least 0 and below 1")?;
-    let eps = train.eps.unwrap_or(AdamW::default().eps);
+    let eps = train.eps;
     check("eps", eps, eps > 0.0 && eps.is_finite(), "a number above 0")?;
     check(
         "weight_decay",

@@ -70,18 +70,16 @@ impl Scorer {
         self.tokenizer.digest() == other.digest() && self.tokenizer.chat_template() == other.chat_template()
     }
 
-    /// The tokens of a response after its prompt, the end of the response last: messages through the template, raw text
-    /// as it is.
+    /// The tokens of a response after its prompt, the end of the response last, as the reward stage has them: messages
+    /// through the template, text as one turn of the user. A model without a template takes text as it is.
     ///
     /// # Errors
     /// If the tokenizer has no template for messages, or text cannot be encoded.
     pub fn encode(&self, prompt: &PromptInput, response: &str) -> Result<Vec<u32>> {
-        let answered = match prompt {
-            PromptInput::Text(text) => answered_raw(&self.tokenizer, text, response)?,
-            PromptInput::Messages(turns) => {
-                let chat = self.chat.as_ref().ok_or(TextError::NoChatTemplate)?;
-                answered(chat, turns, response)?
-            }
+        let answered = match (prompt, &self.chat) {
+            (PromptInput::Text(text), None) => answered_raw(&self.tokenizer, text, response)?,
+            (PromptInput::Messages(_), None) => return Err(TextError::NoChatTemplate.into()),
+            (prompt, Some(chat)) => answered(chat, &prompt.to_messages(), response)?,
         };
         Ok(answered.ids)
     }
@@ -103,26 +101,42 @@ impl Scorer {
     /// # Errors
     /// If a sequence is empty, longer than the model's context, or has a token that the model lacks.
     pub fn score_tokens(&self, engine: &Engine, sequences: &[&[u32]]) -> Result<Vec<f32>> {
-        let a = self.model.architecture();
-        for (i, ids) in sequences.iter().enumerate() {
-            let unknown = ids.iter().find(|&&id| id as usize >= a.vocab_size);
-            let reason = match unknown {
-                Some(id) => format!("has token {id}; the reward model knows {}", a.vocab_size),
-                None if ids.is_empty() => "is empty; expected at least one token".into(),
-                None if ids.len() > a.context => {
-                    format!(
-                        "has {} tokens with its prompt; the reward model's context is {}",
-                        ids.len(),
-                        a.context
-                    )
-                }
-                None => continue,
-            };
-            return Err(TrainError::Unscorable { index: i, reason });
+        for (index, ids) in sequences.iter().enumerate() {
+            if let Some(reason) = self.refusal(ids) {
+                return Err(TrainError::Unscorable { index, reason });
+            }
         }
         Ok(scores_of(engine, &self.model, sequences)
             .into_iter()
             .map(|score| score.0)
             .collect())
+    }
+
+    /// Why a sequence cannot be scored, if it cannot.
+    pub(crate) fn refusal(&self, ids: &[u32]) -> Option<String> {
+        let a = self.model.architecture();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= a.vocab_size) {
+            return Some(format!("has token {id}; the reward model knows {}", a.vocab_size));
+        }
+        if ids.is_empty() {
+            return Some("is empty; expected at least one token".into());
+        }
+        (ids.len() > a.context).then(|| {
+            let (tokens, context) = (ids.len(), a.context);
+            format!("has {tokens} tokens with its prompt; the reward model's context is {context}")
+        })
+    }
+
+    /// The token that ends a response, as the reward stage has it: the template's, or without a template the
+    /// tokenizer's where there is one.
+    ///
+    /// # Errors
+    /// If the template has none.
+    pub(crate) fn end_token(&self) -> Result<Option<u32>> {
+        let Some(chat) = &self.chat else {
+            return Ok(self.tokenizer.eos());
+        };
+        let turns = [hone_data::Message::user("a")];
+        Ok(answered(chat, &turns, "b")?.ids.last().copied())
     }
 }

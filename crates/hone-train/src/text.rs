@@ -1,7 +1,7 @@
 //! From conversations to tokens.
 
 use hone_data::{Message, PromptInput, TokenExample};
-use hone_text::{AddSpecial, Chat, Tokenizer, TrainedTurns};
+use hone_text::{AddSpecial, Chat, TextError, Tokenizer, TrainedTurns};
 
 use crate::error::Result;
 
@@ -21,12 +21,13 @@ pub(crate) fn conversation(chat: &Chat, turns: &[Message], trained: TrainedTurns
     })
 }
 
-/// A prompt's tokens, ready for a reply: raw text as it is, messages through the template.
+/// A prompt's tokens, ready for a reply: through the template, text as one turn of the user. A model without a template
+/// takes text as it is.
 pub(crate) fn prompt_ids(tokenizer: &Tokenizer, chat: Option<&Chat>, prompt: &PromptInput) -> Result<Vec<u32>> {
     Ok(match (prompt, chat) {
-        (PromptInput::Messages(turns), Some(chat)) => chat.prompt_ids(&messages(turns))?,
-        (PromptInput::Messages(turns), None) => Chat::new(tokenizer)?.prompt_ids(&messages(turns))?,
-        (PromptInput::Text(text), _) => tokenizer.encode(text, AddSpecial::Yes)?,
+        (PromptInput::Text(text), None) => tokenizer.encode(text, AddSpecial::Yes)?,
+        (PromptInput::Messages(_), None) => return Err(TextError::NoChatTemplate.into()),
+        (prompt, Some(chat)) => chat.prompt_ids(&messages(&prompt.to_messages()))?,
     })
 }
 
@@ -67,4 +68,28 @@ pub(crate) fn answered_raw(tokenizer: &Tokenizer, prompt: &str, response: &str) 
         response_tokens: ids.len() - start,
         ids,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hone_text::{TrainOptions, train_bpe};
+
+    #[test]
+    fn a_string_prompt_is_the_users_turn_where_there_is_a_template() {
+        let options = TrainOptions {
+            vocab_size: 270,
+            ..TrainOptions::default()
+        };
+        let tokenizer = train_bpe(std::iter::once("some text".repeat(9)), &options).unwrap();
+        let text = PromptInput::Text("some text".into());
+        let turns = PromptInput::Messages(vec![Message::user("some text")]);
+        let chat = Chat::new(&tokenizer).unwrap();
+        let through = prompt_ids(&tokenizer, Some(&chat), &turns).unwrap();
+        assert_eq!(prompt_ids(&tokenizer, Some(&chat), &text).unwrap(), through);
+        let raw = tokenizer.encode("some text", AddSpecial::Yes).unwrap();
+        assert_ne!(raw, through);
+        assert_eq!(prompt_ids(&tokenizer, None, &text).unwrap(), raw);
+        assert!(prompt_ids(&tokenizer, None, &turns).is_err());
+    }
 }

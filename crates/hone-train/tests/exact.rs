@@ -109,10 +109,8 @@ fn a_run_can_stop_before_it_starts() {
         let mut job = place.job(&run);
         job.shutdown = Shutdown::default();
         job.shutdown.request();
-        assert!(matches!(
-            stage.start(&job, &stage.toml()),
-            Ok(Outcome::Stopped { step: 0 })
-        ));
+        let stopped = stage.start(&job, &stage.toml());
+        assert!(matches!(stopped, Err(hone_train::TrainError::Stopped)), "{stopped:?}");
         finish(stage, &place, &run, &stage.toml());
         finish(stage, &place, "whole", &stage.toml());
         assert_same_results(&place.path("whole"), &place.path(&run));

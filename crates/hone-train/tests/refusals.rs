@@ -157,16 +157,34 @@ fn data_that_does_not_fit_is_told() {
         messages.contains("rankings.jsonl: 1 rankings longer than 96 tokens dropped"),
         "{messages}"
     );
+    assert!(
+        messages.contains("rankings.jsonl: 43 rankings to train on, 15 held out"),
+        "{messages}"
+    );
     assert_eq!(
         summary["sources"][0]["rankings"], 43,
         "59 rows, a quarter held out, one too long"
     );
-    // Demonstrations to centre on that are all too long
-    let turns = [
-        json!({"role": "user", "content": "q"}),
-        json!({"role": "assistant", "content": long}),
-    ];
-    place.write_rows("long.jsonl", std::iter::once(json!({ "messages": turns })));
+    // Demonstrations to centre on of which some are too long, then all
+    let shown = |reply: &str| {
+        let turns = [
+            json!({"role": "user", "content": "q"}),
+            json!({"role": "assistant", "content": reply}),
+        ];
+        json!({ "messages": turns })
+    };
+    place.write_rows("some.jsonl", [shown(&long), shown("yes")].into_iter());
+    let heard = Arc::new(Listening::default());
+    let mut job = place.job("centre-some");
+    job.observer = heard.clone();
+    let some = format!("{toml}\n[reward]\ncentre_on = [\"some.jsonl\"]");
+    Stage::Reward.start(&job, &some).unwrap();
+    let messages = heard.0.lock().unwrap().join("\n");
+    assert!(
+        messages.contains("some.jsonl: 1 of 2 demonstrations to centre on are longer than 96 tokens"),
+        "{messages}"
+    );
+    place.write_rows("long.jsonl", std::iter::once(shown(&long)));
     let toml = format!("{toml}\n[reward]\ncentre_on = [\"long.jsonl\"]");
     let said = refusal(Stage::Reward, &place, "centre", &toml);
     assert!(

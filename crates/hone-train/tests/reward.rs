@@ -3,8 +3,9 @@
 mod common;
 
 use std::fs;
+use std::sync::Arc;
 
-use common::{Place, REWARD, engine, with, with_train};
+use common::{Place, REWARD, Stage, StopAfter, engine, with, with_train};
 use hone_data::{Message, PromptInput};
 use hone_text::Tokenizer;
 use hone_train::{Outcome, Scorer};
@@ -135,6 +136,31 @@ fn scores_are_centred() {
     }
 }
 
+/// Asked to stop after the last step, the stage leaves the centring to the same command.
+#[test]
+fn a_stop_before_centring_is_made_up_for() {
+    let place = Place::with_base();
+    place.reward("whole", REWARD).unwrap();
+    let mut job = place.job("stopped");
+    job.observer = Arc::new(StopAfter {
+        step: 10,
+        shutdown: job.shutdown.clone(),
+    });
+    let stopped = Stage::Reward.start(&job, REWARD).unwrap();
+    assert!(matches!(stopped, Outcome::Stopped { step: 10 }), "{stopped:?}");
+    assert!(!place.path("stopped/model").exists());
+    place.reward("stopped", REWARD).unwrap();
+    for file in [
+        "model/model.safetensors",
+        "model/config.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+    ] {
+        let read = |run: &str| fs::read(place.path(run).join(file)).unwrap();
+        assert!(read("whole") == read("stopped"), "{file}");
+    }
+}
+
 /// An adapter learns with the head and is part of the weights in the end.
 #[test]
 fn an_adapter_is_merged_into_the_result() {
@@ -176,13 +202,13 @@ fn a_score_is_read_at_the_end_of_the_response() {
         scorer.score(&engine, &[(&ask("Hi"), "Hello")]).unwrap()
     );
 
-    // Raw text has no template, and a response cannot forge the end of its turn
+    // A string is the user's turn, and a response cannot forge the end of its own
     let raw = PromptInput::Text("The cup".into());
-    let mut expected = tokenizer.encode("The cup", hone_text::AddSpecial::Yes).unwrap();
+    let mut expected = chat.prompt_ids(&[hone_text::Message::user("The cup")]).unwrap();
     expected.extend(tokenizer.encode_ordinary(" is<|im_end|> red").unwrap());
     expected.push(end);
     assert_eq!(scorer.encode(&raw, " is<|im_end|> red").unwrap(), expected);
-    assert_eq!(expected.iter().filter(|&&id| id == end).count(), 1);
+    assert_eq!(expected.iter().filter(|&&id| id == end).count(), 2, "of each turn");
 
     let mut other = tokenizer.clone();
     other.set_chat_template("{{ messages }}");
@@ -206,6 +232,32 @@ fn a_score_is_read_at_the_end_of_the_response() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("no reward model"), "{refused}");
+}
+
+/// What a score of a row's string prompt is afterwards is what the stage itself computed.
+#[test]
+fn a_string_prompt_scores_as_the_stage_scored_it() {
+    let place = Place::with_base();
+    let mut toml = with_train(&longer(REWARD, 2), "precision = \"f32\"");
+    if !toml.contains("[eval]") {
+        toml.push_str("\n[eval]\nsamples = 4\n");
+    }
+    place.reward("reward", &toml).unwrap();
+    let engine = engine();
+    let scorer = Scorer::load(&engine, &place.path("reward/model")).unwrap();
+    let text = fs::read_to_string(place.path("reward/samples.jsonl")).unwrap();
+    let samples: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let last = samples.iter().filter(|s| s["step"] == 2);
+    let mut compared = 0;
+    for sample in last {
+        let prompt = PromptInput::Text(sample["prompt"].as_str().unwrap().into());
+        let got = scorer
+            .score(&engine, &[(&prompt, sample["response"].as_str().unwrap())])
+            .unwrap()[0];
+        assert_eq!(Some(f64::from(got)), sample["score"].as_f64(), "{sample}");
+        compared += 1;
+    }
+    assert!(compared >= 2, "{text}");
 }
 
 /// Margins and ties reach the loss: with equal scores the loss is known.

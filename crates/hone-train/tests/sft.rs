@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Place, SFT, engine, sentence, with, with_train};
+use common::{Place, REWARD, SFT, engine, sentence, with, with_train};
 use hone_compute::{Engine, EngineOptions, Precision};
 use hone_text::{Chat, Message, TrainedTurns};
 use hone_train::{Outcome, artefact};
@@ -154,6 +154,16 @@ fn an_adapter_is_written_as_peft_does_and_loads() {
     .unwrap();
     let loaded = artefact::load(&engine, &model).unwrap();
     assert!(loaded.model.adapter().is_some());
+    let mean = held_out_loss(&engine, &loaded);
+    let expected = place.metrics("lora")["eval/loss"].last().unwrap().1;
+    assert!(
+        (mean / expected - 1.0).abs() < 1e-9,
+        "{mean} as loaded, {expected} in the run"
+    );
+}
+
+/// Loss of the last four rows that [`one_answer`] writes.
+fn held_out_loss(engine: &Engine, loaded: &artefact::Artefact) -> f64 {
     let chat = Chat::new(&loaded.companion.tokenizer).unwrap();
     let (mut nll, mut count) = (0.0, 0);
     for i in 36..40 {
@@ -163,7 +173,7 @@ fn an_adapter_is_written_as_peft_does_and_loads() {
                 TrainedTurns::All,
             )
             .unwrap();
-        let scores = hone_generate::logprobs_of(&engine, &loaded.model, &[&tokens.ids], 1.0);
+        let scores = hone_generate::logprobs_of(engine, &loaded.model, &[&tokens.ids], 1.0);
         for (logprob, _) in scores[0]
             .logprobs
             .iter()
@@ -173,12 +183,76 @@ fn an_adapter_is_written_as_peft_does_and_loads() {
             (nll, count) = (nll - f64::from(*logprob), count + 1);
         }
     }
+    nll / f64::from(count)
+}
+
+/// An adapter of a model whose vocabulary had to grow for ChatML brings the embedding along.
+#[test]
+fn an_adapter_of_a_base_without_a_template_can_be_loaded() {
+    let place = Place::with_base();
+    one_answer(&place);
+    let base = place.path("base/model");
+    fs::remove_file(base.join("MANIFEST.json")).unwrap();
+    let _ = fs::remove_file(base.join("chat_template.jinja"));
+    for entry in fs::read_dir(&base).unwrap().map(Result::unwrap) {
+        let Ok(text) = fs::read_to_string(entry.path()) else {
+            continue;
+        };
+        let text = text.replace("<|im_start|>", "<|one|>").replace("<|im_end|>", "<|two|>");
+        let mut value: Value = serde_json::from_str(&text).unwrap();
+        value.as_object_mut().unwrap().remove("chat_template");
+        fs::write(entry.path(), value.to_string()).unwrap();
+    }
+    let toml = with(&format!("{SFT}\n[lora]\nrank = 4"), "learning_rate", "1e-2");
+    let Outcome::Done { model, .. } = place.sft("lora", &toml).unwrap() else {
+        panic!("stopped")
+    };
+    let config: Value = serde_json::from_str(&fs::read_to_string(model.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(config["modules_to_save"], json!(["embed_tokens", "lm_head"]));
+    let engine = Engine::new(&EngineOptions {
+        threads: Some(1),
+        ..EngineOptions::default()
+    })
+    .unwrap();
+    let before = artefact::load(&engine, &base).unwrap();
+    let loaded = artefact::load(&engine, &model).unwrap();
+    let rows = |of: &artefact::Artefact| of.model.architecture().vocab_size;
+    assert_eq!(rows(&loaded), rows(&before) + 2);
     let expected = place.metrics("lora")["eval/loss"].last().unwrap().1;
-    let mean = nll / f64::from(count);
+    let mean = held_out_loss(&engine, &loaded);
     assert!(
         (mean / expected - 1.0).abs() < 1e-9,
         "{mean} as loaded, {expected} in the run"
     );
+    // The next stage takes it
+    place.reward("reward", &with(REWARD, "path", "\"lora/model\"")).unwrap();
+}
+
+/// Ten steps without a finite gradient end the run; the step is counted as in the metrics.
+#[test]
+fn a_run_that_diverged_says_at_which_step_and_what_to_do() {
+    let place = Place::with_base();
+    let engine = engine();
+    let artefact::Artefact { mut model, companion } = artefact::load(&engine, &place.path("base/model")).unwrap();
+    let norm = model.parameters().find("norm.weight").unwrap();
+    let huge = vec![3e38; model.architecture().width];
+    model.parameters_mut().set(&engine, norm, &huge);
+    artefact::publish_at(&engine, &place.path("huge"), &companion, &model).unwrap();
+    let toml = with(&with(SFT, "path", "\"huge\""), "steps", "20");
+    let error = place.sft("diverged", &with(&toml, "every", "0")).unwrap_err();
+    assert_eq!(error.exit_status().code(), 4);
+    let said = error.to_string();
+    assert!(
+        said.contains("10 steps in a row") && said.contains("the last at step 10;"),
+        "{said}"
+    );
+    assert!(
+        said.contains("another --name with a lower train.learning_rate"),
+        "{said}"
+    );
+    let text = fs::read_to_string(place.path("diverged/metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["step"], &last["train/skipped_steps"]), (&json!(9), &json!(9.0)));
 }
 
 /// With `keep = "best"` the result is the model of the lowest held-out loss, not the last one.

@@ -121,7 +121,7 @@ fn status(error: &Error) -> ExitStatus {
         if let Some(hone_generate::GenerateError::Sampling { .. }) = cause.downcast_ref() {
             return ExitStatus::Diverged;
         }
-        if let Some(hone_eval::Error::NotFinite { .. }) = cause.downcast_ref() {
+        if let Some(hone_eval::Error::NotFinite { .. } | hone_eval::Error::LogRatio { .. }) = cause.downcast_ref() {
             return ExitStatus::Diverged;
         }
     }

@@ -128,6 +128,14 @@ pub fn check_output_directory(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A share of a file, as an argument.
+pub fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
+        _ => Err("expected a number above 0 and below 1".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,7 +3,6 @@
 
 mod commands;
 mod failure;
-mod hub;
 mod input;
 mod machine;
 mod model;
@@ -14,11 +13,13 @@ mod watch;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use hone_run::Shutdown;
 
 use commands::{
     bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
     tokenizer, world,
 };
+use failure::Failure;
 
 /// From raw text to a model people prefer, on the machine you own.
 #[derive(Parser)]
@@ -55,14 +56,36 @@ enum Command {
     Doctor(doctor::Arguments),
 }
 
+impl Command {
+    /// Whether it stops in good order when it is asked to, and goes on when it is called again.
+    fn is_resumable(&self) -> bool {
+        matches!(
+            self,
+            Self::Quickstart(_) | Self::Pretrain(_) | Self::Sft(_) | Self::Reward(_) | Self::Ppo(_) | Self::Run(_)
+        )
+    }
+}
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Quickstart(arguments) => quickstart::run(&arguments),
-        Command::Pretrain(arguments) => stage::run(&arguments, hone_train::pretrain::run),
-        Command::Sft(arguments) => stage::run(&arguments, hone_train::sft::run),
-        Command::Reward(arguments) => stage::run(&arguments, hone_train::reward::run),
-        Command::Ppo(arguments) => stage::run(&arguments, hone_train::ppo::run),
-        Command::Run(arguments) => recipe::run(&arguments),
+    // First of all, so that a signal that comes while arguments, settings and data are read is obeyed, too
+    let shutdown = match Shutdown::install() {
+        Ok(shutdown) => shutdown,
+        Err(error) => return failure::exit(Err(error.into())),
+    };
+    let command = Cli::parse().command;
+    if !command.is_resumable() {
+        shutdown.stand_down();
+        if shutdown.requested() {
+            return failure::exit(Err(Failure::failed("interrupted").into()));
+        }
+    }
+    let result = match command {
+        Command::Quickstart(arguments) => quickstart::run(&arguments, shutdown),
+        Command::Pretrain(arguments) => stage::run(&arguments, shutdown, hone_train::pretrain::run),
+        Command::Sft(arguments) => stage::run(&arguments, shutdown, hone_train::sft::run),
+        Command::Reward(arguments) => stage::run(&arguments, shutdown, hone_train::reward::run),
+        Command::Ppo(arguments) => stage::run(&arguments, shutdown, hone_train::ppo::run),
+        Command::Run(arguments) => recipe::run(&arguments, shutdown),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments),

@@ -8,9 +8,10 @@ use hone_compute::{Engine, EngineOptions, Precision};
 use hone_model::{ModelConfig, Transformer, load, load_adapter};
 use hone_run::verify_dir;
 use hone_text::{Chat, Tokenizer};
+use hone_train::hub;
 
 use crate::failure::Failure;
-use crate::hub;
+use crate::output;
 
 /// How matrix products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,10 +77,13 @@ pub struct LoadedModel {
 impl ModelArguments {
     /// Loads the model and its tokenizer, and checks that they fit together.
     pub fn load(&self, engine: &Engine) -> Result<LoadedModel> {
-        let (model, config, place) = self.load_weights(engine)?;
+        let (model, mut config, place) = self.load_weights(engine)?;
         let tokenizer_directory = place.tokenizer_directory();
         let tokenizer = Tokenizer::from_dir(&tokenizer_directory)?;
         check_tokenizer(&tokenizer, model.architecture().vocab_size, &tokenizer_directory)?;
+        if tokenizer_directory != place.base {
+            config.tokens = hone_train::artefact::token_fields(&tokenizer);
+        }
         Ok(LoadedModel {
             model,
             config,
@@ -102,7 +106,11 @@ impl ModelArguments {
         Ok((model, config, place))
     }
 
-    fn resolve(&self) -> Result<Place> {
+    /// The directories that are read.
+    ///
+    /// # Errors
+    /// If a directory is not there, or an adapter's base is not known.
+    pub fn resolve(&self) -> Result<Place> {
         let directory = resolve_directory(&self.model)?;
         let adapter = self.adapter.as_deref();
         if adapter.is_none() && is_adapter(&directory) {
@@ -157,7 +165,13 @@ pub fn resolve_directory(name: &str) -> Result<PathBuf> {
             .into());
     }
     match hub::Id::parse(name) {
-        Some(id) => hub::fetch(&id),
+        Some(id) => {
+            let fetched = hub::fetch(&id).map_err(|error| Failure::failed(error.message).hint(error.hint))?;
+            if let Some(note) = fetched.note {
+                output::note(&note);
+            }
+            Ok(fetched.directory)
+        }
         None => {
             let text = format!("{name}: no such directory, and not a hub id (org/name)");
             Err(Failure::usage(text).into())

@@ -1,4 +1,7 @@
 //! Activations and their gradients, element by element.
+//!
+//! # Soundness
+//! Blocks hold arithmetic alone, sound as said in [`simd`](super::simd).
 
 use super::Cpu;
 use super::elementwise::{Map, map};

@@ -1,4 +1,8 @@
 //! Operations on every element, sums over rows, and the products of rows with one vector (heads).
+//!
+//! # Soundness
+//! Slices have one length, which is asserted; vectors end within it, and what is left goes by way of arrays. Arithmetic
+//! is sound as said in [`simd`](super::simd).
 
 use super::Cpu;
 use super::math::dot;
@@ -101,12 +105,12 @@ pub(crate) fn map_here<const N: usize, const M: usize, F: Map<N, M>>(
         assert_eq!(y.len(), length, "slices of two lengths");
     }
     let y = y.map(<[f32]>::as_mut_ptr);
-    // SAFETY: every slice has `length` elements; a level is chosen only where the machine has its features.
+    // SAFETY: every slice has `length` elements; a level is a witness that the machine has its features.
     match level {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512(function, x, y, length) },
+        Level::Avx512(_) => unsafe { avx512(function, x, y, length) },
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2(function, x, y, length) },
+        Level::Avx2(_) => unsafe { avx2(function, x, y, length) },
         _ => unsafe {
             map_kernel::<super::simd::Portable, N, M, F>(function, x, y, length);
         },

@@ -10,6 +10,9 @@
 //!    rounded once.
 //!
 //! Nothing depends on other rows, on the number of chunks given at a time, or on the threads.
+//!
+//! # Soundness
+//! As in [`norm`](super::norm).
 
 use std::ops::Range;
 

@@ -5,6 +5,11 @@
 //!
 //! A reduction keeps sixteen running results at every width (lane `j` takes elements `j`, `j + 16`, ...), combined
 //! by halving: so its order depends on the length of the row alone, and widths differ only in fused rounding.
+//!
+//! # Soundness
+//! Blocks hold arithmetic, sound as said in [`simd`](super::simd), and loads and stores: [`Lanes::load`] and
+//! [`Lanes::store`] take pointers good for sixteen numbers from their caller; everything else goes through slices, of
+//! which those of sixteen are read and written whole, shorter ones by way of an array.
 
 use super::simd::Simd;
 

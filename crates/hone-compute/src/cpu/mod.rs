@@ -30,9 +30,11 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// Kernels of `isa`, which must run on this machine.
+    /// Kernels of `isa`.
+    ///
+    /// # Panics
+    /// If it does not run on this machine.
     pub fn new(isa: Isa, precision: Precision, threads: usize) -> Self {
-        assert!(isa.runs_here(), "{isa} does not run on this machine");
         Self {
             isa,
             level: isa.level(),

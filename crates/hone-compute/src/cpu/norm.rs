@@ -2,6 +2,10 @@
 //!
 //! Statistics are f32 sums in the order of [`math`](super::math); square root and division are IEEE's. The sums over
 //! rows for the weights' gradients go by chunks of [`ROW_CHUNK`] rows, so they don't depend on the threads.
+//!
+//! # Soundness
+//! Kernels touch memory through slices of at most sixteen numbers, cut with bounds checked; their arithmetic is sound as
+//! said in [`simd`](super::simd). Why parts of an output do not overlap stands where they are taken.
 
 use super::Cpu;
 use super::elementwise::{ROW_CHUNK, merge_chunks, row_grain, rows};

@@ -1,4 +1,7 @@
 //! The optimiser step, the gradient's norm and weight averaging.
+//!
+//! # Soundness
+//! As in [`norm`](super::norm).
 
 use super::Cpu;
 use super::elementwise::{GRAIN, Map, map};

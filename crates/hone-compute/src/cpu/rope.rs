@@ -1,4 +1,7 @@
 //! Rotary position embeddings, applied in place.
+//!
+//! # Soundness
+//! As in [`norm`](super::norm).
 
 use super::Cpu;
 use super::elementwise::{Map, map_here, row_grain, rows};

@@ -7,6 +7,8 @@
 //! 1. Of equal logits at `top_p`'s edge those with the lowest ids stay; transformers leaves the choice to its sort.
 //! 2. The token is the first, in the order of ids, at which the cumulative weight exceeds `uniform` times the total.
 
+use std::cmp::Ordering;
+
 use super::math;
 use super::simd::{Portable, Simd};
 
@@ -261,7 +263,8 @@ fn nucleus(logits: &[f32], kept: &Kept, max: f32, parameters: &SamplingParameter
             break;
         }
     }
-    candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    // The order by which they are kept: 0 and -0 are equal
+    candidates.sort_unstable_by(|a, b| b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1)));
     let (mut before, mut edge) = (0.0, (max, 0));
     for (x, id, weight) in candidates {
         if before >= limit {
@@ -393,6 +396,15 @@ mod tests {
         assert_eq!(support(&logits, top_p(1e-6)), [3]);
         // Of equals the lowest ids
         assert_eq!(support(&[0.0; 8], top_p(0.3)), [0, 1, 2]);
+        // 0 and -0 are equal, whichever stands first
+        assert_eq!(support(&[-0.0, 0.0, -0.0, 0.0, -0.0, 0.0], top_p(0.4)), [0, 1, 2]);
+        assert_eq!(support(&[0.0, 0.0, -0.0, -0.0, 0.0, 0.0], top_p(0.6)), [0, 1, 2, 3]);
+        let two = SamplingParameters {
+            top_k: Some(2),
+            top_p: 0.5,
+            ..PLAIN
+        };
+        assert_eq!(support(&[-0.0, 0.0, -1.0, -0.0, 0.0], two), [0, 1]);
         // At least a fifth of 0.5
         let min_p = |p| SamplingParameters { min_p: p, ..PLAIN };
         assert_eq!(support(&logits, min_p(0.19)), [0, 1, 3]);

@@ -2,6 +2,13 @@
 //!
 //! A kernel is a generic function over [`Simd`], marked `#[inline(always)]`, and [`dispatch!`] makes the function
 //! that picks the width at run time. Lanes never meet but in the reductions below, whose order is part of the result.
+//!
+//! # Soundness
+//! Functions here are `unsafe` for two reasons: the processor must have their instructions, and some read or write
+//! `LANES` numbers at a pointer. A kernel runs at `Avx512` or `Avx2` only beneath [`dispatch!`] or a function like it,
+//! which is compiled for the features and chosen by a [`Level`](crate::isa::Level), the witness that the machine has
+//! them. So arithmetic within a kernel is sound wherever the kernel was entered in that way, and its blocks have to
+//! answer for loads and stores alone. Each implementation below calls the intrinsics that its features give.
 
 /// One width of vector arithmetic.
 ///
@@ -311,12 +318,12 @@ macro_rules! dispatch {
             unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
                 unsafe { $kernel::<$crate::cpu::simd::Avx2>($($arg),*) }
             }
-            // SAFETY: a level is chosen only where the machine has its features (`Cpu::new` asserts it).
+            // SAFETY: a level is a witness that the machine has its features.
             match level {
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Level::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::isa::Level::Avx512(_) => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                $crate::isa::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::isa::Level::Avx2(_) => unsafe { avx2($($arg),*) },
                 _ => unsafe { $kernel::<$crate::cpu::simd::Portable>($($arg),*) },
             }
         }

@@ -18,7 +18,7 @@ use crate::error::DataError;
 pub(crate) use json::describe;
 pub(crate) use meter::{Meter, explain};
 pub use sniff::{Compression, Container};
-pub use text::{DocumentSplit, TextFile};
+pub use text::{DOCUMENT_MARKER, DocumentSplit, TextFile};
 
 /// How much a file may ask for before it is refused.
 #[derive(Clone, Debug)]

@@ -9,11 +9,15 @@ use super::{Limits, Meter};
 use crate::error::DataError;
 use crate::items::Document;
 
-/// How a plain text is cut into documents.
+/// The line that separates the documents of a plain text, as in TinyStories' files; white space around it does not count.
+pub const DOCUMENT_MARKER: &str = "<|endoftext|>";
+
+/// How a plain text is cut into documents. Whatever the way, a line that is [`DOCUMENT_MARKER`] ends a document and
+/// belongs to none; blank lines beside it belong to none either.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DocumentSplit {
-    /// The file is one document.
+    /// The file is one document, or one between markers.
     #[default]
     None,
     /// Runs of lines that blank lines separate are a document each.
@@ -48,7 +52,7 @@ impl TextFile {
     ) -> Result<(), DataError> {
         let mut pending = String::new();
         let mut line = Vec::new();
-        let mut offset = 0;
+        let (mut offset, mut marked) = (0, false);
         while let Some(number) = self.read_piece(&mut line, &pending)? {
             let piece = std::str::from_utf8(&line).map_err(|e| DataError::NotUtf8 {
                 path: self.meter.place().path.clone(),
@@ -57,6 +61,15 @@ impl TextFile {
             })?;
             offset += line.len() as u64;
             let content = piece.trim_end_matches(['\n', '\r']);
+            if content.trim() == DOCUMENT_MARKER {
+                marked = true;
+                let text = std::mem::take(&mut pending);
+                let text = between_markers(&text);
+                if !text.is_empty() && each(Document { text: text.into() })?.is_break() {
+                    return Ok(());
+                }
+                continue;
+            }
             match split {
                 DocumentSplit::None => pending.push_str(piece),
                 DocumentSplit::Lines if content.trim().is_empty() => {}
@@ -80,7 +93,12 @@ impl TextFile {
             }
         }
         if !pending.trim().is_empty() {
-            let _ = each(Document { text: pending })?;
+            let text = if marked {
+                between_markers(&pending).into()
+            } else {
+                pending
+            };
+            let _ = each(Document { text })?;
         }
         Ok(())
     }
@@ -113,4 +131,12 @@ impl TextFile {
             }
         }
     }
+}
+
+/// A document without the blank lines and the line end beside the markers; empty if there is nothing else.
+fn between_markers(text: &str) -> &str {
+    let text = text.trim_end();
+    let blank = text.len() - text.trim_start().len();
+    let first = text[..blank].rfind('\n').map_or(0, |end| end + 1);
+    &text[first..]
 }

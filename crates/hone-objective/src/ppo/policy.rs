@@ -134,7 +134,10 @@ pub fn policy_loss(inputs: &PolicyInputs<'_>, clip_range: ClipRange, global_toke
     for t in (0..n).filter(|&t| inputs.mask[t]) {
         let advantage = f64::from(inputs.advantages[t]);
         let ratio = ratio(inputs.logprobs[t], inputs.old_logprobs[t]);
-        let unclipped = -advantage * ratio;
+        // A number that is none must not hide behind the clip or a ratio of 0
+        let numbers = [inputs.logprobs[t], inputs.old_logprobs[t], inputs.advantages[t]];
+        let sound = numbers.iter().all(|x| x.is_finite());
+        let unclipped = if sound { -advantage * ratio } else { f64::NAN };
         let clipped = -advantage * clip(ratio, 1.0 - clip_range.low, 1.0 + clip_range.high);
         if clipped > unclipped {
             // Constant in logp here: the ratio is outside the range
@@ -221,6 +224,29 @@ mod tests {
         )
         .unwrap();
         assert!(out.loss.is_nan() && out.grad_logprobs[0].is_nan());
+    }
+
+    #[test]
+    fn numbers_that_are_none_reach_loss_and_gradient() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for advantage in [-1.0, 0.0, 1.0] {
+                for (new, old, advantage) in [(bad, -1.0, advantage), (-1.0, bad, advantage), (-1.0, -1.0, bad)] {
+                    let (new, old, advantages) = ([-2.0, new], [-2.0, old], [1.0, advantage]);
+                    let out =
+                        policy_loss(&inputs(&new, &old, &advantages, &[true; 2]), ClipRange::default(), 2).unwrap();
+                    let what = format!("new {new:?}, old {old:?}, advantages {advantages:?}");
+                    assert!(out.loss.is_nan() && out.grad_logprobs[1].is_nan(), "{what}");
+                    assert_eq!(out.grad_logprobs[0], -0.5, "{what}");
+                    // What is not under the mask is never read
+                    let out = policy_loss(
+                        &inputs(&new, &old, &advantages, &[true, false]),
+                        ClipRange::default(),
+                        2,
+                    );
+                    assert_eq!(out.unwrap().loss, -0.5, "{what}");
+                }
+            }
+        }
     }
 
     #[test]

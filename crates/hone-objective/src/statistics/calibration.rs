@@ -14,8 +14,8 @@ use crate::{Error, check_setting};
 pub struct Prediction {
     /// Probability given to the outcome being true.
     pub probability: f64,
-    /// What came.
-    pub outcome: bool,
+    /// What came: 1 true, 0 false, and a half where it is undecided.
+    pub outcome: f64,
 }
 
 /// Predictions of nearly the same probability.
@@ -25,7 +25,7 @@ pub struct Bin {
     pub count: u64,
     /// Their mean probability; NaN of none.
     pub predicted: f64,
-    /// Share of them that came true; NaN of none.
+    /// Share of them that came true, undecided ones a half; NaN of none.
     pub observed: f64,
 }
 
@@ -45,7 +45,7 @@ pub struct Calibration {
 /// Sorts predictions into `bins` bins.
 ///
 /// # Errors
-/// No prediction; a probability outside `[0, 1]`; no bin, or more than 10,000.
+/// No prediction; a probability or an outcome outside `[0, 1]`; no bin, or more than 10,000.
 pub fn calibration(predictions: &[Prediction], bins: usize) -> Result<Calibration, Error> {
     check_setting(
         "calibration",
@@ -61,7 +61,7 @@ pub fn calibration(predictions: &[Prediction], bins: usize) -> Result<Calibratio
             at_least: 1,
         });
     }
-    let (mut counts, mut probabilities, mut outcomes) = (vec![0_u64; bins], vec![0.0; bins], vec![0_u64; bins]);
+    let (mut counts, mut probabilities, mut outcomes) = (vec![0_u64; bins], vec![0.0; bins], vec![0.0; bins]);
     let mut squares = 0.0;
     for &Prediction { probability, outcome } in predictions {
         check_setting(
@@ -71,11 +71,18 @@ pub fn calibration(predictions: &[Prediction], bins: usize) -> Result<Calibratio
             (0.0..=1.0).contains(&probability),
             "0 to 1",
         )?;
+        check_setting(
+            "calibration",
+            "outcome",
+            outcome,
+            (0.0..=1.0).contains(&outcome),
+            "0 to 1",
+        )?;
         let bin = ((probability * bins as f64) as usize).min(bins - 1);
         counts[bin] += 1;
         probabilities[bin] += probability;
-        outcomes[bin] += u64::from(outcome);
-        let miss = probability - f64::from(u8::from(outcome));
+        outcomes[bin] += outcome;
+        let miss = probability - outcome;
         squares += miss * miss;
     }
     let bins: Vec<Bin> = (0..bins)
@@ -84,7 +91,7 @@ pub fn calibration(predictions: &[Prediction], bins: usize) -> Result<Calibratio
             Bin {
                 count: counts[bin],
                 predicted: probabilities[bin] / n,
-                observed: outcomes[bin] as f64 / n,
+                observed: outcomes[bin] / n,
             }
         })
         .collect();
@@ -111,7 +118,10 @@ mod tests {
     fn of(pairs: &[(f64, bool)]) -> Vec<Prediction> {
         pairs
             .iter()
-            .map(|&(probability, outcome)| Prediction { probability, outcome })
+            .map(|&(probability, outcome)| Prediction {
+                probability,
+                outcome: f64::from(u8::from(outcome)),
+            })
             .collect()
     }
 
@@ -152,7 +162,7 @@ mod tests {
                 let probability = key.uniform(i);
                 Prediction {
                     probability,
-                    outcome: key.child(1).uniform(i) < probability,
+                    outcome: f64::from(u8::from(key.child(1).uniform(i) < probability)),
                 }
             })
             .collect();

@@ -2,12 +2,12 @@
 
 use hone_data::Source;
 use hone_model::NewModel;
-use hone_run::{Resolved, config as strict};
+use hone_run::{Configuration, Resolved, config as strict};
 use hone_train::ppo::{PpoConfig, PpoData, PpoSection, PtxSection, RewardSection};
-use hone_train::pretrain::{PretrainConfig, PretrainData};
+use hone_train::pretrain::{PretrainConfig, PretrainData, PretrainModel};
 use hone_train::reward::{RewardConfig, RewardData, RewardSection as RewardMethod};
-use hone_train::sections::{EvalSection, ModelSection, TrainSection};
-use hone_train::sft::{SftConfig, SftData};
+use hone_train::sections::{EvalSection, ModelSection, PassesSection, ScheduleSetting, ShownSection, TrainSection};
+use hone_train::sft::{SftConfig, SftData, SftEval};
 use hone_world::{Preferences, Source as Corpus};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,29 @@ pub struct QuickstartConfig {
     pub ptx: PtxSection,
     /// Judging.
     pub judge: JudgeSection,
+}
+
+/// A stage's section, and why a key in it is none of that stage.
+type Refusal = (&'static str, fn(&str) -> Option<&'static str>);
+
+impl Configuration for QuickstartConfig {
+    fn resolve(&mut self) {
+        self.pretrain.resolve();
+        self.sft.resolve();
+        self.reward.resolve();
+        self.ppo.resolve();
+    }
+
+    fn refused(key: &str) -> Option<&'static str> {
+        let stages: [Refusal; 4] = [
+            ("pretrain", PretrainConfig::refused),
+            ("sft", SftConfig::refused),
+            ("reward", RewardConfig::refused),
+            ("ppo", PpoConfig::refused),
+        ];
+        let (stage, inner) = key.split_once('.')?;
+        stages.into_iter().find(|(name, _)| *name == stage)?.1(inner)
+    }
 }
 
 /// `[world]`.
@@ -198,17 +221,11 @@ impl QuickstartConfig {
     pub fn new(scale: Scale, seed: u64) -> Self {
         let sizes = scale.sizes();
         let file = |name: &str| Source::new(format!("{}/{name}", folder::WORLD));
-        let model = |stage: &str| ModelSection {
-            path: Some(format!("{stage}/model")),
-            ..ModelSection::default()
-        };
+        let model = |stage: &str| ModelSection::at(format!("{stage}/model"));
         let corpora: Vec<Source> = Corpus::ALL.iter().map(|s| corpus_source(*s)).collect();
-        let train = |steps, batch, learning_rate| TrainSection {
+        let train = |learning_rate| TrainSection {
             seed,
-            steps,
-            batch,
-            learning_rate: Some(learning_rate),
-            microbatch_tokens: 4096,
+            learning_rate,
             ..TrainSection::default()
         };
         let (width, layers, heads) = sizes.model;
@@ -223,11 +240,6 @@ impl QuickstartConfig {
             context: 256,
             tied: true,
             rope_theta: 10_000.0,
-        };
-        let eval = EvalSection {
-            every: 0,
-            samples: 8,
-            max_new_tokens: 64,
         };
         Self {
             seed,
@@ -247,10 +259,10 @@ impl QuickstartConfig {
                 bytes: 1_000_000,
             },
             pretrain: PretrainConfig {
-                model: ModelSection {
+                model: PretrainModel {
                     new: Some(new),
                     tokenizer: Some(folder::TOKENIZER.into()),
-                    ..ModelSection::default()
+                    ..PretrainModel::default()
                 },
                 data: PretrainData {
                     train: corpora.clone(),
@@ -258,12 +270,17 @@ impl QuickstartConfig {
                     max_length: 256,
                     ..PretrainData::default()
                 },
-                train: TrainSection {
-                    weight_decay: 0.1,
-                    warmup_steps: 30,
-                    ..train(Some(sizes.pretrain.0), Some(sizes.pretrain.1), 3e-3)
+                train: PassesSection {
+                    epochs: None,
+                    steps: Some(sizes.pretrain.0),
+                    batch: sizes.pretrain.1,
+                    common: TrainSection {
+                        weight_decay: 0.1,
+                        warmup_steps: 30,
+                        ..train(3e-3)
+                    },
                 },
-                eval: eval.clone(),
+                eval: EvalSection { every: 0 },
             },
             sft: SftConfig {
                 model: model(folder::PRETRAIN),
@@ -273,8 +290,17 @@ impl QuickstartConfig {
                     max_length: 192,
                     ..SftData::default()
                 },
-                train: train(Some(sizes.sft.0), Some(sizes.sft.1), 4e-4),
-                eval: eval.clone(),
+                train: PassesSection {
+                    epochs: None,
+                    steps: Some(sizes.sft.0),
+                    batch: sizes.sft.1,
+                    common: train(4e-4),
+                },
+                eval: SftEval {
+                    every: 0,
+                    samples: 8,
+                    max_new_tokens: 64,
+                },
                 ..SftConfig::default()
             },
             reward: RewardConfig {
@@ -284,9 +310,11 @@ impl QuickstartConfig {
                     held_out: 0.1,
                     max_length: 192,
                 },
-                train: TrainSection {
+                train: PassesSection {
                     epochs: Some(1.0),
-                    ..train(None, Some(sizes.reward), 3e-4)
+                    steps: None,
+                    batch: sizes.reward,
+                    common: train(3e-4),
                 },
                 reward: RewardMethod {
                     centre_on: Some(vec![Source {
@@ -295,7 +323,7 @@ impl QuickstartConfig {
                     }]),
                     ..RewardMethod::default()
                 },
-                eval: eval.clone(),
+                eval: ShownSection { every: 0, samples: 8 },
                 ..RewardConfig::default()
             },
             ppo: PpoConfig {
@@ -317,21 +345,23 @@ impl QuickstartConfig {
                     ..PpoSection::default()
                 },
                 ptx: None,
+                // A constant rate goes on wandering where the rewards say little, as the control of shuffled rankings shows
                 train: TrainSection {
-                    ..train(None, None, 1e-4)
+                    seed,
+                    learning_rate: 1e-4,
+                    schedule: ScheduleSetting::Linear,
+                    final_fraction: 0.0,
+                    ..PpoConfig::default().train
                 },
                 lora: None,
-                eval: EvalSection {
-                    every: 1,
-                    samples: 64,
-                    max_new_tokens: 64,
-                },
+                eval: ShownSection { every: 1, samples: 64 },
             },
             ptx: PtxSection {
                 train: corpora,
                 ptx_coef: 1.0,
                 max_length: 256,
                 windows: sizes.windows,
+                ..PtxSection::default()
             },
             judge: JudgeSection {
                 max_new_tokens: 64,
@@ -352,9 +382,12 @@ impl QuickstartConfig {
     /// # Errors
     /// As [`hone_run::config::parse`], with keys as they stand in `quickstart.toml`.
     pub fn with_overrides(scale: Scale, seed: u64, overrides: &[String]) -> Result<Resolved<Self>> {
-        let base = Resolved::from_config(Self::new(scale, seed))?;
-        let overrides: Vec<String> = overrides.iter().map(|text| full_key(text, base.table())).collect();
-        let resolved: Resolved<Self> = strict::parse("quickstart.toml", base.text(), &overrides)?;
+        // Not resolved yet: what follows from an overridden value has to follow it
+        let unwritable = |error: String| PipelineError::setting("quickstart", error);
+        let base = toml::to_string(&Self::new(scale, seed)).map_err(|e| unwritable(e.to_string()))?;
+        let table: toml::Table = toml::from_str(&base).map_err(|e| unwritable(e.to_string()))?;
+        let overrides: Vec<String> = overrides.iter().map(|text| full_key(text, &table)).collect();
+        let resolved: Resolved<Self> = strict::parse("quickstart.toml", &base, &overrides)?;
         resolved.config.check()?;
         Ok(resolved)
     }
@@ -389,10 +422,14 @@ impl QuickstartConfig {
         Ok(())
     }
 
-    /// PPO's configuration with the pre-training term.
+    /// PPO's configuration with the pre-training term, which leaves out what pre-training held out, or more.
     pub fn ppo_ptx(&self) -> PpoConfig {
+        let ptx = PtxSection {
+            held_out: self.ptx.held_out.max(self.pretrain.data.held_out),
+            ..self.ptx.clone()
+        };
         PpoConfig {
-            ptx: Some(self.ptx.clone()),
+            ptx: Some(ptx),
             ..self.ppo.clone()
         }
     }
@@ -443,11 +480,9 @@ mod tests {
         ];
         let overrides: Vec<String> = texts.map(String::from).to_vec();
         let config = QuickstartConfig::with_overrides(Scale::Smoke, 7, &overrides)?.config;
-        assert_eq!(config.sft.train.learning_rate, Some(0.25));
-        assert_eq!(
-            (config.ppo.ppo.kl_coef, config.ppo.train.learning_rate),
-            (0.0, Some(0.5))
-        );
+        assert_eq!(config.sft.train.learning_rate, 0.25);
+        assert_eq!((config.ppo.ppo.kl_coef, config.ppo.train.learning_rate), (0.0, 0.5));
+        assert_eq!(config.ppo.ppo.value_learning_rate, Some(0.5), "it follows the policy's");
         let ptx = config.ppo_ptx();
         assert_eq!((ptx.ppo.kl_coef, ptx.ptx.map(|p| p.ptx_coef)), (0.0, Some(3.0)));
         assert_eq!(config.pretrain.train.seed, 7);
@@ -461,6 +496,21 @@ mod tests {
         assert_eq!(
             (world.preferences, world.rankings),
             (PreferencesSetting::Exchanged, RankingsSetting::Shuffled)
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn the_pre_training_term_leaves_out_what_pre_training_held_out() -> Result<()> {
+        let held_out = |set: &[&str]| -> Result<Option<f64>> {
+            let set: Vec<String> = set.iter().map(ToString::to_string).collect();
+            let config = QuickstartConfig::with_overrides(Scale::Smoke, 1, &set)?.config;
+            Ok(config.ppo_ptx().ptx.map(|ptx| ptx.held_out))
+        };
+        assert_eq!(held_out(&["pretrain.data.held_out=0.2"])?, Some(0.2));
+        assert_eq!(
+            held_out(&["pretrain.data.held_out=0.2", "ptx.held_out=0.3"])?,
+            Some(0.3)
         );
         Ok(())
     }

@@ -5,19 +5,19 @@
 //!    sample, ties a half. The `sft` row is a second, independent sample.
 //! 2. KL: the mean over own samples of the summed log-probability less that under the tuned model, nats a response.
 //!    Best-of-N gives its bound; rows that are not answered through the template give none.
-//! 3. Bits per byte: minus the base-2 log-likelihood of the held-out documents of every corpus (the ends of documents
-//!    included) over their UTF-8 bytes, `<|endoftext|>` as first context, consecutive windows, no template.
+//! 3. Bits per byte: minus the base-2 log-likelihood of the held-out documents of every corpus over their UTF-8 bytes,
+//!    `<|endoftext|>` as first context of a window, consecutive windows inside each document, no template; ends of documents
+//!    are not predicted.
 //! 4. All rows sample at temperature 1 with the same maximum length. Base and few-shot answers end at the line's end.
 
-use hone_data::{Boundaries, PromptInput, TokenStream, hold_out_documents, load_documents};
+use hone_data::{PromptInput, TokenStream, hold_out_documents, load_documents};
+use hone_eval::{BitsPerByte, bits_per_byte, kl_of_samples};
 use hone_generate::{best_of, logprobs_of};
 use hone_math::Key;
 use hone_objective::best_of_n::kl_bound;
-use hone_objective::cross_entropy::TokenStats;
 use hone_run::Event;
 use hone_text::AddSpecial;
 use hone_train::Scorer;
-use hone_train::language::{LanguageBatch, evaluate, shards_of};
 use hone_world::{Group, Kind, Labeler, Preferences, Question, WorkedForm, World, few_shot_prompt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -56,6 +56,8 @@ pub(super) struct JudgedRow {
     pub name: String,
     pub verdicts: Vec<Verdict>,
     pub kl: Option<f64>,
+    /// Of the mean over samples; a bound has none.
+    pub kl_standard_error: Option<f64>,
     pub bits_per_byte: f64,
 }
 
@@ -105,14 +107,22 @@ pub(super) fn judge(steps: &Steps) -> Result<Judged> {
     for (i, (name, stage, way)) in plan.into_iter().enumerate() {
         steps.check_stop(folder::JUDGE, i as u64)?;
         let verdicts = bench.verdicts(name, stage, way)?;
-        let bits_per_byte = bits_per_byte(steps, stage)?;
-        let kl = match way {
-            Way::Bare | Way::FewShot => None,
-            Way::Chat => Some(mean(verdicts.iter().filter_map(|v| v.kl))),
-            Way::BestOf => Some(kl_bound(steps.config.judge.best_of as u64)?),
+        let bits_per_byte = stage_bits_per_byte(steps, stage)?;
+        let (kl, kl_standard_error) = match way {
+            Way::Bare | Way::FewShot => (None, None),
+            Way::Chat => {
+                let log_ratios: Vec<f64> = verdicts.iter().filter_map(|v| v.kl).collect();
+                let measured = kl_of_samples(&log_ratios)?;
+                (Some(measured.kl), Some(measured.standard_error))
+            }
+            Way::BestOf => (Some(kl_bound(steps.config.judge.best_of as u64)?), None),
         };
         let tokens = verdicts.iter().map(|v| v.tokens as u64).sum();
-        let headline = vec![("utility".to_string(), mean(verdicts.iter().map(|v| v.utility)))];
+        let utility = mean(verdicts.iter().map(|v| v.utility));
+        let headline = utility
+            .map(|utility| ("utility".to_string(), utility))
+            .into_iter()
+            .collect();
         steps.event(&Event::Step {
             step: i as u64 + 1,
             total,
@@ -123,6 +133,7 @@ pub(super) fn judge(steps: &Steps) -> Result<Judged> {
             name: name.into(),
             verdicts,
             kl,
+            kl_standard_error,
             bits_per_byte,
         });
     }
@@ -299,7 +310,7 @@ fn stage_dir(steps: &Steps, stage: &str) -> std::path::PathBuf {
 }
 
 /// Bits per byte of the held-out text under a stage's model.
-fn bits_per_byte(steps: &Steps, stage: &str) -> Result<f64> {
+fn stage_bits_per_byte(steps: &Steps, stage: &str) -> Result<f64> {
     let path = steps
         .out
         .join(folder::JUDGE)
@@ -317,7 +328,7 @@ fn bits_per_byte(steps: &Steps, stage: &str) -> Result<f64> {
 fn measure_bits_per_byte(steps: &Steps, model: &Answerer) -> Result<f64> {
     let separator = model.tokenizer.document_separator().unwrap_or_default();
     let data = &steps.config.pretrain.data;
-    let (mut stats, mut bytes) = (TokenStats::default(), 0);
+    let mut all = BitsPerByte::default();
     for source in &data.train {
         let mut source = source.clone();
         if source.path.is_relative() {
@@ -327,30 +338,26 @@ fn measure_bits_per_byte(steps: &Steps, model: &Answerer) -> Result<f64> {
         let held_out = hold_out_documents(load_documents(&source)?.items, data.held_out)?.held_out;
         let mut stream = TokenStream::new(separator, data.token_cap);
         for document in &held_out {
-            stream.push_ids(&model.tokenizer.encode(&document.text, AddSpecial::No)?)?;
-            bytes += document.text.len() as u64;
+            stream.push_ids(
+                &model.tokenizer.encode_ordinary(&document.text)?,
+                document.text.len() as u64,
+            )?;
         }
         if stream.documents() == 0 {
             continue;
         }
-        let windows = stream.windows(data.max_length, Boundaries::Separate)?;
-        let windows: Vec<_> = (0..windows.len()).map(|i| windows.get(i)).collect();
-        for microbatch in shards_of(windows, 1, 4096, |w| w.inputs.len()).into_iter().flatten() {
-            stats.merge(&evaluate(
-                &steps.engine,
-                &model.model,
-                &LanguageBatch::of_windows(microbatch),
-            )?);
-        }
+        let measured = bits_per_byte(&steps.engine, &model.model, &stream, data.max_length, &mut |_| {})?;
+        all = all.joined(&measured);
     }
-    Ok(stats.bits_per_byte(bytes))
+    Ok(all.bits_per_byte)
 }
 
-pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {
+/// The mean, if there is any value.
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0_u64);
     for value in values {
         sum += value;
         count += 1;
     }
-    sum / count.max(1) as f64
+    (count > 0).then(|| sum / count as f64)
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hone_compute::{Engine, EngineOptions};
-use hone_run::{Event, JsonLines, Observer, Resolved, Shutdown};
+use hone_run::{Configuration, Event, JsonLines, Lock, Observer, Resolved, Shutdown};
 use hone_train::{Job, Outcome};
 
 use crate::error::{PipelineError, Result};
@@ -124,6 +124,8 @@ pub(crate) struct Steps {
     shutdown: Shutdown,
     threads: Option<usize>,
     allow_isa_change: bool,
+    /// One writer a folder.
+    _lock: Lock,
 }
 
 impl Steps {
@@ -138,6 +140,8 @@ impl Steps {
             ..EngineOptions::default()
         })?;
         let out = options.out.clone();
+        std::fs::create_dir_all(&out).map_err(|e| PipelineError::file(&out, format!("cannot be created: {e}")))?;
+        let lock = Lock::acquire(&out)?;
         record_settings(&out, resolved)?;
         record_instruction_set(&out, engine.isa().name(), options.allow_isa_change)?;
         let mut config = resolved.config.clone();
@@ -148,7 +152,9 @@ impl Steps {
         if let Some(from) = &reused {
             world::use_files_of(from, &mut config);
         }
-        let as_given = QuickstartConfig::new(options.scale, options.seed) == resolved.config;
+        let mut given = QuickstartConfig::new(options.scale, options.seed);
+        given.resolve();
+        let as_given = given == resolved.config;
         let (threads, allow_isa_change) = (options.threads, options.allow_isa_change);
         Ok(Self {
             out,
@@ -160,6 +166,7 @@ impl Steps {
             shutdown,
             threads,
             allow_isa_change,
+            _lock: lock,
         })
     }
 
@@ -187,13 +194,15 @@ impl Steps {
         Ok(())
     }
 
-    /// Runs a step and notes how long it took.
+    /// Runs a step and notes how long it took, to its end or to where it stopped.
     fn timed<T>(&self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         self.check_stop(name, 0)?;
         let started = Instant::now();
-        let result = step()?;
-        self.note_seconds(name, started)?;
-        Ok(result)
+        let result = step();
+        let noted = self.note_seconds(name, started);
+        let value = result?;
+        noted?;
+        Ok(value)
     }
 
     /// Runs a training stage in its own folder.
@@ -204,7 +213,7 @@ impl Steps {
         run: impl FnOnce(&Job, &Resolved<C>) -> hone_train::Result<Outcome>,
     ) -> Result<()>
     where
-        C: Clone + serde::Serialize,
+        C: Configuration + Clone,
     {
         self.check_stop(name, 0)?;
         let started = Instant::now();
@@ -217,18 +226,22 @@ impl Steps {
             threads: self.threads,
         };
         let resolved = Resolved::from_config(config.clone())?;
-        let outcome = run(&job, &resolved).map_err(|source| PipelineError::Stage {
+        let outcome = run(&job, &resolved);
+        let noted = match outcome {
+            Ok(Outcome::Done { before: true, .. }) => Ok(()),
+            _ => self.note_seconds(name, started),
+        };
+        let outcome = outcome.map_err(|source| PipelineError::Stage {
             stage: name.into(),
             source: Box::new(source),
         })?;
-        match outcome {
-            Outcome::Done { before: true, .. } => Ok(()),
-            Outcome::Done { .. } => self.note_seconds(name, started),
-            Outcome::Stopped { step } => Err(PipelineError::Stopped {
+        if let Outcome::Stopped { step } = outcome {
+            return Err(PipelineError::Stopped {
                 stage: name.into(),
                 step,
-            }),
+            });
         }
+        noted
     }
 
     fn note_seconds(&self, name: &str, started: Instant) -> Result<()> {
@@ -243,7 +256,6 @@ impl Steps {
 fn record_settings(out: &Path, resolved: &Resolved<QuickstartConfig>) -> Result<()> {
     let path = out.join("quickstart.toml");
     if !path.exists() {
-        std::fs::create_dir_all(out).map_err(|e| PipelineError::file(out, format!("cannot be created: {e}")))?;
         hone_run::write_atomic(&path, resolved.text().as_bytes())?;
         return Ok(());
     }

@@ -53,19 +53,26 @@ fn opening(result: &QuickstartResult) -> Section {
 }
 
 fn table(result: &QuickstartResult) -> Section {
-    let head = ["", "win rate", "low", "high", "KL", "bits per byte"];
+    let head = [
+        "",
+        "win rate",
+        "low",
+        "high",
+        "less sft's",
+        "low",
+        "high",
+        "KL",
+        "bits per byte",
+    ];
     let rows = result.rows.iter().map(|row| {
         let kl = row.kl.map_or("-".to_string(), |kl| format!("{kl:.2}"));
         let rate = [row.win_rate, row.low, row.high].map(|x| format!("{x:.3}"));
-        let [win_rate, low, high] = rate;
-        vec![
-            row.name.clone(),
-            win_rate,
-            low,
-            high,
-            kl,
-            format!("{:.4}", row.bits_per_byte),
-        ]
+        let difference = [row.difference, row.difference_low, row.difference_high].map(|x| format!("{x:+.3}"));
+        std::iter::once(row.name.clone())
+            .chain(rate)
+            .chain(difference)
+            .chain([kl, format!("{:.4}", row.bits_per_byte)])
+            .collect()
     });
     Section::Table {
         title: "Results on held-out prompts".into(),
@@ -73,7 +80,8 @@ fn table(result: &QuickstartResult) -> Section {
         rows: rows.collect(),
         note:
             "Win rate against the tuned model's first sample, ties a half, with a 95% bootstrap interval over prompts. \
-               KL in nats a response from the tuned model; best-of-N gives its bound. Bits per byte of held-out text."
+               Less sft's: the win rate less that of the sft row, prompt by prompt, with the interval of that difference; \
+               a row beats sft where it lies above 0. KL in nats a response from the tuned model; best-of-N gives its bound. Bits per byte of held-out text."
                 .into(),
     }
 }

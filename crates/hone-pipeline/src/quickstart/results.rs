@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use hone_eval::{Bootstrap, Outcome, win_rate, win_rate_difference};
 use hone_math::Key;
-use hone_objective::statistics::{Bootstrap, bootstrap_interval};
 use hone_world::{Features, Group, Kind, Labeler, Preferences, Question};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -30,6 +30,12 @@ pub struct Row {
     pub low: f64,
     /// Upper end.
     pub high: f64,
+    /// Its win rate less that of the `sft` row, taken prompt by prompt.
+    pub difference: f64,
+    /// Lower end of the difference's 95% interval.
+    pub difference_low: f64,
+    /// Upper end.
+    pub difference_high: f64,
     /// Nats a response from the tuned model; best-of-N: its bound.
     pub kl: Option<f64>,
     /// Of the held-out text under the row's model.
@@ -52,7 +58,8 @@ pub struct Check {
 pub struct QuickstartResult {
     /// The table.
     pub rows: Vec<Row>,
-    /// Time of all steps, those of earlier calls included.
+    /// Time of all steps, of earlier calls too where these ended or were asked to stop. What a killed call had done of the step
+    /// it was killed in is not known and not included.
     pub seconds: f64,
     /// Whether every check holds.
     pub order_holds: bool,
@@ -72,7 +79,12 @@ pub struct QuickstartResult {
 
 impl QuickstartResult {
     pub(super) fn read(path: &Path) -> Result<Self> {
-        serde_json::from_value(read_json(path)?).map_err(|e| PipelineError::file(path, format!("is not a result: {e}")))
+        serde_json::from_value(read_json(path)?).map_err(|e| {
+            PipelineError::file(
+                path,
+                format!("is not a result: {e}; delete it, and the same command makes it anew from what was judged"),
+            )
+        })
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
@@ -84,63 +96,29 @@ impl QuickstartResult {
     pub fn expectation_missed(&self) -> bool {
         self.order_promised && !self.order_holds
     }
-
-    /// The table as lines of text.
-    pub fn table(&self) -> String {
-        let mut text = format!(
-            "{:<12} {:>8}  {:^15} {:>7} {:>10}\n",
-            "", "win rate", "95% interval", "KL", "bits/byte"
-        );
-        for row in &self.rows {
-            let kl = row.kl.map_or("-".to_string(), |kl| format!("{kl:.2}"));
-            let interval = format!("{:.3} - {:.3}", row.low, row.high);
-            text += &format!(
-                "{:<12} {:>8.3}  {interval:^15} {kl:>7} {:>10.4}\n",
-                row.name, row.win_rate, row.bits_per_byte
-            );
-        }
-        text
-    }
-
-    /// What a person reads at the end: the table, the checks, the report's path and how to go on.
-    pub fn closing(&self) -> String {
-        let out = Path::new(&self.out);
-        let mut text = self.table();
-        text.push('\n');
-        for check in &self.checks {
-            text += &format!(
-                "{} {} ({})\n",
-                if check.holds { "yes" } else { "NO " },
-                check.expected,
-                check.found
-            );
-        }
-        text += &format!("\n{:.0} seconds\n", self.seconds);
-        text += &format!("report: {}\n", out.join("report.html").display());
-        text + &format!(
-            "talk to it: hone chat --model {}\n",
-            out.join(folder::PPO_PTX).join("model").display()
-        )
-    }
 }
 
 pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult> {
     let judge = Labeler::new(Preferences::standard(), 0);
-    let wins: Vec<Vec<f64>> = judged.rows.iter().map(|row| wins(&judge, &judged, row)).collect();
+    let outcomes: Vec<Vec<Outcome>> = judged.rows.iter().map(|row| outcomes(&judge, &judged, row)).collect();
+    let tuned = judged.rows.iter().position(|row| row.name == folder::SFT);
+    let draws = |purpose: &str, row: usize| Bootstrap {
+        resamples: steps.config.judge.resamples,
+        ..Bootstrap::new(Key::new(steps.config.seed, purpose, row as u64))
+    };
     let mut rows = Vec::new();
-    for (i, (row, wins)) in judged.rows.iter().zip(&wins).enumerate() {
-        let key = Key::new(steps.config.seed, "quickstart/bootstrap", i as u64);
-        let draws = Bootstrap {
-            resamples: steps.config.judge.resamples,
-            ..Bootstrap::new(key)
-        };
-        let rate = bootstrap_interval(wins, &draws)?;
-        let (win_rate, low, high) = (rate.estimate, rate.low, rate.high);
+    for (i, (row, own)) in judged.rows.iter().zip(&outcomes).enumerate() {
+        let rate = win_rate(own, &draws("quickstart/bootstrap", i))?;
+        let tuned = &outcomes[tuned.unwrap_or(i)];
+        let paired = win_rate_difference(own, tuned, &draws("quickstart/paired bootstrap", i))?;
         rows.push(Row {
             name: row.name.clone(),
-            win_rate,
-            low,
-            high,
+            win_rate: rate.win_rate,
+            low: rate.low,
+            high: rate.high,
+            difference: paired.difference,
+            difference_low: paired.low,
+            difference_high: paired.high,
             kl: row.kl,
             bits_per_byte: row.bits_per_byte,
         });
@@ -151,11 +129,12 @@ pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult>
         "sft-first".into(),
         described(&judged.questions, &judged.reference, None),
     );
-    for (row, wins) in judged.rows.iter().zip(&wins) {
-        details.insert(
-            row.name.clone(),
-            described(&judged.questions, &row.verdicts, Some(wins)),
-        );
+    for (row, outcomes) in judged.rows.iter().zip(&outcomes) {
+        let mut described = described(&judged.questions, &row.verdicts, Some(outcomes));
+        if let Some(error) = row.kl_standard_error {
+            described["kl_standard_error"] = json!(error);
+        }
+        details.insert(row.name.clone(), described);
     }
     let mut stages = Map::new();
     let own = [folder::REWARD, folder::PPO, folder::PPO_PTX].map(|name| (name, steps.out.join(name)));
@@ -183,11 +162,14 @@ pub(super) fn collect(steps: &Steps, judged: Judged) -> Result<QuickstartResult>
     })
 }
 
-/// 1, a half or 0 a prompt: the row's answer against the tuned model's first.
-fn wins(judge: &Labeler, judged: &Judged, row: &JudgedRow) -> Vec<f64> {
+/// Who won each prompt: the row's answer or the tuned model's first.
+fn outcomes(judge: &Labeler, judged: &Judged, row: &JudgedRow) -> Vec<Outcome> {
     let triples = judged.questions.iter().zip(&row.verdicts).zip(&judged.reference);
     triples
-        .map(|((question, own), reference)| judge.prefers(question, &own.response, &reference.response))
+        .map(|((question, own), reference)| {
+            let preference = judge.prefers(question, &own.response, &reference.response);
+            Outcome::of_scores(preference, 0.5).unwrap_or(Outcome::Tie)
+        })
         .collect()
 }
 
@@ -235,7 +217,7 @@ fn checks(rows: &[Row], best: &str) -> Vec<Check> {
 }
 
 /// What the answers of a row look like.
-fn described(questions: &[Question], verdicts: &[Verdict], wins: Option<&[f64]>) -> Value {
+fn described(questions: &[Question], verdicts: &[Verdict], outcomes: Option<&[Outcome]>) -> Value {
     let features: Vec<Features> = questions
         .iter()
         .zip(verdicts)
@@ -243,7 +225,7 @@ fn described(questions: &[Question], verdicts: &[Verdict], wins: Option<&[f64]>)
         .collect();
     let share = |of: fn(&Features) -> bool| mean(features.iter().map(|f| f64::from(u8::from(of(f)))));
     let mut map = Map::new();
-    let mut put = |name: &str, value: f64| map.insert(name.into(), json!(value));
+    let mut put = |name: &str, value: Option<f64>| map.insert(name.into(), json!(value));
     put("utility", mean(verdicts.iter().map(|v| v.utility)));
     put("right", share(|f| f.right));
     put("asked_form", share(|f| f.asked_form));
@@ -263,7 +245,7 @@ fn described(questions: &[Question], verdicts: &[Verdict], wins: Option<&[f64]>)
     let part = |belongs: &dyn Fn(&Verdict) -> bool| {
         let chosen: Vec<usize> = (0..verdicts.len()).filter(|&i| belongs(&verdicts[i])).collect();
         let right = mean(chosen.iter().map(|&i| f64::from(u8::from(features[i].right))));
-        let win_rate = wins.map(|wins| mean(chosen.iter().map(|&i| wins[i])));
+        let win_rate = outcomes.and_then(|outcomes| mean(chosen.iter().map(|&i| outcomes[i].value())));
         json!({ "prompts": chosen.len(), "right": right, "win_rate": win_rate })
     };
     let kinds: Map<String, Value> = Kind::ALL
@@ -303,6 +285,9 @@ mod tests {
             win_rate,
             low,
             high,
+            difference: win_rate - 0.5,
+            difference_low: low - 0.5,
+            difference_high: high - 0.5,
             kl: None,
             bits_per_byte,
         }
@@ -344,36 +329,6 @@ mod tests {
                 "bits per byte are worse after ppo than before",
                 "and less so after ppo-ptx"
             ]
-        );
-    }
-
-    #[test]
-    fn the_table_shows_what_is_absent_as_a_dash() {
-        let mut rows = good();
-        rows[4].kl = Some(2.34567);
-        let result = QuickstartResult {
-            rows,
-            seconds: 1.0,
-            order_holds: true,
-            order_promised: true,
-            checks: Vec::new(),
-            out: "q".into(),
-            details: Map::new(),
-            curves: Map::new(),
-            stages: Map::new(),
-        };
-        let table = result.table();
-        let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines.len(), 7);
-        assert_eq!(
-            lines[1].split_whitespace().collect::<Vec<_>>(),
-            ["base", "0.100", "0.000", "-", "0.200", "-", "1.0000"]
-        );
-        assert!(lines[5].contains("2.35"), "{}", lines[5]);
-        assert!(
-            result
-                .closing()
-                .ends_with("talk to it: hone chat --model q/ppo-ptx/model\n")
         );
     }
 }

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use hone_data::Source;
+use hone_run::config::parse;
+use hone_run::{Configuration, Resolved};
+use hone_train::{ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RecipeOptions;
+use super::expect::ReadyExpect;
 use crate::error::{PipelineError, Result};
-use crate::quickstart::Scale;
+use crate::quickstart::{QuickstartConfig, Scale};
 
 /// Stages and expectations.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -21,6 +25,8 @@ pub struct Recipe {
     #[serde(rename = "expect", default)]
     pub expectations: Vec<Expect>,
 }
+
+impl Configuration for Recipe {}
 
 /// `[[stage]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,16 +42,12 @@ pub struct StageSection {
     /// Overrides, `KEY=VALUE`.
     #[serde(default)]
     pub set: Vec<String>,
-    /// Of a quickstart: how large it is.
-    #[serde(default)]
-    pub scale: ScaleSetting,
-    /// Of a quickstart: its seed.
-    #[serde(default = "one")]
-    pub seed: u64,
-}
-
-fn one() -> u64 {
-    1
+    /// Of a quickstart: how large it is; `default` unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleSetting>,
+    /// Of a quickstart: its seed; 1 unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// What a stage does.
@@ -118,10 +120,12 @@ pub struct TokenizerConfig {
     pub files: Vec<Source>,
     /// Tokens.
     pub vocab_size: usize,
-    /// Bytes read at most.
+    /// Bytes of text at most; the document that crosses it is the last, and nothing after it is read.
     #[serde(default = "most_bytes")]
     pub bytes: usize,
 }
+
+impl Configuration for TokenizerConfig {}
 
 fn most_bytes() -> usize {
     64 << 20
@@ -141,9 +145,9 @@ pub struct Expect {
     /// A metric of its run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<String>,
-    /// Which of the metric's values.
-    #[serde(default)]
-    pub at: At,
+    /// Which of the metric's values; the last unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<At>,
     /// The value is above this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub above: Option<Amount>,
@@ -177,31 +181,89 @@ pub enum Amount {
     Value(String),
 }
 
-/// A stage with its settings as text, ready to be parsed for its kind.
+/// A stage whose settings are resolved.
 pub(super) struct ReadyStage {
     pub name: String,
-    pub kind: StageKind,
-    /// What errors call the settings.
-    pub source: String,
-    pub text: String,
-    /// Where relative paths are taken from.
-    pub base: PathBuf,
-    pub overrides: Vec<String>,
-    pub scale: ScaleSetting,
+    pub work: Work,
+}
+
+/// What a stage does, with its settings.
+pub(super) enum Work {
+    Tokenizer(Resolved<TokenizerConfig>),
+    Pretrain(Box<Resolved<PretrainConfig>>),
+    Sft(Box<Resolved<SftConfig>>),
+    Reward(Box<Resolved<RewardConfig>>),
+    Ppo(Box<Resolved<PpoConfig>>),
+    Quickstart(Box<Quickstart>),
+}
+
+impl Work {
+    /// Resolves the settings of a stage: `text`, which errors call `source`, with overrides.
+    fn new(stage: &StageSection, (source, text): (&str, &str), overrides: Vec<String>) -> Result<Self> {
+        Ok(match stage.kind {
+            StageKind::Tokenizer => Self::Tokenizer(parse(source, text, &overrides)?),
+            StageKind::Pretrain => Self::Pretrain(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Sft => Self::Sft(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Reward => Self::Reward(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Quickstart => {
+                let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
+                let config = QuickstartConfig::with_overrides(scale, seed, &overrides)?;
+                Self::Quickstart(Box::new(Quickstart {
+                    scale,
+                    seed,
+                    set: overrides,
+                    config,
+                }))
+            }
+        })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> StageKind {
+        match self {
+            Self::Tokenizer(_) => StageKind::Tokenizer,
+            Self::Pretrain(_) => StageKind::Pretrain,
+            Self::Sft(_) => StageKind::Sft,
+            Self::Reward(_) => StageKind::Reward,
+            Self::Ppo(_) => StageKind::Ppo,
+            Self::Quickstart(_) => StageKind::Quickstart,
+        }
+    }
+
+    /// Whether its run writes metrics.
+    pub fn has_metrics(&self) -> bool {
+        !matches!(self, Self::Tokenizer(_) | Self::Quickstart(_))
+    }
+}
+
+/// Settings of a quickstart.
+pub(super) struct Quickstart {
+    pub scale: Scale,
     pub seed: u64,
+    pub set: Vec<String>,
+    pub config: Resolved<QuickstartConfig>,
 }
 
 pub(super) struct ReadyRecipe {
     pub stages: Vec<ReadyStage>,
-    pub expectations: Vec<Expect>,
+    pub expectations: Vec<ReadyExpect>,
 }
 
-/// Reads and checks a recipe.
+/// Reads and checks a recipe: all settings of all stages are resolved and all expectations checked, but for the values and
+/// metrics that only the runs will have.
 pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     let recipe = hone_run::config::load::<Recipe>(&options.path, &[])?.config;
     let folder = options.path.parent().unwrap_or(Path::new(""));
     let runs = std::path::absolute(&options.runs).map_err(|e| PipelineError::file(&options.runs, e.to_string()))?;
-    let runs = runs.to_string_lossy().into_owned();
+    let own = std::path::absolute(if folder == Path::new("") {
+        Path::new(".")
+    } else {
+        folder
+    })
+    .map_err(|e| PipelineError::file(folder, e.to_string()))?;
+    let places =
+        [("{runs}", &runs), ("{recipe}", &own)].map(|(name, path)| (name, path.to_string_lossy().into_owned()));
     for text in &options.set {
         let name = text.split_once('.').map(|(name, _)| name);
         if !recipe.stages.iter().any(|stage| Some(stage.name.as_str()) == name) {
@@ -215,7 +277,7 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     }
     let mut stages: Vec<ReadyStage> = Vec::new();
     for (i, stage) in recipe.stages.into_iter().enumerate() {
-        let key = format!("stage[{i}]");
+        let key = format!("{}: stage[{i}]", options.path.display());
         if stages.iter().any(|earlier| earlier.name == stage.name) {
             return Err(PipelineError::setting(
                 format!("{key}.name"),
@@ -230,18 +292,40 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
             );
             return Err(PipelineError::setting(format!("{key}.name"), reason));
         }
-        stages.push(ready(stage, &key, (folder, &runs), options)?);
+        stages.push(ready(stage, &key, (folder, &places), options)?);
     }
+    let expectation =
+        |(i, expect)| ReadyExpect::new(expect, format!("{}: expect[{i}]", options.path.display()), &stages);
+    let expectations: Result<Vec<_>> = recipe.expectations.into_iter().enumerate().map(expectation).collect();
     Ok(ReadyRecipe {
+        expectations: expectations?,
         stages,
-        expectations: recipe.expectations,
     })
 }
 
-fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options: &RecipeOptions) -> Result<ReadyStage> {
-    let source = format!("{}, stage {}", options.path.display(), stage.name);
-    let (source, text, base) = match (&stage.config, stage.kind) {
-        (None, StageKind::Quickstart) => (source, String::new(), folder.to_path_buf()),
+/// What stands for a folder in a recipe's texts, and the folder.
+type Places = [(&'static str, String); 2];
+
+fn ready(
+    stage: StageSection,
+    key: &str,
+    (folder, places): (&Path, &Places),
+    options: &RecipeOptions,
+) -> Result<ReadyStage> {
+    if stage.kind != StageKind::Quickstart {
+        for (given, name) in [(stage.scale.is_some(), "scale"), (stage.seed.is_some(), "seed")] {
+            if given {
+                let reason = format!(
+                    "is a quickstart's; what a {} stage reads stands in its config",
+                    stage.kind.name()
+                );
+                return Err(PipelineError::setting(format!("{key}.{name}"), reason));
+            }
+        }
+    }
+    let source = "config".to_string();
+    let (source, text) = match (&stage.config, stage.kind) {
+        (None, StageKind::Quickstart) => (source, String::new()),
         (Some(_), StageKind::Quickstart) => {
             return Err(PipelineError::setting(
                 format!("{key}.config"),
@@ -254,14 +338,13 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         (Some(Settings::Inline(table)), _) => {
             let text =
                 toml::to_string(table).map_err(|e| PipelineError::setting(format!("{key}.config"), e.to_string()))?;
-            (source, text, folder.to_path_buf())
+            (source, text)
         }
         (Some(Settings::File(file)), _) => {
             let path = folder.join(file);
             let text = std::fs::read_to_string(&path)
                 .map_err(|e| PipelineError::file(&path, format!("cannot be read: {e}")))?;
-            let base = path.parent().unwrap_or(folder).to_path_buf();
-            (path.display().to_string(), text, base)
+            (path.display().to_string(), text)
         }
     };
     let prefix = format!("{}.", stage.name);
@@ -269,30 +352,25 @@ fn ready(stage: StageSection, key: &str, (folder, runs): (&Path, &str), options:
         .set
         .iter()
         .filter_map(|text| text.strip_prefix(&prefix).map(String::from));
-    let overrides = stage
+    let overrides: Vec<String> = stage
         .set
         .iter()
         .cloned()
         .chain(own)
-        .map(|text| text.replace("{runs}", runs))
+        .map(|text| {
+            places
+                .iter()
+                .fold(text, |text, (name, place)| text.replace(name, place))
+        })
         .collect();
     // In a TOML string a backslash starts an escape.
-    let text = text.replace("{runs}", &runs.replace('\\', "/"));
-    let StageSection {
-        name,
-        kind,
-        scale,
-        seed,
-        ..
-    } = stage;
-    Ok(ReadyStage {
-        name,
-        kind,
-        source,
-        text,
-        base,
-        overrides,
-        scale,
-        seed,
-    })
+    let text = places.iter().fold(text, |text, (name, place)| {
+        text.replace(name, &place.replace('\\', "/"))
+    });
+    let work = Work::new(&stage, (&source, &text), overrides).map_err(|source| PipelineError::Settings {
+        recipe: options.path.display().to_string(),
+        stage: stage.name.clone(),
+        source: Box::new(source),
+    })?;
+    Ok(ReadyStage { name: stage.name, work })
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::StageResult;
-use super::config::{Amount, At, Expect};
+use super::config::{Amount, At, Expect, ReadyStage};
 use crate::error::{PipelineError, Result};
 use crate::files::read_lines;
 
@@ -18,41 +18,113 @@ pub struct Expectation {
     pub found: String,
 }
 
-/// Checks one expectation.
-pub(super) fn check(expect: &Expect, stages: &[StageResult]) -> Result<Expectation> {
-    let key = format!("expect `{}`", expect.that);
-    let refuse = |reason: &str| PipelineError::setting(key.clone(), reason);
-    let stage = find(stages, &expect.stage, &key)?;
-    let value = match (&expect.value, &expect.metric) {
-        (Some(path), None) => value_at(stage, path, &key)?,
-        (None, Some(metric)) => metric_at(stage, metric, expect.at, &key)?,
-        _ => return Err(refuse("expected either value or metric")),
-    };
-    let (amount, is_above) = match (&expect.above, &expect.below) {
-        (Some(amount), None) => (amount, true),
-        (None, Some(amount)) => (amount, false),
-        _ => return Err(refuse("expected either above or below")),
-    };
-    let other = match amount {
-        Amount::Number(number) => *number,
-        Amount::Value(reference) => {
-            let (name, path) = reference
-                .split_once(':')
-                .ok_or_else(|| refuse("another value is written STAGE:VALUE"))?;
-            value_at(find(stages, name, &key)?, path, &key)?
-        }
-    };
-    let holds = if is_above { value > other } else { value < other };
-    let relation = if is_above { "above" } else { "below" };
-    Ok(Expectation {
-        that: expect.that.clone(),
-        holds,
-        found: format!("{value:.4}, expected {relation} {other:.4}"),
-    })
+/// An expectation of stages that exist, in words that make sense.
+#[derive(Clone, Debug)]
+pub(super) struct ReadyExpect {
+    that: String,
+    /// The recipe's file and key, for errors.
+    key: String,
+    /// Index of the stage.
+    stage: usize,
+    figure: Figure,
+    side: Side,
+    than: Than,
 }
 
-fn find<'a>(stages: &'a [StageResult], name: &str, key: &str) -> Result<&'a StageResult> {
-    stages.iter().find(|stage| stage.name == name).ok_or_else(|| {
+/// What is looked at.
+#[derive(Clone, Debug)]
+enum Figure {
+    Value(String),
+    Metric(String, At),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Above,
+    Below,
+}
+
+/// What it is compared with: a number, or a value of the stage with this index.
+#[derive(Clone, Debug)]
+enum Than {
+    Number(f64),
+    Value(usize, String),
+}
+
+impl ReadyExpect {
+    /// Checks an expectation against the stages there will be; `key` is the recipe's file and the expectation's key.
+    pub fn new(expect: Expect, key: String, stages: &[ReadyStage]) -> Result<Self> {
+        let refuse = |name: &str, reason: &str| Err(PipelineError::setting(format!("{key}{name}"), reason));
+        let stage = find(stages, &expect.stage, &format!("{key}.stage"))?;
+        let figure = match (expect.value, expect.metric) {
+            (Some(_), None) if expect.at.is_some() => return refuse(".at", "is of a metric; a value is one number"),
+            (Some(value), None) => Figure::Value(value),
+            (None, Some(_)) if !stages[stage].work.has_metrics() => {
+                let reason = format!("stage `{}` has no metrics; expected a value", expect.stage);
+                return refuse(".metric", &reason);
+            }
+            (None, Some(metric)) => Figure::Metric(metric, expect.at.unwrap_or_default()),
+            (None, None) => return refuse("", "has neither value nor metric; expected one of them"),
+            (Some(_), Some(_)) => return refuse("", "has both value and metric; expected one of them"),
+        };
+        let (amount, side) = match (expect.above, expect.below) {
+            (Some(amount), None) => (amount, Side::Above),
+            (None, Some(amount)) => (amount, Side::Below),
+            (None, None) => return refuse("", "has neither above nor below; expected one of them"),
+            (Some(_), Some(_)) => return refuse("", "has both above and below; expected one of them"),
+        };
+        let name = match side {
+            Side::Above => ".above",
+            Side::Below => ".below",
+        };
+        let than = match amount {
+            Amount::Number(number) if number.is_nan() => return refuse(name, "is NaN; expected a number"),
+            Amount::Number(number) => Than::Number(number),
+            Amount::Value(reference) => match reference.split_once(':') {
+                Some((other, path)) if !path.is_empty() => {
+                    Than::Value(find(stages, other, &format!("{key}{name}"))?, path.to_owned())
+                }
+                _ => {
+                    let reason = format!("is `{reference}`; expected a number, or another value as STAGE:VALUE");
+                    return refuse(name, &reason);
+                }
+            },
+        };
+        Ok(Self {
+            that: expect.that,
+            key,
+            stage,
+            figure,
+            side,
+            than,
+        })
+    }
+
+    /// Compares; `results` are those of the recipe's stages, in order.
+    pub fn check(&self, results: &[StageResult]) -> Result<Expectation> {
+        let stage = &results[self.stage];
+        let value = match &self.figure {
+            Figure::Value(path) => value_at(stage, path, &self.key)?,
+            Figure::Metric(metric, at) => metric_at(stage, metric, *at, &self.key)?,
+        };
+        let other = match &self.than {
+            Than::Number(number) => *number,
+            Than::Value(stage, path) => value_at(&results[*stage], path, &self.key)?,
+        };
+        let (holds, relation) = match self.side {
+            Side::Above => (value > other, "above"),
+            Side::Below => (value < other, "below"),
+        };
+        Ok(Expectation {
+            that: self.that.clone(),
+            holds,
+            found: format!("{value:.4}, expected {relation} {other:.4}"),
+        })
+    }
+}
+
+fn find(stages: &[ReadyStage], name: &str, key: &str) -> Result<usize> {
+    stages.iter().position(|stage| stage.name == name).ok_or_else(|| {
         let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
         PipelineError::setting(
             key,
@@ -107,7 +179,9 @@ fn metric_at(stage: &StageResult, metric: &str, at: At, key: &str) -> Result<f64
 
 #[cfg(test)]
 mod tests {
+    use super::super::config::{Quickstart, Work};
     use super::*;
+    use crate::quickstart::{QuickstartConfig, Scale};
     use serde_json::json;
 
     fn stages(dir: &std::path::Path) -> Vec<StageResult> {
@@ -126,8 +200,28 @@ mod tests {
         ]
     }
 
-    fn expect(text: &str) -> std::result::Result<Expect, toml::de::Error> {
-        toml::from_str(&format!("that = \"t\"\n{text}"))
+    fn ready() -> Result<Vec<ReadyStage>> {
+        let config = QuickstartConfig::with_overrides(Scale::Smoke, 1, &[])?;
+        let quick = Quickstart {
+            scale: Scale::Smoke,
+            seed: 1,
+            set: Vec::new(),
+            config,
+        };
+        let tuned = hone_run::Resolved::from_config(hone_train::sft::SftConfig::default())?;
+        let stage = |name: &str, work| ReadyStage {
+            name: name.into(),
+            work,
+        };
+        Ok(vec![
+            stage("quick", Work::Quickstart(Box::new(quick))),
+            stage("tuned", Work::Sft(Box::new(tuned))),
+        ])
+    }
+
+    fn expect(text: &str) -> std::result::Result<ReadyExpect, Box<dyn std::error::Error>> {
+        let expect: Expect = toml::from_str(&format!("that = \"t\"\n{text}"))?;
+        Ok(ReadyExpect::new(expect, "r.toml: expect[0]".into(), &ready()?)?)
     }
 
     #[test]
@@ -164,32 +258,77 @@ mod tests {
                 false,
             ),
         ] {
-            assert_eq!(check(&expect(text)?, &stages)?.holds, holds, "{text}");
+            assert_eq!(expect(text)?.check(&stages)?.holds, holds, "{text}");
         }
         Ok(())
     }
 
     #[test]
-    fn what_is_not_there_is_named() -> std::result::Result<(), Box<dyn std::error::Error>> {
-        let stages = stages(std::path::Path::new("nowhere"));
+    fn what_makes_no_sense_is_refused_with_its_key() {
         for (text, message) in [
             (
                 "stage = \"quik\"\nvalue = \"a\"\nabove = 1",
-                "no stage `quik`; expected one of quick, tuned",
+                "expect[0].stage: there is no stage `quik`; expected one of quick, tuned",
             ),
+            (
+                "stage = \"quick\"\nabove = 1",
+                "expect[0]: has neither value nor metric",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"a\"\nmetric = \"b\"\nabove = 1",
+                "expect[0]: has both value and metric",
+            ),
+            (
+                "stage = \"quick\"\nmetric = \"eval/loss\"\nabove = 1",
+                "expect[0].metric: stage `quick` has no metrics",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"a\"\nat = \"last\"\nabove = 1",
+                "expect[0].at: is of a metric",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"loss\"",
+                "expect[0]: has neither above nor below",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"loss\"\nabove = 1\nbelow = 2",
+                "expect[0]: has both above and below",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"loss\"\nabove = \"loss\"",
+                "expect[0].above: is `loss`; expected a number, or another value as STAGE:VALUE",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"loss\"\nbelow = \"quick:\"",
+                "expect[0].below: is `quick:`",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"loss\"\nbelow = \"tunde:loss\"",
+                "expect[0].below: there is no stage `tunde`",
+            ),
+            (
+                "stage = \"tuned\"\nvalue = \"loss\"\nbelow = nan",
+                "expect[0].below: is NaN",
+            ),
+        ] {
+            match expect(text) {
+                Ok(found) => panic!("{text}: {found:?}"),
+                Err(error) => assert!(error.to_string().contains(message), "{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_run_does_not_have_is_named() -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let stages = stages(std::path::Path::new("nowhere"));
+        for (text, message) in [
             (
                 "stage = \"quick\"\nvalue = \"rows.dpo.low\"\nabove = 1",
                 "at `dpo` there is 2 elements",
             ),
             ("stage = \"quick\"\nvalue = \"rows\"\nabove = 1", "not a number"),
-            ("stage = \"quick\"\nabove = 1", "either value or metric"),
-            (
-                "stage = \"tuned\"\nvalue = \"loss\"\nabove = 1\nbelow = 2",
-                "either above or below",
-            ),
-            ("stage = \"tuned\"\nvalue = \"loss\"\nabove = \"loss\"", "STAGE:VALUE"),
         ] {
-            match check(&expect(text)?, &stages) {
+            match expect(text)?.check(&stages) {
                 Ok(found) => panic!("{text}: {found:?}"),
                 Err(error) => assert!(error.to_string().contains(message), "{error}"),
             }

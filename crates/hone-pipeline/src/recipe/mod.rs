@@ -17,26 +17,28 @@
 //! value = "best.eval/loss"            # of the stage's result; or metric = "eval/loss" with at = "first", "last", ..
 //! below = 1.0                         # or above; a number, or another value as "STAGE:VALUE"
 //! ```
-//! Paths are taken from the recipe's folder, and `{runs}` in any text is the runs' folder.
+//! Paths of settings are taken from the working directory, as in a stage's own file; only `config` names a file beside
+//! the recipe. In any text `{runs}` is the runs' folder and `{recipe}` the recipe's. All settings and expectations are checked
+//! before the first stage. Which values and metrics a run has is known only at the end; then the finished stages stand, so
+//! the recipe can be mended and called again at no cost.
 
 mod config;
 mod expect;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hone_data::{Limits, for_each_document};
+use hone_data::{Limits, take_documents};
 use hone_run::{Error as RunError, Event, Observer, Resolved, Shutdown, publish_dir};
 use hone_text::{TrainOptions, train_bpe};
 use hone_train::{Job, Outcome};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::{PipelineError, Result};
 use crate::files::{read_json, write_json};
-use crate::quickstart::{self, QuickstartConfig, QuickstartOptions};
+use crate::quickstart::{self, QuickstartOptions};
+use config::{ReadyStage, Work};
 
 pub use config::{Amount, At, Expect, Recipe, Settings, StageKind, StageSection, TokenizerConfig};
 pub use expect::Expectation;
@@ -48,6 +50,8 @@ pub struct RecipeOptions {
     pub path: PathBuf,
     /// The folder under which every stage has its own.
     pub runs: PathBuf,
+    /// Relative paths of settings are taken from here; empty: from the working directory.
+    pub base: PathBuf,
     /// Overrides: `STAGE.KEY=VALUE`, the stage by its name in the recipe.
     pub set: Vec<String>,
     /// Threads; none: as many as the machine has.
@@ -81,39 +85,28 @@ impl RecipeResult {
     pub fn expectation_missed(&self) -> bool {
         self.expectations.iter().any(|expectation| !expectation.holds)
     }
-
-    /// What a person reads at the end.
-    pub fn closing(&self) -> String {
-        let mut text = String::new();
-        for stage in &self.stages {
-            text += &format!("{}: {}\n", stage.name, stage.dir.display());
-        }
-        for e in &self.expectations {
-            text += &format!("{} {} ({})\n", if e.holds { "yes" } else { "NO " }, e.that, e.found);
-        }
-        text
-    }
 }
 
 /// Runs a recipe, or goes on where it was interrupted.
 ///
 /// # Errors
-/// A recipe that does not parse, whatever stops a stage, an expectation about a value that is not there.
+/// Before anything runs: a recipe, settings of any of its stages, or an expectation that make no sense. Then whatever stops a
+/// stage; at the end an expectation about a value or a metric that the run does not have.
 /// [`PipelineError::Stopped`] when it was asked to stop: the same call goes on.
 pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown: Shutdown) -> Result<RecipeResult> {
     let recipe = config::load(options)?;
-    let folder = options.path.parent().unwrap_or(Path::new(""));
     let kitchen = Kitchen {
         options,
-        folder,
         observer,
         shutdown,
     };
     let mut stages: Vec<StageResult> = Vec::new();
     for stage in &recipe.stages {
-        kitchen
-            .observer
-            .event(&Event::Message(format!("stage {} ({})", stage.name, stage.kind.name())));
+        kitchen.observer.event(&Event::Message(format!(
+            "stage {} ({})",
+            stage.name,
+            stage.work.kind().name()
+        )));
         let dir = options.runs.join(&stage.name);
         let summary = kitchen.run(stage, &dir)?;
         stages.push(StageResult {
@@ -122,7 +115,7 @@ pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown
             summary,
         });
     }
-    let expectations: Result<Vec<_>> = recipe.expectations.iter().map(|e| expect::check(e, &stages)).collect();
+    let expectations: Result<Vec<_>> = recipe.expectations.iter().map(|e| e.check(&stages)).collect();
     Ok(RecipeResult {
         stages,
         expectations: expectations?,
@@ -132,49 +125,38 @@ pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown
 /// What every stage of a recipe is given.
 struct Kitchen<'a> {
     options: &'a RecipeOptions,
-    /// The recipe's folder.
-    folder: &'a Path,
     observer: Arc<dyn Observer>,
     shutdown: Shutdown,
 }
 
 impl Kitchen<'_> {
-    fn run(&self, stage: &config::ReadyStage, dir: &Path) -> Result<Value> {
-        match stage.kind {
-            StageKind::Tokenizer => self.tokenizer(stage, dir),
-            StageKind::Pretrain => self.train(stage, dir, hone_train::pretrain::run),
-            StageKind::Sft => self.train(stage, dir, hone_train::sft::run),
-            StageKind::Reward => self.train(stage, dir, hone_train::reward::run),
-            StageKind::Ppo => self.train(stage, dir, hone_train::ppo::run),
-            StageKind::Quickstart => self.quickstart(stage, dir),
+    fn run(&self, stage: &ReadyStage, dir: &Path) -> Result<Value> {
+        match &stage.work {
+            Work::Tokenizer(config) => self.tokenizer(config, dir),
+            Work::Pretrain(config) => self.train(stage, config, dir, hone_train::pretrain::run),
+            Work::Sft(config) => self.train(stage, config, dir, hone_train::sft::run),
+            Work::Reward(config) => self.train(stage, config, dir, hone_train::reward::run),
+            Work::Ppo(config) => self.train(stage, config, dir, hone_train::ppo::run),
+            Work::Quickstart(settings) => self.quickstart(settings, dir),
         }
-    }
-
-    fn resolve<C>(&self, stage: &config::ReadyStage) -> Result<Resolved<C>>
-    where
-        C: DeserializeOwned + Serialize + JsonSchema,
-    {
-        Ok(hone_run::config::parse(&stage.source, &stage.text, &stage.overrides)?)
     }
 
     fn train<C>(
         &self,
-        stage: &config::ReadyStage,
+        stage: &ReadyStage,
+        config: &Resolved<C>,
         dir: &Path,
         run: impl FnOnce(&Job, &Resolved<C>) -> hone_train::Result<Outcome>,
-    ) -> Result<Value>
-    where
-        C: DeserializeOwned + Serialize + JsonSchema,
-    {
+    ) -> Result<Value> {
         let job = Job {
             dir: dir.to_path_buf(),
-            base: stage.base.clone(),
+            base: self.options.base.clone(),
             observer: Arc::clone(&self.observer),
             shutdown: self.shutdown.clone(),
             allow_isa_change: self.options.allow_isa_change,
             threads: self.options.threads,
         };
-        let outcome = run(&job, &self.resolve(stage)?);
+        let outcome = run(&job, config);
         match outcome.map_err(|source| PipelineError::Stage {
             stage: stage.name.clone(),
             source: Box::new(source),
@@ -187,8 +169,7 @@ impl Kitchen<'_> {
         }
     }
 
-    fn tokenizer(&self, stage: &config::ReadyStage, dir: &Path) -> Result<Value> {
-        let resolved: Resolved<TokenizerConfig> = self.resolve(stage)?;
+    fn tokenizer(&self, resolved: &Resolved<TokenizerConfig>, dir: &Path) -> Result<Value> {
         let record = dir.join("tokenizer.run.json");
         if dir.exists() {
             let before = read_json(&record)?;
@@ -202,18 +183,7 @@ impl Kitchen<'_> {
             }
             return Ok(before);
         }
-        let mut texts = Vec::new();
-        let mut left = resolved.config.bytes;
-        for source in &resolved.config.files {
-            let source = source.clone().resolved_in(self.folder);
-            for_each_document(&source, &Limits::default(), &mut |document| {
-                if left > 0 {
-                    left = left.saturating_sub(document.text.len());
-                    texts.push(document.text);
-                }
-                Ok(())
-            })?;
-        }
+        let texts = self.texts(&resolved.config)?;
         let options = TrainOptions {
             vocab_size: resolved.config.vocab_size,
             ..TrainOptions::default()
@@ -227,17 +197,61 @@ impl Kitchen<'_> {
         Ok(summary)
     }
 
-    fn quickstart(&self, stage: &config::ReadyStage, dir: &Path) -> Result<Value> {
+    /// The documents of a tokenizer's files, up to its number of bytes.
+    fn texts(&self, config: &TokenizerConfig) -> Result<Vec<String>> {
+        let mut texts = Vec::new();
+        let mut left = config.bytes;
+        for source in &config.files {
+            if left == 0 {
+                break;
+            }
+            let source = source.clone().resolved_in(&self.options.base);
+            let report = take_documents(&source, &Limits::default(), &mut |document| {
+                left = left.saturating_sub(document.text.len());
+                texts.push(document.text);
+                Ok(if left == 0 {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
+            })?;
+            self.say(format!("{}: {} documents", source.path.display(), report.items));
+            if report.bad > 0 {
+                let first = report.samples_of_bad.first();
+                let first = first.map_or(String::new(), |row| format!("; line {}: {}", row.line, row.reason));
+                self.say(format!(
+                    "{}: {} of {} rows could not be used{first}",
+                    source.path.display(),
+                    report.bad,
+                    report.rows
+                ));
+            }
+            for note in &report.notes {
+                self.say(format!("{}: {note}", source.path.display()));
+            }
+        }
+        Ok(texts)
+    }
+
+    fn say(&self, text: String) {
+        self.observer.event(&Event::Message(text));
+    }
+
+    fn quickstart(&self, settings: &config::Quickstart, dir: &Path) -> Result<Value> {
         let options = QuickstartOptions {
             out: dir.to_path_buf(),
-            scale: stage.scale.into(),
-            seed: stage.seed,
-            set: stage.overrides.clone(),
+            scale: settings.scale,
+            seed: settings.seed,
+            set: settings.set.clone(),
             threads: self.options.threads,
             allow_isa_change: self.options.allow_isa_change,
         };
-        let config = QuickstartConfig::with_overrides(options.scale, options.seed, &options.set)?;
-        let result = quickstart::run(&options, &config, Arc::clone(&self.observer), self.shutdown.clone())?;
+        let result = quickstart::run(
+            &options,
+            &settings.config,
+            Arc::clone(&self.observer),
+            self.shutdown.clone(),
+        )?;
         serde_json::to_value(result).map_err(|e| PipelineError::file(dir, e.to_string()))
     }
 }

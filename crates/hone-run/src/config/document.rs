@@ -2,27 +2,26 @@
 
 use std::fmt::Write as _;
 
-use schemars::JsonSchema;
-use serde::Serialize;
 use toml::{Table, Value};
 
-use super::Resolved;
 use super::keys::{Place, Schema, join};
+use super::{Configuration, Resolved, defaults};
 use crate::error::Result;
 
 const WIDTH: usize = 100;
 
 /// A TOML file with every key of `T`, its doc comment above it and `defaults` as values. What `defaults` leaves
-/// unset is there too, commented out.
+/// unset is there too, commented out, with an example. Nothing is filled in by [`Configuration::resolve`]: what follows
+/// from other keys would stay as it is where those are changed.
 ///
 /// # Errors
 /// When the defaults cannot be written as TOML.
-pub fn commented<T: JsonSchema + Serialize>(defaults: &T) -> Result<String> {
+pub fn commented<T: Configuration>(defaults: &T) -> Result<String> {
     let schema = Schema::of::<T>();
-    let resolved = Resolved::from_config(defaults)?;
+    let table = defaults::table(defaults)?;
     let mut out = String::new();
     comment(&mut out, description(&[schema.root()]).as_deref().unwrap_or_default());
-    write_table(&schema, &[schema.root()], Some(resolved.table()), "", 0, &mut out);
+    write_table(&schema, &[schema.root()], Some(&table), "", 0, &mut out);
     Ok(out)
 }
 
@@ -30,9 +29,9 @@ pub fn commented<T: JsonSchema + Serialize>(defaults: &T) -> Result<String> {
 ///
 /// # Errors
 /// When the defaults cannot be written as TOML.
-pub fn markdown<T: JsonSchema + Serialize>(title: &str, defaults: &T) -> Result<String> {
+pub fn markdown<T: Configuration + Clone>(title: &str, defaults: &T) -> Result<String> {
     let schema = Schema::of::<T>();
-    let resolved = Resolved::from_config(defaults)?;
+    let resolved = Resolved::from_config(defaults.clone())?;
     let mut out = format!("# {title}\n");
     if let Some(text) = description(&[schema.root()]) {
         let _ = write!(out, "\n{text}\n");
@@ -212,6 +211,12 @@ fn description(schemas: &[&serde_json::Value]) -> Option<String> {
 }
 
 fn comment(out: &mut String, text: &str) {
+    // A doc comment is broken where its line was full; only an empty line ends a paragraph
+    let text = text
+        .split("\n\n")
+        .map(|paragraph| paragraph.replace('\n', " "))
+        .collect::<Vec<_>>()
+        .join("\n\n");
     for paragraph in text.lines() {
         let mut line = String::from("#");
         for word in paragraph.split_whitespace() {
@@ -270,6 +275,9 @@ fn type_name(schema: &Schema, place: &Place<'_>, depth: usize) -> String {
 
 /// A value of the right type for a key that is not set.
 fn example(entry: &Entry<'_>) -> String {
+    if let Some(example) = entry.place.example() {
+        return example;
+    }
     if let Some(constant) = entry.place.constants.iter().find(|value| !value.is_null()) {
         return constant.to_string();
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use schemars::JsonSchema;
 use serde_json::{Map, Value};
 
+use super::Configuration;
 use crate::error::UnknownKey;
 
 /// Types may contain themselves; keys are looked for this deep.
@@ -64,12 +64,31 @@ pub(super) struct Place<'a> {
     pub(super) types: BTreeSet<&'a str>,
     /// Texts and numbers a value is limited to.
     pub(super) constants: Vec<&'a Value>,
+    /// The smallest number that is allowed.
+    pub(super) least: Option<f64>,
+    /// Values to show: given as such, then defaults.
+    examples: Vec<&'a Value>,
+    defaults: Vec<&'a Value>,
     /// A table may hold anything.
     open: bool,
 }
 
+impl Place<'_> {
+    /// A value that may stand here, as TOML. One that was given as an example comes before the default.
+    pub(super) fn example(&self) -> Option<String> {
+        let says_something = |value: &&&Value| match value {
+            Value::Null => false,
+            Value::String(text) => !text.is_empty(),
+            Value::Array(array) => !array.is_empty(),
+            _ => true,
+        };
+        let value = self.examples.iter().chain(&self.defaults).find(says_something)?;
+        Some(toml::Value::try_from(value).ok()?.to_string())
+    }
+}
+
 impl Schema {
-    pub(super) fn of<T: JsonSchema>() -> Self {
+    pub(super) fn of<T: Configuration>() -> Self {
         Self {
             root: super::schema::<T>(),
         }
@@ -99,7 +118,7 @@ impl Schema {
         }
         if object
             .keys()
-            .all(|key| key == "description" || key == "title" || key == "default")
+            .all(|key| ["description", "title", "default", "examples"].contains(&key.as_str()))
         {
             place.open = true;
         }
@@ -116,6 +135,12 @@ impl Schema {
         if let Some(constant) = object.get("const") {
             place.constants.push(constant);
         }
+        if let Some(least) = object.get("minimum").and_then(Value::as_f64) {
+            place.least = Some(place.least.map_or(least, |other| other.min(least)));
+        }
+        let examples = object.get("examples").and_then(Value::as_array);
+        place.examples.extend(examples.into_iter().flatten());
+        place.defaults.extend(object.get("default"));
         place
             .constants
             .extend(object.get("enum").and_then(Value::as_array).into_iter().flatten());
@@ -214,6 +239,25 @@ impl Schema {
         types.contains("string") && types.iter().all(|name| *name == "string" || *name == "null")
     }
 
+    /// Whether a key is one that the schema knows.
+    pub(super) fn knows(&self, segments: &[Segment]) -> bool {
+        let mut schemas = vec![&self.root];
+        for segment in segments {
+            let place = self.place(&schemas, None);
+            schemas = match segment {
+                Segment::Index(_) => place.items,
+                Segment::Name(name) => match place.properties.into_iter().find(|(known, _)| known == name) {
+                    Some((_, schemas)) => schemas,
+                    None => place.additional,
+                },
+            };
+            if schemas.is_empty() {
+                return false;
+            }
+        }
+        true
+    }
+
     /// The keys of `value` that the schema does not know. Their origins are left empty.
     pub(super) fn unknown_keys(&self, value: &toml::Value) -> Vec<UnknownKey> {
         let mut unknown = Vec::new();
@@ -271,6 +315,7 @@ impl Schema {
             origin: String::new(),
             nearest,
             valid,
+            reason: None,
         }
     }
 

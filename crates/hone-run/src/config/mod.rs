@@ -5,9 +5,11 @@
 //! its absence be an error, and needs no `deny_unknown_fields` (which serde cannot combine with `flatten`).
 
 mod compare;
+mod defaults;
 mod document;
 mod keys;
 mod overrides;
+mod values;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,25 @@ use keys::Schema;
 /// No honest configuration is larger.
 const MAX_BYTES: u64 = 4 << 20;
 
+/// What a configuration file becomes.
+pub trait Configuration: DeserializeOwned + Serialize + JsonSchema {
+    /// The values of the keys that a file leaves out, where they are not those of the fields' types: two stages may share
+    /// a section and differ in its defaults. Lists are taken whole, tables key by key.
+    fn defaults() -> Option<Self> {
+        None
+    }
+
+    /// Fills in what follows from other values, so that a run's record states every value that was used. What is filled
+    /// in already stays, so that a record resolves to itself.
+    fn resolve(&mut self) {}
+
+    /// Why a dotted key that others have is none here, and what to use instead.
+    fn refused(key: &str) -> Option<&'static str> {
+        let _ = key;
+        None
+    }
+}
+
 /// A configuration with every default filled in, and where each value came from.
 #[derive(Debug, Clone)]
 pub struct Resolved<T> {
@@ -33,7 +54,8 @@ pub struct Resolved<T> {
     pub config: T,
     text: String,
     table: toml::Table,
-    source: String,
+    /// The file; none where a program made the values.
+    source: Option<String>,
     origins: BTreeMap<String, String>,
 }
 
@@ -59,7 +81,14 @@ impl<T> Resolved<T> {
     /// Where a value came from: `sft.toml:12`, `--set`, or the file for a default.
     #[must_use]
     pub fn origin(&self, key: &str) -> String {
-        origin_of(&self.origins, &self.source, key)
+        let source = self.source.as_deref().unwrap_or("the configuration");
+        origin_of(&self.origins, source, key)
+    }
+
+    /// As [`Self::origin`]; nothing where a program made the values.
+    #[must_use]
+    pub fn place(&self, key: &str) -> Option<String> {
+        self.source.as_ref().map(|source| origin_of(&self.origins, source, key))
     }
 
     /// An error about a value that has the right type and makes no sense, with its place:
@@ -74,16 +103,17 @@ impl<T> Resolved<T> {
     }
 }
 
-impl<T: Serialize> Resolved<T> {
+impl<T: Configuration> Resolved<T> {
     /// A configuration that a program made.
     ///
     /// # Errors
     /// When the values cannot be written as TOML (an integer above `i64::MAX`, say).
     pub fn from_config(config: T) -> Result<Self> {
-        Self::new(config, "the configuration".to_owned(), BTreeMap::new())
+        Self::new(config, None, BTreeMap::new())
     }
 
-    fn new(config: T, source: String, origins: BTreeMap<String, String>) -> Result<Self> {
+    fn new(mut config: T, source: Option<String>, origins: BTreeMap<String, String>) -> Result<Self> {
+        config.resolve();
         let text = toml::to_string_pretty(&config).map_err(|error| Error::Unwritable(error.to_string()))?;
         let table = toml::from_str(&text).map_err(|error| Error::Unwritable(error.to_string()))?;
         Ok(Self {
@@ -102,7 +132,7 @@ impl<T: Serialize> Resolved<T> {
 /// Each names the file and line or the override, the dotted key, and what was expected.
 pub fn load<T>(path: &Path, overrides: &[String]) -> Result<Resolved<T>>
 where
-    T: DeserializeOwned + Serialize + JsonSchema,
+    T: Configuration,
 {
     parse(&path.display().to_string(), &read_text(path)?, overrides)
 }
@@ -113,7 +143,7 @@ where
 /// As [`load`].
 pub fn parse<T>(source: &str, text: &str, overrides: &[String]) -> Result<Resolved<T>>
 where
-    T: DeserializeOwned + Serialize + JsonSchema,
+    T: Configuration,
 {
     let mut origins = origins(source, text)?;
     let mut table: toml::Table = toml::from_str(text).map_err(|error| syntax(source, text, &error))?;
@@ -121,30 +151,45 @@ where
     for text in overrides {
         overrides::apply(text, &schema, &mut table, &mut origins)?;
     }
-    let table = toml::Value::Table(table);
-    let mut unknown = schema.unknown_keys(&table);
+    let mut unknown = schema.unknown_keys(&toml::Value::Table(table.clone()));
     if !unknown.is_empty() {
         for key in &mut unknown {
             key.origin = origin_of(&origins, source, &key.key);
+            key.reason = T::refused(&key.key);
         }
         return Err(Error::UnknownKeys { keys: unknown });
     }
-    let config = serde_path_to_error::deserialize(table).map_err(|error| {
-        let key = error.path().to_string();
-        let message = error.into_inner().message().trim().to_owned();
+    if let Some(defaults) = T::defaults() {
+        table = defaults::beneath(defaults::table(&defaults)?, table);
+    }
+    let table = toml::Value::Table(table);
+    let config = serde_path_to_error::deserialize(table.clone()).map_err(|error| {
+        // What the schema says is in the user's terms; what it does not see is told as the type's reader tells it.
+        let (key, message) = schema.misfit(&table).unwrap_or_else(|| {
+            let key = error.path().to_string();
+            (key, error.into_inner().message().trim().to_owned())
+        });
         Error::Value {
             origin: origin_of(&origins, source, &key),
             key,
             message,
         }
     })?;
-    Resolved::new(config, source.to_owned(), origins)
+    Resolved::new(config, Some(source.to_owned()), origins)
 }
 
-/// The JSON Schema of a configuration: what `hone config schema` prints.
+/// The JSON Schema of a configuration, with its own defaults: what `hone config schema` prints.
 #[must_use]
-pub fn schema<T: JsonSchema>() -> serde_json::Value {
-    schemars::schema_for!(T).to_value()
+pub fn schema<T: Configuration>() -> serde_json::Value {
+    let mut schema = schemars::schema_for!(T).to_value();
+    if let Some(mut defaults) = T::defaults() {
+        defaults.resolve();
+        // What cannot be written as TOML is refused where it is used.
+        if let Ok(table) = defaults::table(&defaults) {
+            defaults::inject(&mut schema, "", &table);
+        }
+    }
+    schema
 }
 
 /// A run's name by default: the configuration file's stem.

@@ -1,4 +1,4 @@
-//! `--set ppo.kl_coef=0.1`
+//! `--set ppo.kl_coef=0.1`, and `--set train.steps=` to go back to the default.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use super::keys::{Schema, Segment, join, split};
 use crate::error::{Error, Result};
 
 /// Applies one override. The value is TOML; where the key holds text, or the value is not TOML, it is text as it is.
+/// Nothing behind the equals sign takes the key out of the file (empty text is `""`).
 pub(super) fn apply(
     text: &str,
     schema: &Schema,
@@ -27,13 +28,50 @@ pub(super) fn apply(
             "`{key}` is not a dotted key; expected names and indices, as in data.train[0].weight"
         ))
     })?;
-    let value = parse_value(value, schema.holds_only_text(&segments));
-    put(table, &segments, value).map_err(fail)?;
+    let unset = value.is_empty();
+    // A key that is not known has to be refused: one that was put in is found among the file's.
+    if unset && schema.knows(&segments) {
+        take(table, &segments);
+    } else {
+        let value = parse_value(value, schema.holds_only_text(&segments));
+        put(table, &segments, value).map_err(fail)?;
+    }
     origins.retain(|known, _| {
         known != key && !known.starts_with(&format!("{key}.")) && !known.starts_with(&format!("{key}["))
     });
     origins.insert(key.to_owned(), format!("--set {text}"));
     Ok(())
+}
+
+/// Takes a key, or an element of a list, out.
+fn take(table: &mut Table, segments: &[Segment]) {
+    let mut root = Value::Table(std::mem::take(table));
+    take_from(&mut root, segments);
+    if let Value::Table(left) = root {
+        *table = left;
+    }
+}
+
+fn take_from(place: &mut Value, segments: &[Segment]) {
+    match (segments, place) {
+        ([Segment::Name(name)], Value::Table(table)) => {
+            table.remove(name);
+        }
+        ([Segment::Index(index)], Value::Array(array)) if *index < array.len() => {
+            array.remove(*index);
+        }
+        ([Segment::Name(name), rest @ ..], Value::Table(table)) => {
+            if let Some(inner) = table.get_mut(name) {
+                take_from(inner, rest);
+            }
+        }
+        ([Segment::Index(index), rest @ ..], Value::Array(array)) => {
+            if let Some(inner) = array.get_mut(*index) {
+                take_from(inner, rest);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn parse_value(text: &str, only_text: bool) -> Value {

@@ -16,7 +16,6 @@ pub const LAYERS: &[(&str, i32)] = &[
     ("hone-text", 0),
     ("hone-model", 1),
     ("hone-data", 1),
-    ("hone-task", 1),
     ("hone-run", 1),
     ("hone-generate", 2),
     ("hone-world", 2),
@@ -29,6 +28,9 @@ pub const LAYERS: &[(&str, i32)] = &[
 
 /// For tests only: no crate may need it to run.
 pub const TESTING: &str = "hone-testing";
+
+/// What all crates serve.
+const PROGRAM: &str = "hone-lm";
 
 /// The one dependency within a layer: the program may start the server.
 const EXCEPTION: (&str, &str) = ("hone-lm", "hone-serve");
@@ -96,8 +98,30 @@ fn violations(metadata: &Value) -> Vec<String> {
     found
 }
 
-#[test]
-fn crates_depend_on_lower_layers_only() {
+/// The crates of `cargo metadata` that the program does not use, not even by way of others.
+fn unreachable(metadata: &Value) -> Vec<String> {
+    let packages = metadata["packages"].as_array().expect("packages");
+    let mut reached = vec![PROGRAM];
+    let mut next = 0;
+    while let Some(name) = reached.get(next).copied() {
+        next += 1;
+        let package = packages.iter().find(|package| package["name"] == name);
+        let dependencies = package.and_then(|package| package["dependencies"].as_array());
+        for dependency in dependencies.into_iter().flatten().filter(|d| d["kind"] != "dev") {
+            let other = dependency["name"].as_str().expect("a dependency has a name");
+            if !reached.contains(&other) {
+                reached.push(other);
+            }
+        }
+    }
+    let names = packages.iter().filter_map(|package| package["name"].as_str());
+    names
+        .filter(|name| *name != TESTING && !reached.contains(name))
+        .map(|name| format!("{name}: no command of {PROGRAM} uses it; use it or remove it"))
+        .collect()
+}
+
+fn metadata() -> Value {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
@@ -109,12 +133,42 @@ fn crates_depend_on_lower_layers_only() {
         "cargo metadata: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn crates_depend_on_lower_layers_only() {
+    let metadata = metadata();
     assert!(
         metadata["packages"].as_array().is_some_and(|p| p.len() >= 10),
         "the workspace has its crates"
     );
     expect_none(&violations(&metadata));
+}
+
+#[test]
+fn every_crate_serves_the_program() {
+    expect_none(&unreachable(&metadata()));
+}
+
+#[test]
+fn a_crate_that_serves_only_tests_is_found() {
+    let package = |name: &str, dependencies: &[(&str, &str)]| {
+        let dependencies: Vec<Value> = dependencies
+            .iter()
+            .map(|(name, kind)| serde_json::json!({ "name": name, "kind": kind }))
+            .collect();
+        serde_json::json!({ "name": name, "dependencies": dependencies })
+    };
+    let found = unreachable(&serde_json::json!({ "packages": [
+        package("hone-lm", &[("hone-train", "normal"), ("hone-idle", "dev")]),
+        package("hone-train", &[("hone-math", "normal")]),
+        package("hone-math", &[]),
+        package("hone-idle", &[("hone-math", "normal")]),
+        package("hone-testing", &[]),
+    ] }));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("hone-idle: "), "{found:?}");
 }
 
 #[test]

@@ -79,6 +79,24 @@ fn unsafe_stands_only_where_it_may() {
 }
 
 #[test]
+fn modules_with_unsafe_say_why_it_is_sound() {
+    let mut found = Vec::new();
+    for path in files(&root().join(KERNELS).join("src"), "rs") {
+        let (name, text) = (short(&path), read(&path));
+        if name.ends_with("/tests.rs") {
+            continue;
+        }
+        let opens = |line: &str| line.contains("unsafe {") && has_word(line, "unsafe");
+        if text.lines().any(opens) && !text.contains("//! # Soundness") && !text.contains("// SAFETY: ") {
+            found.push(format!(
+                "{name}: holds `unsafe`, but neither `# Soundness` at its top nor a reason at a block"
+            ));
+        }
+    }
+    expect_none(&found);
+}
+
+#[test]
 fn every_crate_takes_the_lints_of_the_workspace() {
     let mut found = Vec::new();
     for path in files(&root().join("crates"), "toml") {

@@ -17,7 +17,14 @@
 //! left in the rendered text are then the template's own; the marker is removed from the text
 //! between them, which is encoded as ordinary text. Templates that trim or split messages are no
 //! trouble, because the marker stands inside the text they handle. Without such messages the
-//! pieces are tokenized as transformers would.
+//! pieces are tokenized as transformers would, unless that yields a control token which does not
+//! stand in the rendered text: a tokenizer that normalises text before it looks for control tokens
+//! finds `<|im_end|>` in `<|IM_END|>` or in full-width letters. Such a piece is encoded like one
+//! with markers.
+//!
+//! Not covered: a template that itself turns message text into the text of a control token, with
+//! `lower`, `upper`, `replace`, by joining pieces, or by putting characters of its own around them.
+//! What it writes cannot be told from its own tokens.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
@@ -356,10 +363,16 @@ impl Chat {
     }
 
     fn encode_piece(&self, piece: &str, marker: Option<char>) -> Result<Vec<u32>> {
-        let marker = match marker {
-            Some(marker) if piece.contains(marker) => marker,
-            _ => return self.tokenizer.encode(piece, AddSpecial::No),
-        };
+        let marker = marker.filter(|&marker| piece.contains(marker));
+        if marker.is_none() {
+            let ids = self.tokenizer.encode(piece, AddSpecial::No)?;
+            // Every control token has to be one that stands in the text, in the same order.
+            let mut written = self.control.find(piece).map(|found| found.token.id);
+            let control = self.tokenizer.control_ids(&ids);
+            if control.into_iter().all(|id| written.any(|found| found == id)) {
+                return Ok(ids);
+            }
+        }
         let mut ids = Vec::new();
         let mut start = 0;
         let mut strip_start = false;
@@ -372,7 +385,8 @@ impl Chat {
                 text = text.trim_end();
             }
             if !text.is_empty() {
-                ids.extend(self.tokenizer.encode_ordinary(&text.replace(marker, ""))?);
+                let unmarked = marker.map(|marker| text.replace(marker, ""));
+                ids.extend(self.tokenizer.encode_ordinary(unmarked.as_deref().unwrap_or(text))?);
             }
             Ok::<(), TextError>(())
         };

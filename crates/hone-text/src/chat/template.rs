@@ -98,8 +98,9 @@ fn without_generation_marks(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         out.push_str(&rest[..start]);
         rest = &rest[start..];
-        let Some(length) = rest.find("%}") else { break };
-        let (tag, after) = rest.split_at(length + 2);
+        // Behind the opening: in `{%}` they overlap, and the tag goes on.
+        let Some(length) = rest[2..].find("%}") else { break };
+        let (tag, after) = rest.split_at(length + 4);
         let inner = &tag[2..tag.len() - 2];
         let name = inner.trim_matches(|c: char| c.is_whitespace() || matches!(c, '-' | '+'));
         match name {

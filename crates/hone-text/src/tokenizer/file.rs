@@ -12,6 +12,8 @@ use serde_json::value::RawValue;
 
 /// The largest id that is believed, exclusive: embeddings have a row for each id.
 const MAX_IDS: u64 = 1 << 24;
+/// How many ids may lack a token, beside as many as have one.
+const MAX_GAPS: usize = 4096;
 /// The longest token in bytes.
 const MAX_TOKEN_BYTES: usize = 1 << 16;
 /// The longest section other than the vocabulary, in bytes (a sentencepiece character map is the
@@ -185,6 +187,13 @@ impl TokenizerFile {
         let vocab_size = largest.chain(largest_added).max().map_or(0, |id| id + 1) as usize;
         if vocab_size == 0 {
             return Err("the vocabulary is empty".to_owned());
+        }
+        let tokens = vocab.entries.len() + self.added_tokens.len();
+        if vocab_size > 2 * tokens + MAX_GAPS {
+            return Err(format!(
+                "the largest id is {}, but there are {tokens} tokens: most ids have none",
+                vocab_size - 1
+            ));
         }
         let digest = self.digest(&model, &vocab, &merges)?;
         let unk = model.unk_token.clone().or_else(|| {

@@ -234,6 +234,11 @@ impl Tokenizer {
         self.core.is_special(id)
     }
 
+    /// The control tokens among ids, without the unknown token, since that stands for text.
+    pub(crate) fn control_ids(&self, ids: &[u32]) -> impl Iterator<Item = u32> {
+        self.core.control_ids(ids)
+    }
+
     /// The control tokens and their ids, by ascending id.
     pub fn special_tokens(&self) -> impl Iterator<Item = (u32, &str)> {
         let special = self.core.added.iter().filter(|token| token.special);
@@ -463,8 +468,12 @@ impl Core {
 
     /// The first control token among ids; the unknown token is none, since it stands for text.
     fn first_control(&self, ids: &[u32]) -> Option<u32> {
-        let mut ids = ids.iter().copied();
-        ids.find(|&id| self.is_special(id) && Some(id) != self.unk)
+        self.control_ids(ids).next()
+    }
+
+    fn control_ids(&self, ids: &[u32]) -> impl Iterator<Item = u32> {
+        let ids = ids.iter().copied();
+        ids.filter(|&id| self.is_special(id) && Some(id) != self.unk)
     }
 
     fn entry(&self, id: u32) -> Result<&TokenEntry> {

@@ -11,7 +11,7 @@ use super::{ModelSize, Part, Plan, SourcePlan, TimePlan};
 use crate::error::Result;
 use crate::job::Job;
 use crate::learner::Learner;
-use crate::sections::{ModelSection, TrainSection};
+use crate::sections::TrainSection;
 
 /// Steps whose time is taken.
 const TIMED: u64 = 8;
@@ -153,12 +153,12 @@ impl<'e> Notes<'e> {
     }
 
     /// The plan, once all is rehearsed.
-    pub fn finish(mut self, planned: Planned, (model, train): (&ModelSection, &TrainSection)) -> Plan {
+    pub fn finish(mut self, planned: Planned, (recompute, train): (bool, &TrainSection)) -> Plan {
         let account = self.account();
         let peak = account.peak;
         let rest = peak.tensors.saturating_sub(self.noted);
         let logits = self.logits.min(rest);
-        let recomputed = if model.recompute { ", blocks recomputed" } else { "" };
+        let recomputed = if recompute { ", blocks recomputed" } else { "" };
         let activations = rest - logits;
         self.part(format!("activations of a micro-batch{recomputed}"), activations);
         self.part("a block of logits", logits);
@@ -179,7 +179,7 @@ impl<'e> Notes<'e> {
         let peak_bytes = counted + before;
         let machine = MachineMemory::read();
         let moments = self.models.iter().map(|m| 8 * m.trained).sum::<usize>();
-        let hints = hints(activations + logits, moments, (model, train));
+        let hints = hints(activations + logits, moments, (recompute, train));
         let (seconds_a_step, operations) = planned.step;
         let time = (account.seconds > 0.0).then_some(TimePlan {
             seconds: seconds_a_step * planned.steps as f64 + self.seconds,
@@ -209,12 +209,12 @@ impl<'e> Notes<'e> {
 }
 
 /// The keys from which the big parts follow.
-fn hints(activations: usize, moments: usize, (model, train): (&ModelSection, &TrainSection)) -> Vec<String> {
+fn hints(activations: usize, moments: usize, (recompute, train): (bool, &TrainSection)) -> Vec<String> {
     let mut hints = vec![format!(
         "lower train.microbatch_tokens (it is {}) or the lengths that are trained on",
         train.microbatch_tokens
     )];
-    if !model.recompute {
+    if !recompute {
         hints.push("set model.recompute = true".into());
     }
     if train.shards > 1 {

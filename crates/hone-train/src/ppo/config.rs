@@ -2,14 +2,14 @@
 
 use hone_data::Source;
 use hone_model::LoraConfig;
+use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sections::{EvalSection, ModelSection, TrainSection};
+use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
-/// Configuration of `hone ppo`. Defaults of `[train]` here: learning rate 1e-5, eps 1e-5 unless set, constant schedule
-/// unless set; `epochs`, `steps` and `batch` have no meaning (see `[ppo]`).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Configuration of `hone ppo`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PpoConfig {
     /// The policy's start, which is also the reference.
@@ -29,14 +29,83 @@ pub struct PpoConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
     /// What is looked at on the way.
-    pub eval: EvalSection,
+    pub eval: ShownSection,
+}
+
+impl Default for PpoConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelSection::default(),
+            reward: RewardSection::default(),
+            data: PpoData::default(),
+            ppo: PpoSection::default(),
+            ptx: None,
+            train: TrainSection {
+                learning_rate: 1e-5,
+                schedule: ScheduleSetting::Constant,
+                // Huang et al., 2024
+                eps: 1e-5,
+                ..TrainSection::default()
+            },
+            lora: None,
+            eval: ShownSection::default(),
+        }
+    }
+}
+
+impl Configuration for PpoConfig {
+    fn defaults() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn resolve(&mut self) {
+        self.ppo.value_learning_rate.get_or_insert(self.train.learning_rate);
+    }
+
+    fn refused(key: &str) -> Option<&'static str> {
+        let because = [
+            (
+                "train.epochs",
+                "PPO passes over each rollout: see ppo.updates and ppo.ppo_epochs",
+            ),
+            (
+                "train.steps",
+                "PPO's length is ppo.updates; an update has ppo.ppo_epochs passes over its rollout",
+            ),
+            ("train.batch", "PPO's batches are ppo.rollout_batch and ppo.minibatch"),
+            ("eval.max_new_tokens", "ppo.max_new_tokens holds for every answer"),
+            ("data.train", "PPO's prompts are named by data.prompts"),
+            ("data.max_length", "see data.max_prompt_length and ppo.max_new_tokens"),
+            (
+                "keep",
+                "the result of PPO is the last model, or the average that ppo.ema_decay asks for",
+            ),
+        ];
+        let reason = because.into_iter().find(|(table, _)| is_in(key, table));
+        reason.map(|(_, why)| why).or_else(|| not_from_scratch(key))
+    }
+}
+
+impl PpoConfig {
+    /// A configuration to begin with: the defaults, and names to be replaced.
+    pub fn example() -> Self {
+        let mut config = Self {
+            model: ModelSection::at("runs/sft/model"),
+            ..Self::default()
+        };
+        config.reward.path = "runs/reward/model".into();
+        config.data.prompts = vec![Source::new("prompts.jsonl")];
+        config
+    }
 }
 
 /// `[reward]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardSection {
-    /// A reward model's directory. Its tokenizer may be another than the policy's: it is scored from text.
+    /// A reward model's directory, or a hub id. Its tokenizer may be another than the policy's: it is scored from text.
+    /// Needed.
+    #[schemars(example = &"runs/reward/model")]
     pub path: String,
 }
 
@@ -44,9 +113,11 @@ pub struct RewardSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PpoData {
-    /// Prompts with their weights in the mixture.
+    /// Prompts with their weights in the mixture. Needed.
+    #[schemars(example = vec!["prompts.jsonl"])]
     pub prompts: Vec<Source>,
-    /// The share at the end of each source that is not practised on, so that it can be judged on later.
+    /// The share at the end of each source that is not practised on, so that it can be judged on later. The run measures
+    /// nothing on it.
     pub held_out: f64,
     /// Longer prompts are dropped, and counted.
     pub max_prompt_length: usize,
@@ -85,9 +156,10 @@ pub struct PpoSection {
     #[doc(alias = "beta")]
     pub kl_coef: f64,
     /// KL to be held, in nats a response; absent: `kl_coef` stays as it is.
+    #[schemars(example = 6.0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_target: Option<f64>,
-    /// Episodes over which the controller reacts.
+    /// Episodes over which the controller of `kl_target` reacts.
     pub kl_horizon: f64,
     /// The ratio is clipped to 1 plus and minus this.
     #[doc(alias = "cliprange")]
@@ -112,6 +184,7 @@ pub struct PpoSection {
     /// What replaces it, under `missing_eos = "replace"`.
     pub missing_eos_score: f64,
     /// Decay of the moving average of weights, which is then the result; absent: the last weights are.
+    #[schemars(example = 0.992)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema_decay: Option<f64>,
     /// The learning rate of the value network; the policy's where absent.
@@ -121,6 +194,13 @@ pub struct PpoSection {
     pub value_warmup_updates: u64,
     /// Where the value network starts.
     pub value_start: ValueStart,
+}
+
+impl PpoSection {
+    /// Whether only the value network learns in this update, counted from 0.
+    pub(super) fn warms_up_value(&self, update: u64) -> bool {
+        update < self.value_warmup_updates
+    }
 }
 
 /// What becomes of the score of a response that did not end.
@@ -178,8 +258,11 @@ impl Default for PpoSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PtxSection {
-    /// Texts, as in pre-training.
+    /// Texts, as in pre-training; their last 5% are left out. Needed.
+    #[schemars(example = vec!["text.txt"])]
     pub train: Vec<Source>,
+    /// The share at the end of each source that is left out: as pre-training held it out, so that it stays unseen.
+    pub held_out: f64,
     /// Weight of the pre-training loss.
     #[doc(alias = "gamma_ptx")]
     pub ptx_coef: f64,
@@ -193,13 +276,10 @@ impl Default for PtxSection {
     fn default() -> Self {
         Self {
             train: Vec::new(),
+            held_out: 0.05,
             ptx_coef: 1.0,
             max_length: 256,
             windows: 8,
         }
     }
 }
-
-pub(super) const LEARNING_RATE: f64 = 1e-5;
-/// AdamW's eps (Huang et al., 2024).
-pub(super) const EPS: f64 = 1e-5;

@@ -10,7 +10,8 @@
 //! 3. The score of a response that did not end is replaced, not lessened.
 //! 4. Losses are means over the tokens of the minibatch, whatever the micro-batch.
 //! 5. Policy and reference log-probabilities are taken under the sampling temperature; truncation has no place here.
-//! 6. The reward model reads text, so its tokenizer may be its own.
+//! 6. Where policy and reward model share tokenizer and template, the sampled tokens themselves are scored; else the
+//!    reward model reads text, so its tokenizer may be its own. What it cannot read does not stop the run.
 
 mod batch;
 mod config;
@@ -18,6 +19,9 @@ mod plan;
 mod prompts;
 mod rollout;
 mod run;
+mod score;
+#[cfg(test)]
+mod scoring_tests;
 mod step;
 #[cfg(test)]
 mod tests;

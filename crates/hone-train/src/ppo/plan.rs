@@ -9,7 +9,7 @@ use hone_run::Resolved;
 
 use super::config::PpoConfig;
 use super::rollout::Episode;
-use super::run::{Stage, State, check, constants, rates, with_defaults};
+use super::run::{Stage, State, check, constants, rates};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::job::Job;
@@ -20,7 +20,10 @@ use crate::plan::{Notes, Plan, Planned, telling_steps};
 /// # Errors
 /// If the configuration, the data or a model is at fault.
 pub fn plan(job: &Job, config: &Resolved<PpoConfig>, timed: bool) -> Result<Plan> {
-    let c = &with_defaults(&config.config);
+    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
+}
+
+fn rehearsed(job: &Job, c: &PpoConfig, timed: bool) -> Result<Plan> {
     check(c)?;
     rates(c)?;
     let rehearsal = job.rehearsal(&c.train)?;
@@ -82,7 +85,9 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
         Ok(())
     };
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
-    telling.into_iter().take(MOST).try_for_each(&mut one)?;
+    // Of a run that warms up its value network, one in which the policy learns, too
+    let learns = Some(ppo.value_warmup_updates).filter(|&number| (1..ppo.updates).contains(&number));
+    telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
     notes.logits(predictions.min(train.microbatch_tokens), &state.learners.policy.model);
     let episodes = ppo.updates * ppo.rollout_batch as u64;
     let prompts = stage.prompts.batch(0, ppo.rollout_batch);
@@ -94,7 +99,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
         sources: stage.prompts.planned(episodes),
         step: (seconds / count, operations / count),
     };
-    Ok(notes.finish(planned, (&c.model, train)))
+    Ok(notes.finish(planned, (c.model.recompute, train)))
 }
 
 /// Updates that are rehearsed for their sizes.
@@ -125,7 +130,9 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
     heads_of(engine, value, &slices);
     // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other
     let reader = stage.scorer.model().architecture();
-    let read: Vec<Vec<u32>> = slices.iter().map(|s| vec![0; s.len().min(reader.context)]).collect();
+    let behind = stage.reading.behind_cut(&c.ppo);
+    let length = |s: &&[u32]| (s.len() + behind).min(reader.context);
+    let read: Vec<Vec<u32>> = slices.iter().map(|s| vec![0; length(s)]).collect();
     scores_of(
         engine,
         stage.scorer.model(),
@@ -143,6 +150,7 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
                 values: zeros,
                 score: 0.0,
                 ended: false,
+                unscorable: false,
                 text: (String::new(), String::new()),
             }
         })

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use hone_data::{MixtureOrder, Prompt, hold_out, load_prompts};
+use hone_data::{MixtureOrder, Prompt, Source, for_each_prompt, hold_out};
 use hone_text::{Chat, Tokenizer};
 
 use super::config::PpoData;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::load_items;
+use crate::mixture::{Encoded, encoding, load_items, tell_split};
 use crate::plan::SourcePlan;
 use crate::sections::resolved;
 use crate::text::prompt_ids;
@@ -38,11 +38,19 @@ impl Prompts {
         }
         let (mut sources, mut names, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
-            let (name, items) = load_items(job, &source, load_prompts)?;
+            let load = |source: &Source| {
+                encoding(source, for_each_prompt, |prompt| {
+                    prompt_ids(tokenizer, chat, &prompt.input)
+                })
+            };
+            let (name, items) = load_items(job, &source, load)?;
             let split = hold_out(items, data.held_out)?;
             let (mut prepared, mut too_long) = (Vec::new(), 0);
-            for prompt in split.train {
-                let ids = prompt_ids(tokenizer, chat, &prompt.input)?;
+            for Encoded {
+                row: prompt,
+                encoded: ids,
+            } in split.train
+            {
                 if ids.len() > data.max_prompt_length {
                     too_long += 1;
                 } else {
@@ -59,6 +67,7 @@ impl Prompts {
                     data.max_prompt_length
                 ));
             }
+            tell_split(job, &name, (prepared.len(), split.held_out.len()), "prompts");
             if prepared.is_empty() {
                 let hint = "raise data.max_prompt_length, or lower data.held_out".into();
                 return Err(TrainError::NoData {
@@ -76,6 +85,17 @@ impl Prompts {
             sources,
             names,
         })
+    }
+
+    /// Tokens of the longest prompt.
+    pub fn longest(&self) -> usize {
+        let lengths = self.sources.iter().flatten().map(|prompt| prompt.ids.len());
+        lengths.max().unwrap_or(0)
+    }
+
+    /// The first prompt of each source.
+    pub fn first_of_each_source(&self) -> impl Iterator<Item = &PreparedPrompt> {
+        self.sources.iter().filter_map(|prompts| prompts.first())
     }
 
     /// The sources, and how often `draws` prompts pass over each.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use hone_compute::{Engine, SamplingParameters};
 use hone_data::PromptInput;
-use hone_generate::{FinishReason, Generator, GeneratorOptions, Request, heads_of, logprobs_of};
+use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, heads_of, logprobs_of};
 use hone_math::Key;
 use hone_model::Transformer;
-use hone_objective::rewards::replace_missing_eos;
-use hone_text::{SkipSpecial, Tokenizer};
+use hone_run::Shutdown;
+use hone_text::Tokenizer;
 
 use super::config::{MissingEos, PpoSection};
 use super::prompts::PreparedPrompt;
+use super::score::{Reading, Response, Scores, text_of};
 use crate::error::Result;
 use crate::scorer::Scorer;
 
@@ -31,6 +32,8 @@ pub(super) struct Episode {
     pub score: f32,
     /// Whether the response ended by itself.
     pub ended: bool,
+    /// Whether the reward model could not read it.
+    pub unscorable: bool,
     /// The prompt and the response as text.
     pub text: (String, String),
 }
@@ -57,23 +60,34 @@ impl Episode {
 }
 
 /// The models that a rollout reads.
+#[derive(Clone, Copy)]
 pub(super) struct Models<'a> {
     pub policy: &'a Transformer,
     pub reference: &'a Transformer,
     pub value: &'a Transformer,
     pub scorer: &'a Scorer,
+    pub reading: Reading,
     pub tokenizer: &'a Tokenizer,
     pub stop: &'a Arc<[u32]>,
+    pub shutdown: &'a Shutdown,
 }
 
-/// Samples responses to `prompts` and scores them.
+/// A rollout.
+pub(super) struct Collected {
+    pub episodes: Vec<Episode>,
+    /// Why the first response that could not be scored could not be.
+    pub first_refusal: Option<String>,
+}
+
+/// Samples responses to `prompts` and scores them; none if the run is asked to stop on the way. Nothing has changed then.
 pub(super) fn collect(
     engine: &Engine,
     models: &Models<'_>,
     prompts: &[&PreparedPrompt],
     ppo: &PpoSection,
     key: Key,
-) -> Result<Vec<Episode>> {
+) -> Result<Option<Collected>> {
+    let stops = || models.shutdown.requested();
     // 1. Responses, with the log-probabilities that their tokens had
     let sampling = SamplingParameters {
         temperature: ppo.temperature as f32,
@@ -91,7 +105,11 @@ pub(super) fn collect(
             stop_texts: None,
         })
         .collect();
-    let completions = Generator::new(engine, models.policy, GeneratorOptions::default()).run(&requests)?;
+    let generator = Generator::new(engine, models.policy, GeneratorOptions::default());
+    let completions = generator.run_with(&requests, &mut |_| !stops())?;
+    if stops() {
+        return Ok(None);
+    }
     let sequences: Vec<Arc<[u32]>> = prompts
         .iter()
         .zip(&completions)
@@ -100,24 +118,41 @@ pub(super) fn collect(
     let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
     // 2. The reference's log-probabilities of the same tokens, under the same temperature
     let references = logprobs_of(engine, models.reference, &slices, ppo.temperature as f32);
+    if stops() {
+        return Ok(None);
+    }
     // 3. Values at the position before each token
     let values = heads_of(engine, models.value, &slices);
     let offset = models.value.head_offset().unwrap_or(0.0);
-    // 4. Scores of the text; those that did not end are replaced
-    let responses: Result<Vec<String>> = completions
+    if stops() {
+        return Ok(None);
+    }
+    // 4. Scores; one that is replaced is not asked for
+    let responses: Vec<String> = completions
         .iter()
-        .map(|c| Ok(models.tokenizer.decode(&c.ids, SkipSpecial::Yes)?))
-        .collect();
-    let responses = responses?;
-    let to_score: Vec<_> = prompts
-        .iter()
-        .zip(&responses)
-        .map(|(p, response)| (&p.prompt.input, response.as_str()))
-        .collect();
-    let mut scores = models.scorer.score(engine, &to_score)?;
+        .map(|c| text_of(models.tokenizer, without_stop(c)))
+        .collect::<Result<_>>()?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
-    if ppo.missing_eos == MissingEos::Replace {
-        replace_missing_eos(&mut scores, &ended, ppo.missing_eos_score as f32)?;
+    let asked: Vec<usize> = (0..prompts.len())
+        .filter(|&i| ended[i] || ppo.missing_eos == MissingEos::Keep)
+        .collect();
+    let to_score: Vec<Response<'_>> = asked
+        .iter()
+        .map(|&i| Response {
+            prompt: prompts[i],
+            ids: without_stop(&completions[i]),
+            text: &responses[i],
+        })
+        .collect();
+    let Scores {
+        scores: given,
+        first_refusal,
+    } = models.reading.scores(engine, models.scorer, &to_score)?;
+    let mut scores = vec![ppo.missing_eos_score as f32; prompts.len()];
+    let mut unscorable = vec![false; prompts.len()];
+    for (i, score) in asked.into_iter().zip(given) {
+        unscorable[i] = score.is_none();
+        scores[i] = score.unwrap_or(scores[i]);
     }
     let mut episodes = Vec::with_capacity(prompts.len());
     for (i, completion) in completions.into_iter().enumerate() {
@@ -131,10 +166,22 @@ pub(super) fn collect(
             values: values[i][before].iter().map(|v| v + offset).collect(),
             score: scores[i],
             ended: ended[i],
+            unscorable: unscorable[i],
             text: (prompt_text(&prompts[i].prompt.input), responses[i].clone()),
         });
     }
-    Ok(episodes)
+    Ok(Some(Collected {
+        episodes,
+        first_refusal,
+    }))
+}
+
+/// A completion's tokens without the one that stopped it.
+fn without_stop(completion: &Completion) -> &[u32] {
+    match (completion.finish, completion.ids.split_last()) {
+        (FinishReason::Stop, Some((_, before))) => before,
+        _ => &completion.ids,
+    }
 }
 
 /// What was asked last, for people to read.

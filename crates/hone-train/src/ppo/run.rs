@@ -1,5 +1,6 @@
 //! The loop of PPO.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,14 +11,15 @@ use hone_model::Transformer;
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
-use hone_run::{Checkpoint, Event, Resolved, Run, Sample};
+use hone_run::{Checkpoint, Event, Inputs, Resolved, Run, Sample};
 use hone_text::Chat;
 use serde_json::{Value, json};
 
-use super::config::{EPS, LEARNING_RATE, PpoConfig, PpoSection, PtxSection, ValueStart};
+use super::config::{PpoConfig, PpoSection, PtxSection, ValueStart};
 use super::plan::rehearse;
 use super::prompts::Prompts;
-use super::rollout::{Episode, Models, collect};
+use super::rollout::{Collected, Episode, Models, collect};
+use super::score::Reading;
 use super::step::{Learners, Report, Update, update};
 use crate::artefact::{self, Artefact};
 use crate::corpus::{Corpus, CorpusOptions};
@@ -27,7 +29,6 @@ use crate::learner::{Ema, Learner};
 use crate::plan::Notes;
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
-use crate::sections::ScheduleSetting;
 
 /// Improves a policy as configured, or goes on where it was interrupted.
 ///
@@ -35,11 +36,16 @@ use crate::sections::ScheduleSetting;
 /// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
 /// breaks.
 pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
-    let c = &with_defaults(&config.config);
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
+    let c = &config.config;
     check(c)?;
     let engine = job.engine(&c.train)?;
+    let inputs = inputs(job, c);
     let rates = rates(c)?;
-    let begun = job.begin(&engine, (config, &c.train), || {
+    let begun = job.begin(&engine, (config, &c.train, inputs), || {
         let rehearsal = job.rehearsal(&c.train)?;
         let stage = Stage::load(job, &rehearsal, c)?;
         rehearse(Notes::new(&rehearsal), &stage, c)?.check(job, &c.train)?;
@@ -66,18 +72,30 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         step: state.done,
         total,
     });
+    let mut told_of_unscorable = false;
     while state.done < total {
-        if job.shutdown.requested() {
+        let started = Instant::now();
+        // 1. The policy answers prompts
+        let rollout = match job.shutdown.requested() {
+            true => None,
+            false => stage.rollout(&engine, job, &state, c)?,
+        };
+        let Some(Collected {
+            episodes,
+            first_refusal,
+        }) = rollout
+        else {
             state.save(&engine, &mut run, Occasion::Interruption)?;
             job.observer.event(&Event::Finished {
                 step: state.done,
                 stopped: true,
             });
             return Ok(Outcome::Stopped { step: state.done });
+        };
+        if let Some(reason) = first_refusal.filter(|_| !told_of_unscorable) {
+            told_of_unscorable = true;
+            tell_unscorable(job, &reason, c.ppo.missing_eos_score);
         }
-        let started = Instant::now();
-        // 1. The policy answers prompts
-        let episodes = stage.rollout(&engine, &state, c)?;
         // 2. Rewards, advantages and returns of the whole rollout
         let constants = constants(&episodes, state.kl.kl_coef(), &c.ppo)?;
         // 3. Epochs of clipped steps
@@ -87,15 +105,20 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             constants: &constants,
             ppo: &c.ppo,
             train: &c.train,
-            rates: (rates.0.at(state.done), rates.1.at(state.done)),
+            rates: (
+                rates.0.at(state.done.saturating_sub(c.ppo.value_warmup_updates)),
+                rates.1.at(state.done),
+            ),
             ptx: stage.ptx_windows(state.done, c)?,
         };
         let report = update(&engine, &mut state.learners, &step)?;
-        // 4. The penalty follows the KL that was reached
+        // 4. The penalty follows the KL that was reached, once the policy moves
         let kl_coef = state.kl.kl_coef();
-        state
-            .kl
-            .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        if !c.ppo.warms_up_value(state.done) {
+            state
+                .kl
+                .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
+        }
         state.done += 1;
         record(
             job,
@@ -109,7 +132,6 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         }
         if cadence.saves(state.done) {
             state.save(&engine, &mut run, Occasion::Due)?;
-            job.observer.event(&Event::Saved { step: state.done });
         }
     }
     let result = state
@@ -118,17 +140,15 @@ pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         .as_ref()
         .map_or(&state.learners.policy.model, |ema| &ema.model);
     let model = artefact::publish(&engine, &run, &stage.base.companion, result)?;
-    let summary =
-        json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start });
+    let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start.words() });
     job.finish(run, (model, summary), Vec::new(), total)
 }
 
-/// The configuration with what reinforcement learning sets otherwise than the other stages.
-pub(super) fn with_defaults(config: &PpoConfig) -> PpoConfig {
-    let mut config = config.clone();
-    config.train.schedule.get_or_insert(ScheduleSetting::Constant);
-    config.train.eps.get_or_insert(EPS);
-    config
+/// What the stage is made from.
+fn inputs(job: &Job, c: &PpoConfig) -> Inputs {
+    let ptx = c.ptx.iter().flat_map(|ptx| &ptx.train);
+    let reward = Some(c.reward.path.clone());
+    job.inputs([&c.model.path, &reward], c.data.prompts.iter().chain(ptx))
 }
 
 pub(super) fn check(c: &PpoConfig) -> Result<()> {
@@ -209,26 +229,22 @@ pub(super) fn check(c: &PpoConfig) -> Result<()> {
             format!("is {decay}; expected at least 0 and below 1"),
         ));
     }
-    for key in [
-        ("train.epochs", c.train.epochs.is_some()),
-        ("train.steps", c.train.steps.is_some()),
-        ("train.batch", c.train.batch.is_some()),
-    ] {
-        if key.1 {
-            return Err(TrainError::setting(
-                key.0,
-                "has no meaning here; see ppo.updates, ppo.ppo_epochs and ppo.rollout_batch",
-            ));
-        }
+    let usual = PpoSection::default();
+    if p.kl_target.is_none() && p.kl_horizon != usual.kl_horizon {
+        let reason = format!(
+            "is {}, and without ppo.kl_target the coefficient does not move; give kl_target, or leave it out",
+            p.kl_horizon
+        );
+        return Err(TrainError::setting("ppo.kl_horizon", reason));
     }
     Ok(())
 }
 
-/// Rates of the policy and of the value network. Reinforcement learning keeps its rate unless told otherwise.
+/// Rates of the policy, counted from the update in which it begins to learn, and of the value network.
 pub(super) fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
-    let rate = c.train.learning_rate.unwrap_or(LEARNING_RATE);
+    let rate = c.train.learning_rate;
     Ok((
-        Rates::new(&c.train, rate, c.ppo.updates)?,
+        Rates::new(&c.train, rate, c.ppo.updates.saturating_sub(c.ppo.value_warmup_updates))?,
         Rates::new(&c.train, c.ppo.value_learning_rate.unwrap_or(rate), c.ppo.updates)?,
     ))
 }
@@ -240,11 +256,32 @@ type PtxWindows<'a> = (&'a PtxSection, Vec<Vec<Window<'a>>>);
 pub(super) struct Stage {
     pub base: Artefact,
     pub scorer: Scorer,
+    /// Where the policy and the reward model lie.
+    paths: (PathBuf, PathBuf),
     pub prompts: Prompts,
     stop: Arc<[u32]>,
-    /// Where the value network started, in words.
-    value_start: &'static str,
+    /// How responses reach the reward model.
+    pub reading: Reading,
+    /// Where the value network starts.
+    value_start: ValueOrigin,
     ptx: Option<(Corpus, MixtureOrder)>,
+}
+
+/// Where the value network starts, of what is possible.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ValueOrigin {
+    RewardModel,
+    /// The policy's start, with a head of zeros.
+    Policy,
+}
+
+impl ValueOrigin {
+    fn words(self) -> &'static str {
+        match self {
+            Self::RewardModel => "reward model",
+            Self::Policy => "policy, head of zeros",
+        }
+    }
 }
 
 impl Stage {
@@ -258,8 +295,11 @@ impl Stage {
                 "is missing; PPO needs a reward model",
             ));
         }
-        let base = artefact::load_language_model(engine, &job.path(path))?;
-        let scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
+        let path = job.model("model.path", path)?;
+        let base = artefact::load_language_model(engine, &path)?;
+        job.check_stop()?;
+        let reward_path = job.model("reward.path", &c.reward.path)?;
+        let scorer = Scorer::load(engine, &reward_path)?;
         let chat = match base.companion.tokenizer.chat_template() {
             Some(_) => Some(Chat::new(&base.companion.tokenizer)?),
             None => None,
@@ -279,12 +319,16 @@ impl Stage {
             );
             return Err(TrainError::setting("ppo.max_new_tokens", reason));
         }
-        let shared = scorer.shares_tokenizer_with(&base.companion.tokenizer);
+        let reading = Reading::of(&scorer, &base.companion.tokenizer)?;
+        reading.check(&scorer, &prompts, &c.ppo)?;
+        let shared = matches!(reading, Reading::Tokens { .. });
         let value_start = match c.ppo.value_start {
-            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => "reward model",
-            _ => "policy, head of zeros",
+            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => {
+                ValueOrigin::RewardModel
+            }
+            _ => ValueOrigin::Policy,
         };
-        job.message(format!("the value network starts from the {value_start}"));
+        job.message(format!("the value network starts from the {}", value_start.words()));
         let ptx = match &c.ptx {
             Some(ptx) => Some(load_ptx(job, ptx, &base, c.train.seed)?),
             None => None,
@@ -292,8 +336,10 @@ impl Stage {
         Ok(Self {
             base,
             scorer,
+            paths: (path, reward_path),
             prompts,
             stop: stop.into(),
+            reading,
             value_start,
             ptx,
         })
@@ -301,20 +347,26 @@ impl Stage {
 
     /// Puts the weights of the reference and of the reward model in the place of those of a rehearsal.
     fn load_weights(&mut self, job: &Job, engine: &Engine, c: &PpoConfig) -> Result<()> {
-        let path = job.path(c.model.path.as_deref().unwrap_or_default());
-        self.base.model = artefact::load_language_model(engine, &path)?.model;
-        self.scorer = Scorer::load(engine, &job.path(&c.reward.path))?;
+        let (path, reward_path) = &self.paths;
+        if let Some(name) = &c.model.path {
+            job.keep_commit(name, path)?;
+        }
+        job.keep_commit(&c.reward.path, reward_path)?;
+        self.base.model = artefact::load_language_model(engine, path)?.model;
+        self.scorer = Scorer::load(engine, reward_path)?;
         Ok(())
     }
 
-    fn rollout(&self, engine: &Engine, state: &State, c: &PpoConfig) -> Result<Vec<Episode>> {
+    fn rollout(&self, engine: &Engine, job: &Job, state: &State, c: &PpoConfig) -> Result<Option<Collected>> {
         let models = Models {
             policy: &state.learners.policy.model,
             reference: &self.base.model,
             value: &state.learners.value.model,
             scorer: &self.scorer,
+            reading: self.reading,
             tokenizer: &self.base.companion.tokenizer,
             stop: &self.stop,
+            shutdown: &job.shutdown,
         };
         let prompts = self.prompts.batch(state.done, c.ppo.rollout_batch);
         collect(
@@ -339,7 +391,7 @@ impl Stage {
     }
 }
 
-fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
+pub(super) fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(Corpus, MixtureOrder)> {
     if ptx.windows == 0 {
         return Err(TrainError::setting("ptx.windows", "is 0; expected at least 1"));
     }
@@ -353,7 +405,7 @@ fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) -> Result<(
     let options = CorpusOptions {
         key: "ptx.train",
         train: &ptx.train,
-        held_out: 0.05,
+        held_out: ptx.held_out,
         max_length: ptx.max_length,
         cross_document: false,
         token_cap: hone_data::DEFAULT_TOKEN_CAP,
@@ -432,7 +484,7 @@ impl State {
 }
 
 fn value_network(engine: &Engine, stage: &Stage) -> Transformer {
-    if stage.value_start == "reward model" {
+    if stage.value_start == ValueOrigin::RewardModel {
         return stage.scorer.model().duplicate(engine);
     }
     let mut value = stage.base.model.duplicate(engine);
@@ -510,6 +562,10 @@ fn record(
             "completions/ended",
             mean(episodes.iter().map(|e| f64::from(u8::from(e.ended)))),
         ),
+        (
+            "completions/unscorable",
+            episodes.iter().filter(|e| e.unscorable).count() as f64,
+        ),
         ("episode", (done as usize * count) as f64),
     ];
     if let Some(first) = &report.first {
@@ -540,6 +596,14 @@ fn record(
         headline,
     });
     Ok(())
+}
+
+/// Said of the first response that the reward model cannot read; the metric counts all of them.
+fn tell_unscorable(job: &Job, reason: &str, score: f64) {
+    job.message(format!(
+        "a response cannot be scored, and gets ppo.missing_eos_score = {score}: {reason}; the metric \
+         completions/unscorable counts such responses"
+    ));
 }
 
 fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], count: usize) -> Result<()> {

@@ -153,11 +153,11 @@ fn policy_step(
         numbers.tape.backward(vec![(&numbers.logprob, seed)], gradients);
         Ok(())
     })?;
-    let applied = if update.number < update.ppo.value_warmup_updates {
+    let applied = if update.ppo.warms_up_value(update.number) {
         Applied {
             grad_norm: gradients.norm(engine),
             learning_rate: 0.0,
-            skipped: 0,
+            skipped: learners.policy.skipped(),
         }
     } else {
         learners
@@ -269,7 +269,7 @@ fn equal(update: u64, episode: usize, sampled: &[f32], trained: &[f32]) -> Resul
     match sampled.iter().zip(trained).position(|pair| differ(&pair)) {
         None => Ok(()),
         Some(token) => Err(TrainError::Mismatch {
-            update,
+            update: update + 1,
             episode,
             token,
             sampled: sampled[token],

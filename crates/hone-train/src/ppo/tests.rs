@@ -10,19 +10,19 @@ use hone_run::{Resolved, Shutdown, Silent};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
 
 use super::rollout::{Models, collect};
-use super::run::constants;
+use super::run::{constants, load_ptx};
 use super::step::{Learners, Update, update};
 use super::*;
 use crate::artefact::{Companion, publish_at, token_fields};
 use crate::learner::Learner;
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
-use crate::sections::{EvalSection, ModelSection, TrainSection};
+use crate::sections::{ModelSection, ShownSection, TrainSection};
 use crate::{Job, Outcome, TrainError};
 
 const WORDS: &str = "one two three four five six seven eight nine ten red green blue cat dog bird sees likes the a";
 
-fn tokenizer() -> Tokenizer {
+pub(super) fn tokenizer() -> Tokenizer {
     let options = TrainOptions {
         vocab_size: 300,
         ..TrainOptions::default()
@@ -32,7 +32,7 @@ fn tokenizer() -> Tokenizer {
     tokenizer
 }
 
-fn engine(isa: Isa) -> Engine {
+pub(super) fn engine(isa: Isa) -> Engine {
     engine_of(isa, Precision::Bf16)
 }
 
@@ -45,7 +45,11 @@ fn engine_of(isa: Isa, precision: Precision) -> Engine {
     .unwrap()
 }
 
-fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
+pub(super) fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
+    model_of(engine, tokenizer, (64, seed))
+}
+
+pub(super) fn model_of(engine: &Engine, tokenizer: &Tokenizer, (context, seed): (usize, u64)) -> Transformer {
     let new = NewModel {
         family: "llama".into(),
         width: 32,
@@ -54,7 +58,7 @@ fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
         kv_heads: Some(2),
         head_dim: None,
         intermediate: Some(64),
-        context: 64,
+        context,
         tied: true,
         rope_theta: 10_000.0,
     };
@@ -79,7 +83,7 @@ fn scale(engine: &Engine, model: &mut Transformer, part: &str, factor: f32) {
 }
 
 /// A random reward model whose score depends on the tokens of the response, through a strong attention.
-fn reward_model(engine: &Engine, tokenizer: &Tokenizer) -> Transformer {
+pub(super) fn reward_model(engine: &Engine, tokenizer: &Tokenizer) -> Transformer {
     let mut reward = model(engine, tokenizer, 2);
     scale(engine, &mut reward, "v_proj", 20.0);
     scale(engine, &mut reward, "o_proj", 20.0);
@@ -88,19 +92,15 @@ fn reward_model(engine: &Engine, tokenizer: &Tokenizer) -> Transformer {
 }
 
 /// A policy, a reward model and prompts on disk.
-fn world(dir: &Path) {
+pub(super) fn world(dir: &Path) {
     let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
-    let save = |name: &str, model: &Transformer| {
-        let tokens = token_fields(&tokenizer);
-        let companion = Companion {
-            tokenizer: tokenizer.clone(),
-            tokens,
-            base: None,
-        };
-        publish_at(&engine, &dir.join(name), &companion, model).unwrap();
-    };
-    save("policy", &model(&engine, &tokenizer, 1));
-    save("reward", &reward_model(&engine, &tokenizer));
+    save(&engine, &dir.join("policy"), &tokenizer, &model(&engine, &tokenizer, 1));
+    save(
+        &engine,
+        &dir.join("reward"),
+        &tokenizer,
+        &reward_model(&engine, &tokenizer),
+    );
     let words: Vec<&str> = WORDS.split(' ').collect();
     let rows: Vec<String> = (0..40)
         .map(|i| format!("{{\"prompt\":\"{} {}\"}}\n", words[i % 20], words[(i * 7 + 3) % 20]))
@@ -108,12 +108,18 @@ fn world(dir: &Path) {
     std::fs::write(dir.join("prompts.jsonl"), rows.concat()).unwrap();
 }
 
-fn config(updates: u64) -> PpoConfig {
+pub(super) fn save(engine: &Engine, path: &Path, tokenizer: &Tokenizer, model: &Transformer) {
+    let companion = Companion {
+        tokenizer: tokenizer.clone(),
+        tokens: token_fields(tokenizer),
+        base: None,
+    };
+    publish_at(engine, path, &companion, model).unwrap();
+}
+
+pub(super) fn config(updates: u64) -> PpoConfig {
     PpoConfig {
-        model: ModelSection {
-            path: Some("policy".into()),
-            ..ModelSection::default()
-        },
+        model: ModelSection::at("policy"),
         reward: RewardSection { path: "reward".into() },
         data: PpoData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
@@ -131,20 +137,16 @@ fn config(updates: u64) -> PpoConfig {
             ..PpoSection::default()
         },
         train: TrainSection {
-            learning_rate: Some(3e-3),
+            learning_rate: 3e-3,
             checkpoint_every: 3,
-            ..TrainSection::default()
+            ..PpoConfig::default().train
         },
-        eval: EvalSection {
-            every: 2,
-            samples: 4,
-            max_new_tokens: 8,
-        },
+        eval: ShownSection { every: 2, samples: 4 },
         ..PpoConfig::default()
     }
 }
 
-fn job(base: &Path, run: &str, shutdown: Shutdown) -> Job {
+pub(super) fn job(base: &Path, run: &str, shutdown: Shutdown) -> Job {
     Job {
         dir: base.join(run),
         base: base.into(),
@@ -155,7 +157,7 @@ fn job(base: &Path, run: &str, shutdown: Shutdown) -> Job {
     }
 }
 
-fn metrics(dir: &Path) -> Vec<serde_json::Value> {
+pub(super) fn metrics(dir: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -194,13 +196,12 @@ fn stopping_and_going_on_changes_no_byte() {
     })
     .unwrap();
     run(&job(dir.path(), "whole", Shutdown::default()), &resolved).unwrap();
-    // Stopped before every update: each call goes on from a checkpoint and does nothing, so let one step through by
-    // asking for the stop from a thread of its own is left to chance; here the run is cut by its own checkpoints.
+    // The second run is stopped before its first update, and goes on from a checkpoint of the first
     let cut = dir.path().join("cut");
     let asked = Shutdown::default();
     asked.request();
-    let outcome = run(&job(dir.path(), "cut", asked), &resolved).unwrap();
-    assert!(matches!(outcome, Outcome::Stopped { step: 0 }));
+    let stopped = run(&job(dir.path(), "cut", asked), &resolved);
+    assert!(matches!(stopped, Err(TrainError::Stopped)), "{stopped:?}");
     copy(
         &dir.path().join("whole/checkpoints/step-000003"),
         &cut.join("checkpoints/step-000003"),
@@ -252,16 +253,31 @@ fn update_after(
         })
         .collect();
     let stop: Arc<[u32]> = tokenizer.eos_ids().into();
+    let going = Shutdown::default();
     let models = Models {
         policy: &policy,
         reference: &policy,
         value: &reward,
         scorer: &scorer,
+        reading: score::Reading::of(&scorer, &tokenizer).unwrap(),
         tokenizer: &tokenizer,
         stop: &stop,
+        shutdown: &going,
     };
     let chosen: Vec<_> = prompts.iter().collect();
-    let mut episodes = collect(&engine, &models, &chosen, &c.ppo, Key::new(1, "rollout", 0)).unwrap();
+    // Asked to stop, a rollout is given up
+    let asked = Shutdown::default();
+    asked.request();
+    let stopped = Models {
+        shutdown: &asked,
+        ..models
+    };
+    let nothing = collect(&engine, &stopped, &chosen, &c.ppo, Key::new(1, "rollout", 0)).unwrap();
+    assert!(nothing.is_none());
+    let mut episodes = collect(&engine, &models, &chosen, &c.ppo, Key::new(1, "rollout", 0))
+        .unwrap()
+        .unwrap()
+        .episodes;
     let mut learner = policy.duplicate(&engine);
     fault(&engine, &mut learner, &mut episodes);
     let constants = constants(&episodes, 0.01, &c.ppo).unwrap();
@@ -321,4 +337,94 @@ fn one_unit_in_the_last_place_of_one_weight_stops_the_run() {
         });
         assert!(matches!(result, Err(TrainError::Mismatch { .. })), "{isa}");
     }
+}
+
+#[test]
+fn a_policy_without_numbers_ends_the_run_as_diverged() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
+    let mut policy = model(&engine, &tokenizer, 1);
+    // Finite, as files must be, and too large for logits that are
+    scale(&engine, &mut policy, "norm.weight", 3e38);
+    save(&engine, &dir.path().join("policy"), &tokenizer, &policy);
+    let resolved = Resolved::from_config(config(2)).unwrap();
+    let error = run(&job(dir.path(), "run", Shutdown::default()), &resolved).unwrap_err();
+    assert_eq!(error.exit_status().code(), 4, "{error}");
+    let objective = hone_objective::kl::AdaptiveKl {
+        kl_coef: 1.0,
+        target: 1.0,
+        horizon: 100.0,
+    };
+    let mut controller = hone_objective::kl::KlController::Adaptive(objective);
+    let error: TrainError = controller.update(f64::NAN, 1).unwrap_err().into();
+    assert_eq!(error.exit_status().code(), 4, "{error}");
+}
+
+#[test]
+fn the_pre_training_term_leaves_out_what_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines: String = (0..40).map(|i| format!("the cat sees bird {i}\n")).collect();
+    std::fs::write(dir.path().join("text.txt"), lines).unwrap();
+    let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
+    let base = crate::artefact::Artefact {
+        model: model(&engine, &tokenizer, 1),
+        companion: Companion {
+            tokens: token_fields(&tokenizer),
+            tokenizer,
+            base: None,
+        },
+    };
+    let documents = |held_out: f64| {
+        let ptx = PtxSection {
+            train: vec![hone_data::Source {
+                split: hone_data::DocumentSplit::Lines,
+                ..hone_data::Source::new("text.txt")
+            }],
+            held_out,
+            max_length: 16,
+            ..PtxSection::default()
+        };
+        let job = job(dir.path(), "run", Shutdown::default());
+        let (corpus, _) = load_ptx(&job, &ptx, &base, 1).unwrap();
+        corpus.sources[0].train.documents()
+    };
+    assert_eq!(documents(0.0), 40);
+    assert_eq!(documents(0.5), 20);
+}
+
+#[test]
+fn the_policys_schedule_and_penalty_start_when_it_learns() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let start = |name: &str, updates: u64, value_warmup_updates: u64| {
+        let mut c = config(updates);
+        c.ppo.value_warmup_updates = value_warmup_updates;
+        c.ppo.kl_target = Some(5.0);
+        c.ppo.kl_horizon = 40.0;
+        c.train.warmup_steps = 2;
+        c.train.schedule = crate::sections::ScheduleSetting::Linear;
+        run(
+            &job(dir.path(), name, Shutdown::default()),
+            &Resolved::from_config(c).unwrap(),
+        )
+        .unwrap();
+        let column = |key: &str| -> Vec<f64> {
+            let lines = metrics(&dir.path().join(name));
+            lines.iter().map(|line| line[key].as_f64().unwrap()).collect()
+        };
+        (
+            column("learning_rate"),
+            column("objective/kl_coef"),
+            column("objective/kl"),
+        )
+    };
+    let (rates, ..) = start("at-once", 4, 0);
+    let (later, penalties, kl) = start("later", 6, 2);
+    assert_eq!(later[..2], [0.0, 0.0]);
+    assert_eq!(later[2..], rates);
+    // The policy is the reference until then, and a KL of 0 would have lowered the penalty
+    assert_eq!(kl[..3], [0.0; 3]);
+    assert_eq!(penalties[..3], [0.01; 3]);
+    assert!(penalties[3] < 0.01, "{penalties:?}");
 }

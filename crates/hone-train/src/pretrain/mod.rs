@@ -12,6 +12,6 @@ mod plan;
 mod run;
 mod step;
 
-pub use config::{PretrainConfig, PretrainData};
+pub use config::{PretrainConfig, PretrainData, PretrainModel};
 pub use plan::plan;
 pub use run::run;

@@ -12,13 +12,17 @@ use crate::job::Job;
 use crate::language::shards_of;
 use crate::learner::Learner;
 use crate::plan::{Notes, Plan, Planned, SourcePlan, evaluations, telling_steps};
+use crate::sections::TrainSection;
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
 /// # Errors
 /// If the configuration, the data or the model is at fault.
 pub fn plan(job: &Job, config: &Resolved<PretrainConfig>, timed: bool) -> Result<Plan> {
-    let c = &config.config;
+    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
+}
+
+fn rehearsed(job: &Job, c: &PretrainConfig, timed: bool) -> Result<Plan> {
     let rehearsal = job.rehearsal(&c.train)?;
     let (model, prepared) = prepare(job, &rehearsal, c)?;
     let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
@@ -53,7 +57,7 @@ pub(super) fn rehearse(
     c: &PretrainConfig,
 ) -> Result<Plan> {
     let (corpus, order, batch) = (&prepared.corpus, &prepared.order, prepared.batch);
-    let train = &c.train;
+    let train: &TrainSection = &c.train;
     let engine = notes.engine();
     model.set_recompute(c.model.recompute);
     notes.model("model", &model);
@@ -103,5 +107,5 @@ pub(super) fn rehearse(
         sources: prepared.sources()?,
         step: (seconds / count, operations / count),
     };
-    Ok(notes.finish(planned, (&c.model, train)))
+    Ok(notes.finish(planned, (c.model.recompute, train)))
 }

@@ -1,5 +1,6 @@
 //! The loop of pre-training.
 
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hone_compute::{AdamW, Engine};
@@ -10,11 +11,11 @@ use hone_run::{Event, Resolved, Run, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
-use super::config::{BATCH, LEARNING_RATE, PretrainConfig};
+use super::config::PretrainConfig;
 use super::plan::rehearse;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
-use crate::corpus::{Corpus, CorpusOptions, held_out_windows};
+use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
@@ -24,18 +25,25 @@ use crate::schedule::{Rates, adamw, total_steps};
 
 /// What a run is made of besides its weights.
 pub(super) struct Prepared {
-    pub companion: Companion,
+    /// Where the model lies that it starts from.
+    path: Option<PathBuf>,
+    companion: Companion,
     pub corpus: Corpus,
     pub order: MixtureOrder,
     pub batch: usize,
     pub total: u64,
-    pub rates: Rates,
-    pub constants: AdamW,
+    rates: Rates,
+    constants: AdamW,
 }
 
 /// Reads the data. Gives the model too, on an engine that rehearses.
 pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PretrainConfig) -> Result<(Transformer, Prepared)> {
-    let Artefact { model, companion } = load_or_new(job, rehearsal, c)?;
+    let path = match &c.model.path {
+        Some(path) => Some(job.model("model.path", path)?),
+        None => None,
+    };
+    let Artefact { model, companion } = load_or_new(job, rehearsal, (c, path.as_deref()))?;
+    job.check_stop()?;
     let (context, length) = (model.architecture().context, c.data.max_length);
     if length > context {
         return Err(TrainError::setting(
@@ -53,18 +61,19 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PretrainConfig) -> Resu
     };
     let corpus = Corpus::load(job, &options, &companion.tokenizer)?;
     let order = corpus.order(c.train.seed)?;
-    let batch = c.train.batch.unwrap_or(BATCH);
+    let batch = c.train.batch;
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(&c.train, 1.0, (corpus.train_tokens() as f64, (batch * length) as f64))?;
+    let total = total_steps(&c.train, (corpus.train_tokens() as f64, (batch * length) as f64))?;
     let prepared = Prepared {
+        path,
         companion,
         corpus,
         order,
         batch,
         total,
-        rates: Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?,
+        rates: Rates::new(&c.train, c.train.learning_rate, total)?,
         constants: adamw(&c.train)?,
     };
     Ok((model, prepared))
@@ -75,9 +84,14 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PretrainConfig) -> Resu
 /// # Errors
 /// If the configuration, the data or the model is at fault, the memory does not suffice, or training diverges.
 pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
-    let begun = job.begin(&engine, (config, &c.train), || {
+    let inputs = job.inputs([&c.model.path, &c.model.tokenizer], &c.data.train);
+    let begun = job.begin(&engine, (config, &c.train, inputs), || {
         let rehearsal = job.rehearsal(&c.train)?;
         let (model, prepared) = prepare(job, &rehearsal, c)?;
         tell_plan(job, &prepared)?;
@@ -90,6 +104,7 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     };
     let mut run = started.run;
     let Prepared {
+        path,
         companion,
         corpus,
         order,
@@ -98,7 +113,10 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         rates,
         constants,
     } = prepared;
-    let model = load_or_new(job, &engine, c)?.model;
+    if let (Some(name), Some(path)) = (&c.model.path, &path) {
+        job.keep_commit(name, path)?;
+    }
+    let model = load_or_new(job, &engine, (c, path.as_deref()))?.model;
     let mut learner = Learner::new(&engine, model, constants);
     learner.model.set_recompute(c.model.recompute);
     let mut done = 0;
@@ -155,10 +173,10 @@ pub fn run(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
     )
 }
 
-/// The model to start from.
-fn load_or_new(job: &Job, engine: &Engine, c: &PretrainConfig) -> Result<Artefact> {
-    match (&c.model.path, &c.model.new, &c.model.tokenizer) {
-        (Some(path), None, None) => artefact::load_language_model(engine, &job.path(path)),
+/// The model to start from: new, or the one at `path`.
+fn load_or_new(job: &Job, engine: &Engine, (c, path): (&PretrainConfig, Option<&Path>)) -> Result<Artefact> {
+    match (path, &c.model.new, &c.model.tokenizer) {
+        (Some(path), None, None) => artefact::load_language_model(engine, path),
         (None, Some(new), Some(tokenizer)) => {
             let directory = job.path(tokenizer);
             verify_dir(&directory)?;
@@ -227,7 +245,8 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
     Ok(())
 }
 
-/// Held-out loss and bits per byte of each source, and of all.
+/// Held-out loss and bits per byte of each source, and of all. Both are over the same tokens: those of the documents,
+/// without their ends.
 pub(super) fn held_out_loss(
     engine: &Engine,
     model: &Transformer,
@@ -238,7 +257,7 @@ pub(super) fn held_out_loss(
     let (mut all, mut bytes) = (TokenStats::of(&[], &[])?, 0);
     for source in &corpus.sources {
         let mut stats = TokenStats::of(&[], &[])?;
-        let windows = held_out_windows(source, c.data.max_length);
+        let windows = source.held_out.document_windows(c.data.max_length);
         for microbatch in shards_of(windows, 1, c.train.microbatch_tokens, |w| w.inputs.len())
             .into_iter()
             .flatten()
@@ -246,7 +265,7 @@ pub(super) fn held_out_loss(
             stats.merge(&evaluate(engine, model, &LanguageBatch::of_windows(microbatch))?);
         }
         if stats.tokens > 0 {
-            let source_bytes = source.held_out_bytes;
+            let source_bytes = source.held_out.text_bytes();
             metrics.push((format!("eval/loss/{}", source.name), stats.mean_nll()));
             if source_bytes > 0 {
                 metrics.push((

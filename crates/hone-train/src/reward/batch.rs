@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use hone_compute::Layout;
-use hone_data::{Message, Ranking, load_demonstrations, load_rankings};
+use hone_data::{Message, Ranking, Source, for_each_demonstration, for_each_ranking};
 use hone_objective::bradley_terry::Comparison;
 use hone_text::Chat;
 
 use super::config::{RewardConfig, RewardData};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::{Mixture, load_items, load_split};
+use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_items, load_split, tell_split};
 use crate::sections::resolved;
 use crate::text::{Answered, answered};
 
@@ -33,23 +33,109 @@ pub(super) struct Rankings {
     pub held_out: Vec<HeldOutRanking>,
 }
 
-impl RankedExample {
-    /// Encodes a ranking; none if a response with its prompt is longer than `max_length`.
-    pub fn new(chat: &Chat, ranking: &Ranking, max_length: usize) -> Result<Option<Self>> {
-        let mut responses = Vec::with_capacity(ranking.responses.len());
+/// A ranking without the responses that are too long.
+struct Fitting {
+    example: RankedExample,
+    ranking: Ranking,
+    left_out: usize,
+}
+
+impl Fitting {
+    /// Encodes a ranking. Responses that are longer than `max_length` with their prompt are left out; none if the others
+    /// are fewer than two, or all tied.
+    fn new(chat: &Chat, ranking: &Ranking, max_length: usize) -> Result<Option<Self>> {
+        let (mut responses, mut fits) = (Vec::with_capacity(ranking.responses.len()), Vec::new());
         for response in &ranking.responses {
             let encoded = answered(chat, &ranking.prompt, response)?;
-            if encoded.ids.len() > max_length {
-                return Ok(None);
+            fits.push(encoded.ids.len() <= max_length);
+            if encoded.ids.len() <= max_length {
+                responses.push(encoded);
             }
-            responses.push(encoded);
         }
+        let left_out = ranking.responses.len() - responses.len();
+        let ranking = if left_out == 0 {
+            ranking.clone()
+        } else {
+            match reduced(ranking, &fits) {
+                Some(ranking) => ranking,
+                None => return Ok(None),
+            }
+        };
+        let comparison = comparison(&ranking)?;
         Ok(Some(Self {
-            responses,
-            comparison: comparison(ranking)?,
+            example: RankedExample { responses, comparison },
+            ranking,
+            left_out,
         }))
     }
+}
 
+/// The ranking of the responses that are kept; none if no two of them differ in rank. Margins between groups that become
+/// neighbours add up.
+fn reduced(ranking: &Ranking, kept: &[bool]) -> Option<Ranking> {
+    let mut index = vec![None; kept.len()];
+    for (new, old) in (0..kept.len()).filter(|&old| kept[old]).enumerate() {
+        index[old] = Some(new);
+    }
+    let groups: Vec<(usize, Vec<usize>)> = ranking
+        .groups
+        .iter()
+        .map(|group| group.iter().filter_map(|&old| index[old]).collect())
+        .enumerate()
+        .filter(|(_, group): &(usize, Vec<usize>)| !group.is_empty())
+        .collect();
+    if groups.len() < 2 {
+        return None;
+    }
+    let margins = ranking.margins.as_ref().map(|steps| {
+        let neighbours = groups.windows(2);
+        neighbours
+            .map(|pair| steps[pair[0].0..pair[1].0].iter().sum())
+            .collect()
+    });
+    let responses = ranking.responses.iter().zip(kept).filter(|(_, kept)| **kept);
+    Some(Ranking {
+        prompt: ranking.prompt.clone(),
+        responses: responses.map(|(response, _)| response.clone()).collect(),
+        groups: groups.into_iter().map(|(_, group)| group).collect(),
+        margins,
+    })
+}
+
+/// What was too long.
+#[derive(Default)]
+struct TooLong {
+    rankings: usize,
+    responses: usize,
+}
+
+impl TooLong {
+    /// The rankings that fit; the others are counted.
+    fn keep(&mut self, rows: Vec<Encoded<Ranking, Option<Fitting>>>) -> impl Iterator<Item = Fitting> {
+        for row in &rows {
+            match &row.encoded {
+                Some(fits) => self.responses += fits.left_out,
+                None => self.rankings += 1,
+            }
+        }
+        rows.into_iter().filter_map(|row| row.encoded)
+    }
+
+    fn tell(&self, job: &Job, name: &str, limit: usize) {
+        if self.responses > 0 {
+            let count = self.responses;
+            job.message(format!(
+                "{name}: {count} responses longer than {limit} tokens left out of their rankings"
+            ));
+        }
+        if self.rankings > 0 {
+            let count = self.rankings;
+            job.message(format!("{name}: {count} rankings longer than {limit} tokens dropped"));
+        }
+    }
+}
+
+impl RankedExample {
     /// Tokens of all responses with their prompts.
     pub fn tokens(&self) -> usize {
         self.responses.iter().map(|r| r.ids.len()).sum()
@@ -95,32 +181,19 @@ impl Rankings {
     pub fn load(job: &Job, c: &RewardConfig, chat: &Chat) -> Result<Self> {
         let data = &c.data;
         let (mut sources, mut held_out) = (Vec::new(), Vec::new());
-        for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load_rankings)? {
-            let mut too_long = 0;
-            let mut train = Vec::new();
-            for ranking in &split.train {
-                match RankedExample::new(chat, ranking, data.max_length)? {
-                    Some(example) => train.push(example),
-                    None => too_long += 1,
-                }
-            }
-            for ranking in &split.held_out {
-                match RankedExample::new(chat, ranking, data.max_length)? {
-                    Some(example) => held_out.push(HeldOutRanking {
-                        example,
-                        ranking: ranking.clone(),
-                    }),
-                    None => too_long += 1,
-                }
-            }
-            if too_long > 0 {
-                let limit = data.max_length;
-                job.message(format!(
-                    "{}: {too_long} rankings longer than {limit} tokens dropped",
-                    split.name
-                ));
-            }
-            sources.push(split.with_items(train)?);
+        let load = |source: &Source| encoding(source, for_each_ranking, |row| Fitting::new(chat, row, data.max_length));
+        for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load)? {
+            let mut too_long = TooLong::default();
+            let train: Vec<_> = too_long.keep(split.train).map(|fits| fits.example).collect();
+            let before = held_out.len();
+            held_out.extend(too_long.keep(split.held_out).map(|fits| HeldOutRanking {
+                example: fits.example,
+                ranking: fits.ranking,
+            }));
+            too_long.tell(job, &split.name, data.max_length);
+            let counts = (train.len(), held_out.len() - before);
+            tell_split(job, &split.name, counts, "rankings");
+            sources.push(SourceItems::new(split.name, &split.source, train)?);
         }
         Ok(Self {
             train: Mixture::new(sources, c.train.seed)?,
@@ -141,8 +214,27 @@ pub(super) fn centre(job: &Job, c: &RewardConfig, rankings: &Rankings, chat: &Ch
     };
     let mut conversations = Vec::new();
     for source in resolved(sources, &job.base) {
-        for row in load_items(job, &source, load_demonstrations)?.1 {
-            conversations.extend(demonstration(chat, &row.messages, &c.data)?);
+        if source.weight != 1.0 {
+            let reason = format!(
+                "has a source of weight {}; every demonstration counts once here, so leave weight out",
+                source.weight
+            );
+            return Err(TrainError::setting("reward.centre_on", reason));
+        }
+        let load = |source: &Source| {
+            encoding(source, for_each_demonstration, |row| {
+                demonstration(chat, &row.messages, &c.data)
+            })
+        };
+        let (name, rows) = load_items(job, &source, load)?;
+        let (before, count) = (conversations.len(), rows.len());
+        conversations.extend(rows.into_iter().filter_map(|row| row.encoded));
+        let too_long = count - (conversations.len() - before);
+        if too_long > 0 {
+            let limit = c.data.max_length;
+            job.message(format!(
+                "{name}: {too_long} of {count} demonstrations to centre on are longer than {limit} tokens and dropped"
+            ));
         }
     }
     if conversations.is_empty() {
@@ -203,6 +295,57 @@ mod tests {
         // pairs by index: 0-1 (0 better), 0-2 (2 better), 0-3 tied, 1-2 (2 better), 1-3 (3 better), 2-3 (2 better)
         assert_eq!(comparison.margins, Some(vec![0.25, 1.5, 1.75, 0.25, 1.5]));
         assert_eq!(comparison.ranking.strict_pairs().count(), 5);
+    }
+
+    #[test]
+    fn only_the_responses_that_are_too_long_are_left_out() {
+        let ranking = Ranking {
+            prompt: vec![Message::user("q")],
+            responses: ["a", "b", "c", "d"].map(String::from).to_vec(),
+            groups: vec![vec![2], vec![0, 3], vec![1]],
+            margins: Some(vec![1.5, 0.25]),
+        };
+        // Without the middle group, and without one of a tie
+        let kept = reduced(&ranking, &[false, true, true, false]).unwrap();
+        assert_eq!(kept.responses, ["b", "c"]);
+        assert_eq!(kept.groups, [[1], [0]]);
+        assert_eq!(kept.margins, Some(vec![1.75]));
+        let kept = reduced(&ranking, &[true, true, true, false]).unwrap();
+        assert_eq!(kept.groups, [[2], [0], [1]]);
+        assert_eq!(kept.margins, ranking.margins);
+        // What is left is tied, or alone
+        assert_eq!(reduced(&ranking, &[true, false, false, true]), None);
+        assert_eq!(reduced(&ranking, &[true, false, false, false]), None);
+        assert_eq!(reduced(&ranking, &[false; 4]), None);
+
+        let options = hone_text::TrainOptions {
+            vocab_size: 270,
+            ..hone_text::TrainOptions::default()
+        };
+        let tokenizer = hone_text::train_bpe(std::iter::once("some text".repeat(9)), &options).unwrap();
+        let chat = Chat::new(&tokenizer).unwrap();
+        let long = Ranking {
+            responses: vec!["a".into(), "b".repeat(99), "c".into(), "d".into()],
+            ..ranking
+        };
+        let mut too_long = TooLong::default();
+        let mut fitting = |ranking: &Ranking| {
+            let encoded = Fitting::new(&chat, ranking, 60).unwrap();
+            let row = Encoded {
+                row: ranking.clone(),
+                encoded,
+            };
+            let fitting: Vec<Fitting> = too_long.keep(vec![row]).collect();
+            (fitting, (too_long.responses, too_long.rankings))
+        };
+        let (fits, counts) = fitting(&long);
+        assert_eq!(counts, (1, 0));
+        assert_eq!(fits[0].example.responses.len(), 3);
+        assert_eq!(fits[0].example.comparison.ranking.strict_pairs().count(), 2);
+        let pair = Ranking::pair(long.prompt, "a", "b".repeat(99));
+        let (fits, counts) = fitting(&pair);
+        assert!(fits.is_empty());
+        assert_eq!(counts, (1, 1));
     }
 
     #[test]

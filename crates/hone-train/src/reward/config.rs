@@ -3,14 +3,14 @@
 use hone_data::Source;
 use hone_model::LoraConfig;
 use hone_objective::bradley_terry::Ties;
+use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sections::{EvalSection, ModelSection, TrainSection};
+use crate::sections::{ModelSection, PassesSection, ShownSection, is_in, not_from_scratch};
 
-/// Configuration of `hone reward`. Defaults of `[train]` here: batch 32 prompts with all their responses, learning rate
-/// 5e-5 falling along a cosine to a tenth, one epoch (more overfits).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Configuration of `hone reward`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardConfig {
     /// The supervised model to start from.
@@ -18,21 +18,73 @@ pub struct RewardConfig {
     /// Rankings.
     pub data: RewardData,
     /// Steps and optimiser.
-    pub train: TrainSection,
+    pub train: PassesSection,
     /// An adapter of low rank, merged into the result; absent: all weights are tuned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
     /// What is looked at on the way.
-    pub eval: EvalSection,
+    pub eval: ShownSection,
     /// The method.
     pub reward: RewardSection,
+}
+
+impl Default for RewardConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelSection::default(),
+            data: RewardData::default(),
+            train: PassesSection::new(32, 5e-5),
+            lora: None,
+            eval: ShownSection::default(),
+            reward: RewardSection::default(),
+        }
+    }
+}
+
+impl Configuration for RewardConfig {
+    fn defaults() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn resolve(&mut self) {
+        self.train.resolve(EPOCHS);
+    }
+
+    fn refused(key: &str) -> Option<&'static str> {
+        let because = [
+            (
+                "eval.max_new_tokens",
+                "a reward model writes no answers; eval.samples says how many rankings are shown with their scores",
+            ),
+            (
+                "keep",
+                "the result of hone reward is the model of the last step; hone sft has a choice",
+            ),
+        ];
+        let reason = because.into_iter().find(|(table, _)| is_in(key, table));
+        reason.map(|(_, why)| why).or_else(|| not_from_scratch(key))
+    }
+}
+
+impl RewardConfig {
+    /// A configuration to begin with: the defaults, and names to be replaced.
+    pub fn example() -> Self {
+        let mut config = Self {
+            model: ModelSection::at("runs/sft/model"),
+            ..Self::default()
+        };
+        config.data.train = vec![Source::new("rankings.jsonl")];
+        config.train.epochs = Some(EPOCHS);
+        config
+    }
 }
 
 /// `[data]` of reward modelling.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardData {
-    /// Pairs or rankings with their weights in the mixture.
+    /// Pairs or rankings with their weights in the mixture. Needed.
+    #[schemars(example = vec!["rankings.jsonl"])]
     pub train: Vec<Source>,
     /// The share of each source that is held out; rankings of one prompt fall on one side.
     pub held_out: f64,
@@ -58,6 +110,7 @@ pub struct RewardSection {
     /// either way.
     pub ties: TiesSetting,
     /// Demonstrations whose mean score becomes 0; absent: the best responses of the training rankings are.
+    #[schemars(example = vec!["demonstrations.jsonl"])]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub centre_on: Option<Vec<Source>>,
 }
@@ -82,6 +135,5 @@ impl From<TiesSetting> for Ties {
     }
 }
 
-pub(super) const BATCH: usize = 32;
-pub(super) const LEARNING_RATE: f64 = 5e-5;
-pub(super) const EPOCHS: f64 = 1.0;
+/// Passes over the rankings where neither epochs nor steps are set; more overfits.
+const EPOCHS: f64 = 1.0;

@@ -3,23 +3,27 @@
 use hone_compute::{AdamW, StepRate};
 use hone_generate::scores_of;
 use hone_model::Transformer;
-use hone_run::Resolved;
+use hone_run::{Resolved, Shutdown};
 
 use super::config::RewardConfig;
-use super::run::{Prepared, finished_model, prepare, with_head};
+use super::run::{Prepared, merged, offset_of, prepare, with_head};
 use super::step::step;
 use crate::error::Result;
 use crate::job::Job;
 use crate::language::shards_of;
 use crate::learner::Learner;
 use crate::plan::{Notes, Plan, Planned, evaluations, telling_steps};
+use crate::sections::TrainSection;
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
 /// # Errors
 /// If the configuration, the data or the model is at fault.
 pub fn plan(job: &Job, config: &Resolved<RewardConfig>, timed: bool) -> Result<Plan> {
-    let c = &config.config;
+    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
+}
+
+fn rehearsed(job: &Job, c: &RewardConfig, timed: bool) -> Result<Plan> {
     let rehearsal = job.rehearsal(&c.train)?;
     let (model, prepared) = prepare(job, &rehearsal, c)?;
     let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
@@ -34,7 +38,7 @@ pub(super) fn rehearse(
     c: &RewardConfig,
 ) -> Result<Plan> {
     let (rankings, batch) = (&prepared.rankings, prepared.batch);
-    let train = &c.train;
+    let train: &TrainSection = &c.train;
     let engine = notes.engine();
     // 1. What stays
     let model = with_head(engine, model, c)?;
@@ -82,7 +86,8 @@ pub(super) fn rehearse(
         Ok(())
     })?;
     let result = notes.besides(1, || {
-        let (result, _) = finished_model(engine, &learner.model, &prepared.centre);
+        let result = merged(engine, &learner.model);
+        offset_of(engine, &Shutdown::default(), &result, &prepared.centre);
         scores_of(engine, &result, &held_out);
         Ok(result)
     })?;
@@ -93,7 +98,7 @@ pub(super) fn rehearse(
         sources: rankings.train.planned("rankings", prepared.total * batch as u64),
         step: (seconds / count, operations / count),
     };
-    let plan = notes.finish(planned, (&c.model, train));
+    let plan = notes.finish(planned, (c.model.recompute, train));
     drop(result);
     Ok(plan)
 }

@@ -1,16 +1,17 @@
 //! The loop of reward modelling.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use hone_compute::{AdamW, Engine};
 use hone_generate::scores_of;
 use hone_model::Transformer;
-use hone_run::{Event, Resolved, Run};
+use hone_run::{Event, Resolved, Run, Shutdown};
 use hone_text::Chat;
 use serde_json::json;
 
 use super::batch::{Rankings, centre};
-use super::config::{BATCH, EPOCHS, LEARNING_RATE, RewardConfig};
+use super::config::RewardConfig;
 use super::evaluation::Evaluation;
 use super::plan::rehearse;
 use super::step::{Stepped, step};
@@ -23,14 +24,16 @@ use crate::schedule::{Rates, adamw, total_steps};
 
 /// What a run is made of besides its weights.
 pub(super) struct Prepared {
-    pub companion: Companion,
+    /// Where the model lies that it starts from.
+    path: PathBuf,
+    companion: Companion,
     pub rankings: Rankings,
     /// The conversations whose mean score becomes 0.
     pub centre: Vec<Vec<u32>>,
     pub batch: usize,
     pub total: u64,
-    pub rates: Rates,
-    pub constants: AdamW,
+    rates: Rates,
+    constants: AdamW,
 }
 
 /// Reads the data. Gives the model too, on an engine that rehearses.
@@ -41,7 +44,9 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &RewardConfig) -> Result
             "is missing; a reward model starts from a supervised model",
         ));
     };
-    let Artefact { model, companion } = artefact::load(rehearsal, &job.path(path))?;
+    let path = job.model("model.path", path)?;
+    let Artefact { model, companion } = artefact::load(rehearsal, &path)?;
+    job.check_stop()?;
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
@@ -49,18 +54,19 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &RewardConfig) -> Result
     }
     let chat = Chat::new(&companion.tokenizer)?;
     let rankings = Rankings::load(job, c, &chat)?;
-    let batch = c.train.batch.unwrap_or(BATCH).min(rankings.train.count());
+    let batch = c.train.batch.min(rankings.train.count());
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(&c.train, EPOCHS, (rankings.train.count() as f64, batch as f64))?;
+    let total = total_steps(&c.train, (rankings.train.count() as f64, batch as f64))?;
     let prepared = Prepared {
+        rates: Rates::new(&c.train, c.train.learning_rate, total)?,
         centre: centre(job, c, &rankings, &chat)?,
+        path,
         companion,
         rankings,
         batch,
         total,
-        rates: Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?,
         constants: adamw(&c.train)?,
     };
     Ok((model, prepared))
@@ -71,9 +77,17 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &RewardConfig) -> Result
 /// # Errors
 /// If the configuration, the data or the model is at fault, the memory does not suffice, or training diverges.
 pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
-    let begun = job.begin(&engine, (config, &c.train), || {
+    let inputs = job.inputs(
+        [&c.model.path],
+        c.data.train.iter().chain(c.reward.centre_on.iter().flatten()),
+    );
+    let begun = job.begin(&engine, (config, &c.train, inputs), || {
         let rehearsal = job.rehearsal(&c.train)?;
         let (model, prepared) = prepare(job, &rehearsal, c)?;
         rehearse(Notes::new(&rehearsal), model, &prepared, c)?.check(job, &c.train)?;
@@ -85,6 +99,7 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     };
     let mut run = started.run;
     let Prepared {
+        path,
         companion,
         rankings,
         centre,
@@ -93,8 +108,9 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
         rates,
         constants,
     } = prepared;
-
-    let path = job.path(c.model.path.as_deref().unwrap_or_default());
+    if let Some(name) = &c.model.path {
+        job.keep_commit(name, &path)?;
+    }
     let model = with_head(&engine, artefact::load(&engine, &path)?.model, c)?;
     let mut learner = Learner::new(&engine, model, constants);
     let mut done = 0;
@@ -145,7 +161,16 @@ pub fn run(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
     }
 
     // What is evaluated last is what is handed on: adapter merged, scores centred
-    let (result, offset) = finished_model(&engine, &learner.model, &centre);
+    let mut result = merged(&engine, &learner.model);
+    let Some(offset) = offset_of(&engine, &job.shutdown, &result, &centre) else {
+        // The last step's checkpoint is there: the same command centres again
+        job.observer.event(&Event::Finished {
+            step: done,
+            stopped: true,
+        });
+        return Ok(Outcome::Stopped { step: done });
+    };
+    result.set_head_offset(offset);
     let evaluation = evaluate(&engine, &mut run, (&result, &rankings), (c, total))?;
     let model = artefact::publish(&engine, &run, &companion, &result)?;
     let summary = json!({
@@ -182,20 +207,32 @@ pub(super) fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -
     Ok(model)
 }
 
-/// The model without its adapter, its offset such that `centre` scores 0 on average.
-pub(super) fn finished_model(engine: &Engine, trained: &Transformer, centre: &[Vec<u32>]) -> (Transformer, f32) {
+/// The model without its adapter.
+pub(super) fn merged(engine: &Engine, trained: &Transformer) -> Transformer {
     let copy = trained.duplicate(engine);
-    let mut model = if copy.adapter().is_some() {
+    if copy.adapter().is_some() {
         copy.merge_adapter(engine)
     } else {
         copy
-    };
-    let sequences: Vec<&[u32]> = centre.iter().map(Vec::as_slice).collect();
-    let scores = scores_of(engine, &model, &sequences);
-    let mean = scores.iter().map(|s| f64::from(s.0)).sum::<f64>() / scores.len().max(1) as f64;
-    let offset = -mean as f32;
-    model.set_head_offset(offset);
-    (model, offset)
+    }
+}
+
+/// The offset with which `centre` scores 0 on average, of a model that has none yet; none if the run is asked to stop on
+/// the way.
+pub(super) fn offset_of(engine: &Engine, shutdown: &Shutdown, model: &Transformer, centre: &[Vec<u32>]) -> Option<f32> {
+    /// Sequences between two looks at whether to stop; scores do not depend on it.
+    const BLOCK: usize = 64;
+    let mut sum = -0.0;
+    for block in centre.chunks(BLOCK) {
+        if shutdown.requested() {
+            return None;
+        }
+        let sequences: Vec<&[u32]> = block.iter().map(Vec::as_slice).collect();
+        for score in scores_of(engine, model, &sequences) {
+            sum += f64::from(score.0);
+        }
+    }
+    Some(-(sum / centre.len().max(1) as f64) as f32)
 }
 
 fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {

@@ -1,12 +1,12 @@
 //! Demonstrations as tokens with their targets.
 
-use hone_data::{Demonstration, TokenExample, load_demonstrations};
+use hone_data::{Demonstration, Source, TokenExample, for_each_demonstration};
 use hone_text::{Chat, TrainedTurns};
 
 use super::config::{SftConfig, SftData, Turns};
 use crate::error::Result;
 use crate::job::Job;
-use crate::mixture::{Mixture, load_split};
+use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_split, tell_split};
 use crate::text::conversation;
 
 /// All sources, and what is held out of them.
@@ -22,24 +22,35 @@ impl Examples {
     pub fn load(job: &Job, c: &SftConfig, chat: &Chat) -> Result<Self> {
         let data = &c.data;
         let (mut sources, mut held_out, mut held_out_demonstrations) = (Vec::new(), Vec::new(), Vec::new());
-        for split in load_split(
-            job,
-            (&data.train, data.held_out),
-            "demonstrations.jsonl",
-            load_demonstrations,
-        )? {
+        let turns = match data.turns {
+            Turns::All => TrainedTurns::All,
+            Turns::Last => TrainedTurns::Last,
+        };
+        let load = |source: &Source| {
+            encoding(source, for_each_demonstration, |row| {
+                conversation(chat, &row.messages, turns)
+            })
+        };
+        for split in load_split(job, (&data.train, data.held_out), "demonstrations.jsonl", load)? {
+            let (name, source) = (split.name, split.source);
             let mut too_long = 0;
-            let train = encode(chat, &split.train, data, &mut too_long)?;
-            held_out.extend(encode(chat, &split.held_out, data, &mut too_long)?);
+            let (mut train, before) = (Vec::new(), held_out.len());
+            for Encoded { encoded, .. } in split.train {
+                keep(encoded, data, &mut train, &mut too_long);
+            }
+            for Encoded { row, encoded } in split.held_out {
+                keep(encoded, data, &mut held_out, &mut too_long);
+                held_out_demonstrations.push(row);
+            }
             if too_long > 0 {
                 let limit = data.max_length;
                 job.message(format!(
-                    "{}: {too_long} conversations longer than {limit} tokens dropped",
-                    split.name
+                    "{name}: {too_long} conversations longer than {limit} tokens dropped"
                 ));
             }
-            sources.push(split.with_items(train)?);
-            held_out_demonstrations.extend(split.held_out);
+            let counts = (train.len(), held_out.len() - before);
+            tell_split(job, &name, counts, "conversations");
+            sources.push(SourceItems::new(name, &source, train)?);
         }
         Ok(Self {
             train: Mixture::new(sources, c.train.seed)?,
@@ -49,19 +60,10 @@ impl Examples {
     }
 }
 
-fn encode(chat: &Chat, rows: &[Demonstration], data: &SftData, too_long: &mut usize) -> Result<Vec<TokenExample>> {
-    let turns = match data.turns {
-        Turns::All => TrainedTurns::All,
-        Turns::Last => TrainedTurns::Last,
-    };
-    let mut examples = Vec::with_capacity(rows.len());
-    for row in rows {
-        let example = conversation(chat, &row.messages, turns)?;
-        if example.ids.len() > data.max_length {
-            *too_long += 1;
-        } else {
-            examples.push(example);
-        }
+fn keep(example: TokenExample, data: &SftData, kept: &mut Vec<TokenExample>, too_long: &mut usize) {
+    if example.ids.len() > data.max_length {
+        *too_long += 1;
+    } else {
+        kept.push(example);
     }
-    Ok(examples)
 }

@@ -2,13 +2,14 @@
 
 use hone_data::Source;
 use hone_model::LoraConfig;
+use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sections::{EvalSection, ModelSection, TrainSection};
+use crate::sections::{ModelSection, PassesSection, not_from_scratch};
 
-/// Configuration of `hone sft`. Defaults of `[train]` here: batch 32, learning rate 1e-4, 3 epochs.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Configuration of `hone sft`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftConfig {
     /// Where the model comes from.
@@ -16,14 +17,54 @@ pub struct SftConfig {
     /// Demonstrations.
     pub data: SftData,
     /// Steps and optimiser.
-    pub train: TrainSection,
+    pub train: PassesSection,
     /// An adapter of low rank; absent: all weights are tuned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraConfig>,
     /// What is looked at on the way.
-    pub eval: EvalSection,
+    pub eval: SftEval,
     /// `last` or `best`: which model is the result.
     pub keep: Keep,
+}
+
+impl Default for SftConfig {
+    fn default() -> Self {
+        Self {
+            model: ModelSection::default(),
+            data: SftData::default(),
+            train: PassesSection::new(32, 1e-4),
+            lora: None,
+            eval: SftEval::default(),
+            keep: Keep::Last,
+        }
+    }
+}
+
+impl Configuration for SftConfig {
+    fn defaults() -> Option<Self> {
+        Some(Self::default())
+    }
+
+    fn resolve(&mut self) {
+        self.train.resolve(EPOCHS);
+    }
+
+    fn refused(key: &str) -> Option<&'static str> {
+        not_from_scratch(key)
+    }
+}
+
+impl SftConfig {
+    /// A configuration to begin with: the defaults, and names to be replaced.
+    pub fn example() -> Self {
+        let mut config = Self {
+            model: ModelSection::at("runs/pretrain/model"),
+            ..Self::default()
+        };
+        config.data.train = vec![Source::new("demonstrations.jsonl")];
+        config.train.epochs = Some(EPOCHS);
+        config
+    }
 }
 
 /// Which model a run gives.
@@ -52,7 +93,8 @@ pub enum Turns {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SftData {
-    /// Demonstrations with their weights in the mixture.
+    /// Demonstrations with their weights in the mixture. Needed.
+    #[schemars(example = vec!["demonstrations.jsonl"])]
     pub train: Vec<Source>,
     /// The share of each source that is held out; rows with one prompt fall on one side.
     pub held_out: f64,
@@ -73,6 +115,27 @@ impl Default for SftData {
     }
 }
 
-pub(super) const BATCH: usize = 32;
-pub(super) const LEARNING_RATE: f64 = 1e-4;
-pub(super) const EPOCHS: f64 = 3.0;
+/// `[eval]` of supervised tuning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SftEval {
+    /// Steps between evaluations; 0: only at the end.
+    pub every: u64,
+    /// Held-out prompts that are answered at each evaluation.
+    pub samples: usize,
+    /// Most tokens of such an answer.
+    pub max_new_tokens: usize,
+}
+
+impl Default for SftEval {
+    fn default() -> Self {
+        Self {
+            every: 50,
+            samples: 8,
+            max_new_tokens: 128,
+        }
+    }
+}
+
+/// Passes over the conversations where neither epochs nor steps are set.
+const EPOCHS: f64 = 3.0;

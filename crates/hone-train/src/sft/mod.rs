@@ -15,6 +15,6 @@ mod plan;
 mod run;
 mod step;
 
-pub use config::{Keep, SftConfig, SftData, Turns};
+pub use config::{Keep, SftConfig, SftData, SftEval, Turns};
 pub use plan::plan;
 pub use run::run;

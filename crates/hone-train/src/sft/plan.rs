@@ -5,20 +5,24 @@ use hone_model::Transformer;
 use hone_run::Resolved;
 
 use super::config::{Keep, SftConfig};
-use super::run::{Prepared, answers, held_out_loss, prepare};
+use super::run::{Prepared, answers, held_out_loss, prepare, with_adapter, with_tokens};
 use super::step::step;
 use crate::error::Result;
 use crate::job::Job;
 use crate::language::shards_of;
 use crate::learner::{Ema, Learner};
 use crate::plan::{Notes, Plan, Planned, evaluations, telling_steps};
+use crate::sections::TrainSection;
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
 /// # Errors
 /// If the configuration, the data or the model is at fault.
 pub fn plan(job: &Job, config: &Resolved<SftConfig>, timed: bool) -> Result<Plan> {
-    let c = &config.config;
+    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
+}
+
+fn rehearsed(job: &Job, c: &SftConfig, timed: bool) -> Result<Plan> {
     let rehearsal = job.rehearsal(&c.train)?;
     let (model, prepared) = prepare(job, &rehearsal, c)?;
     let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
@@ -26,22 +30,15 @@ pub fn plan(job: &Job, config: &Resolved<SftConfig>, timed: bool) -> Result<Plan
 }
 
 /// Goes through the steps of a run on an engine that only counts.
-pub(super) fn rehearse(
-    mut notes: Notes<'_>,
-    mut model: Transformer,
-    prepared: &Prepared,
-    c: &SftConfig,
-) -> Result<Plan> {
+pub(super) fn rehearse(mut notes: Notes<'_>, model: Transformer, prepared: &Prepared, c: &SftConfig) -> Result<Plan> {
     let (examples, batch) = (&prepared.examples, prepared.batch);
-    let train = &c.train;
+    let train: &TrainSection = &c.train;
     let engine = notes.engine();
-    notes.tensors("weights, f32");
     // 1. What stays
-    if let Some(lora) = &c.lora {
-        model.add_adapter(engine, lora, train.seed)?;
-        notes.tensors("the adapter, f32");
-    }
-    model.set_recompute(c.model.recompute);
+    let model = with_tokens(engine, model, prepared);
+    notes.tensors("weights, f32");
+    let model = with_adapter(engine, model, c)?;
+    notes.tensors("the adapter, f32");
     notes.model("model", &model);
     let mut learner = Learner::new(engine, model, AdamW::default());
     notes.tensors("moments of the optimiser, f32");
@@ -92,5 +89,5 @@ pub(super) fn rehearse(
         sources: examples.train.planned("conversations", prepared.total * batch as u64),
         step: (seconds / count, operations / count),
     };
-    Ok(notes.finish(planned, (&c.model, train)))
+    Ok(notes.finish(planned, (c.model.recompute, train)))
 }

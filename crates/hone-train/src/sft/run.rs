@@ -1,5 +1,6 @@
 //! The loop of supervised tuning.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use hone_text::{Chat, SkipSpecial};
 use serde_json::{Value, json};
 
 use super::batch::Examples;
-use super::config::{BATCH, EPOCHS, Keep, LEARNING_RATE, SftConfig};
+use super::config::{Keep, SftConfig};
 use super::plan::rehearse;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
@@ -35,16 +36,18 @@ struct Progress {
 
 /// What a run is made of besides its weights.
 pub(super) struct Prepared {
-    pub companion: Companion,
+    /// Where the model lies that it starts from.
+    path: PathBuf,
+    companion: Companion,
     pub chat: Chat,
     pub examples: Examples,
     pub batch: usize,
     pub total: u64,
-    pub rates: Rates,
-    pub constants: AdamW,
+    rates: Rates,
+    constants: AdamW,
 }
 
-/// Reads the data. Gives the model too, on an engine that rehearses.
+/// Reads the data. Gives the model too, on an engine that rehearses, without an adapter of its own.
 pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &SftConfig) -> Result<(Transformer, Prepared)> {
     let Some(path) = &c.model.path else {
         return Err(TrainError::setting(
@@ -52,9 +55,20 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &SftConfig) -> Result<(T
             "is missing; supervised tuning starts from a model",
         ));
     };
-    let Artefact { model, mut companion } = artefact::load_language_model(rehearsal, &job.path(path))?;
+    let path = job.model("model.path", path)?;
+    let Artefact { model, mut companion } = artefact::load_language_model(rehearsal, &path)?;
+    job.check_stop()?;
+    if c.keep == Keep::Best && c.data.held_out == 0.0 {
+        let reason =
+            "is \"best\", and data.held_out is 0: no evaluation would tell which is; hold some out, or keep \"last\"";
+        return Err(TrainError::setting("keep", reason));
+    }
     add_chat_tokens(job, &mut companion)?;
-    let model = with_tokens(rehearsal, model, &companion);
+    if lacks_rows(&model, &companion) && model.adapter().is_some() {
+        let reason = "is an adapter without a chat template, and its embedding is too small for ChatML's tokens; merge \
+                      it with hone export first";
+        return Err(TrainError::setting("model.path", reason));
+    }
     let context = model.architecture().context;
     if c.data.max_length > context {
         let reason = format!("is {}; the model's context is {context}", c.data.max_length);
@@ -62,18 +76,19 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &SftConfig) -> Result<(T
     }
     let chat = Chat::new(&companion.tokenizer)?;
     let examples = Examples::load(job, c, &chat)?;
-    let batch = c.train.batch.unwrap_or(BATCH).min(examples.train.count());
+    let batch = c.train.batch.min(examples.train.count());
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
     }
-    let total = total_steps(&c.train, EPOCHS, (examples.train.count() as f64, batch as f64))?;
+    let total = total_steps(&c.train, (examples.train.count() as f64, batch as f64))?;
     let prepared = Prepared {
+        path,
         companion,
         chat,
         examples,
         batch,
         total,
-        rates: Rates::new(&c.train, c.train.learning_rate.unwrap_or(LEARNING_RATE), total)?,
+        rates: Rates::new(&c.train, c.train.learning_rate, total)?,
         constants: adamw(&c.train)?,
     };
     Ok((model, prepared))
@@ -84,9 +99,14 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &SftConfig) -> Result<(T
 /// # Errors
 /// If the configuration, the data or the model is at fault, the memory does not suffice, or training diverges.
 pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+fn train(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let c = &config.config;
     let engine = job.engine(&c.train)?;
-    let begun = job.begin(&engine, (config, &c.train), || {
+    let inputs = job.inputs([&c.model.path], &c.data.train);
+    let begun = job.begin(&engine, (config, &c.train, inputs), || {
         let rehearsal = job.rehearsal(&c.train)?;
         let (model, prepared) = prepare(job, &rehearsal, c)?;
         rehearse(Notes::new(&rehearsal), model, &prepared, c)?.check(job, &c.train)?;
@@ -97,6 +117,15 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
+    if let Some(name) = &c.model.path {
+        job.keep_commit(name, &prepared.path)?;
+    }
+    let model = artefact::load_language_model(&engine, &prepared.path)?.model;
+    let (model, grown) = with_tokens(&engine, model, &prepared);
+    let model = with_adapter(&engine, (model, grown), c)?;
+    if grown && model.adapter().is_some() {
+        job.message("the embedding has new rows: it is trained, and kept with the adapter");
+    }
     let Prepared {
         companion,
         chat,
@@ -105,15 +134,8 @@ pub fn run(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         total,
         rates,
         constants,
+        ..
     } = prepared;
-
-    let path = job.path(c.model.path.as_deref().unwrap_or_default());
-    let model = artefact::load_language_model(&engine, &path)?.model;
-    let mut model = with_tokens(&engine, model, &companion);
-    if let Some(lora) = &c.lora {
-        model.add_adapter(&engine, lora, c.train.seed)?;
-    }
-    model.set_recompute(c.model.recompute);
     let mut learner = Learner::new(&engine, model, constants);
     let mut progress = Progress {
         done: 0,
@@ -185,14 +207,35 @@ fn add_chat_tokens(job: &Job, companion: &mut Companion) -> Result<()> {
     Ok(())
 }
 
-/// The model with a row for every token, new rows at the mean of the others.
-fn with_tokens(engine: &Engine, model: Transformer, companion: &Companion) -> Transformer {
-    let tokens = companion.tokenizer.vocab_size();
-    if tokens > model.architecture().vocab_size {
-        model.with_vocabulary(engine, tokens)
+/// Whether the tokenizer got more tokens than the embedding has rows.
+fn lacks_rows(model: &Transformer, companion: &Companion) -> bool {
+    companion.tokenizer.vocab_size() > model.architecture().vocab_size
+}
+
+/// The model with a row for every token, new rows at the mean of the others. Says whether it has new rows.
+pub(super) fn with_tokens(engine: &Engine, model: Transformer, prepared: &Prepared) -> (Transformer, bool) {
+    if lacks_rows(&model, &prepared.companion) {
+        let tokens = prepared.companion.tokenizer.vocab_size();
+        (model.with_vocabulary(engine, tokens), true)
     } else {
-        model
+        (model, false)
     }
+}
+
+/// The model with the adapter that is asked for; that of an embedding that has new rows brings it along.
+pub(super) fn with_adapter(
+    engine: &Engine,
+    (mut model, grown): (Transformer, bool),
+    c: &SftConfig,
+) -> Result<Transformer> {
+    if let Some(lora) = &c.lora {
+        model.add_adapter(engine, lora, c.train.seed)?;
+    }
+    if grown {
+        model.adapt_vocabulary();
+    }
+    model.set_recompute(c.model.recompute);
+    Ok(model)
 }
 
 impl Progress {

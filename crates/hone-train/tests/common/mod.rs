@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use hone_compute::{Engine, EngineOptions, Precision};
-use hone_run::{Event, Observer, Resolved, Shutdown, config};
+use hone_run::{Configuration, Event, Observer, Resolved, Shutdown, config};
 use hone_text::{TrainOptions, train_bpe};
 use hone_train::pretrain::{self, PretrainConfig};
 use hone_train::reward::{self, RewardConfig};
@@ -168,8 +168,6 @@ pub fn pretrain_toml(steps: u64) -> String {
         warmup_steps = 2
         [eval]
         every = 5
-        samples = 2
-        max_new_tokens = 4
         "#
     )
 }
@@ -242,10 +240,7 @@ impl Stage {
     }
 }
 
-pub fn parsed<T>(toml: &str) -> Resolved<T>
-where
-    T: serde::de::DeserializeOwned + serde::Serialize + schemars::JsonSchema,
-{
+pub fn parsed<T: Configuration>(toml: &str) -> Resolved<T> {
     config::parse("test.toml", toml, &[]).unwrap()
 }
 

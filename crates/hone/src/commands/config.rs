@@ -16,12 +16,12 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum What {
-    /// A JSON Schema of a stage's configuration
+    /// Print a JSON Schema of a stage's configuration, with the stage's defaults
     Schema {
         /// The stage
         stage: Stage,
     },
-    /// A commented configuration of a stage
+    /// Print a configuration of a stage with every key, its default and a comment; its file names stand for yours
     Init {
         /// The stage
         stage: Stage,
@@ -51,10 +51,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         What::Init { stage } => {
             let text = match stage {
-                Stage::Pretrain => config::commented(&PretrainConfig::default())?,
-                Stage::Sft => config::commented(&SftConfig::default())?,
-                Stage::Reward => config::commented(&RewardConfig::default())?,
-                Stage::Ppo => config::commented(&PpoConfig::default())?,
+                Stage::Pretrain => config::commented(&PretrainConfig::example())?,
+                Stage::Sft => config::commented(&SftConfig::example())?,
+                Stage::Reward => config::commented(&RewardConfig::example())?,
+                Stage::Ppo => config::commented(&PpoConfig::example())?,
             };
             out.stream(&text)?;
         }

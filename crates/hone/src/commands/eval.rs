@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use hone_data::{Source, hold_out_documents, load_documents};
-use hone_eval::{BitsPerByte, TokenDocument, bits_per_byte};
+use hone_data::{DEFAULT_TOKEN_CAP, Source, TokenStream, hold_out_documents, load_documents};
+use hone_eval::{BitsPerByte, bits_per_byte};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::input::parse_share;
 use crate::model::{EngineArguments, ModelArguments};
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -24,7 +25,7 @@ pub struct Arguments {
 enum Metric {
     /// -log2 likelihood of documents over their UTF-8 bytes
     ///
-    /// Each document follows <|endoftext|>, in consecutive windows of the model's context, without a template.
+    /// Each document follows <|endoftext|>, in consecutive windows, without a template.
     BitsPerByte(BitsPerByteArguments),
 }
 
@@ -40,16 +41,12 @@ struct BitsPerByteArguments {
     /// Takes the last share of each file only, such as 0.05
     #[arg(long, value_name = "SHARE", value_parser = parse_share)]
     held_out: Option<f64>,
+    /// Tokens a window; `eval/bits_per_byte` of a run has its data.max_length [default: the model's context]
+    #[arg(long, value_name = "TOKENS")]
+    length: Option<usize>,
     /// One JSON object
     #[arg(long)]
     json: bool,
-}
-
-fn parse_share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if share > 0.0 && share < 1.0 => Ok(share),
-        _ => Err("expected a number above 0 and below 1".into()),
-    }
 }
 
 #[derive(Serialize)]
@@ -96,17 +93,17 @@ fn run_bits_per_byte(arguments: &BitsPerByteArguments) -> Result<()> {
             Some(share) => hold_out_documents(read.items, share)?.held_out,
             None => read.items,
         };
-        let mut encoded = Vec::with_capacity(documents.len());
+        let mut stream = TokenStream::new(separator, DEFAULT_TOKEN_CAP);
         for document in documents {
-            let ids = loaded.tokenizer.encode_ordinary(&document.text)?;
-            encoded.push(TokenDocument {
-                ids,
-                bytes: document.text.len() as u64,
-            });
+            stream.push_ids(
+                &loaded.tokenizer.encode_ordinary(&document.text)?,
+                document.text.len() as u64,
+            )?;
         }
-        let total = encoded.iter().map(|d| d.ids.len() as u64).sum();
+        let length = arguments.length.unwrap_or(loaded.model.architecture().context);
+        let total = (stream.ids().len() - 1 - stream.documents()) as u64;
         let mut progress = Progress::new("tokens", total);
-        let measured = bits_per_byte(&engine, &loaded.model, separator, &encoded, &mut |done| {
+        let measured = bits_per_byte(&engine, &loaded.model, &stream, length, &mut |done| {
             progress.set(done, done)
         })?;
         report.all = report.all.joined(&measured);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::failure::Failure;
 use crate::input::check_output_directory;
-use crate::model::{EngineArguments, LoadedModel, ModelArguments, PrecisionArgument};
+use crate::model::{EngineArguments, LoadedModel, ModelArguments, Place, PrecisionArgument};
 use crate::output::Output;
 
 /// Files that belong to a tokenizer, copied as they are.
@@ -99,15 +99,13 @@ struct Comparison {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
     check_output_directory(out)?;
+    check_not_a_source(out, &arguments.model.resolve()?)?;
     let engine = EngineArguments {
         precision: arguments.precision,
         threads: arguments.threads,
     }
     .engine()?;
     let loaded = arguments.model.load(&engine)?;
-    if fs::canonicalize(out).is_ok_and(|out| fs::canonicalize(&loaded.directory).is_ok_and(|from| from == out)) {
-        return Err(Failure::usage(format!("{}: the model itself; expected another folder", out.display())).into());
-    }
     if arguments.unmerged && loaded.model.adapter().is_none() {
         let failure = Failure::usage("--unmerged writes an adapter, and the model has none");
         return Err(failure.hint("name its directory by --adapter").into());
@@ -170,6 +168,28 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
+/// Refuses to replace what is read, or the result of a run.
+fn check_not_a_source(out: &Path, from: &Place) -> Result<()> {
+    let Ok(target) = fs::canonicalize(out) else {
+        return Ok(());
+    };
+    let refuse = |what: String| {
+        let failure = Failure::usage(format!("{}: {what}; expected another folder", out.display()));
+        Err(failure.hint("name a folder that is not there yet").into())
+    };
+    for (source, what) in [(Some(&from.base), "model"), (from.adapter.as_ref(), "adapter")] {
+        let source = source.and_then(|source| fs::canonicalize(source).ok());
+        if source.is_some_and(|source| source.starts_with(&target)) {
+            return refuse(format!("the {what} itself"));
+        }
+    }
+    let in_a_run = target.parent().is_some_and(|parent| parent.join("run.toml").is_file());
+    if in_a_run && target.ends_with("model") {
+        return refuse("the result of a run".into());
+    }
+    Ok(())
+}
+
 struct Writes<'a> {
     engine: &'a Engine,
     loaded: &'a LoadedModel,
@@ -177,14 +197,18 @@ struct Writes<'a> {
 }
 
 impl Writes<'_> {
-    /// The adapter in PEFT's layout, on the base model as it stands here.
+    /// The adapter in PEFT's layout, on the base model as it stands here, with its tokenizer where it has its own.
     fn adapter(&self, folder: &Path) -> io::Result<()> {
         let base = fs::canonicalize(&self.loaded.directory)?;
         let config = self.model.adapter_json(&base.to_string_lossy());
         fs::write(folder.join("adapter_config.json"), config.unwrap_or_default())?;
         let mut file = BufWriter::new(File::create(folder.join("adapter_model.safetensors"))?);
         self.model.write_adapter(self.engine, &mut file)?;
-        file.flush()
+        file.flush()?;
+        if self.loaded.tokenizer_directory == self.loaded.directory {
+            return Ok(());
+        }
+        self.tokenizer(folder)
     }
 
     fn model(&self, folder: &Path, dtype: DtypeArgument) -> io::Result<()> {
@@ -198,6 +222,10 @@ impl Writes<'_> {
         let mut file = BufWriter::new(File::create(folder.join("model.safetensors"))?);
         self.model.write_weights(self.engine, dtype.dtype(), &mut file)?;
         file.flush()?;
+        self.tokenizer(folder)
+    }
+
+    fn tokenizer(&self, folder: &Path) -> io::Result<()> {
         let from = &self.loaded.tokenizer_directory;
         if !from.join("tokenizer.json").is_file() {
             self.loaded.tokenizer.save(folder).map_err(io::Error::other)?;

@@ -6,12 +6,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use hone_data::{Kind, Source, inspect};
-use hone_run::{Resolved, Shutdown, Silent, config};
+use hone_run::{Configuration, Resolved, Shutdown, Silent, config};
 use hone_train::plan::{Bytes, Plan};
 use hone_train::{Job, TrainError, ppo, pretrain, reward, sft};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -52,16 +49,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let path = &arguments.config;
     let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
     let text = text.map_err(|e| Failure::usage(format!("{e:#}")))?;
-    let configuration = Configuration { path, text, arguments };
+    let file = File { path, text, arguments };
     let stage = match arguments.stage {
         Some(stage) => stage,
-        None => configuration.stage()?,
+        None => file.stage()?,
     };
     let plan = match stage {
-        Stage::Pretrain => configuration.plan(pretrain::plan),
-        Stage::Sft => configuration.plan(sft::plan),
-        Stage::Reward => configuration.plan(reward::plan),
-        Stage::Ppo => configuration.plan(ppo::plan),
+        Stage::Pretrain => file.plan(pretrain::plan),
+        Stage::Sft => file.plan(sft::plan),
+        Stage::Reward => file.plan(reward::plan),
+        Stage::Ppo => file.plan(ppo::plan),
     }?;
     let mut out = Output::new();
     if arguments.json {
@@ -73,24 +70,18 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// A file and what is to be done with it.
-struct Configuration<'a> {
+struct File<'a> {
     path: &'a Path,
     text: String,
     arguments: &'a Arguments,
 }
 
-impl Configuration<'_> {
-    fn resolve<T>(&self) -> Result<Resolved<T>, hone_run::Error>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
+impl File<'_> {
+    fn resolve<T: Configuration>(&self) -> Result<Resolved<T>, hone_run::Error> {
         config::parse(&self.path.display().to_string(), &self.text, &self.arguments.set)
     }
 
-    fn plan<T>(&self, stage: fn(&Job, &Resolved<T>, bool) -> Result<Plan, TrainError>) -> Result<Plan>
-    where
-        T: DeserializeOwned + Serialize + JsonSchema,
-    {
+    fn plan<T: Configuration>(&self, stage: fn(&Job, &Resolved<T>, bool) -> Result<Plan, TrainError>) -> Result<Plan> {
         let resolved = self.resolve()?;
         let job = Job {
             dir: PathBuf::new(),

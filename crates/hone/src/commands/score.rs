@@ -20,8 +20,9 @@ const BLOCK: usize = 64;
 
 /// Scores of answers, from a reward model
 ///
-/// A conversation goes through the chat template and is scored at the end of its last reply. A string prompt and its
-/// completion are taken as they stand, tokenized apart, and scored at an end token put after them, as in training.
+/// A conversation goes through the chat template and is scored at the end of its last reply. A string prompt is the
+/// user's turn, as in training; a reward model without a template takes prompt and completion as they stand, tokenized
+/// apart, and scores them at an end token put after them.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]

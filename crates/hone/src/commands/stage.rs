@@ -5,11 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use hone_run::{Resolved, Shutdown, config};
+use hone_run::{Configuration, Resolved, Shutdown, config};
 use hone_train::{Job, Outcome};
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -22,16 +19,17 @@ pub struct Arguments {
     /// The configuration; `hone config init STAGE` writes one with comments
     #[arg(value_name = "CONFIG.toml")]
     config: PathBuf,
-    /// Set a key of the configuration, such as train.learning_rate=1e-4; may be repeated
+    /// Set a key of the configuration, such as train.learning_rate=1e-4, or take one out, as train.steps= does; may be
+    /// repeated. Relative paths in it, as in the file, are taken from the working directory
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// The run's name [default: the configuration's file name without its ending]
     #[arg(long, value_name = "NAME")]
     name: Option<PathBuf>,
-    /// Where runs are kept
+    /// Where runs are kept; the same command goes on with a run that was stopped
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
-    /// Threads; results do not depend on it
+    /// Threads; results do not depend on it [default: HONE_THREADS, or one a core]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
     threads: Option<u32>,
     /// Go on under another instruction set than the run began with; the last bits then differ
@@ -45,10 +43,11 @@ pub struct Arguments {
 /// Runs a stage, or goes on with it.
 pub fn run<T>(
     arguments: &Arguments,
+    shutdown: Shutdown,
     stage: fn(&Job, &Resolved<T>) -> Result<Outcome, hone_train::TrainError>,
 ) -> Result<()>
 where
-    T: DeserializeOwned + Serialize + JsonSchema,
+    T: Configuration,
 {
     let resolved = config::load::<T>(&arguments.config, &arguments.set)?;
     let name = arguments
@@ -59,7 +58,7 @@ where
         dir: arguments.runs.join(name),
         base: PathBuf::new(),
         observer: Arc::new(Watch::new()),
-        shutdown: Shutdown::install()?,
+        shutdown,
         allow_isa_change: arguments.allow_isa_change,
         threads: arguments.threads.map(|threads| threads as usize),
     };

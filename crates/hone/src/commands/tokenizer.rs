@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
-use hone_data::{Source, load_documents};
+use hone_data::{DataError, Source, hold_out_documents, load_documents};
 use hone_text::{AddSpecial, Digits, TrainOptions, train_bpe};
 use serde_json::json;
 
-use crate::input::check_output_directory;
+use crate::input::{check_output_directory, parse_share};
 use crate::model::resolve_directory;
 use crate::output::{self, Output};
 
@@ -39,6 +39,9 @@ struct TrainArguments {
     /// The folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Leaves out the last share of each file, such as 0.05: what pre-training holds out
+    #[arg(long, value_name = "SHARE", value_parser = parse_share)]
+    held_out: Option<f64>,
     /// How digits are cut
     #[arg(long, value_enum, default_value = "single")]
     digits: DigitsArgument,
@@ -81,22 +84,25 @@ fn train(arguments: &TrainArguments) -> Result<()> {
         DigitsArgument::Single => Digits::Single,
         DigitsArgument::UpToThree => Digits::UpToThree,
     };
+    let read = |path: &PathBuf| {
+        let items = load_documents(&Source::new(path))?.items;
+        match arguments.held_out {
+            Some(share) => Ok(hold_out_documents(items, share)?.train),
+            None => Ok(items),
+        }
+    };
     // One file at a time is in memory; the first that fails ends the text and is told of.
-    let failure = RefCell::new(None);
-    let texts = arguments
-        .files
-        .iter()
-        .map_while(|path| match load_documents(&Source::new(path)) {
-            Ok(loaded) => {
-                let items = loaded.items;
-                output::note(&format!("{}: {} documents", path.display(), items.len()));
-                Some(items.into_iter().map(|document| document.text))
-            }
-            Err(error) => {
-                *failure.borrow_mut() = Some(error);
-                None
-            }
-        });
+    let failure: RefCell<Option<DataError>> = RefCell::new(None);
+    let texts = arguments.files.iter().map_while(|path| match read(path) {
+        Ok(items) => {
+            output::note(&format!("{}: {} documents", path.display(), items.len()));
+            Some(items.into_iter().map(|document| document.text))
+        }
+        Err(error) => {
+            *failure.borrow_mut() = Some(error);
+            None
+        }
+    });
     let options = TrainOptions {
         vocab_size: arguments.vocab_size,
         digits,

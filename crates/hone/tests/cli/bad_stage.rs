@@ -168,16 +168,22 @@ fn stages_say_what_is_wrong_with_their_configuration() {
         (
             "sft",
             "train.learning_rate=\"fast\"",
-            "`train.learning_rate`: invalid type",
+            "train.learning_rate: is \"fast\"; expected a number, as in learning_rate = 0.0001",
         ),
         ("sft", "train.batch=0", "train.batch: is 0; expected at least 1"),
         ("sft", "train.shards=0", "train.shards: is 0; expected at least 1"),
-        ("sft", "train.steps=-1", "`train.steps`: invalid value: integer `-1`"),
+        ("sft", "train.shards=6", "train.shards: is 6; expected a power of two"),
+        (
+            "sft",
+            "train.steps=-1",
+            "train.steps: is -1; expected a whole number of at least 0",
+        ),
+        ("sft", "train=5", "train: is 5; expected a table, as in [train]"),
         ("sft", "train.epochs=1", "train.steps: stands beside train.epochs"),
         (
             "sft",
             "train.precision=f16",
-            "unknown variant `f16`, expected `bf16` or `f32`",
+            "train.precision: is \"f16\"; expected one of \"bf16\", \"f32\"",
         ),
         (
             "sft",
@@ -206,7 +212,11 @@ fn stages_say_what_is_wrong_with_their_configuration() {
         ),
         ("sft", "model.path=absent", "absent: no config.json"),
         ("sft", "model.path=reward", "model.path: reward is a reward model"),
-        ("pretrain", "model.new.heads=5", "`model.new`: missing field `width`"),
+        (
+            "pretrain",
+            "model.new.heads=5",
+            "model.new.width: is missing; expected a whole number",
+        ),
         (
             "pretrain",
             "model.tokenizer=model",
@@ -241,16 +251,66 @@ fn stages_say_what_is_wrong_with_their_configuration() {
             "makes 70 tokens; the model's context is 64",
         ),
         ("ppo", "ptx.ptx_coef=-1", "ptx.ptx_coef: is -1"),
-        ("ppo", "train.epochs=2", "train.epochs: has no meaning here"),
+        (
+            "ppo",
+            "train.epochs=2",
+            "`train.epochs` is no key here: PPO passes over each rollout",
+        ),
+        ("ppo", "train.batch=2", "PPO's batches are ppo.rollout_batch"),
+        (
+            "ppo",
+            "eval.max_new_tokens=2",
+            "ppo.max_new_tokens holds for every answer",
+        ),
+        (
+            "ppo",
+            "ppo.kl_target= ppo.kl_horizon=30",
+            "ppo.kl_horizon: is 30, and without ppo.kl_target",
+        ),
+        ("sft", "model.new.width=8", "this stage starts from a model that exists"),
+        (
+            "reward",
+            "model.tokenizer=model",
+            "this stage starts from a model that exists",
+        ),
+        ("ppo", "model.new.width=8", "this stage starts from a model that exists"),
+        ("pretrain", "eval.samples=2", "pre-training answers no prompts"),
+        ("pretrain", "eval.max_new_tokens=2", "pre-training answers no prompts"),
+        ("pretrain", "lora.rank=2", "pre-training trains all weights"),
+        ("pretrain", "keep=best", "`keep` is no key here"),
+        ("reward", "eval.max_new_tokens=2", "a reward model writes no answers"),
+        ("reward", "keep=best", "`keep` is no key here"),
+        (
+            "reward",
+            "reward.centre_on=[{path=\"demonstrations.jsonl\",weight=2}]",
+            "reward.centre_on: has a source of weight 2",
+        ),
+        ("sft", "data.held_out=0", "keep: is \"best\", and data.held_out is 0"),
+        (
+            "sft",
+            "train.schedule=constant train.final_fraction=0.2",
+            "train.final_fraction: is 0.2, and train.schedule is constant",
+        ),
         ("ppo", "reward.path=model", "model: is no reward model"),
     ];
     for (stage, set, said) in cases {
-        with(&stages, stage, &[set]).fails(2, &[said]);
+        // No value of these has a blank in it
+        let set: Vec<&str> = set.split(' ').collect();
+        with(&stages, stage, &set).fails(2, &[said]);
     }
     let isa = stages
         .fixture
         .hone_with(&["sft", "sft.toml"], "", &[("HONE_ISA", "sse9")]);
     isa.fails(2, &["HONE_ISA is `sse9`", "portable"]);
+    // What is in the file is told with its line
+    stages.fixture.file(
+        "line.toml",
+        "[model]\npath = \"model\"\n[data]\ntrain = [\"demonstrations.jsonl\"]\n[train]\nbatch = 0\n",
+    );
+    stages
+        .fixture
+        .hone(&["sft", "line.toml", "--set", "data.max_length=64"])
+        .fails(2, &["line.toml:6: train.batch: is 0; expected at least 1"]);
     // A corrected configuration starts where nothing was saved
     with(&stages, "sft", &["lora.rank=0"]).fails(2, &["lora.rank"]);
     assert_eq!(stages.run("sft", "x", &[]).code(), 0);
@@ -537,4 +597,54 @@ fn a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_with_room() {
         ran.stdout()
     );
     assert!(ran.stdout().ends_with("same\n"), "{} {}", ran.stdout(), ran.stderr());
+}
+
+/// A row that the model's template refuses is a bad row as others are: counted, with its line.
+#[test]
+fn rows_that_a_template_refuses_are_named_and_counted() {
+    let stages = Stages::new();
+    changed(&stages, "strict", |dir| {
+        let path = dir.join("tokenizer_config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let template = config["chat_template"].as_str().map_or_else(
+            || fs::read_to_string(dir.join("chat_template.jinja")).unwrap(),
+            String::from,
+        );
+        let refuse = "{% for m in messages %}{% if 'zebra' in m['content'] %}{{ raise_exception('no zebras') }}{% endif %}\
+                      {% endfor %}";
+        config["chat_template"] = json!(format!("{refuse}{template}"));
+        fs::write(path, config.to_string()).unwrap();
+        let _ = fs::remove_file(dir.join("chat_template.jinja"));
+    });
+    for stage in ["sft", "reward", "ppo"] {
+        let row = |i: usize, animal: &str| match stage {
+            "sft" => json!({ "question": format!("who {i}?"), "answer": format!("the {animal}") }),
+            "reward" => json!({
+                "prompt": format!("who {i}?"), "chosen": format!("the {animal}"), "rejected": "nobody"
+            }),
+            _ => json!({ "messages": [{ "role": "user", "content": format!("what of the {animal} {i}?") }] }),
+        };
+        let key = if stage == "ppo" { "data.prompts" } else { "data.train" };
+        let run = |rows: usize| {
+            let text: String = (0..rows).map(|i| format!("{}\n", row(i, "dog"))).collect();
+            stages.fixture.file("rows", format!("{text}{}\n", row(rows, "zebra")));
+            with(&stages, stage, &[&format!("{key}=[\"rows\"]"), "model.path=strict"])
+        };
+        run(3).fails(
+            1,
+            &[
+                "rows: 1 of 4 rows are bad",
+                "line 4",
+                "refuses this conversation",
+                "no zebras",
+            ],
+        );
+        let ran = run(120);
+        assert_eq!(ran.code(), 0, "{stage}: {}", ran.stderr());
+        let said = ran.stderr();
+        assert!(
+            said.contains("rows: 1 of 121 rows could not be used; line 121: ") && said.contains("no zebras"),
+            "{stage}: {said}"
+        );
+    }
 }

@@ -116,6 +116,30 @@ fn cli_output_folders_are_not_overwritten_by_mistake() {
 }
 
 #[test]
+fn cli_export_does_not_replace_what_it_reads() {
+    let fixture = Fixture::new();
+    let export = |arguments: &[&str]| fixture.hone(&[&["export", "--model"][..], arguments].concat());
+    // Both bear hone's manifest, so that they count as written by hone
+    export(&["adapter", "--unmerged", "--out", "tuned", "--json"]).json();
+    export(&["model", "--out", "base", "--json"]).json();
+    let before = fs::read(fixture.path("tuned/adapter_model.safetensors")).unwrap();
+    for out in ["tuned", "./base/../tuned"] {
+        export(&["tuned", "--out", out]).fails(2, &["the adapter itself"]);
+        export(&["model", "--adapter", "tuned", "--out", out]).fails(2, &["the adapter itself"]);
+    }
+    export(&["base", "--adapter", "tuned", "--out", "base"]).fails(2, &["the model itself"]);
+    assert_eq!(
+        fs::read(fixture.path("tuned/adapter_model.safetensors")).unwrap(),
+        before
+    );
+    // A run's result belongs to the run
+    fs::create_dir(fixture.path("run")).unwrap();
+    fixture.file("run/run.toml", "");
+    fs::rename(fixture.path("base"), fixture.path("run/model")).unwrap();
+    export(&["model", "--out", "run/model"]).fails(2, &["the result of a run"]);
+}
+
+#[test]
 fn cli_tokenizers_are_trained_and_reproducible() {
     let fixture = Fixture::new();
     fixture.file("a.txt", "one two three two one ".repeat(30));
@@ -152,6 +176,24 @@ fn cli_tokenizers_are_trained_and_reproducible() {
         .hone(&["tokenizer", "train", "a.txt", "--vocab-size", "9", "--out", "three"])
         .fails(1, &["vocab_size is 9"]);
     assert!(!fixture.path("three").exists());
+}
+
+#[test]
+fn cli_tokenizers_do_not_see_what_is_held_out() {
+    let fixture = Fixture::new();
+    fixture.file("a.txt", "ab ".repeat(190) + &"xyzzy ".repeat(5));
+    let learned = |more: &[&str], out: &str| {
+        let train = ["tokenizer", "train", "a.txt", "--vocab-size", "263", "--out", out];
+        assert_eq!(fixture.hone(&[&train[..], more].concat()).code(), 0);
+        let text = fs::read_to_string(fixture.path(out).join("tokenizer.json")).unwrap();
+        text.contains("zy")
+    };
+    assert!(learned(&[], "all"));
+    assert!(!learned(&["--held-out", "0.1"], "part"));
+    let train = ["tokenizer", "train", "a.txt", "--out", "none", "--held-out"];
+    fixture
+        .hone(&[&train[..], &["1.5"]].concat())
+        .fails(2, &["expected a number above 0 and below 1"]);
 }
 
 #[test]
@@ -253,7 +295,7 @@ fn cli_bench_and_doctor_report_figures() {
         "peak_bytes",
         "fraction_of_limit",
     ];
-    let works: [&[&str]; 3] = [
+    let works: [&[&str]; 4] = [
         &[
             "train", "--model", "model", "--batch", "2", "--length", "16", "--steps", "4",
         ],
@@ -261,6 +303,9 @@ fn cli_bench_and_doctor_report_figures() {
             "generate", "--model", "model", "--batch", "2", "--length", "8", "--new", "4", "--steps", "2",
         ],
         &["prefill", "--model", "model", "--length", "20", "--steps", "2"],
+        &[
+            "rl", "--model", "model", "--batch", "2", "--length", "12", "--new", "4", "--steps", "3",
+        ],
     ];
     for work in works {
         let report = &fixture.hone(&[&["bench"], work, &["--json"]].concat()).json()[0];
@@ -273,6 +318,13 @@ fn cli_bench_and_doctor_report_figures() {
     fixture
         .hone(&long)
         .fails(2, &["65 tokens a sequence; the model's context is 64"]);
+    fixture
+        .hone(&["bench", "rl", "--model", "adapter"])
+        .fails(2, &["an adapter; expected a whole model", "hone export"]);
+    let long = ["bench", "rl", "--model", "model", "--length", "60", "--new", "20"];
+    fixture
+        .hone(&long)
+        .fails(2, &["tokens a sequence; the model's context is 64"]);
     let gemm = &fixture
         .hone(&["bench", "gemm", "--size", "64", "--steps", "1", "--json"])
         .json()[0];

@@ -1,11 +1,13 @@
 //! `sample`, `logprobs`, `score`, `chat`, `eval`.
 
+use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use crate::common::{Fixture, keys};
+use crate::stages::Stages;
 
 fn floats(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().filter_map(Value::as_f64).collect()
@@ -164,14 +166,14 @@ fn cli_score_takes_conversations_and_pairs() {
     let input = concat!(
         "{\"messages\":[{\"role\":\"user\",\"content\":\"hello\"},{\"role\":\"assistant\",\"content\":\"there\"}]}\n",
         "{\"prompt\":[{\"role\":\"user\",\"content\":\"hello\"}],\"completion\":\"there\"}\n",
-        "{\"prompt\":\"<|im_start|>user\\nhello<|im_end|>\\n<|im_start|>assistant\\n\",\"completion\":\"there\"}\n",
+        "{\"prompt\":\"hello\",\"completion\":\"there\"}\n",
         "{\"prompt\":\"hello\",\"completion\":\" you\"}\n",
     );
     let rows = fixture
         .hone_with(&["score", "--model", "reward", "--input", "-", "--json"], input, &[])
         .json();
     assert!(rows.iter().all(|row| keys(row) == ["score"] && row["score"].is_f64()));
-    // One conversation, written three ways: the end of the turn comes after every completion
+    // One conversation, written three ways: a string is the user's turn
     assert_eq!(rows[0], rows[1]);
     assert_eq!(rows[0], rows[2]);
     assert_ne!(rows[0], rows[3]);
@@ -228,6 +230,40 @@ fn cli_bits_per_byte_of_files() {
         .json()[0];
     let bytes = tail["bytes"].as_u64().unwrap();
     assert!((50..=90).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn cli_bits_per_byte_are_those_of_the_run_that_made_the_model() {
+    let stages = Stages::new();
+    let rows: String = (0..24)
+        .map(|i| format!("{{\"text\":\"the fox runs {i} hours and sleeps {i} hours and then runs\"}}\n"))
+        .collect();
+    stages.fixture.file("rows.jsonl", rows);
+    let set = ["--set", "data.train=[\"rows.jsonl\"]", "--set", "data.held_out=0.2"];
+    assert_eq!(stages.run("pretrain", "x", &set).code(), 0);
+    let metrics = fs::read_to_string(stages.dir("x").join("metrics.jsonl")).unwrap();
+    let last: Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    let measured = |length: &str| {
+        let model = [
+            "eval",
+            "bits-per-byte",
+            "--model",
+            "runs/x/model",
+            "--precision",
+            "f32",
+            "--json",
+        ];
+        let data = ["--data", "rows.jsonl", "--held-out", "0.2", "--length", length];
+        stages.fixture.hone(&[&model[..], &data].concat()).json()[0].clone()
+    };
+    let report = measured("16");
+    let number = |value: &Value| value.as_f64().unwrap();
+    let (of_run, of_command) = (number(&last["eval/bits_per_byte"]), number(&report["bits_per_byte"]));
+    assert!((of_run / of_command - 1.0).abs() < 1e-12, "{of_run} {of_command}");
+    let mean = number(&report["nats"]) / number(&report["tokens"]);
+    assert!((number(&last["eval/loss"]) / mean - 1.0).abs() < 1e-12);
+    // Every document is longer than a window, so longer windows have more context
+    assert_ne!(number(&measured("17")["bits_per_byte"]), of_command);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use crate::common::Fixture;
+use crate::stages::{Stages, promised};
 
 const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -158,4 +159,46 @@ fn cli_hub_models_that_cannot_be_had() {
     fixture
         .hone_with(&other, "", &online)
         .fails(1, &["org/other@main", "404", "HF_TOKEN"]);
+}
+
+/// A stage takes a hub id where it takes a directory, comes to the same, and stays with the commit it began with.
+#[test]
+fn cli_stages_start_from_hub_ids() {
+    let stages = Stages::new();
+    let stub = Stub::new(files_of(&stages.fixture));
+    let online = [("HF_ENDPOINT", stub.endpoint.as_str()), ("HF_HUB_OFFLINE", "")];
+    let sft = |name: &str, set: &str, environment: &[(&str, &str)]| {
+        let arguments = ["sft", "sft.toml", "--name", name, "--set", set];
+        stages.fixture.hone_with(&arguments, "", environment)
+    };
+    let local = sft("local", "model.path=model", &[]);
+    assert_eq!(local.code(), 0, "{}", local.stderr());
+    // Not there yet: it says what was looked for, and where the key stands
+    sft("hub", "model.path=org/tiny", &[]).fails(
+        1,
+        &[
+            "--set model.path=org/tiny: model.path: org/tiny is no directory here",
+            "HF_HUB_OFFLINE is set",
+        ],
+    );
+    let first = sft("hub", "model.path=org/tiny", &online);
+    assert_eq!(first.code(), 0, "{}", first.stderr());
+    // Manifests of checkpoints tell configurations apart
+    let result = |name: &str| {
+        let mut files = promised(&stages.dir(name));
+        files.retain(|(name, _)| !name.ends_with("MANIFEST.json"));
+        files
+    };
+    assert!(result("local") == result("hub"), "the same weights, the same run");
+    let commits: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(stages.dir("hub/hub.json")).unwrap()).unwrap();
+    assert_eq!(commits, json!({ "org/tiny": SHA }));
+    // Offline from the cache; the recorded commit needs no look at the hub
+    let asked = stub.seen.lock().unwrap().len();
+    assert_eq!(sft("offline", "model.path=org/tiny", &[]).code(), 0);
+    fs::remove_dir_all(stages.dir("hub/checkpoints")).unwrap();
+    fs::remove_file(stages.dir("hub/finished.json")).unwrap();
+    let again = sft("hub", "model.path=org/tiny", &online);
+    assert_eq!(again.code(), 0, "{}", again.stderr());
+    assert_eq!(stub.seen.lock().unwrap().len(), asked);
 }

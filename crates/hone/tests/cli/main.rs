@@ -3,6 +3,8 @@
 mod bad_input;
 mod bad_stage;
 mod common;
+mod config;
+mod documents;
 mod files;
 mod generate;
 mod hub;

@@ -47,34 +47,41 @@ fn place() -> Fixture {
     tokenizer.save(fixture.path("tokenizer")).unwrap();
     let new = "[model.new]\nwidth = 448\nlayers = 4\nheads = 7\nintermediate = 1024\ncontext = 256\n";
     let train = "[train]\nsteps = 2\nmicrobatch_tokens = 512\n";
-    let eval = "[eval]\nevery = 1\nsamples = 2\nmax_new_tokens = 8\n";
+    let eval = "[eval]\nevery = 1\n";
+    let shown = "[eval]\nevery = 1\nsamples = 2\n";
+    let answered = "[eval]\nevery = 1\nsamples = 2\nmax_new_tokens = 8\n";
     fixture.file(
         "pretrain.toml",
         format!(
             "[model]\ntokenizer = \"tokenizer\"\n{new}[data]\ntrain = [\"text.txt\"]\nmax_length = 128\nheld_out = 0.01\n\
-             {train}batch = 4\nshards = 3\n{eval}"
+             {train}batch = 4\nshards = 4\n{eval}"
         ),
     );
     let base = "[model]\npath = \"runs/pretrain/model\"\n";
     fixture.file(
         "sft.toml",
-        format!("keep = \"best\"\n{base}[data]\ntrain = [\"demonstrations.jsonl\"]\nmax_length = 256\n{train}batch = 8\n{eval}"),
+        format!("keep = \"best\"\n{base}[data]\ntrain = [\"demonstrations.jsonl\"]\nmax_length = 256\n{train}batch = 8\n{answered}"),
     );
     let tuned = "[model]\npath = \"runs/sft/model\"\n";
     fixture.file(
         "sft-lora.toml",
-        format!("{tuned}[data]\ntrain = [\"demonstrations.jsonl\"]\nmax_length = 256\n{train}batch = 8\n{eval}[lora]\nrank = 4\n"),
+        format!("{tuned}[data]\ntrain = [\"demonstrations.jsonl\"]\nmax_length = 256\n{train}batch = 8\n{answered}[lora]\nrank = 4\n"),
+    );
+    // On the base model, whose vocabulary grows: the embedding is trained, too
+    fixture.file(
+        "base-lora.toml",
+        format!("{base}[data]\ntrain = [\"demonstrations.jsonl\"]\nmax_length = 256\n{train}batch = 8\n{answered}[lora]\nrank = 4\n"),
     );
     fixture.file(
         "reward.toml",
-        format!("{tuned}[data]\ntrain = [\"rankings.jsonl\"]\nmax_length = 256\n{train}batch = 4\n{eval}"),
+        format!("{tuned}[data]\ntrain = [\"rankings.jsonl\"]\nmax_length = 256\n{train}batch = 4\n{shown}"),
     );
     fixture.file(
         "ppo.toml",
         format!(
             "{tuned}[reward]\npath = \"runs/reward/model\"\n[data]\nprompts = [\"prompts.jsonl\"]\nmax_prompt_length = 128\n\
              [ppo]\nupdates = 1\nrollout_batch = 8\nminibatch = 4\nppo_epochs = 1\nmax_new_tokens = 16\n\
-             [train]\nmicrobatch_tokens = 512\n{eval}"
+             [train]\nmicrobatch_tokens = 512\n{shown}"
         ),
     );
     fixture
@@ -125,6 +132,7 @@ fn the_peak_that_is_planned_is_the_peak_that_is_measured() {
         ("pretrain", "pretrain.toml"),
         ("sft", "sft.toml"),
         ("sft", "sft-lora.toml"),
+        ("sft", "base-lora.toml"),
         ("reward", "reward.toml"),
         ("ppo", "ppo.toml"),
     ];
@@ -168,7 +176,7 @@ fn a_run_that_cannot_fit_is_refused_with_the_numbers() {
         " are available",
         "moments of the optimiser, f32 ",
         "train.microbatch_tokens (it is 512)",
-        "train.shards (it is 3)",
+        "train.shards (it is 4)",
         "model.recompute = true",
         "train.check_memory = false",
     ] {

@@ -33,26 +33,27 @@ impl Stages {
         fixture.file("rankings.jsonl", rows(&ranking));
         fixture.file("prompts.jsonl", rows(&|i, _| format!(r#"{{"prompt":"who {i}?"}}"#)));
         let train = "[train]\nprecision = \"f32\"\ncheckpoint_every = 2\nwarmup_steps = 2";
-        let eval = "[eval]\nevery = 3\nsamples = 2\nmax_new_tokens = 4";
+        let every = "[eval]\nevery = 3";
+        let shown = "[eval]\nevery = 3\nsamples = 2";
         fixture.file(
             "pretrain.toml",
             format!(
                 "[model]\npath = \"model\"\n[data]\ntrain = [{{ path = \"text.txt\", split = \"blank-lines\" }}]\nheld_out = 0.1\n\
-                 max_length = 16\n{train}\nsteps = 13\nbatch = 2\n{eval}\n"
+                 max_length = 16\n{train}\nsteps = 13\nbatch = 2\n{every}\n"
             ),
         );
         fixture.file(
             "sft.toml",
             format!(
                 "keep = \"best\"\n[model]\npath = \"model\"\n[data]\ntrain = [\"demonstrations.jsonl\"]\nheld_out = 0.2\n\
-                 max_length = 64\n{train}\nsteps = 13\nbatch = 2\n{eval}\n"
+                 max_length = 64\n{train}\nsteps = 13\nbatch = 2\n{shown}\nmax_new_tokens = 4\n"
             ),
         );
         fixture.file(
             "reward.toml",
             format!(
                 "[model]\npath = \"model\"\n[data]\ntrain = [\"rankings.jsonl\"]\nheld_out = 0.2\nmax_length = 64\n{train}\n\
-                 steps = 13\nbatch = 2\n{eval}\n"
+                 steps = 13\nbatch = 2\n{shown}\n"
             ),
         );
         fixture.file(
@@ -61,7 +62,7 @@ impl Stages {
                 "[model]\npath = \"model\"\n[reward]\npath = \"reward\"\n[data]\nprompts = [\"prompts.jsonl\"]\n\
                  max_prompt_length = 50\n[ppo]\nupdates = 9\nrollout_batch = 4\nminibatch = 2\nppo_epochs = 2\n\
                  max_new_tokens = 4\nkl_target = 2.0\nema_decay = 0.9\n[ptx]\ntrain = [\"text.txt\"]\nmax_length = 16\n\
-                 windows = 1\n{train}\n{eval}\n"
+                 windows = 1\n{train}\n{shown}\n"
             ),
         );
         Self { fixture }

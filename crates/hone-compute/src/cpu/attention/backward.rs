@@ -8,10 +8,9 @@
 use std::cmp::Reverse;
 
 use super::forward::widen;
-use super::{
-    AttentionShape, BLOCK, Mask, PLACES, ROWS, Rows, RowsMut, Span, Weights, combine, exp, scores, with_scratch,
-};
+use super::{AttentionShape, BLOCK, Mask, PLACES, ROWS, Rows, RowsMut, Span, Weights, combine, scores, with_scratch};
 use crate::cpu::Cpu;
+use crate::cpu::math::{dot, exp};
 use crate::cpu::simd::{Simd, dispatch};
 use crate::isa::Precision;
 use crate::pool::Parts;
@@ -147,7 +146,8 @@ unsafe fn differentiate_kernel<S: Simd>(task: &Task<'_>, s: &mut Scratch<'_>) {
     for query in 0..span.length {
         for g in 0..group {
             let at = source(query, g) * dim;
-            s.dots[query * group + g] = dot(&b.out[at..at + dim], &b.dout[at..at + dim]);
+            // SAFETY: the caller has the vectors of `S`.
+            s.dots[query * group + g] = unsafe { dot::<S>(&b.out[at..at + dim], &b.dout[at..at + dim]) };
         }
     }
     let blocks = span.length.div_ceil(BLOCK);
@@ -212,23 +212,6 @@ unsafe fn differentiate_kernel<S: Simd>(task: &Task<'_>, s: &mut Scratch<'_>) {
             dv.copy_from_slice(&s.dv[key * padded..][..dim]);
         }
     }
-}
-
-/// The scalar product: 16 sums over every 16th place, then halves added until one is left.
-#[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0; 16];
-    for (a, b) in a.chunks(16).zip(b.chunks(16)) {
-        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    for width in [8, 4, 2, 1] {
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-    }
-    sums[0]
 }
 
 /// Fetches keys and values of a block, as they are and transposed.

@@ -3,10 +3,11 @@
 use std::cmp::Reverse;
 
 use super::{
-    AttentionShape, BLOCK, Element, PLACES, ROWS, Rows, RowsMut, SEGMENT, Span, Weights, combine, exp, max_lane,
-    scores, sum_lanes, with_scratch,
+    AttentionShape, BLOCK, Element, PLACES, ROWS, Rows, RowsMut, SEGMENT, Span, Weights, combine, max_lane, scores,
+    sum_lanes, with_scratch,
 };
 use crate::cpu::Cpu;
+use crate::cpu::math::exp;
 use crate::cpu::simd::{Simd, dispatch};
 use crate::isa::Precision;
 use crate::pool::Parts;

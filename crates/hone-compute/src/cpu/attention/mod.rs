@@ -300,26 +300,6 @@ unsafe fn combine_tile<S: Simd, E: Element, const R: usize, const C: usize>(
     C
 }
 
-/// `e^x` to about 1 unit in the last place for `x` up to 88, beyond which it stays; 0 below -87. A NaN stays one.
-///
-/// `x = k ln 2 + r` with `k` whole and `|r| <= ln 2 / 2` (Cody and Waite, 1980), a polynomial for `e^r`, times `2^k`.
-#[inline(always)]
-unsafe fn exp<S: Simd>(x: S::V) -> S::V {
-    unsafe {
-        let y = S::min(S::splat(88.0), S::max(S::splat(-87.0), x));
-        let k = S::round(S::mul(y, S::splat(std::f32::consts::LOG2_E)));
-        let r = S::fma(k, S::splat(-0.693_359_4), y);
-        let r = S::fma(k, S::splat(2.121_944_4e-4), r);
-        let mut p = S::splat(1.987_569_1e-4);
-        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-            p = S::fma(p, r, S::splat(c));
-        }
-        let p = S::add(S::fma(S::mul(r, r), p, r), S::splat(1.0));
-        let p = S::mul(p, S::exp2_whole(k));
-        S::select_less(x, S::splat(-87.0), S::splat(0.0), p)
-    }
-}
-
 /// The largest lane.
 #[inline(always)]
 unsafe fn max_lane<S: Simd>(v: S::V) -> f32 {

@@ -2,6 +2,9 @@
 //!
 //! The instruction adds the product of the odd elements and then that of the even ones, each as a fused multiply-add
 //! that rounds to nearest even and takes and leaves denormals as zeros, whatever MXCSR says.
+//!
+//! # Soundness
+//! As in [`fma`](super::fma); the caller has seen to it that the processor has AVX512-BF16, too.
 
 use super::fma::strip_by_rows;
 use super::{PANEL, Strip};

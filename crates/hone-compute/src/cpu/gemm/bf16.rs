@@ -2,6 +2,9 @@
 //!
 //! It is integer arithmetic, the same on every instruction set. Denormals are rounded like other numbers; the
 //! bf16 instructions read them as zero, plain arithmetic does not.
+//!
+//! # Soundness
+//! The kernel is safe code, `unsafe` only because it is compiled for a width of vectors.
 
 use crate::cpu::simd::Simd;
 

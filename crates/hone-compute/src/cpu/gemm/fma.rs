@@ -1,4 +1,8 @@
 //! The f32 kernel: one multiply-add an element, `k` ascending.
+//!
+//! # Soundness
+//! A block reads and writes what a strip's pointers are good for by its caller's promise: `R` rows of `a` and of `c`, `V`
+//! vectors of columns, and `depth` rows of a panel of `b`. Arithmetic is sound as said in [`simd`](crate::cpu::simd).
 
 use super::{PANEL, Strip};
 use crate::cpu::simd::{Portable, Simd};

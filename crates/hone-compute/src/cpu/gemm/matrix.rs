@@ -55,8 +55,8 @@ impl Form {
 /// Columns in a panel, which is what a register block is wide.
 pub(crate) const fn panel_width(level: Level) -> usize {
     match level {
-        Level::Avx512 => PANEL,
-        Level::Avx2 | Level::Portable => 16,
+        Level::Avx512(_) => PANEL,
+        Level::Avx2(_) | Level::Portable => 16,
     }
 }
 

@@ -181,9 +181,9 @@ impl Kernel {
                 _ => (avx512bf16::strip, 1),
             },
             #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx512) => (fma::avx512, 1),
+            (_, Level::Avx512(_)) => (fma::avx512, 1),
             #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx2) => (fma::avx2, 1),
+            (_, Level::Avx2(_)) => (fma::avx2, 1),
             _ => (fma::portable, 1),
         };
         Self { run, step }

@@ -1,4 +1,8 @@
 //! The loops that put operands into cells: by rows or by columns, as they are or transposed.
+//!
+//! # Soundness
+//! Cells go through slices with bounds checked. A transposition reads a block of a stage, which is as wide as its longest
+//! use and one block more, and writes where an assertion before it says that it may.
 
 use super::bf16::{narrow_kernel, rounded_bits};
 use super::matrix::{Form, PANEL};

@@ -1,4 +1,8 @@
 //! Transposition of square blocks of cells.
+//!
+//! # Soundness
+//! An implementation reads `SIDE` rows of `SIDE` cells from `from` and writes `rows` rows of `SIDE` cells at `to`, good
+//! for that by the caller's promise. Its instructions are there as said in [`simd`](crate::cpu::simd).
 
 use crate::cpu::simd::{Portable, Simd};
 

@@ -2,6 +2,7 @@
 
 mod kernels;
 mod model;
+mod rl;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -26,6 +27,8 @@ enum Work {
     Generate(model::GenerateArguments),
     /// Reading prompts
     Prefill(model::PrefillArguments),
+    /// Updates of PPO on random prompts: rollout, reference, values, scores, optimiser steps
+    Rl(rl::RlArguments),
     /// Matrix products
     Gemm(kernels::GemmArguments),
     /// Reading memory
@@ -109,6 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Work::Train(arguments) => model::train(arguments),
         Work::Generate(arguments) => model::generate(arguments),
         Work::Prefill(arguments) => model::prefill(arguments),
+        Work::Rl(arguments) => rl::run(arguments),
         Work::Gemm(arguments) => kernels::gemm(arguments),
         Work::Memory(arguments) => kernels::memory(arguments),
     }

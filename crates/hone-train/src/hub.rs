@@ -7,12 +7,27 @@ use std::env;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use crate::failure::Failure;
-use crate::output;
+/// A model that cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}; {hint}")]
+pub struct HubError {
+    /// What is wrong, beginning with the model's id.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+}
+
+type Result<T, E = HubError> = std::result::Result<T, E>;
+
+fn fail(message: impl Into<String>, hint: impl Into<String>) -> HubError {
+    HubError {
+        message: message.into(),
+        hint: hint.into(),
+    }
+}
 
 /// Files beside the weights that a model is read from.
 const SMALL: [&str; 13] = [
@@ -54,6 +69,15 @@ impl Id {
         })
     }
 
+    /// The same model at a commit.
+    #[must_use]
+    pub fn at(&self, commit: &str) -> Self {
+        Self {
+            name: self.name.clone(),
+            revision: commit.into(),
+        }
+    }
+
     fn repo(&self) -> Repo {
         Repo::with_revision(self.name.clone(), RepoType::Model, self.revision.clone())
     }
@@ -65,21 +89,44 @@ impl fmt::Display for Id {
     }
 }
 
-/// The directory of a model's files, downloaded where they are not in the cache.
+/// The local copy of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Its files.
+    pub directory: PathBuf,
+    /// What somebody should know of how it was found.
+    pub note: Option<String>,
+}
+
+impl Fetched {
+    fn quietly(directory: PathBuf) -> Self {
+        Self { directory, note: None }
+    }
+}
+
+/// The commit that a directory given by [`fetch`] is of.
+pub fn commit_of(directory: &Path) -> Option<&str> {
+    directory.file_name()?.to_str()
+}
+
+/// A model's files, downloaded where they are not in the cache.
 ///
 /// # Errors
 /// A model that is neither in the cache nor reachable, or whose weights are pickles.
-pub fn fetch(id: &Id) -> Result<PathBuf> {
+pub fn fetch(id: &Id) -> Result<Fetched> {
     let cache = Cache::from_env();
+    // A commit never changes: what is here of it is all that can be had
+    let pinned = cache.repo(id.repo()).pointer_path(&id.revision);
+    if has_weights(&pinned) {
+        return Ok(Fetched::quietly(pinned));
+    }
     if is_offline() {
-        return cached(&cache, id).ok_or_else(|| {
-            let text = format!(
-                "{id}: not in the cache at {}, and HF_HUB_OFFLINE is set",
-                cache.path().display()
-            );
-            Failure::failed(text)
-                .hint("unset HF_HUB_OFFLINE to download it, or name a local directory")
-                .into()
+        return cached(&cache, id).map(Fetched::quietly).ok_or_else(|| {
+            let place = cache.path().display();
+            fail(
+                format!("{id}: not in the cache at {place}, and HF_HUB_OFFLINE is set"),
+                "unset HF_HUB_OFFLINE to download it, or name a local directory",
+            )
         });
     }
     let mut builder = ApiBuilder::from_env().with_progress(false).with_retries(3);
@@ -95,18 +142,19 @@ pub fn fetch(id: &Id) -> Result<PathBuf> {
             // All files of one commit, even if the branch moves meanwhile
             let commit = Repo::with_revision(id.name.clone(), RepoType::Model, info.sha.clone());
             let directory = download(id, &api.repo(commit), &names)?;
-            cache.repo(id.repo()).create_ref(&info.sha)?;
-            Ok(directory)
+            let noted = cache.repo(id.repo()).create_ref(&info.sha);
+            noted.map_err(|error| fail(format!("{id}: {}: {error}", cache.path().display()), "make it writable"))?;
+            Ok(Fetched::quietly(directory))
         }
         // Without a network, what was downloaded before will do
         Err(error) => match cached(&cache, id) {
-            Some(directory) => {
-                output::note(&format!(
+            Some(directory) => Ok(Fetched {
+                directory,
+                note: Some(format!(
                     "{id}: the hub cannot be asked ({error}); taking the copy in the cache"
-                ));
-                Ok(directory)
-            }
-            None => Err(unreachable(id, &error).into()),
+                )),
+            }),
+            None => Err(unreachable(id, &error)),
         },
     }
 }
@@ -116,10 +164,12 @@ fn is_offline() -> bool {
         .is_ok_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
 }
 
-fn unreachable(id: &Id, error: &ApiError) -> Failure {
+fn unreachable(id: &Id, error: &ApiError) -> HubError {
     let endpoint = env::var("HF_ENDPOINT").unwrap_or_else(|_| "https://huggingface.co".into());
-    let failure = Failure::failed(format!("{id}: {endpoint} did not answer with this model: {error}"));
-    failure.hint("check the name and the network; private models need HF_TOKEN; a local directory needs neither")
+    fail(
+        format!("{id}: {endpoint} did not answer with this model: {error}"),
+        "check the name and the network; private models need HF_TOKEN; a local directory needs neither",
+    )
 }
 
 /// The snapshot in the cache, if there is one with a configuration and weights.
@@ -127,15 +177,16 @@ fn cached(cache: &Cache, id: &Id) -> Option<PathBuf> {
     let files = cache.repo(id.repo());
     let config = files.get("config.json").or_else(|| files.get("adapter_config.json"))?;
     let directory = config.parent()?;
+    has_weights(directory).then(|| directory.to_path_buf())
+}
+
+fn has_weights(directory: &Path) -> bool {
     let weights = [
         "model.safetensors",
         "model.safetensors.index.json",
         "adapter_model.safetensors",
     ];
-    weights
-        .iter()
-        .any(|name| directory.join(name).exists())
-        .then(|| directory.to_path_buf())
+    weights.iter().any(|name| directory.join(name).exists())
 }
 
 fn download(id: &Id, repo: &ApiRepo, names: &[String]) -> Result<PathBuf> {
@@ -144,26 +195,33 @@ fn download(id: &Id, repo: &ApiRepo, names: &[String]) -> Result<PathBuf> {
         let pickle = names
             .iter()
             .find(|name| name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth"));
-        let failure = match pickle {
-            Some(name) => Failure::failed(format!(
-                "{id}: its weights are the pickle {name}, which is never read, since loading it can run code"
-            ))
-            .hint("convert it once with transformers: AutoModelForCausalLM.from_pretrained(ID).save_pretrained(DIR)"),
-            None => Failure::failed(format!("{id}: no safetensors file in it")),
-        };
-        return Err(failure.into());
+        return Err(match pickle {
+            Some(name) => fail(
+                format!("{id}: its weights are the pickle {name}, which is never read, since loading it can run code"),
+                "convert it once with transformers: AutoModelForCausalLM.from_pretrained(ID).save_pretrained(DIR)",
+            ),
+            None => fail(
+                format!("{id}: no safetensors file in it"),
+                "expected a model in Hugging Face layout",
+            ),
+        });
     }
     let mut directory = None;
     for name in wanted {
         let path = match repo.get(name) {
             Ok(path) => path,
-            Err(error) => return Err(unreachable(id, &error).into()),
+            Err(error) => return Err(unreachable(id, &error)),
         };
         if name == "config.json" || directory.is_none() {
             directory = path.parent().map(Path::to_path_buf);
         }
     }
-    directory.ok_or_else(|| Failure::failed(format!("{id}: no file in it")).into())
+    directory.ok_or_else(|| {
+        fail(
+            format!("{id}: no file in it"),
+            "expected a model in Hugging Face layout",
+        )
+    })
 }
 
 /// Those of a repository's files that hone reads, none of them in folders: one weight file or its shards.

@@ -1,0 +1,228 @@
+//! `bench rl`: whole updates of `hone ppo`, measured by the run itself.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hone_data::Source;
+use hone_math::Key;
+use hone_model::Transformer;
+use hone_run::{Resolved, Shutdown};
+use hone_text::{AddSpecial, Tokenizer};
+use hone_train::artefact::{self, Artefact};
+use hone_train::ppo::{self, PpoConfig, PpoData, PpoSection, RewardSection};
+use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
+use hone_train::{Job, Outcome};
+use serde_json::{Value, json};
+
+use super::{Limits, Report, median};
+use crate::failure::Failure;
+use crate::machine;
+use crate::model::{EngineArguments, PrecisionArgument, resolve_directory};
+use crate::watch::Watch;
+
+/// Arguments of `bench rl`.
+#[derive(Args)]
+pub struct RlArguments {
+    /// A model directory with a tokenizer, or a hub id: policy and reference; with random heads also value and reward model
+    #[arg(long, value_name = "DIR")]
+    model: String,
+    #[command(flatten)]
+    engine: EngineArguments,
+    /// Episodes an update
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+    /// Tokens of each prompt, about
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    length: u32,
+    /// Most tokens of a response
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    new: u32,
+    /// Passes over an update's episodes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    epochs: u32,
+    /// Updates, the first of which is warm-up
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    steps: u32,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Updates that are not counted.
+const WARM_UP: usize = 1;
+
+/// Tokens of responses a second of whole updates: sampling, reference, values, scores, and the steps of both networks.
+pub fn run(arguments: &RlArguments) -> Result<()> {
+    let folder = tempfile::tempdir().context("a folder for the measured run")?;
+    let directory = std::path::absolute(resolve_directory(&arguments.model)?)?;
+    if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
+        let text = format!("{}: an adapter; expected a whole model", directory.display());
+        return Err(Failure::usage(text)
+            .hint("hone export merges an adapter into its model")
+            .into());
+    }
+    let engine = arguments.engine.engine()?;
+    let mut base = artefact::load(&engine, &directory)?;
+    let prompt_length = write_prompts(
+        &folder.path().join("prompts.jsonl"),
+        &base.companion.tokenizer,
+        arguments,
+    )?;
+    let (context, new) = (base.model.architecture().context, arguments.new as usize);
+    if prompt_length + new > context {
+        let text = format!(
+            "{} tokens a sequence; the model's context is {context}",
+            prompt_length + new
+        );
+        return Err(Failure::usage(text).into());
+    }
+    let (isa, precision, threads) = (engine.isa(), engine.precision(), engine.threads());
+    let parameters = base.model.parameters().count().0;
+    let weights = Weights::of(&base.model);
+    base.model.add_reward_head(&engine, 1);
+    let Artefact { model, companion } = base;
+    artefact::publish_at(&engine, &folder.path().join("reward"), &companion, &model)?;
+    drop((model, engine));
+
+    let job = Job {
+        dir: folder.path().join("run"),
+        base: folder.path().to_path_buf(),
+        observer: Arc::new(Watch::new()),
+        shutdown: Shutdown::install()?,
+        allow_isa_change: false,
+        threads: arguments.engine.threads.map(|threads| threads as usize),
+    };
+    let config = configuration(arguments, &directory, prompt_length);
+    if let Outcome::Stopped { step } = ppo::run(&job, &Resolved::from_config(config)?)? {
+        return Err(Failure::failed(format!("stopped after update {step}; nothing was kept")).into());
+    }
+    let peak_bytes = machine::peak_bytes();
+    let mut speeds = speeds(&job.dir)?;
+    let runs = speeds.split_off(WARM_UP);
+    let limits = Limits::measure(&arguments.engine.engine()?);
+    let speed = median(&runs);
+    let (batch, epochs) = (arguments.batch as usize, f64::from(arguments.epochs));
+    let work = format!(
+        "PPO update, {batch} x ({prompt_length} + up to {new}) tokens, ppo_epochs {epochs}; policy, reference, value network and reward \
+         model of {} ({parameters} parameters), {isa}, {precision:?}, {threads} threads",
+        arguments.model
+    );
+    let least = weights.least_seconds(&limits, (batch, prompt_length, new), epochs, precision);
+    let report = Report {
+        work,
+        tokens_per_second: Some(speed),
+        runs,
+        unit: "tokens/s",
+        warm_up: speeds,
+        peak_bytes,
+        fraction_of_limit: Some(speed * least / (batch * new) as f64),
+    };
+    report.print(arguments.json)
+}
+
+/// A run that does nothing but updates: all else is left out or done after the last one.
+fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize) -> PpoConfig {
+    PpoConfig {
+        model: ModelSection::at(directory.to_string_lossy()),
+        reward: RewardSection { path: "reward".into() },
+        data: PpoData {
+            prompts: vec![Source::new("prompts.jsonl")],
+            held_out: 0.0,
+            max_prompt_length: prompt_length,
+        },
+        ppo: PpoSection {
+            updates: u64::from(arguments.steps),
+            rollout_batch: arguments.batch as usize,
+            minibatch: arguments.batch as usize,
+            ppo_epochs: arguments.epochs as usize,
+            max_new_tokens: arguments.new as usize,
+            ..PpoSection::default()
+        },
+        train: TrainSection {
+            precision: match arguments.engine.precision {
+                PrecisionArgument::Bf16 => PrecisionSetting::Bf16,
+                PrecisionArgument::F32 => PrecisionSetting::F32,
+            },
+            checkpoint_every: u64::from(arguments.steps) + 1,
+            ..PpoConfig::default().train
+        },
+        eval: ShownSection { every: 0, samples: 0 },
+        ..PpoConfig::default()
+    }
+}
+
+/// Writes a prompt an episode of one update, of random letters; returns the length of the longest in tokens.
+fn write_prompts(path: &Path, tokenizer: &Tokenizer, arguments: &RlArguments) -> Result<usize> {
+    let (mut rows, mut longest) = (String::new(), 0);
+    for episode in 0..u64::from(arguments.batch) {
+        let key = Key::new(1, "bench prompts", episode);
+        let (mut text, mut tokens, mut letters) = (String::new(), 0, 0);
+        while tokens < arguments.length as usize {
+            if !text.is_empty() {
+                text.push(' ');
+            }
+            text.push(char::from(b'a' + key.below(letters, 26) as u8));
+            letters += 1;
+            tokens = tokenizer.encode(&text, AddSpecial::Yes)?.len();
+        }
+        longest = longest.max(tokens);
+        rows += &format!("{}\n", json!({ "prompt": text }));
+    }
+    std::fs::write(path, rows).with_context(|| path.display().to_string())?;
+    Ok(longest)
+}
+
+/// The run's own tokens a second, update by update.
+fn speeds(run: &Path) -> Result<Vec<f64>> {
+    let path = run.join("timings.jsonl");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let speed = |line: &str| -> Result<f64> {
+        let line: Value = serde_json::from_str(line)?;
+        Ok(line["tokens_per_second"].as_f64().unwrap_or_default())
+    };
+    text.lines().map(speed).collect()
+}
+
+/// Weights that a token is multiplied with.
+struct Weights {
+    blocks: f64,
+    output: f64,
+}
+
+impl Weights {
+    fn of(model: &Transformer) -> Self {
+        let a = model.architecture();
+        Self {
+            blocks: (a.layers * a.block_weights()) as f64,
+            output: (a.vocab_size * a.width) as f64,
+        }
+    }
+
+    /// What the products of an update take at the machine's measured speed. Each weight is two operations a token forward and
+    /// four backward: the policy reads prompts and decodes, then reference, values and scores go forward over whole
+    /// sequences, then policy and value network go forward and backward in each epoch.
+    fn least_seconds(
+        &self,
+        limits: &Limits,
+        (batch, prompt, new): (usize, usize, usize),
+        epochs: f64,
+        precision: hone_compute::Precision,
+    ) -> f64 {
+        let bytes_a_weight = if precision == hone_compute::Precision::Bf16 {
+            2.0
+        } else {
+            4.0
+        };
+        let (batch, prompt, new) = (batch as f64, prompt as f64, new as f64);
+        let whole = self.blocks + self.output;
+        let step = (2.0 * whole * batch / limits.flops).max(whole * bytes_a_weight / limits.bytes);
+        let read = 2.0 * self.blocks * batch * prompt;
+        let sequences = batch * (prompt + new);
+        let responses = batch * new;
+        let forward = 2.0 * (3.0 * self.blocks * sequences + self.output * responses);
+        let training = 6.0 * (2.0 * self.blocks * sequences + self.output * responses) * epochs;
+        step * new + (read + forward + training) / limits.flops
+    }
+}
