@@ -173,7 +173,7 @@ impl hone_run::Observer for Listener {
 }
 
 #[test]
-fn a_tokenizer_reads_beside_its_settings_and_no_further_than_its_bytes() -> Result<(), Box<dyn Error>> {
+fn a_tokenizer_takes_paths_as_stages_do_and_reads_no_further_than_its_bytes() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let recipe = "[[stage]]\nname = \"tokens\"\nkind = \"tokenizer\"\nconfig = \"settings/tokens.toml\"\n";
     let options = write(dir.path(), recipe)?;
@@ -184,7 +184,7 @@ fn a_tokenizer_reads_beside_its_settings_and_no_further_than_its_bytes() -> Resu
     // The limit ends the reading inside the first file; what follows there is not even text
     let mut text = b"a line of words, a line of words\n".repeat(2);
     text.extend(b"\xff\n");
-    std::fs::write(settings.join("mine.txt"), text)?;
+    std::fs::write(dir.path().join("mine.txt"), text)?;
     let listener = Arc::new(Listener::default());
     let result = run_recipe(
         &options,
@@ -205,7 +205,7 @@ fn a_tokenizer_reads_beside_its_settings_and_no_further_than_its_bytes() -> Resu
     let config = "files = [{ path = \"rows.jsonl\", max_bad_share = 0.5 }]\nvocab_size = 270\n";
     std::fs::write(settings.join("others.toml"), config)?;
     std::fs::write(
-        settings.join("rows.jsonl"),
+        dir.path().join("rows.jsonl"),
         "{\"text\": \"some words\"}\n{\"text\": 7}\n",
     )?;
     run_recipe(

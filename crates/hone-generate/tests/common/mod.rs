@@ -38,7 +38,7 @@ pub fn architecture(family: &str, heads: (usize, usize, usize), vocabulary: usiz
         intermediate: Some(40),
         context: 600,
         tied,
-        rope_theta: 1000.0,
+        rope_theta: if gpt2 { 10_000.0 } else { 1000.0 },
     };
     model.architecture(vocabulary).expect("a sound shape")
 }

@@ -34,7 +34,7 @@ fn new(family: &str, heads: (usize, usize, usize), tied: bool) -> Architecture {
         intermediate: Some(36),
         context: 160,
         tied,
-        rope_theta: THETA,
+        rope_theta: if gpt2 { 10_000.0 } else { THETA },
     };
     model.architecture(VOCABULARY).expect("a sound shape")
 }

@@ -10,6 +10,13 @@
 //! 3. segments are merged from left to right.
 //!
 //! Nothing as long as the sequence squared is ever held: scratch is per thread and per block.
+//!
+//! # Soundness
+//! Kernels reach memory through [`Rows`] and [`RowsMut`], which carry no length: a start and a stride. What lies behind
+//! them is scratch or a page, both made of whole blocks of rows that are padded to whole vectors, so the last vector of a
+//! row that is partly filled stays inside; the function that builds them says how many rows there are. Outputs are written
+//! through `Parts`, and the place where one is taken says why no other task has it. Arithmetic is sound as said in
+//! [`simd`](super::simd).
 
 mod backward;
 mod forward;

@@ -9,7 +9,7 @@ use hone_data::Source;
 use hone_math::Key;
 use hone_model::Transformer;
 use hone_run::{Resolved, Shutdown};
-use hone_text::{AddSpecial, Tokenizer};
+use hone_text::{AddSpecial, Chat, Message, Tokenizer};
 use hone_train::artefact::{self, Artefact};
 use hone_train::ppo::{self, PpoConfig, PpoData, PpoSection, RewardSection};
 use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
@@ -155,6 +155,17 @@ fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize
 
 /// Writes a prompt an episode of one update, of random letters; returns the length of the longest in tokens.
 fn write_prompts(path: &Path, tokenizer: &Tokenizer, arguments: &RlArguments) -> Result<usize> {
+    let chat = match tokenizer.chat_template() {
+        Some(_) => Some(Chat::new(tokenizer)?),
+        None => None,
+    };
+    // As PPO takes them: through the template, where there is one
+    let count = |text: &str| -> Result<usize> {
+        Ok(match &chat {
+            Some(chat) => chat.prompt_ids(&[Message::user(text)])?.len(),
+            None => tokenizer.encode(text, AddSpecial::Yes)?.len(),
+        })
+    };
     let (mut rows, mut longest) = (String::new(), 0);
     for episode in 0..u64::from(arguments.batch) {
         let key = Key::new(1, "bench prompts", episode);
@@ -165,7 +176,7 @@ fn write_prompts(path: &Path, tokenizer: &Tokenizer, arguments: &RlArguments) ->
             }
             text.push(char::from(b'a' + key.below(letters, 26) as u8));
             letters += 1;
-            tokens = tokenizer.encode(&text, AddSpecial::Yes)?.len();
+            tokens = count(&text)?;
         }
         longest = longest.max(tokens);
         rows += &format!("{}\n", json!({ "prompt": text }));
