@@ -202,12 +202,14 @@ fn stopping_and_going_on_changes_no_byte() {
     asked.request();
     let stopped = run(&job(dir.path(), "cut", asked), &resolved);
     assert!(matches!(stopped, Err(TrainError::Stopped)), "{stopped:?}");
+    assert!(!cut.exists(), "a run that was not prepared leaves nothing behind");
     copy(
         &dir.path().join("whole/checkpoints/step-000003"),
         &cut.join("checkpoints/step-000003"),
     );
-    std::fs::copy(dir.path().join("whole/metrics.jsonl"), cut.join("metrics.jsonl")).unwrap();
-    std::fs::copy(dir.path().join("whole/samples.jsonl"), cut.join("samples.jsonl")).unwrap();
+    for file in ["run.toml", "metrics.jsonl", "samples.jsonl"] {
+        std::fs::copy(dir.path().join("whole").join(file), cut.join(file)).unwrap();
+    }
     run(&job(dir.path(), "cut", Shutdown::default()), &resolved).unwrap();
     for file in [
         "metrics.jsonl",
