@@ -19,23 +19,6 @@ use crate::{Error, check_length, check_setting};
 /// Default weight of the divergence in the reward.
 pub const KL_COEF: f64 = 0.05;
 
-/// Replaces the scores of responses that did not end (`ended` is false) by `score`, and returns how many those are.
-///
-/// `scores` and `ended` are `[b]`.
-///
-/// # Errors
-/// Slices of unequal length.
-#[doc(alias = "missing_eos_penalty")]
-pub fn replace_missing_eos(scores: &mut [f32], ended: &[bool], score: f32) -> Result<u64, Error> {
-    check_length("replace_missing_eos", "ended", ended.len(), scores.len())?;
-    let mut replaced = 0;
-    for (place, _) in scores.iter_mut().zip(ended).filter(|&(_, &ended)| !ended) {
-        *place = score;
-        replaced += 1;
-    }
-    Ok(replaced)
-}
-
 /// What [`rewards`] reads.
 #[derive(Clone, Copy, Debug)]
 pub struct RewardInputs<'a> {
@@ -174,14 +157,6 @@ mod tests {
         fn map_bits(&self) -> Vec<u32> {
             self.iter().map(|x| x.to_bits()).collect()
         }
-    }
-
-    #[test]
-    fn a_missing_eos_replaces_the_score() {
-        let mut scores = [3.0, 5.0, -8.0];
-        assert_eq!(replace_missing_eos(&mut scores, &[true, false, false], -1.0), Ok(2));
-        assert_eq!(scores, [3.0, -1.0, -1.0]);
-        assert!(replace_missing_eos(&mut scores, &[true], -1.0).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hone_compute::Engine;
-use hone_model::{Dtype, ModelConfig, Transformer, load_adapter};
+use hone_model::{Dtype, Family, ModelConfig, Transformer, load_adapter};
 use hone_run::{Run, publish_dir, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Map, Value};
@@ -155,7 +155,16 @@ pub fn publish_at(engine: &Engine, path: &Path, companion: &Companion, model: &T
     Ok(())
 }
 
+/// Whether a model's adapter is merged into what is written: PEFT knows gpt2's queries, keys and values as one matrix, so
+/// their adapters have no place there.
+pub(crate) fn merges(model: &Transformer) -> bool {
+    model.adapter().is_some() && model.architecture().family == Family::Gpt2
+}
+
 fn write(engine: &Engine, dir: &Path, companion: &Companion, model: &Transformer) -> Result<(), hone_run::Error> {
+    if merges(model) {
+        return write(engine, dir, companion, &model.duplicate(engine).merge_adapter(engine));
+    }
     let caller = |error: std::io::Error| hone_run::Error::caller(error);
     companion.tokenizer.save(dir).map_err(hone_run::Error::caller)?;
     let file = |name: &str| {

@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Place, REWARD, SFT, engine, sentence, with, with_train};
+use common::{Place, REWARD, SFT, engine, pretrain_toml, sentence, with, with_train};
 use hone_compute::{Engine, EngineOptions, Precision};
 use hone_text::{Chat, Message, TrainedTurns};
 use hone_train::{Outcome, artefact};
@@ -226,6 +226,28 @@ fn an_adapter_of_a_base_without_a_template_can_be_loaded() {
     );
     // The next stage takes it
     place.reward("reward", &with(REWARD, "path", "\"lora/model\"")).unwrap();
+}
+
+/// PEFT has no place for adapters of gpt2's queries, keys and values, so the model is written whole.
+#[test]
+fn an_adapter_of_gpt2_is_merged_into_what_is_written() {
+    let place = Place::new();
+    let gpt2 = pretrain_toml(2).replace("[model.new]", "[model.new]\nfamily = \"gpt2\"");
+    assert_ne!(gpt2, pretrain_toml(2));
+    place.pretrain("base", &gpt2).unwrap();
+    one_answer(&place);
+    let toml = with(&format!("{SFT}\n[lora]\nrank = 4"), "learning_rate", "1e-2");
+    let Outcome::Done { model, .. } = place.sft("lora", &with(&toml, "steps", "10")).unwrap() else {
+        panic!("stopped")
+    };
+    assert!(!model.join("adapter_config.json").exists());
+    let loaded = artefact::load(&engine(), &model).unwrap();
+    assert!(loaded.model.adapter().is_none());
+    let losses = &place.metrics("lora")["eval/loss"];
+    let (first, last) = (place.metrics("lora")["train/loss"][0].1, losses.last().unwrap().1);
+    let mean = held_out_loss(&engine(), &loaded);
+    assert!((mean / last - 1.0).abs() < 0.02, "{mean} as loaded, {last} in the run");
+    assert!(last < first - 0.1, "it learned: {first} to {last}");
 }
 
 /// Ten steps without a finite gradient end the run; the step is counted as in the metrics.

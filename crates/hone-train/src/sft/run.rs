@@ -123,7 +123,9 @@ fn train(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     let model = artefact::load_language_model(&engine, &prepared.path)?.model;
     let (model, grown) = with_tokens(&engine, model, &prepared);
     let model = with_adapter(&engine, (model, grown), c)?;
-    if grown && model.adapter().is_some() {
+    if artefact::merges(&model) {
+        job.message("PEFT has no place for adapters of gpt2: this one is merged into the model that is written");
+    } else if grown && model.adapter().is_some() {
         job.message("the embedding has new rows: it is trained, and kept with the adapter");
     }
     let Prepared {
