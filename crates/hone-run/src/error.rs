@@ -193,7 +193,7 @@ pub enum Error {
     /// The run was started with another configuration.
     #[error(
         "{}: this run was started with another configuration; changed: {}. \
-         Give the run another --name, or undo the change", dir.display(), keys.join(", ")
+         Give the run another --name (a recipe's stage another name), or undo the change", dir.display(), keys.join(", ")
     )]
     ConfigChanged {
         /// The run.

@@ -221,7 +221,7 @@ fn hints(activations: usize, moments: usize, (recompute, train): (bool, &TrainSe
         hints.push(format!("lower train.shards (it is {})", train.shards));
     }
     if moments > activations {
-        hints.push("train less of the model ([lora]) or a smaller one".into());
+        hints.push("take a smaller model or, but for pre-training, train less of it ([lora])".into());
     }
     hints
 }

@@ -258,7 +258,7 @@ impl Default for PpoSection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PtxSection {
-    /// Texts, as in pre-training; their last 5% are left out. Needed.
+    /// Texts, as in pre-training. Needed.
     #[schemars(example = vec!["text.txt"])]
     pub train: Vec<Source>,
     /// The share at the end of each source that is left out: as pre-training held it out, so that it stays unseen.

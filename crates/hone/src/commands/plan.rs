@@ -13,6 +13,9 @@ use hone_train::{Job, TrainError, ppo, pretrain, reward, sft};
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// Smaller parts are in the sum and in `--json` only.
+const SHOWN: u64 = 50_000;
+
 /// Say what a stage will need of memory and time, without starting it
 #[derive(Args)]
 pub struct Arguments {
@@ -181,7 +184,7 @@ fn print(plan: &Plan, out: &mut Output) -> Result<()> {
         ))?;
     }
     out.line("\nmemory")?;
-    for part in &plan.memory {
+    for part in plan.memory.iter().filter(|part| part.bytes >= SHOWN) {
         out.line(&format!("  {:>9}  {}", Bytes(part.bytes).to_string(), part.what))?;
     }
     out.line(&format!("  {:>9}  at most in all", Bytes(plan.peak_bytes).to_string()))?;

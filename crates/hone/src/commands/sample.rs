@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::failure::Failure;
 use crate::input::{Prompt, Row, read_rows};
 use crate::model::{EngineArguments, LoadedModel, ModelArguments};
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// Completions held in memory at once; what they are does not depend on it.
@@ -136,6 +136,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let engine = arguments.engine.engine()?;
     let loaded = arguments.model.load(&engine)?;
+    if loaded.tokenizer.chat_template().is_some() && rows.iter().any(|row| matches!(row.value, Prompt::Text(_))) {
+        output::note(
+            "prompts that are text are completed as they stand; for the model's answers give {\"messages\": ..}",
+        );
+    }
     let prepared = prepare(&loaded, rows, &arguments.sampling)?;
     if let ([only], 1, false) = (prepared.as_slice(), arguments.n, arguments.json) {
         return stream(&engine, &loaded, only, &arguments.sampling.stop);
