@@ -166,6 +166,7 @@ impl<'a> Settings<'a> {
             rank: rank as usize,
             alpha,
             targets: names.into_iter().map(String::from).collect(),
+            vocabulary: false,
         })
     }
 

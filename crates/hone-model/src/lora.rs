@@ -20,6 +20,11 @@ pub struct LoraConfig {
     /// Which matrices: `q`, `k`, `v`, `o`, `gate`, `up`, `down`, or PEFT's `q_proj` and so on.
     #[serde(default = "default_targets")]
     pub targets: Vec<String>,
+    /// Trains the embedding and the output matrix too, and keeps them with the adapter, as PEFT's `modules_to_save` does:
+    /// where tokens are used that the model never learned, such as those of a chat template that a base model has but was
+    /// not trained with. Where tuning gives a model new tokens it is done anyway.
+    #[serde(default)]
+    pub vocabulary: bool,
 }
 
 fn default_rank() -> usize {
@@ -40,6 +45,7 @@ impl Default for LoraConfig {
             rank: default_rank(),
             alpha: default_alpha(),
             targets: default_targets(),
+            vocabulary: false,
         }
     }
 }
@@ -61,8 +67,6 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// What the model was called when the adapter was made.
     pub base: Option<String>,
-    /// Whether it brings an embedding and an output matrix of its own, for a vocabulary that grew.
-    pub brings_vocabulary: bool,
 }
 
 impl Transformer {
@@ -126,8 +130,10 @@ impl Transformer {
         self.adapter = Some(Adapter {
             config: config.clone(),
             base: None,
-            brings_vocabulary: false,
         });
+        if config.vocabulary {
+            self.adapt_vocabulary();
+        }
         Ok(())
     }
 

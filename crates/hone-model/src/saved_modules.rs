@@ -1,4 +1,5 @@
-//! Matrices that an adapter brings whole: the embedding and the output matrix of a vocabulary that grew for it.
+//! Matrices that an adapter brings whole: the embedding and the output matrix of a vocabulary that grew for it, or that it
+//! is to train.
 //!
 //! PEFT calls them `modules_to_save` and writes them beside the adapter under the base model's names. PEFT wraps each
 //! module apart, also where the base ties them, so both are always written; here tied ones must be equal.
@@ -21,7 +22,7 @@ impl Transformer {
     /// needs it: the base model has no rows for its new tokens. Without an adapter nothing changes.
     pub fn adapt_vocabulary(&mut self) {
         if let Some(adapter) = &mut self.adapter {
-            adapter.brings_vocabulary = true;
+            adapter.config.vocabulary = true;
             for id in [self.embedding, self.output] {
                 self.parameters.set_trainable(id, true);
             }
@@ -30,7 +31,7 @@ impl Transformer {
 
     /// `modules_to_save` of `adapter_config.json`.
     pub(crate) fn modules_to_save(&self) -> Option<Vec<&'static str>> {
-        let brings = self.adapter.as_ref().is_some_and(|a| a.brings_vocabulary);
+        let brings = self.adapter.as_ref().is_some_and(|a| a.config.vocabulary);
         brings.then(|| MODULES.iter().map(|(module, _, _)| *module).collect())
     }
 

@@ -64,6 +64,7 @@ fn lora() -> LoraConfig {
         rank: 4,
         alpha: 8.0,
         targets,
+        vocabulary: false,
     }
 }
 

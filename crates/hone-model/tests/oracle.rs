@@ -212,6 +212,7 @@ fn adapters() {
         rank: 3,
         alpha: 6.0,
         targets: ["q", "k", "v", "o", "up", "down"].map(String::from).to_vec(),
+        vocabulary: false,
     };
     for (name, architecture) in architectures() {
         let isas = [Isa::detect(), Isa::Portable];

@@ -228,6 +228,34 @@ fn an_adapter_of_a_base_without_a_template_can_be_loaded() {
     place.reward("reward", &with(REWARD, "path", "\"lora/model\"")).unwrap();
 }
 
+/// `lora.vocabulary` trains the embedding beside the adapter, also where nothing grew.
+#[test]
+fn an_adapter_trains_the_vocabulary_where_it_is_asked_to() {
+    let place = Place::with_base();
+    one_answer(&place);
+    let loss = |run: &str, vocabulary: bool| {
+        let lora = format!("{SFT}\n[lora]\nrank = 4\nvocabulary = {vocabulary}");
+        let toml = with(&with(&lora, "steps", "10"), "learning_rate", "1e-2");
+        let Outcome::Done { model, .. } = place.sft(run, &toml).unwrap() else {
+            panic!("stopped")
+        };
+        let config = fs::read_to_string(model.join("adapter_config.json")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        let last = place.metrics(run)["eval/loss"].last().unwrap().1;
+        let engine = Engine::new(&EngineOptions {
+            threads: Some(1),
+            ..EngineOptions::default()
+        })
+        .unwrap();
+        let mean = held_out_loss(&engine, &artefact::load(&engine, &model).unwrap());
+        assert!((mean / last - 1.0).abs() < 1e-9, "{mean} as loaded, {last} in the run");
+        (config["modules_to_save"].clone(), last)
+    };
+    let ((with, low), (without, high)) = (loss("with", true), loss("without", false));
+    assert_eq!((with, without), (json!(["embed_tokens", "lm_head"]), Value::Null));
+    assert!(low < high - 0.5, "{low} with the embedding, {high} without");
+}
+
 /// PEFT has no place for adapters of gpt2's queries, keys and values, so the model is written whole.
 #[test]
 fn an_adapter_of_gpt2_is_merged_into_what_is_written() {

@@ -73,6 +73,7 @@ impl Fixture {
                     rank: 2,
                     alpha: 8.0,
                     targets: vec!["q".into(), "down".into()],
+                    vocabulary: false,
                 },
                 7,
             )
