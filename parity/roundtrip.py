@@ -103,6 +103,7 @@ with tempfile.TemporaryDirectory() as temporary:
             reward.score.weight.normal_(0, 0.2)
         reward.save_pretrained(directory)
         tokenizer = AutoTokenizer.from_pretrained(models / family)
+        tokenizer.chat_template = None  # without one a response ends with the eos token
         tokenizer.save_pretrained(directory)
         path = temporary / "pairs.jsonl"
         path.write_text("".join(json.dumps({"prompt": t, "completion": " yes"}) + "\n" for t in texts))
@@ -112,7 +113,7 @@ with tempfile.TemporaryDirectory() as temporary:
         again = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
         for check, model in (("hone on transformers' reward model", reward), ("transformers on hone's reward model", again)):
             with torch.no_grad():
-                expected = [model(input_ids=torch.tensor([tokenizer(t + " yes")["input_ids"]])).logits.item() for t in texts]
+                expected = [model(input_ids=torch.tensor([tokenizer(t + " yes")["input_ids"] + [tokenizer.eos_token_id]])).logits.item() for t in texts]
             difference = max(abs(a - b) for a, b in zip(got, expected, strict=True))
             worst = max(worst, difference)
             print(f"{family:24} {check:44} {difference:.2e}", flush=True)
