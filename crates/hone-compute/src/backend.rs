@@ -5,6 +5,7 @@ use std::any::Any;
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
+use crate::profile::OperationTime;
 use crate::rehearsal::{Account, Speeds};
 use crate::rope::RopeTable;
 use crate::sampling::{Choice, SampleRow, SamplingError};
@@ -125,6 +126,12 @@ pub(crate) trait Backend: Send + Sync {
     }
     /// From now on a rehearsal counts time at these speeds.
     fn count_time(&self, _: Speeds) {}
+    /// What a profiled device's operations took since they were cleared; none of another.
+    fn operation_times(&self) -> Vec<(&'static str, OperationTime)> {
+        Vec::new()
+    }
+    /// Forgets them.
+    fn clear_operation_times(&self) {}
 
     // Element by element.
     fn fill(&self, tensor: &mut Tensor, value: f32);

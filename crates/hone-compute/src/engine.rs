@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::backend::Backend;
 use crate::cpu::backend::CpuBackend;
 use crate::isa::{Isa, IsaError, MOST_THREADS, Precision};
+use crate::profile::{OperationTime, Profiled};
 use crate::rehearsal::{Account, Rehearsal, Speeds};
 use crate::tensor::Tensor;
 
@@ -81,6 +82,23 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn on(backend: Arc<dyn Backend>) -> Self {
         Self { backend }
+    }
+
+    /// The same engine with every operation timed; see [`Self::operation_times`]. Results do not change.
+    pub fn profiled(&self) -> Self {
+        Self {
+            backend: Arc::new(Profiled::new(Arc::clone(&self.backend))),
+        }
+    }
+
+    /// What the operations of a profiled engine took since [`Self::clear_operation_times`], by name; empty for another.
+    pub fn operation_times(&self) -> Vec<(&'static str, OperationTime)> {
+        self.backend.operation_times()
+    }
+
+    /// Starts the times of a profiled engine from nothing.
+    pub fn clear_operation_times(&self) {
+        self.backend.clear_operation_times();
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {

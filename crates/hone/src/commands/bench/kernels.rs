@@ -55,6 +55,7 @@ pub fn gemm(arguments: &GemmArguments) -> Result<()> {
         warm_up,
         peak_bytes: machine::peak_bytes(),
         fraction_of_limit: None,
+        profile: Vec::new(),
         runs,
     };
     report.print(arguments.json)
@@ -74,6 +75,7 @@ pub fn memory(arguments: &MemoryArguments) -> Result<()> {
         warm_up: Vec::new(),
         peak_bytes: machine::peak_bytes(),
         fraction_of_limit: None,
+        profile: Vec::new(),
         runs,
     };
     report.print(arguments.json)

@@ -6,6 +6,7 @@ mod rl;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use hone_compute::Engine;
 use serde::Serialize;
 
 use crate::machine;
@@ -42,9 +43,20 @@ struct On {
     model: ModelArguments,
     #[command(flatten)]
     engine: EngineArguments,
+    /// Also say what the time went into, operation by operation
+    #[arg(long)]
+    profile: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
+}
+
+impl On {
+    /// The engine, its operations timed where that is asked for.
+    fn engine(&self) -> Result<Engine> {
+        let engine = self.engine.engine()?;
+        Ok(if self.profile { engine.profiled() } else { engine })
+    }
 }
 
 /// What was measured.
@@ -63,6 +75,41 @@ struct Report {
     peak_bytes: Option<u64>,
     /// The figure over what the measured matrix and memory speed would allow.
     fraction_of_limit: Option<f64>,
+    /// What the time of the counted runs went into, the most costly first; empty where it was not asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profile: Vec<ProfileLine>,
+}
+
+/// A line of a profile.
+#[derive(Serialize)]
+struct ProfileLine {
+    operation: &'static str,
+    calls: u64,
+    seconds: f64,
+    /// Of the time of the counted runs.
+    share: f64,
+}
+
+/// The times of an engine's operations since they were cleared, and what is left of `total` seconds.
+fn profile(engine: &Engine, total: f64) -> Vec<ProfileLine> {
+    let times = engine.operation_times();
+    if times.is_empty() {
+        return Vec::new();
+    }
+    let line = |operation, calls, seconds: f64| ProfileLine {
+        operation,
+        calls,
+        seconds,
+        share: seconds / total,
+    };
+    let mut lines: Vec<_> = times
+        .into_iter()
+        .map(|(operation, time)| line(operation, time.calls, time.time.as_secs_f64()))
+        .collect();
+    let known: f64 = lines.iter().map(|line| line.seconds).sum();
+    lines.push(line("outside operations", 0, (total - known).max(0.0)));
+    lines.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    lines
 }
 
 impl Report {
@@ -91,6 +138,15 @@ impl Report {
         }
         if let Some(bytes) = self.peak_bytes {
             output.line(&format!("{:.2} GB at most", bytes as f64 / 1e9))?;
+        }
+        for line in &self.profile {
+            output.line(&format!(
+                "{:>6.1}%  {:>9.3} s  {:>8}  {}",
+                line.share * 100.0,
+                line.seconds,
+                line.calls,
+                line.operation
+            ))?;
         }
         Ok(output.finish()?)
     }
@@ -125,7 +181,7 @@ struct Limits {
 }
 
 impl Limits {
-    fn measure(engine: &hone_compute::Engine) -> Self {
+    fn measure(engine: &Engine) -> Self {
         let flops = machine::matrix_speed(engine.isa(), engine.precision(), engine.threads(), 1024, 0.3) * 1e9;
         let bytes = machine::read_speed(engine.threads(), 256 << 20, 3) * 1e9;
         Self { flops, bytes }

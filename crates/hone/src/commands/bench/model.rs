@@ -10,7 +10,7 @@ use hone_generate::{Generator, GeneratorOptions, Request};
 use hone_math::Key;
 use hone_model::{Tokens, Transformer};
 
-use super::{Limits, On, Report, median};
+use super::{Limits, On, Report, median, profile};
 use crate::failure::Failure;
 use crate::machine;
 use crate::progress::Progress;
@@ -105,7 +105,7 @@ fn describe(what: &str, engine: &Engine, on: &On, model: &Transformer) -> String
 /// Forward, backward of the cross-entropy of every next token, clipping, AdamW on all weights.
 pub fn train(arguments: &TrainArguments) -> Result<()> {
     let (batch, length) = (arguments.batch as usize, arguments.length as usize);
-    let engine = arguments.on.engine.engine()?;
+    let engine = arguments.on.engine()?;
     let (mut model, ..) = arguments.on.model.load_weights(&engine)?;
     check_context(&model, length)?;
     model.set_recompute(arguments.recompute);
@@ -122,7 +122,12 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     let mut optimizer = Optimizer::new(&engine, model.parameters(), AdamW::default());
     let mut progress = Progress::new("steps", u64::from(arguments.steps));
     let mut speeds = Vec::new();
+    let mut counted = Instant::now();
     for step in 0..arguments.steps {
+        if step as usize == WARM_UP {
+            engine.clear_operation_times();
+            counted = Instant::now();
+        }
         let start = Instant::now();
         gradients.clear(&engine);
         let mut tape = Tape::training(&engine, model.parameters());
@@ -146,6 +151,7 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
         speeds.push((batch * length) as f64 / start.elapsed().as_secs_f64());
         progress.set(u64::from(step) + 1, u64::from(step + 1) * (batch * length) as u64);
     }
+    let profile = profile(&engine, counted.elapsed().as_secs_f64());
     drop(progress);
     let peak_bytes = machine::peak_bytes();
     let runs = speeds.split_off(WARM_UP);
@@ -164,6 +170,7 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
         warm_up: speeds,
         peak_bytes,
         fraction_of_limit: Some(speed / limit),
+        profile,
     };
     report.print(arguments.on.json)
 }
@@ -200,16 +207,19 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
         arguments.length as usize,
         arguments.new as usize,
     );
-    let engine = arguments.on.engine.engine()?;
+    let engine = arguments.on.engine()?;
     let (model, ..) = arguments.on.model.load_weights(&engine)?;
     check_context(&model, length + new)?;
     let warm_up =
         vec![(batch * new.min(8)) as f64 / time(&engine, &model, &requests(&model, batch, length, new.min(8)))?];
     let all = requests(&model, batch, length, new);
     let mut runs = Vec::new();
+    engine.clear_operation_times();
+    let counted = Instant::now();
     for _ in 0..arguments.steps {
         runs.push((batch * new) as f64 / time(&engine, &model, &all)?);
     }
+    let profile = profile(&engine, counted.elapsed().as_secs_f64());
     let peak_bytes = machine::peak_bytes();
     let limits = Limits::measure(&engine);
     let bytes_a_weight = if engine.precision() == Precision::Bf16 {
@@ -231,6 +241,7 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
         warm_up,
         peak_bytes,
         fraction_of_limit: Some(speed * least / (batch * new) as f64),
+        profile,
     };
     report.print(arguments.on.json)
 }
@@ -238,16 +249,19 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
 /// Tokens of prompts read a second, up to the first sampled token.
 pub fn prefill(arguments: &PrefillArguments) -> Result<()> {
     let (batch, length) = (arguments.batch as usize, arguments.length as usize);
-    let engine = arguments.on.engine.engine()?;
+    let engine = arguments.on.engine()?;
     let (model, ..) = arguments.on.model.load_weights(&engine)?;
     check_context(&model, length + 1)?;
     let all = requests(&model, batch, length, 1);
     let tokens = (batch * length) as f64;
     let warm_up = vec![tokens / time(&engine, &model, &all)?];
     let mut runs = Vec::new();
+    engine.clear_operation_times();
+    let counted = Instant::now();
     for _ in 0..arguments.steps {
         runs.push(tokens / time(&engine, &model, &all)?);
     }
+    let profile = profile(&engine, counted.elapsed().as_secs_f64());
     let peak_bytes = machine::peak_bytes();
     let speed = median(&runs);
     let limit = Limits::measure(&engine).flops / (2.0 * multiplied(&model));
@@ -264,6 +278,7 @@ pub fn prefill(arguments: &PrefillArguments) -> Result<()> {
         warm_up,
         peak_bytes,
         fraction_of_limit: Some(speed / limit),
+        profile,
     };
     report.print(arguments.on.json)
 }

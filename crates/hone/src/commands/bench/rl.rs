@@ -118,6 +118,7 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
         warm_up: speeds,
         peak_bytes,
         fraction_of_limit: Some(speed * least / (batch * new) as f64),
+        profile: Vec::new(),
     };
     report.print(arguments.json)
 }
