@@ -101,8 +101,8 @@ pub(crate) struct VocabularyUpstream<'a> {
 
 /// Where the vocabulary operation's gradients go; none: not wanted.
 pub(crate) struct VocabularyGradients<'a> {
-    /// `W` packed for `dhidden = dlogits W`.
-    pub backward: &'a Packed,
+    /// `W`, for `dhidden = dlogits W`.
+    pub output: &'a Tensor,
     pub dhidden: Option<&'a mut Tensor>,
     pub dweight: Option<&'a mut Tensor>,
 }
@@ -150,12 +150,18 @@ pub(crate) trait Backend: Send + Sync {
 
     // Products. A weight is [out, in].
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
-    fn pack_backward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
+    /// The right operand `x`, `[k, n]`, for a while: a weight on the way back, or the inputs of a weight's gradient.
+    fn pack_right(&self, x: &Tensor) -> Packed;
+    /// The left operand `x`.
     fn pack_left(&self, x: &Tensor) -> Packed;
-    /// `out (+)= left weight`.
-    fn product(&self, left: &Packed, weight: &Packed, out: &mut Tensor, accumulate: bool);
-    /// `gradients[i] += dys[i]^T x`, with `x` packed once.
-    fn weight_gradients(&self, x: &Tensor, dys: &[&Tensor], gradients: &mut [Option<&mut Tensor>]);
+    /// The left operand `x^T`.
+    fn pack_transposed(&self, x: &Tensor) -> Packed;
+    /// Both of them, reading `x` once.
+    fn pack_both(&self, x: &mut Tensor) -> (Packed, Packed);
+    /// `out (+)= left right`.
+    fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool);
+    /// `gradient += left right`, with `dy^T` on the left and `x` on the right.
+    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor);
     fn add_bias(&self, y: &mut Tensor, bias: &Tensor);
     fn bias_gradient(&self, dy: &Tensor, dbias: &mut Tensor);
     /// `y[i] = x[i] . w`, in f32.

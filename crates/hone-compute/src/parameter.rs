@@ -18,14 +18,14 @@ impl ParameterId {
     }
 }
 
-/// One weight: f32 master copy, and the forms the kernels read, made when first needed.
+/// One weight: f32 master copy, and the form the kernels of the way forward read, made when first needed. The way back
+/// packs a weight for as long as it is multiplied with.
 pub struct Parameter {
     name: String,
     value: Tensor,
     trainable: bool,
     decayed: bool,
     forward: OnceLock<Packed>,
-    backward: OnceLock<Packed>,
 }
 
 impl Parameter {
@@ -49,22 +49,16 @@ impl Parameter {
         self.decayed
     }
 
-    /// The packed forms there are.
+    /// The packed form, if there is one.
     #[cfg(test)]
-    pub(crate) fn packed(&self) -> impl Iterator<Item = &Packed> {
-        self.forward.get().into_iter().chain(self.backward.get())
+    pub(crate) fn packed(&self) -> Option<&Packed> {
+        self.forward.get()
     }
 
     /// The form for `y = x W^T`.
     pub(crate) fn packed_forward(&self, engine: &Engine) -> &Packed {
         self.forward
             .get_or_init(|| engine.backend().pack_forward(&self.value, None))
-    }
-
-    /// The form for `dx = dy W`.
-    pub(crate) fn packed_backward(&self, engine: &Engine) -> &Packed {
-        self.backward
-            .get_or_init(|| engine.backend().pack_backward(&self.value, None))
     }
 }
 
@@ -99,7 +93,6 @@ impl Parameters {
             trainable: true,
             decayed,
             forward: OnceLock::new(),
-            backward: OnceLock::new(),
         });
         id
     }
@@ -148,17 +141,13 @@ impl Parameters {
         (all, trainable)
     }
 
-    /// Changes the numbers of one through `change`, and brings its packed forms up to date.
+    /// Changes the numbers of one through `change`, and brings its packed form up to date.
     pub fn update<R>(&mut self, engine: &Engine, id: ParameterId, change: impl FnOnce(&mut Tensor) -> R) -> R {
         let item = &mut self.items[id.0];
         let result = change(&mut item.value);
         if let Some(packed) = item.forward.take() {
             let packed = engine.backend().pack_forward(&item.value, Some(packed));
             item.forward = OnceLock::from(packed);
-        }
-        if let Some(packed) = item.backward.take() {
-            let packed = engine.backend().pack_backward(&item.value, Some(packed));
-            item.backward = OnceLock::from(packed);
         }
         result
     }
@@ -179,7 +168,6 @@ impl Parameters {
             trainable: p.trainable,
             decayed: p.decayed,
             forward: OnceLock::new(),
-            backward: OnceLock::new(),
         });
         Self {
             items: items.collect(),
@@ -274,25 +262,5 @@ impl GradientTree {
             sum = left;
         }
         Some(sum)
-    }
-}
-
-impl Gradients {
-    /// Several of them at once.
-    ///
-    /// # Panics
-    /// If the ids do not ascend, or one stands twice: it could not be lent twice.
-    pub(crate) fn several(&mut self, ids: &[ParameterId]) -> Vec<Option<&mut Tensor>> {
-        assert!(ids.is_sorted_by(|a, b| a < b), "different parameters, in order");
-        let mut found = Vec::with_capacity(ids.len());
-        let mut rest = self.tensors.as_mut_slice();
-        let mut passed = 0;
-        for id in ids {
-            let (head, tail) = rest.split_at_mut(id.0 + 1 - passed);
-            found.push(head.last_mut().and_then(Option::as_mut));
-            passed = id.0 + 1;
-            rest = tail;
-        }
-        found
     }
 }

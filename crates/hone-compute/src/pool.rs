@@ -232,6 +232,18 @@ impl<'a, T> Parts<'a, T> {
     }
 }
 
+impl<T> Parts<'_, T> {
+    /// The first place of `range`, for parts that are not contiguous.
+    pub fn start(&self, range: std::ops::Range<usize>) -> *mut T {
+        assert!(
+            range.start <= range.end && range.end <= self.length,
+            "part {range:?} of {}",
+            self.length
+        );
+        self.pointer.wrapping_add(range.start)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

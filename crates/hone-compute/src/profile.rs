@@ -120,16 +120,20 @@ impl Backend for Profiled {
 
         "packing weights" =>
         fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
-        fn pack_backward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
 
-        "packing inputs" =>
+        "packing, forward" =>
         fn pack_left(&self, x: &Tensor) -> Packed;
 
+        "packing, backward" =>
+        fn pack_right(&self, x: &Tensor) -> Packed;
+        fn pack_transposed(&self, x: &Tensor) -> Packed;
+        fn pack_both(&self, x: &mut Tensor) -> (Packed, Packed);
+
         "products with weights" =>
-        fn product(&self, left: &Packed, weight: &Packed, out: &mut Tensor, accumulate: bool);
+        fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool);
 
         "weight gradients" =>
-        fn weight_gradients(&self, x: &Tensor, dys: &[&Tensor], gradients: &mut [Option<&mut Tensor>]);
+        fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor);
 
         "heads" =>
         fn row_dot(&self, x: &Tensor, w: &Tensor) -> Tensor;

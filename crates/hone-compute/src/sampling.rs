@@ -12,6 +12,20 @@ pub struct SampleRow {
 }
 
 impl SampleRow {
+    /// # Errors
+    /// If a parameter or `uniform` is out of its range.
+    pub(crate) fn validate(&self) -> Result<(), SamplingError> {
+        self.parameters.validate()?;
+        if !(0.0..1.0).contains(&self.uniform) {
+            return Err(SamplingError::Parameter {
+                field: "uniform",
+                got: self.uniform,
+                expected: "at least 0 and below 1",
+            });
+        }
+        Ok(())
+    }
+
     /// The temperature under which the log-probability is given: that of the sampling, or 1 for greedy choice.
     pub(crate) fn logprob_temperature(&self) -> f32 {
         let temperature = self.parameters.temperature;

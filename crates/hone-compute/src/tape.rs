@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::engine::Engine;
+use crate::ops::remake::Recipe;
 use crate::parameter::{Gradients, ParameterId, Parameters};
 use crate::tensor::Tensor;
 
@@ -17,9 +18,20 @@ pub struct Var {
     /// None: no gradient flows into it.
     pub(crate) node: Option<NodeId>,
     pub(crate) value: Arc<Tensor>,
+    /// How to make the numbers again, where that is cheaper than to keep them.
+    pub(crate) recipe: Option<Arc<Recipe>>,
 }
 
 impl Var {
+    /// A number that is kept as it is.
+    pub(crate) fn kept(node: Option<NodeId>, value: Arc<Tensor>) -> Self {
+        Self {
+            node,
+            value,
+            recipe: None,
+        }
+    }
+
     /// Its numbers.
     pub fn value(&self) -> &Tensor {
         &self.value
@@ -100,19 +112,13 @@ impl<'p> Tape<'p> {
 
     /// A number without gradient.
     pub fn constant(&self, value: Tensor) -> Var {
-        Var {
-            node: None,
-            value: Arc::new(value),
-        }
+        Var::kept(None, Arc::new(value))
     }
 
     /// An input whose gradient is wanted.
     pub(crate) fn leaf(&mut self, value: Arc<Tensor>) -> Var {
         self.nodes += 1;
-        Var {
-            node: Some(self.nodes - 1),
-            value,
-        }
+        Var::kept(Some(self.nodes - 1), value)
     }
 
     pub(crate) fn trains(&self, id: ParameterId) -> bool {
@@ -135,6 +141,13 @@ impl<'p> Tape<'p> {
         self.record_shared(vec![value], operation).swap_remove(0)
     }
 
+    /// The same for an operation whose output is cheap to make again from what it keeps anyway.
+    pub(crate) fn record_with(&mut self, value: Tensor, recipe: Recipe, operation: impl Operation + 'p) -> Var {
+        let mut var = self.record(value, operation);
+        var.recipe = Some(Arc::new(recipe));
+        var
+    }
+
     /// Records an operation with several outputs.
     pub(crate) fn record_shared(&mut self, values: Vec<Arc<Tensor>>, operation: impl Operation + 'p) -> Vec<Var> {
         let first = self.nodes;
@@ -147,10 +160,7 @@ impl<'p> Tape<'p> {
         values
             .into_iter()
             .enumerate()
-            .map(|(i, value)| Var {
-                node: Some(first + i),
-                value,
-            })
+            .map(|(i, value)| Var::kept(Some(first + i), value))
             .collect()
     }
 
@@ -204,7 +214,12 @@ impl Backward<'_> {
 
     /// Adds to the gradient of `var`.
     pub fn add(&mut self, var: &Var, gradient: Tensor) {
-        let Some(node) = var.node else { return };
+        self.add_to(var.node, gradient);
+    }
+
+    /// The same by the place on the tape.
+    pub fn add_to(&mut self, node: Option<NodeId>, gradient: Tensor) {
+        let Some(node) = node else { return };
         match &mut self.nodes[node] {
             Some(sum) => self.engine.backend().add_assign(sum, &gradient),
             slot @ None => *slot = Some(gradient),

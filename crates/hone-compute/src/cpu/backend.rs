@@ -100,8 +100,12 @@ impl CpuBackend {
     }
 }
 
+/// A right operand: a weight's own, or one that is there for a while.
 pub(crate) fn right_matrix(packed: &Packed) -> &RightMatrix {
-    packed.0.downcast_ref().expect("a weight packed by this backend")
+    match packed.0.downcast_ref::<Lent<RightMatrix>>() {
+        Some(lent) => lent.get(),
+        None => packed.0.downcast_ref().expect("a right operand packed by this backend"),
+    }
 }
 
 fn pack_weight(reuse: Option<Packed>, pack: impl FnOnce(&mut RightMatrix)) -> Packed {
@@ -201,10 +205,10 @@ impl Backend for CpuBackend {
         })
     }
 
-    fn pack_backward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
-        pack_weight(reuse, |right| {
-            right.pack(&self.cpu, weight.cpu(), weight.rows(), weight.cols())
-        })
+    fn pack_right(&self, x: &Tensor) -> Packed {
+        let mut right = self.right();
+        right.get_mut().pack(&self.cpu, x.cpu(), x.rows(), x.cols());
+        Packed(Box::new(right))
     }
 
     fn pack_left(&self, x: &Tensor) -> Packed {
@@ -213,26 +217,30 @@ impl Backend for CpuBackend {
         Packed(Box::new(left))
     }
 
-    fn product(&self, left: &Packed, weight: &Packed, out: &mut Tensor, accumulate: bool) {
+    fn pack_transposed(&self, x: &Tensor) -> Packed {
+        let mut left = self.left();
+        left.get_mut().pack_transposed(&self.cpu, x.cpu(), x.cols(), x.rows());
+        Packed(Box::new(left))
+    }
+
+    fn pack_both(&self, x: &mut Tensor) -> (Packed, Packed) {
+        let (mut left, mut transposed) = (self.left(), self.left());
+        let shape = (x.rows(), x.cols());
+        let operands = (left.get_mut(), transposed.get_mut());
+        gemm::pack_both(&self.cpu, x.cpu_mut(), shape, operands, &|_, _, _| {});
+        (Packed(Box::new(left)), Packed(Box::new(transposed)))
+    }
+
+    fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool) {
         let left: &Lent<LeftMatrix> = left.0.downcast_ref().expect("a left operand packed by this backend");
-        let product = Product::of(left.get(), right_matrix(weight));
+        let product = Product::of(left.get(), right_matrix(right));
         let product = if accumulate { product.accumulate() } else { product };
         let cols = out.cols();
         gemm::multiply(&self.cpu, &product, out.cpu_mut(), cols);
     }
 
-    fn weight_gradients(&self, x: &Tensor, dys: &[&Tensor], gradients: &mut [Option<&mut Tensor>]) {
-        let mut right = self.right();
-        right.get_mut().pack(&self.cpu, x.cpu(), x.rows(), x.cols());
-        for (dy, gradient) in dys.iter().zip(gradients) {
-            let Some(gradient) = gradient else { continue };
-            let mut left = self.left();
-            left.get_mut()
-                .pack_transposed(&self.cpu, dy.cpu(), dy.cols(), dy.rows());
-            let cols = gradient.cols();
-            let product = Product::of(left.get(), right.get()).accumulate();
-            gemm::multiply(&self.cpu, &product, gradient.cpu_mut(), cols);
-        }
+    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor) {
+        self.product(left, right, gradient, true);
     }
 
     fn add_bias(&self, y: &mut Tensor, bias: &Tensor) {

@@ -5,16 +5,18 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::memory::Memory;
+
 /// Free buffers by capacity. A buffer is as long as it was ever used: what lies behind that was never written, so the
 /// system has no memory for it.
 #[derive(Default)]
 pub(crate) struct Store {
-    free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
+    free: Mutex<BTreeMap<usize, Vec<Memory<f32>>>>,
 }
 
 /// Numbers of a tensor; goes back to its store when dropped.
 pub(crate) struct Buffer {
-    data: Vec<f32>,
+    data: Memory<f32>,
     length: usize,
     store: Arc<Store>,
 }
@@ -53,15 +55,13 @@ impl Store {
         let found = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             free.get_mut(&class).and_then(|idle| {
-                let index = best_fit(idle.iter().map(Vec::len), length)?;
+                let index = best_fit(idle.iter().map(Memory::written), length)?;
                 Some(idle.swap_remove(index))
             })
         };
         // Behind its length memory is not written, zeros neither
-        let mut data = found.unwrap_or_else(|| Vec::with_capacity(class));
-        if data.len() < length {
-            data.resize(length, 0.0);
-        }
+        let mut data = found.unwrap_or_else(|| Memory::with_capacity(class));
+        data.write_up_to(length);
         Buffer {
             data,
             length,
@@ -72,14 +72,17 @@ impl Store {
     /// Bytes that wait for use.
     pub fn idle_bytes(&self) -> usize {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.values().flatten().map(|data| data.len() * size_of::<f32>()).sum()
+        free.values()
+            .flatten()
+            .map(|data| data.written() * size_of::<f32>())
+            .sum()
     }
 
     /// The lengths that waiting buffers of each capacity were used to, in order.
     #[cfg(test)]
     pub fn waiting(&self) -> BTreeMap<usize, Vec<usize>> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let lengths = |idle: &Vec<Vec<f32>>| idle.iter().map(Vec::len).collect();
+        let lengths = |idle: &Vec<Memory<f32>>| idle.iter().map(Memory::written).collect();
         free.iter().map(|(class, idle)| (*class, lengths(idle))).collect()
     }
 
@@ -103,13 +106,13 @@ impl Drop for Buffer {
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.data[..self.length]
+        &self.data.numbers()[..self.length]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.data[..self.length]
+        &mut self.data.numbers_mut()[..self.length]
     }
 }
 

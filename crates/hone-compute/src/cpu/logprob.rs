@@ -17,7 +17,6 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::elementwise::row_grain;
 use super::math::{Lanes, REDUCTION_LANES, max_row};
 use super::simd::{Simd, dispatch};
 use crate::pool::Parts;
@@ -42,7 +41,7 @@ pub(crate) struct LogprobState {
 }
 
 /// The numbers of one token.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct TokenLogprob {
     /// Log-probability of the target; NaN if the target is in no chunk.
     pub logprob: f32,
@@ -109,8 +108,10 @@ fn inverse_temperature(temperature: f32) -> f32 {
 /// The sums of one chunk of one row.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Chunk {
-    max: f32,
-    sum: f32,
+    /// The largest `z`.
+    pub max: f32,
+    /// `sum e^(z - max)`
+    pub sum: f32,
     weighted: f32,
 }
 
@@ -141,72 +142,76 @@ unsafe fn reduce_chunk_kernel<S: Simd>(logits: &[f32], inverse: f32) -> Chunk {
     }
 }
 
-/// Rows of `width` numbers, each `stride` after the one before.
-fn assert_block(length: usize, n: usize, stride: usize, width: usize) {
-    assert!(width <= stride, "{width} columns in rows of {stride}");
-    assert!(
-        n == 0 || length >= (n - 1) * stride + width,
-        "{length} logits for {n} rows of {width}, {stride} apart"
-    );
+/// The sums of a block of rows, chunk by chunk, to be merged when all are there.
+pub(crate) struct ChunkSums {
+    /// `[rows, chunks]`
+    sums: Vec<Chunk>,
+    /// Chunks of a row.
+    chunks: usize,
 }
 
-/// Adds the columns `columns` of the vocabulary to the states of a block of rows.
-///
-/// Row `i` of `logits` starts at `i * stride`; what lies beyond its `columns.len()` numbers is not read. `columns`
-/// must start at a multiple of [`VOCAB_CHUNK`] and end at one or at the end of the vocabulary (without padding), and
-/// all columns must be given once, in order. `targets` and `states` have one element a row.
-pub(crate) fn accumulate(
-    cpu: &Cpu,
-    logits: &[f32],
-    stride: usize,
-    columns: Range<usize>,
-    targets: &[u32],
-    temperature: f32,
-    states: &mut [LogprobState],
-) {
-    let (n, width) = (states.len(), columns.len());
-    assert_eq!(targets.len(), n, "targets for {n} rows");
-    assert_block(logits.len(), n, stride, width);
-    assert!(
-        columns.start.is_multiple_of(VOCAB_CHUNK),
-        "columns {columns:?} do not start at a chunk of {VOCAB_CHUNK}"
-    );
-    let inverse = inverse_temperature(temperature);
-    let count = width.div_ceil(VOCAB_CHUNK);
-    let mut chunks = vec![Chunk::default(); n * count];
-    let parts = Parts::new(&mut chunks);
-    let grain = row_grain(width.min(VOCAB_CHUNK));
-    cpu.pool.ranges(n * count, grain, &|range| {
-        // SAFETY: the ranges of two tasks do not overlap.
-        let chunks = unsafe { parts.get(range.clone()) };
-        for (chunk, i) in chunks.iter_mut().zip(range) {
-            let (row, start) = (i / count, i % count * VOCAB_CHUNK);
-            let end = width.min(start + VOCAB_CHUNK);
-            let row = &logits[row * stride..];
-            *chunk = reduce_chunk(cpu.level, &row[start..end], inverse);
+impl ChunkSums {
+    /// None yet, for `rows` rows over a vocabulary of `size`.
+    pub(crate) fn new(rows: usize, size: usize) -> Self {
+        let chunks = size.div_ceil(VOCAB_CHUNK);
+        Self {
+            sums: vec![Chunk::default(); rows * chunks],
+            chunks,
         }
-    });
-    let states = Parts::new(states);
-    cpu.pool.ranges(n, 256, &|range| {
-        // SAFETY: the rows of two tasks do not overlap.
-        let states = unsafe { states.get(range.clone()) };
-        for (state, row) in states.iter_mut().zip(range) {
-            for &chunk in &chunks[row * count..(row + 1) * count] {
-                state.merge(chunk);
-            }
-            let target = targets[row] as usize;
-            if columns.contains(&target) {
-                state.target = logits[row * stride + target - columns.start] * inverse;
-            }
+    }
+
+    /// To be filled by tasks.
+    pub(crate) fn parts(&mut self) -> ChunkParts<'_> {
+        ChunkParts {
+            chunks: self.chunks,
+            sums: Parts::new(&mut self.sums),
         }
-    });
+    }
+
+    /// The chunks of a row, from left to right.
+    pub(crate) fn row(&self, row: usize) -> &[Chunk] {
+        &self.sums[row * self.chunks..(row + 1) * self.chunks]
+    }
+
+    /// A row's state: its chunks merged, and the logit of its target.
+    pub(crate) fn state(&self, row: usize, target: f32, temperature: f32) -> LogprobState {
+        let mut state = LogprobState::EMPTY;
+        self.row(row).iter().for_each(|&chunk| state.merge(chunk));
+        state.target = target * inverse_temperature(temperature);
+        state
+    }
 }
 
-/// What [`backward_chunk`] reads besides the logits; the slices have one element a row.
+/// [`ChunkSums`] of which each task has its own.
+pub(crate) struct ChunkParts<'a> {
+    chunks: usize,
+    sums: Parts<'a, Chunk>,
+}
+
+impl ChunkParts<'_> {
+    /// Reduces a row's logits of some chunks, the first of which starts at column `column`.
+    ///
+    /// # Safety
+    /// No other task has these chunks of this row.
+    pub(crate) unsafe fn reduce(&self, cpu: &Cpu, (row, column): (usize, usize), logits: &[f32], temperature: f32) {
+        assert!(
+            column.is_multiple_of(VOCAB_CHUNK),
+            "column {column} does not start a chunk of {VOCAB_CHUNK}"
+        );
+        let inverse = inverse_temperature(temperature);
+        let first = row * self.chunks + column / VOCAB_CHUNK;
+        let count = logits.len().div_ceil(VOCAB_CHUNK);
+        // SAFETY: as promised.
+        let sums = unsafe { self.sums.get(first..first + count) };
+        for (sum, logits) in sums.iter_mut().zip(logits.chunks(VOCAB_CHUNK)) {
+            *sum = reduce_chunk(cpu.level, logits, inverse);
+        }
+    }
+}
+
+/// What the way back reads besides the logits; the slices have one element a row.
 #[derive(Clone, Debug)]
 pub(crate) struct LogprobBackward<'a> {
-    /// The columns of the vocabulary that are given; any range.
-    pub columns: Range<usize>,
     /// The tokens whose log-probabilities were taken.
     pub targets: &'a [u32],
     /// The temperature of the forward pass.
@@ -254,41 +259,31 @@ unsafe fn backward_row_kernel<S: Simd>(logits: &mut [f32], row: RowGradient) {
     }
 }
 
-/// Replaces a block of logits (laid out as in [`accumulate`]) by the gradient of the loss with respect to them:
-/// `dlogit_j = (dlogprob ([j = target] - p_j) - dentropy p_j (ln p_j + entropy)) / temperature`.
-///
-/// What lies beyond a row's columns is left as it is. Rows whose two gradients are 0 become 0, whatever their logits.
-pub(crate) fn backward_chunk(cpu: &Cpu, logits: &mut [f32], stride: usize, from: &LogprobBackward<'_>) {
-    let (n, width) = (from.targets.len(), from.columns.len());
-    assert_block(logits.len(), n, stride, width);
-    for slice in [from.log_normaliser, from.entropy, from.dlogprob, from.dentropy] {
-        assert_eq!(slice.len(), n, "numbers for {n} rows");
-    }
-    let inverse = inverse_temperature(from.temperature);
-    let logits = Parts::new(logits);
-    cpu.pool.ranges(n, row_grain(width), &|range| {
-        for row in range {
-            // SAFETY: each row is in one task.
-            let logits = unsafe { logits.get(row * stride..row * stride + width) };
-            let (dlogprob, dentropy) = (from.dlogprob[row], from.dentropy[row]);
-            if dlogprob == 0.0 && dentropy == 0.0 {
-                logits.fill(0.0);
-                continue;
-            }
-            let constants = RowGradient {
-                inverse,
-                normaliser: from.log_normaliser[row],
-                entropy: from.entropy[row],
-                dlogprob,
-                dentropy,
-            };
-            backward_row(cpu.level, logits, constants);
-            let target = from.targets[row] as usize;
-            if from.columns.contains(&target) {
-                logits[target - from.columns.start] += dlogprob * inverse;
-            }
+impl LogprobBackward<'_> {
+    /// Replaces a row's logits of the columns `columns` by the gradient of the loss with respect to them:
+    /// `dlogit_j = (dlogprob ([j = target] - p_j) - dentropy p_j (ln p_j + entropy)) / temperature`.
+    ///
+    /// A row whose two gradients are 0 becomes 0, whatever its logits.
+    pub(crate) fn row(&self, cpu: &Cpu, row: usize, columns: Range<usize>, logits: &mut [f32]) {
+        let (dlogprob, dentropy) = (self.dlogprob[row], self.dentropy[row]);
+        if dlogprob == 0.0 && dentropy == 0.0 {
+            logits.fill(0.0);
+            return;
         }
-    });
+        let inverse = inverse_temperature(self.temperature);
+        let constants = RowGradient {
+            inverse,
+            normaliser: self.log_normaliser[row],
+            entropy: self.entropy[row],
+            dlogprob,
+            dentropy,
+        };
+        backward_row(cpu.level, logits, constants);
+        let target = self.targets[row] as usize;
+        if columns.contains(&target) {
+            logits[target - columns.start] += dlogprob * inverse;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -329,20 +324,20 @@ mod tests {
         temperature: f32,
         chunks: usize,
     ) -> Vec<TokenLogprob> {
-        let mut states = vec![LogprobState::EMPTY; targets.len()];
+        let mut sums = ChunkSums::new(targets.len(), v);
+        let parts = sums.parts();
         for start in (0..v).step_by(chunks * VOCAB_CHUNK) {
-            let columns = start..v.min(start + chunks * VOCAB_CHUNK);
-            accumulate(
-                cpu,
-                &logits[start..],
-                stride,
-                columns,
-                targets,
-                temperature,
-                &mut states,
-            );
+            let end = v.min(start + chunks * VOCAB_CHUNK);
+            cpu.pool.run(targets.len(), &|row| {
+                let logits = &logits[row * stride + start..row * stride + end];
+                // SAFETY: each task has a row of its own.
+                unsafe { parts.reduce(cpu, (row, start), logits, temperature) };
+            });
         }
-        states.iter().map(LogprobState::finish).collect()
+        let logit = |row: usize| logits[row * stride + targets[row] as usize];
+        (0..targets.len())
+            .map(|row| sums.state(row, logit(row), temperature).finish())
+            .collect()
     }
 
     #[test]
@@ -438,8 +433,7 @@ mod tests {
                 let numbers = forward(&cpu, &logits, (stride, v), &targets, temperature, 1);
                 let normaliser: Vec<f32> = numbers.iter().map(|x| x.log_normaliser).collect();
                 let entropy: Vec<f32> = numbers.iter().map(|x| x.entropy).collect();
-                let mut from = LogprobBackward {
-                    columns: 0..v,
+                let from = LogprobBackward {
                     targets: &targets,
                     temperature,
                     log_normaliser: &normaliser,
@@ -447,8 +441,13 @@ mod tests {
                     dlogprob: &dlogprob,
                     dentropy: &dentropy,
                 };
+                let back = |logits: &mut [f32], columns: Range<usize>| {
+                    for (row, logits) in logits.chunks_mut(stride).enumerate() {
+                        from.row(&cpu, row, columns.clone(), &mut logits[columns.clone()]);
+                    }
+                };
                 let mut whole = logits.clone();
-                backward_chunk(&cpu, &mut whole, stride, &from);
+                back(&mut whole, 0..v);
                 for i in 0..n {
                     let row = &whole[i * stride..(i + 1) * stride];
                     assert_close(&row[..v], &expected[i * v..(i + 1) * v], 5e-6);
@@ -456,10 +455,8 @@ mod tests {
                 }
                 // The same in two pieces, to the bit
                 let mut pieces = logits.clone();
-                from.columns = 0..5;
-                backward_chunk(&cpu, &mut pieces, stride, &from);
-                from.columns = 5..v;
-                backward_chunk(&cpu, &mut pieces[5..], stride, &from);
+                back(&mut pieces, 0..5);
+                back(&mut pieces, 5..v);
                 assert_eq!(bits(&pieces), bits(&whole));
             }
         }
@@ -470,7 +467,6 @@ mod tests {
         for cpu in cpus() {
             let mut logits = vec![f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY, 0.0, f32::NAN, 1.0, 2.0, 3.0];
             let from = LogprobBackward {
-                columns: 0..4,
                 targets: &[1, u32::MAX],
                 temperature: 1.0,
                 log_normaliser: &[2.0_f32.ln(), f32::NAN],
@@ -478,7 +474,9 @@ mod tests {
                 dlogprob: &[1.0, 0.0],
                 dentropy: &[1.0, 0.0],
             };
-            backward_chunk(&cpu, &mut logits, 4, &from);
+            for (row, logits) in logits.chunks_mut(4).enumerate() {
+                from.row(&cpu, row, 0..4, logits);
+            }
             assert_close(&logits, &[0.0, 0.5, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0], 1e-6);
         }
     }

@@ -9,6 +9,7 @@ pub(crate) mod embedding;
 pub(crate) mod gemm;
 pub(crate) mod logprob;
 pub(crate) mod math;
+pub(crate) mod memory;
 pub(crate) mod norm;
 pub(crate) mod optimizer;
 pub(crate) mod rope;

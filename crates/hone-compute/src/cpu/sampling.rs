@@ -1,6 +1,7 @@
 //! Drawing a token from a row of logits.
 //!
-//! A pure function of the logits, the parameters and one uniform number, the same for every instruction set. The
+//! A pure function of the logits, the parameters and one uniform number. Where a filter is in force ([`choose`]) it is the
+//! same for every instruction set; where none is ([`draw_from_chunks`]) it goes by the sums of the log-probability. The
 //! filters come in transformers' order: temperature, `top_k`, `top_p`, `min_p`, each on what the one before left.
 //! Differences from transformers:
 //!
@@ -9,8 +10,11 @@
 
 use std::cmp::Ordering;
 
+use super::Cpu;
+use super::logprob::{Chunk, VOCAB_CHUNK};
 use super::math;
-use super::simd::{Portable, Simd};
+use super::simd::{Portable, Simd, dispatch};
+use crate::sampling::SampleRow;
 
 /// Weights summed together before they join the running sum.
 const BLOCK: usize = 256;
@@ -75,6 +79,11 @@ impl SamplingParameters {
         self.top_k.is_some() || self.top_p < 1.0 || self.min_p > 0.0
     }
 
+    /// Whether any token may be drawn, each with its own probability.
+    pub(crate) fn draws_from_all(&self) -> bool {
+        self.temperature > 0.0 && !self.truncates()
+    }
+
     /// # Errors
     /// If a parameter is out of its range.
     pub fn validate(&self) -> Result<(), SamplingError> {
@@ -107,19 +116,61 @@ impl SamplingParameters {
     }
 }
 
+/// Draws from the whole distribution of a row by the sums of its chunks of [`VOCAB_CHUNK`] logits, so that only those of
+/// one chunk are looked at again. All logits are known to be finite or -infinity, and one to be finite.
+///
+/// The chunk is the first at which the cumulative weight exceeds `uniform` times the total, the token in it likewise.
+pub(crate) fn draw_from_chunks(cpu: &Cpu, logits: &[f32], chunks: &[Chunk], asked: &SampleRow) -> u32 {
+    let max = chunks.iter().map(|chunk| chunk.max).fold(f32::NEG_INFINITY, f32::max);
+    let weights = chunks.iter().map(|chunk| match chunk.max > f32::NEG_INFINITY {
+        true => f64::from(chunk.sum) * hone_math::exp(f64::from(chunk.max) - f64::from(max)),
+        false => 0.0,
+    });
+    let target = asked.uniform * weights.clone().sum::<f64>();
+    let (mut before, mut chosen) = (0.0, (0, 0.0));
+    for (chunk, weight) in weights.enumerate() {
+        if weight > 0.0 {
+            chosen = (chunk, ((target - before) / weight).clamp(0.0, 1.0));
+            if before + weight > target {
+                break;
+            }
+        }
+        before += weight;
+    }
+    let (chunk, uniform) = chosen;
+    let first = chunk * VOCAB_CHUNK;
+    let mut weights = logits[first..logits.len().min(first + VOCAB_CHUNK)].to_vec();
+    let inverse = 1.0 / asked.parameters.temperature;
+    relative_weights(cpu.level, &mut weights, inverse, chunks[chunk].max);
+    (first + draw(&weights, uniform)) as u32
+}
+
+dispatch! {
+    /// `x = e^(x inverse - max)`.
+    fn relative_weights(x: &mut [f32], inverse: f32, max: f32) = relative_weights_kernel;
+}
+
+#[inline(always)]
+unsafe fn relative_weights_kernel<S: Simd>(x: &mut [f32], inverse: f32, max: f32) {
+    unsafe {
+        let (factor, shift) = (math::Lanes::<S>::splat(inverse), math::Lanes::<S>::splat(max));
+        for block in x.chunks_mut(math::REDUCTION_LANES) {
+            let z = math::Lanes::load_part(block, f32::NEG_INFINITY).mul(factor);
+            z.sub(shift).exp().store_part(block);
+        }
+    }
+}
+
 /// Draws a token from one row of logits; -infinity excludes a token. `uniform` is in 0..1.
 ///
 /// # Errors
 /// If a parameter or `uniform` is out of its range, a logit is NaN or infinity, or none is finite.
 pub fn choose(logits: &[f32], parameters: &SamplingParameters, uniform: f64) -> Result<u32, SamplingError> {
-    parameters.validate()?;
-    if !(0.0..1.0).contains(&uniform) {
-        return Err(SamplingError::Parameter {
-            field: "uniform",
-            got: uniform,
-            expected: "at least 0 and below 1",
-        });
+    SampleRow {
+        parameters: *parameters,
+        uniform,
     }
+    .validate()?;
     let max = largest(logits)?;
     if parameters.temperature == 0.0 {
         let id = logits.iter().position(|&x| x == max);
@@ -323,7 +374,8 @@ fn draw(weights: &[f32], uniform: f64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::testing::normal;
+    use crate::cpu::logprob::ChunkSums;
+    use crate::cpu::testing::{cpus, normal};
 
     const PLAIN: SamplingParameters = SamplingParameters {
         temperature: 1.0,
@@ -364,6 +416,40 @@ mod tests {
         order.sort_unstable();
         let total: f64 = order.iter().map(|&i| weight(i)).sum();
         order.into_iter().map(|i| (i as u32, weight(i) / total)).collect()
+    }
+
+    /// Draws by chunks are draws by cumulative probability, but where `uniform` is as near to an edge as f32 is exact.
+    #[test]
+    fn chunks_give_the_token_of_the_cumulative_probability() {
+        let size = 2 * VOCAB_CHUNK + 900;
+        for (temperature, masked) in [(1.0, 0..0), (0.7, 0..VOCAB_CHUNK), (1.3, VOCAB_CHUNK..size - 3)] {
+            let mut logits: Vec<f32> = normal(5, size).iter().map(|x| 2.0 * x).collect();
+            logits[masked].fill(f32::NEG_INFINITY);
+            let parameters = SamplingParameters { temperature, ..PLAIN };
+            let mut cumulative = Vec::new();
+            let mut total = 0.0;
+            for (id, p) in oracle(&logits, &parameters) {
+                total += p;
+                cumulative.push((id, total));
+            }
+            for cpu in cpus() {
+                let mut sums = ChunkSums::new(1, size);
+                // SAFETY: nothing else has the sums.
+                unsafe { sums.parts().reduce(&cpu, (0, 0), &logits, temperature) };
+                for i in 0..500 {
+                    let uniform = (f64::from(i) + 0.37) / 500.0;
+                    let asked = SampleRow { parameters, uniform };
+                    let got = draw_from_chunks(&cpu, &logits, sums.row(0), &asked);
+                    let low = cumulative.partition_point(|(_, c)| *c <= uniform - 1e-6);
+                    let high = cumulative.partition_point(|(_, c)| *c <= uniform + 1e-6);
+                    let may_be = &cumulative[low..=high.min(cumulative.len() - 1)];
+                    assert!(
+                        may_be.iter().any(|(id, _)| *id == got),
+                        "{got} at {uniform}, {may_be:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

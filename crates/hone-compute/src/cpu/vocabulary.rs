@@ -3,9 +3,10 @@
 use std::ops::Range;
 use std::sync::Mutex;
 
-use super::backend::{CpuBackend, right_matrix};
-use super::gemm::{self, LeftMatrix, Product, RightMatrix};
-use super::logprob::{self, LogprobBackward, LogprobState, VOCAB_CHUNK};
+use super::backend::{CpuBackend, Lent, right_matrix};
+use super::gemm::{self, Epilogue, Finished, Product, RightMatrix};
+use super::logprob::{ChunkParts, ChunkSums, LogprobBackward, TokenLogprob, VOCAB_CHUNK};
+use super::{Cpu, sampling};
 use crate::backend::{Backend, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::pool::Parts;
 use crate::sampling::{Choice, SampleRow, SamplingError};
@@ -45,13 +46,53 @@ impl CpuBackend {
     }
 }
 
-fn finish(states: &[LogprobState], rows: Range<usize>, into: &mut TokenStatistics) {
-    for (row, state) in rows.zip(states) {
-        let numbers = state.finish();
+/// Rows of a block whose logits are reduced as soon as they are made: with [`VOCAB_CHUNK`] columns they stay near.
+const REDUCED_ROWS: usize = 64;
+
+/// Makes the logits `[rows, columns]` of a part of the vocabulary and adds them to the sums of their chunks.
+fn reduced_logits(
+    backend: &CpuBackend,
+    product: &Product<'_>,
+    (logits, stride): (&mut [f32], usize),
+    sums: &ChunkParts<'_>,
+    temperature: &(dyn Fn(usize) -> f32 + Sync),
+) {
+    let first = product.cols.start;
+    let reduce = |block: &Finished<'_>| {
+        for row in block.rows.clone() {
+            let place = (row, first + block.columns.start);
+            // SAFETY: blocks do not overlap, and each is one task's.
+            unsafe { sums.reduce(&backend.cpu, place, block.row(row), temperature(row)) };
+        }
+    };
+    let epilogue = Epilogue {
+        rows: REDUCED_ROWS,
+        columns: VOCAB_CHUNK,
+        run: &reduce,
+    };
+    gemm::multiply_then(&backend.cpu, product, logits, stride, &epilogue);
+}
+
+fn finish(numbers: &[TokenLogprob], rows: Range<usize>, into: &mut TokenStatistics) {
+    for (row, numbers) in rows.zip(numbers) {
         into.logprob.cpu_mut()[row] = numbers.logprob;
         into.entropy.cpu_mut()[row] = numbers.entropy;
         into.normaliser.cpu_mut()[row] = numbers.log_normaliser;
     }
+}
+
+/// The numbers of a block of rows, once their chunks are reduced and the logits of their targets known.
+fn numbers(cpu: &Cpu, sums: &ChunkSums, targets: &[f32], temperature: f32) -> Vec<TokenLogprob> {
+    let mut numbers = vec![TokenLogprob::default(); targets.len()];
+    let parts = Parts::new(&mut numbers);
+    cpu.pool.ranges(targets.len(), 64, &|rows| {
+        // SAFETY: the rows of two tasks do not overlap.
+        let numbers = unsafe { parts.get(rows.clone()) };
+        for (numbers, row) in numbers.iter_mut().zip(rows) {
+            *numbers = sums.state(row, targets[row], temperature).finish();
+        }
+    });
+    numbers
 }
 
 pub(super) fn token_statistics(backend: &CpuBackend, v: &Vocabulary<'_>) -> TokenStatistics {
@@ -63,16 +104,23 @@ pub(super) fn token_statistics(backend: &CpuBackend, v: &Vocabulary<'_>) -> Toke
     let stride = VOCAB_CHUNK.min(v.size);
     let mut logits = backend.scratch(ROWS.min(rows) * stride);
     for block in blocks(rows, ROWS) {
-        let mut states = vec![LogprobState::EMPTY; block.len()];
+        let mut sums = ChunkSums::new(block.len(), v.size);
+        let mut targets = vec![f32::NAN; block.len()];
         for columns in chunks(v.size) {
             let product = Product::of(left.get(), right_matrix(v.forward))
                 .rows(block.clone())
                 .cols(columns.clone());
-            gemm::multiply(cpu, &product, &mut logits, stride);
-            let targets = &v.targets[block.clone()];
-            logprob::accumulate(cpu, &logits, stride, columns, targets, v.temperature, &mut states);
+            reduced_logits(backend, &product, (&mut logits, stride), &sums.parts(), &|_| {
+                v.temperature
+            });
+            for (row, target) in targets.iter_mut().enumerate() {
+                let id = v.targets[block.start + row] as usize;
+                if columns.contains(&id) {
+                    *target = logits[row * stride + id - columns.start];
+                }
+            }
         }
-        finish(&states, block, &mut statistics);
+        finish(&numbers(cpu, &sums, &targets, v.temperature), block, &mut statistics);
     }
     statistics
 }
@@ -89,11 +137,15 @@ pub(super) fn token_statistics_backward(
     let dentropy = upstream.dentropy.map_or(zeros.as_slice(), Tensor::cpu);
     let mut left = backend.left();
     left.get_mut().pack(&backend.cpu, v.hidden.cpu(), rows, v.hidden.cols());
+    let mut output = backend.right();
+    output
+        .get_mut()
+        .pack(&backend.cpu, into.output.cpu(), v.size, v.hidden.cols());
     let mut logits = backend.scratch(whole_rows(v.size).min(rows) * v.size);
     for block in blocks(rows, whole_rows(v.size)) {
-        whole_logits(backend, v, left.get(), &block, &mut logits);
+        let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone());
+        gemm::multiply(&backend.cpu, &product, &mut logits, v.size);
         let gradient = LogprobBackward {
-            columns: 0..v.size,
             targets: &v.targets[block.clone()],
             temperature: v.temperature,
             log_normaliser: &upstream.statistics.normaliser.cpu()[block.clone()],
@@ -101,7 +153,7 @@ pub(super) fn token_statistics_backward(
             dlogprob: &dlogprob[block.clone()],
             dentropy: &dentropy[block.clone()],
         };
-        back_through_logits(backend, v, &gradient, &block, &mut logits, &mut into);
+        back_through_logits(backend, v, &gradient, (&block, &mut logits), &output, &mut into);
     }
 }
 
@@ -117,15 +169,26 @@ pub(super) fn weighted_logprobs(
     let mut left = backend.left();
     left.get_mut().pack(cpu, v.hidden.cpu(), rows, v.hidden.cols());
     let mut statistics = backend.empty_statistics(rows);
+    let mut output = backend.right();
+    output
+        .get_mut()
+        .pack(&backend.cpu, into.output.cpu(), v.size, v.hidden.cols());
     let mut logits = backend.scratch(whole_rows(v.size).min(rows) * v.size);
     for block in blocks(rows, whole_rows(v.size)) {
-        whole_logits(backend, v, left.get(), &block, &mut logits);
-        let mut states = vec![LogprobState::EMPTY; block.len()];
+        let mut sums = ChunkSums::new(block.len(), v.size);
+        let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone());
+        reduced_logits(backend, &product, (&mut logits, v.size), &sums.parts(), &|_| {
+            v.temperature
+        });
         let targets = &v.targets[block.clone()];
-        logprob::accumulate(cpu, &logits, v.size, 0..v.size, targets, v.temperature, &mut states);
-        finish(&states, block.clone(), &mut statistics);
+        let logits_of_targets: Vec<f32> = targets
+            .iter()
+            .enumerate()
+            .map(|(row, &id)| logits[row * v.size + id as usize])
+            .collect();
+        let numbers = numbers(cpu, &sums, &logits_of_targets, v.temperature);
+        finish(&numbers, block.clone(), &mut statistics);
         let gradient = LogprobBackward {
-            columns: 0..v.size,
             targets,
             temperature: v.temperature,
             log_normaliser: &statistics.normaliser.cpu()[block.clone()],
@@ -133,15 +196,9 @@ pub(super) fn weighted_logprobs(
             dlogprob: &weights[block.clone()],
             dentropy: &zeros[block.clone()],
         };
-        back_through_logits(backend, v, &gradient, &block, &mut logits, &mut into);
+        back_through_logits(backend, v, &gradient, (&block, &mut logits), &output, &mut into);
     }
     statistics
-}
-
-/// `logits[rows of the block, v]`.
-fn whole_logits(backend: &CpuBackend, v: &Vocabulary<'_>, left: &LeftMatrix, block: &Range<usize>, logits: &mut [f32]) {
-    let product = Product::of(left, right_matrix(v.forward)).rows(block.clone());
-    gemm::multiply(&backend.cpu, &product, logits, v.size);
 }
 
 /// Turns logits into their gradient, and that into the gradients of the hidden states and the output matrix.
@@ -149,30 +206,37 @@ fn back_through_logits(
     backend: &CpuBackend,
     v: &Vocabulary<'_>,
     gradient: &LogprobBackward<'_>,
-    block: &Range<usize>,
-    logits: &mut [f32],
+    (block, logits): (&Range<usize>, &mut [f32]),
+    output: &Lent<RightMatrix>,
     into: &mut VocabularyGradients<'_>,
 ) {
     let cpu = &backend.cpu;
     let d = v.hidden.cols();
-    logprob::backward_chunk(cpu, logits, v.size, gradient);
-    let dlogits = &logits[..block.len() * v.size];
+    let logits = &mut logits[..block.len() * v.size];
+    let change = |row: usize, columns: Range<usize>, logits: &mut [f32]| gradient.row(cpu, row, columns, logits);
+    let mut left = backend.left();
+    let shape = (block.len(), v.size);
+    let transposed = if into.dweight.is_some() {
+        let mut transposed = backend.left();
+        let packs = (left.get_mut(), transposed.get_mut());
+        gemm::pack_both(cpu, logits, shape, packs, &change);
+        Some(transposed)
+    } else {
+        left.get_mut().pack_changed(cpu, logits, shape, &change);
+        None
+    };
     if let Some(dhidden) = &mut into.dhidden {
-        let mut left = backend.left();
-        left.get_mut().pack(cpu, dlogits, block.len(), v.size);
         let rows = &mut dhidden.cpu_mut()[block.start * d..block.end * d];
-        gemm::multiply(cpu, &Product::of(left.get(), right_matrix(into.backward)), rows, d);
+        gemm::multiply(cpu, &Product::of(left.get(), output.get()), rows, d);
     }
-    if let Some(dweight) = &mut into.dweight {
-        let mut left = backend.left();
-        left.get_mut().pack_transposed(cpu, dlogits, v.size, block.len());
+    if let (Some(dweight), Some(transposed)) = (&mut into.dweight, transposed) {
         let mut right = backend.right();
         right
             .get_mut()
             .pack(cpu, &v.hidden.cpu()[block.start * d..block.end * d], block.len(), d);
         gemm::multiply(
             cpu,
-            &Product::of(left.get(), right.get()).accumulate(),
+            &Product::of(transposed.get(), right.get()).accumulate(),
             dweight.cpu_mut(),
             d,
         );
@@ -187,18 +251,27 @@ pub(super) fn sample(
     rows: &[SampleRow],
 ) -> Result<Vec<Choice>, (usize, SamplingError)> {
     let cpu = &backend.cpu;
+    for (row, asked) in rows.iter().enumerate() {
+        asked.validate().map_err(|error| (row, error))?;
+    }
     let mut left = backend.left();
     left.get_mut().pack(cpu, hidden.cpu(), rows.len(), hidden.cols());
     let mut logits = backend.scratch(whole_rows(size).min(rows.len()) * size);
     let failed = Mutex::new(None);
     let mut choices = vec![Choice::default(); rows.len()];
     for block in blocks(rows.len(), whole_rows(size)) {
+        let mut sums = ChunkSums::new(block.len(), size);
         let product = Product::of(left.get(), right).rows(block.clone());
-        gemm::multiply(cpu, &product, &mut logits, size);
+        let temperature = |row: usize| rows[block.start + row].logprob_temperature();
+        reduced_logits(backend, &product, (&mut logits, size), &sums.parts(), &temperature);
         let parts = Parts::new(&mut choices[block.clone()]);
         cpu.pool.run(block.len(), &|i| {
-            let row = &logits[i * size..(i + 1) * size];
-            match sample_row(backend, row, &rows[block.start + i]) {
+            let drawn = Drawn {
+                logits: &logits[i * size..(i + 1) * size],
+                sums: &sums,
+                row: i,
+            };
+            match drawn.choose(cpu, &rows[block.start + i]) {
                 Ok(choice) => {
                     // SAFETY: each task has its own row.
                     let own = unsafe { parts.get(i..i + 1) };
@@ -219,21 +292,33 @@ pub(super) fn sample(
     }
 }
 
-fn sample_row(backend: &CpuBackend, logits: &[f32], asked: &SampleRow) -> Result<Choice, SamplingError> {
-    let token = super::sampling::choose(logits, &asked.parameters, asked.uniform)?;
-    let mut state = [LogprobState::EMPTY];
-    let temperature = asked.logprob_temperature();
-    logprob::accumulate(
-        &backend.cpu,
-        logits,
-        logits.len(),
-        0..logits.len(),
-        &[token],
-        temperature,
-        &mut state,
-    );
-    Ok(Choice {
-        token,
-        logprob: state[0].finish().logprob,
-    })
+/// A row of logits with the sums of its chunks.
+struct Drawn<'a> {
+    logits: &'a [f32],
+    sums: &'a ChunkSums,
+    row: usize,
+}
+
+impl Drawn<'_> {
+    fn choose(&self, cpu: &Cpu, asked: &SampleRow) -> Result<Choice, SamplingError> {
+        let temperature = asked.logprob_temperature();
+        let token = match asked.parameters.draws_from_all() {
+            // What is not finite makes the sums so: `choose` finds and names it
+            true if self
+                .sums
+                .state(self.row, 0.0, temperature)
+                .finish()
+                .log_normaliser
+                .is_finite() =>
+            {
+                sampling::draw_from_chunks(cpu, self.logits, self.sums.row(self.row), asked)
+            }
+            _ => sampling::choose(self.logits, &asked.parameters, asked.uniform)?,
+        };
+        let numbers = self.sums.state(self.row, self.logits[token as usize], temperature);
+        Ok(Choice {
+            token,
+            logprob: numbers.finish().logprob,
+        })
+    }
 }

@@ -1,5 +1,8 @@
 //! Activations of the feed-forward layer: SwiGLU (Shazeer, 2020) and plain ones.
 
+use std::sync::Arc;
+
+use super::remake::Recipe;
 use crate::backend::Activation;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
@@ -20,8 +23,13 @@ impl Tape<'_> {
         assert_eq!(gate.shape(), up.shape(), "gate and up have one shape");
         let y = self.engine.backend().swiglu(&gate.value, &up.value);
         if self.must_record(&[gate, up], &[]) {
-            self.record(
+            let recipe = Recipe::SwiGlu {
+                gate: Arc::clone(&gate.value),
+                up: Arc::clone(&up.value),
+            };
+            self.record_with(
                 y,
+                recipe,
                 SwiGlu {
                     gate: gate.clone(),
                     up: up.clone(),
@@ -36,7 +44,11 @@ impl Tape<'_> {
     pub fn activate(&mut self, kind: Activation, x: &Var) -> Var {
         let y = self.engine.backend().activate(kind, &x.value);
         if self.must_record(&[x], &[]) {
-            self.record(y, Activate { kind, x: x.clone() })
+            let recipe = Recipe::Activation {
+                kind,
+                x: Arc::clone(&x.value),
+            };
+            self.record_with(y, recipe, Activate { kind, x: x.clone() })
         } else {
             self.plain(y)
         }

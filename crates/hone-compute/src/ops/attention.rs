@@ -51,14 +51,8 @@ impl Tape<'_> {
         let empty = || std::sync::Arc::new(self.engine.backend().empty(0, 0));
         let inputs = AttentionInputs {
             q: inputs.q,
-            k: Var {
-                node: inputs.k.node,
-                value: empty(),
-            },
-            v: Var {
-                node: inputs.v.node,
-                value: empty(),
-            },
+            k: Var::kept(inputs.k.node, empty()),
+            v: Var::kept(inputs.v.node, empty()),
         };
         let operation = Attention {
             inputs,

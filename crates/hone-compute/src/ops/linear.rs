@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::remake::Input;
+use crate::backend::Packed;
 use crate::parameter::ParameterId;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
@@ -22,7 +24,7 @@ impl From<ParameterId> for LinearWeight {
 }
 
 struct Linear {
-    x: Var,
+    x: Input,
     weights: Vec<LinearWeight>,
 }
 
@@ -60,12 +62,12 @@ impl Tape<'_> {
             self.record_shared(
                 outputs,
                 Linear {
-                    x: x.clone(),
+                    x: Input::of(x),
                     weights: weights.to_vec(),
                 },
             )
         } else {
-            outputs.into_iter().map(|value| Var { node: None, value }).collect()
+            outputs.into_iter().map(|value| Var::kept(None, value)).collect()
         }
     }
 }
@@ -74,35 +76,40 @@ impl Operation for Linear {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, upstream: Vec<Option<Tensor>>) {
         let engine = context.engine;
         let backend = engine.backend();
-        let arrived: Vec<_> = self
-            .weights
-            .iter()
-            .zip(&upstream)
-            .filter_map(|(w, dy)| dy.as_ref().map(|dy| (*w, dy)))
-            .collect();
-        if context.wants(&self.x) {
-            let mut dx = backend.empty(self.x.value.rows(), self.x.value.cols());
-            for (i, (w, dy)) in arrived.iter().enumerate() {
-                let weight = context.parameters.get(w.weight).packed_backward(engine);
-                backend.product(&backend.pack_left(dy), weight, &mut dx, i > 0);
-            }
-            context.add(&self.x, dx);
-        }
-        let mut trained: Vec<_> = arrived
-            .iter()
-            .filter(|(w, _)| context.parameters.get(w.weight).trainable())
-            .collect();
-        // In the order of the parameters, as their gradients can then be borrowed one after another.
-        trained.sort_by_key(|(w, _)| w.weight);
-        if !trained.is_empty() {
-            let dys: Vec<_> = trained.iter().map(|(_, dy)| *dy).collect();
-            let ids: Vec<_> = trained.iter().map(|(w, _)| w.weight).collect();
-            backend.weight_gradients(&self.x.value, &dys, &mut context.gradients.several(&ids));
-        }
-        for (w, dy) in arrived {
+        let parameters = context.parameters;
+        let mut dx: Option<Tensor> = None;
+        let mut right: Option<Packed> = None;
+        for (w, dy) in self.weights.iter().zip(upstream) {
+            let Some(mut dy) = dy else { continue };
             if let Some(dbias) = w.bias.and_then(|bias| context.parameter(bias)) {
-                backend.bias_gradient(dy, dbias);
+                backend.bias_gradient(&dy, dbias);
             }
+            let weight = parameters.get(w.weight);
+            let (left, transposed) = match (self.x.node.is_some(), weight.trainable()) {
+                (true, true) => {
+                    let (left, transposed) = backend.pack_both(&mut dy);
+                    (Some(left), Some(transposed))
+                }
+                (true, false) => (Some(backend.pack_left(&dy)), None),
+                (false, true) => (None, Some(backend.pack_transposed(&dy))),
+                (false, false) => (None, None),
+            };
+            drop(dy);
+            // 1. dx += dy W
+            if let Some(left) = left {
+                let packed = backend.pack_right(weight.value());
+                let first = dx.is_none();
+                let dx = dx.get_or_insert_with(|| backend.empty(self.x.rows, self.x.cols));
+                backend.product(&left, &packed, dx, !first);
+            }
+            // 2. dW += dy^T x, with x packed once for all weights
+            if let (Some(transposed), Some(gradient)) = (transposed, context.parameter(w.weight)) {
+                let right = right.get_or_insert_with(|| backend.pack_right(&self.x.numbers(engine, parameters)));
+                backend.weight_gradient(&transposed, right, gradient);
+            }
+        }
+        if let Some(dx) = dx {
+            context.add_to(self.x.node, dx);
         }
     }
 }

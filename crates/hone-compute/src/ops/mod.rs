@@ -7,6 +7,7 @@ mod head;
 mod linear;
 mod norm;
 mod recompute;
+pub(crate) mod remake;
 mod rotation;
 mod rows;
 mod sum;

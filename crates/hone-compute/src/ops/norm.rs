@@ -1,5 +1,8 @@
 //! Root-mean-square and layer normalisation of rows.
 
+use std::sync::Arc;
+
+use super::remake::Recipe;
 use crate::backend::{NormGradients, NormStatistics};
 use crate::parameter::ParameterId;
 use crate::tape::{Backward, Operation, Tape, Var};
@@ -21,8 +24,14 @@ impl Tape<'_> {
         assert_eq!(w.len(), x.value.cols(), "one weight a column");
         let (y, statistics) = self.engine.backend().rms_norm(&x.value, w, eps);
         if self.must_record(&[x], &[weight]) {
-            self.record(
+            let recipe = Recipe::RmsNorm {
+                x: Arc::clone(&x.value),
+                weight,
+                eps,
+            };
+            self.record_with(
                 y,
+                recipe,
                 Norm {
                     x: x.clone(),
                     weight,
@@ -65,8 +74,15 @@ impl Tape<'_> {
         assert_eq!(w.len(), x.value.cols(), "one weight a column");
         let (y, statistics) = self.engine.backend().layer_norm(&x.value, w, b, eps);
         if self.must_record(&[x], &[weight, bias]) {
-            self.record(
+            let recipe = Recipe::LayerNorm {
+                x: Arc::clone(&x.value),
+                weight,
+                bias,
+                eps,
+            };
+            self.record_with(
                 y,
+                recipe,
                 Norm {
                     x: x.clone(),
                     weight,

@@ -20,13 +20,7 @@ impl<'p> Tape<'p> {
             return block(self, input);
         }
         let mut silent = Tape::inference(self.engine, self.parameters);
-        let output = block(
-            &mut silent,
-            &Var {
-                node: None,
-                value: Arc::clone(&input.value),
-            },
-        );
+        let output = block(&mut silent, &Var::kept(None, Arc::clone(&input.value)));
         self.record_shared(
             vec![output.value],
             Recompute {
@@ -50,7 +44,7 @@ where
         let input = if self.input.node.is_some() {
             tape.leaf(value)
         } else {
-            Var { node: None, value }
+            Var::kept(None, value)
         };
         let output = (self.block)(&mut tape, &input);
         let leaves: Vec<_> = input.node.into_iter().collect();

@@ -21,10 +21,7 @@ impl Tape<'_> {
     /// # Panics
     /// If a position is beyond the table: lengths are checked where sequences enter.
     pub fn rotate(&mut self, x: Var, head_dim: usize, layout: &Layout, table: &Arc<RopeTable>) -> Var {
-        let input = Var {
-            node: x.node,
-            value: Arc::new(self.engine.backend().empty(0, 0)),
-        };
+        let input = Var::kept(x.node, Arc::new(self.engine.backend().empty(0, 0)));
         let record = self.must_record(&[&x], &[]);
         let mut y = into_owned(self.engine, x);
         let rotation = Rotation {

@@ -24,16 +24,7 @@ impl Tape<'_> {
         let backend = self.engine.backend();
         let record = self.must_record(&[&y, &x], &[]);
         let empty = Arc::new(backend.empty(0, 0));
-        let (y_place, x_place) = (
-            Var {
-                node: y.node,
-                value: Arc::clone(&empty),
-            },
-            Var {
-                node: x.node,
-                value: empty,
-            },
-        );
+        let (y_place, x_place) = (Var::kept(y.node, Arc::clone(&empty)), Var::kept(x.node, empty));
         let mut sum = into_owned(self.engine, y);
         if factor == 1.0 {
             backend.add_assign(&mut sum, &x.value);

@@ -103,7 +103,7 @@ impl Tape<'_> {
             .map(|_| backend.empty(hidden.value.rows(), hidden.value.cols()));
         let negative: Vec<f32> = weights.iter().map(|w| -w).collect();
         let into = VocabularyGradients {
-            backward: self.parameters.get(asked.output).packed_backward(engine),
+            output: self.parameters.get(asked.output).value(),
             dhidden: dhidden.as_mut(),
             dweight: gradients.tensors[asked.output.index()].as_mut(),
         };
@@ -154,7 +154,7 @@ impl Operation for Logprobs {
         let (rows, cols) = self.hidden.shape();
         let mut dhidden = context.wants(&self.hidden).then(|| engine.backend().empty(rows, cols));
         let into = VocabularyGradients {
-            backward: output.packed_backward(engine),
+            output: output.value(),
             dhidden: dhidden.as_mut(),
             dweight: context.parameter(self.asked.output),
         };

@@ -53,8 +53,25 @@ struct Left {
     _memory: Operand,
 }
 
-fn weight(packed: &Packed) -> &Weight {
-    packed.0.downcast_ref().expect("a weight packed by this rehearsal")
+/// A right operand in packed form that is there for a while: only its size.
+struct Temporary {
+    k: usize,
+    n: usize,
+    _memory: Operand,
+}
+
+/// `k` and `n` of a right operand.
+fn right_operand(packed: &Packed) -> (usize, usize) {
+    match packed.0.downcast_ref::<Temporary>() {
+        Some(right) => (right.k, right.n),
+        None => {
+            let weight: &Weight = packed
+                .0
+                .downcast_ref()
+                .expect("a right operand packed by this rehearsal");
+            (weight.k, weight.n)
+        }
+    }
 }
 
 /// Bytes of `numbers` in f32.
@@ -88,6 +105,11 @@ impl Rehearsal {
         self.ledger.moves(f32s(m * k + cells));
         let _memory = self.ledger.operand(Side::Left, cells);
         Left { m, k, _memory }
+    }
+
+    fn temporary(&self, k: usize, n: usize) -> Temporary {
+        let _memory = self.right(k, n);
+        Temporary { k, n, _memory }
     }
 
     fn right(&self, k: usize, n: usize) -> Operand {
@@ -136,12 +158,12 @@ impl Rehearsal {
     fn back_through_logits(&self, v: &Vocabulary<'_>, rows: usize, into: &VocabularyGradients<'_>) {
         let d = v.hidden.cols();
         self.ledger.moves(f32s(2 * rows * v.size));
+        let _left = self.left(rows, v.size);
+        let _transposed = into.dweight.as_ref().map(|_| self.left(v.size, rows));
         if into.dhidden.is_some() {
-            let _left = self.left(rows, v.size);
             self.multiplies(rows, v.size, d);
         }
         if into.dweight.is_some() {
-            let _left = self.left(v.size, rows);
             let _right = self.right(rows, d);
             self.multiplies(v.size, rows, d);
         }
@@ -227,33 +249,35 @@ impl Backend for Rehearsal {
         self.pack((weight.cols(), weight.rows()), reuse)
     }
 
-    fn pack_backward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
-        self.pack((weight.rows(), weight.cols()), reuse)
+    fn pack_right(&self, x: &Tensor) -> Packed {
+        Packed(Box::new(self.temporary(x.rows(), x.cols())))
     }
 
     fn pack_left(&self, x: &Tensor) -> Packed {
         Packed(Box::new(self.left(x.rows(), x.cols())))
     }
 
-    fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, _: bool) {
-        let left: &Left = left.0.downcast_ref().expect("a left operand packed by this rehearsal");
-        let right = weight(right);
-        assert_eq!(
-            (left.k, left.m, right.n),
-            (right.k, out.rows(), out.cols()),
-            "shapes of a product"
-        );
-        self.multiplies(left.m, left.k, right.n);
+    fn pack_transposed(&self, x: &Tensor) -> Packed {
+        Packed(Box::new(self.left(x.cols(), x.rows())))
     }
 
-    fn weight_gradients(&self, x: &Tensor, dys: &[&Tensor], gradients: &mut [Option<&mut Tensor>]) {
-        let _right = self.right(x.rows(), x.cols());
-        for (dy, gradient) in dys.iter().zip(gradients) {
-            if gradient.is_some() {
-                let _left = self.left(dy.cols(), dy.rows());
-                self.multiplies(dy.cols(), dy.rows(), x.cols());
-            }
-        }
+    fn pack_both(&self, x: &mut Tensor) -> (Packed, Packed) {
+        (self.pack_left(x), self.pack_transposed(x))
+    }
+
+    fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, _: bool) {
+        let left: &Left = left.0.downcast_ref().expect("a left operand packed by this rehearsal");
+        let right = right_operand(right);
+        assert_eq!(
+            (left.k, left.m, right.1),
+            (right.0, out.rows(), out.cols()),
+            "shapes of a product"
+        );
+        self.multiplies(left.m, left.k, right.1);
+    }
+
+    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor) {
+        self.product(left, right, gradient, true);
     }
 
     fn add_bias(&self, y: &mut Tensor, _: &Tensor) {
@@ -371,6 +395,7 @@ impl Backend for Rehearsal {
     fn token_statistics_backward(&self, v: &Vocabulary<'_>, _: &VocabularyUpstream<'_>, into: VocabularyGradients<'_>) {
         let (rows, d) = (v.hidden.rows(), v.hidden.cols());
         let _left = self.left(rows, d);
+        let _output = self.right(v.size, d);
         let _logits = self.ledger.tensor(whole_rows(v.size).min(rows) * v.size);
         for block in blocks(rows, whole_rows(v.size)) {
             self.multiplies(block.len(), d, v.size);
@@ -382,6 +407,7 @@ impl Backend for Rehearsal {
         let (rows, d) = (v.hidden.rows(), v.hidden.cols());
         let _left = self.left(rows, d);
         let statistics = self.empty_statistics(rows);
+        let _output = self.right(v.size, d);
         let _logits = self.ledger.tensor(whole_rows(v.size).min(rows) * v.size);
         for block in blocks(rows, whole_rows(v.size)) {
             self.multiplies(block.len(), d, v.size);

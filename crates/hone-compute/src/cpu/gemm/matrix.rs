@@ -5,11 +5,14 @@
 //! each panel one row of cells after the other. `k` is padded with zeros, and so are the columns of the last panel.
 
 use super::buffer::Buffer;
-use super::pack::{Columns, columns_to_panels, columns_to_rows, rows_to_panel, rows_to_rows};
+use super::pack::{
+    Columns, TransposedTile, columns_to_panels, columns_to_rows, row_to_row, rows_to_panel, rows_to_rows, tile_to_rows,
+};
 use super::transpose::SIDE;
 use crate::cpu::Cpu;
 use crate::isa::{Isa, Level, Precision};
 use crate::pool::Parts;
+use std::ops::Range;
 
 /// Columns of a right operand that [`Product::cols`](super::Product) may start at are multiples of this.
 pub(crate) const PANEL: usize = 64;
@@ -40,6 +43,14 @@ impl Form {
             (Precision::F32, _) => Self::Full,
             (Precision::Bf16, Isa::Amx | Isa::Avx512Bf16) => Self::Pairs,
             (Precision::Bf16, _) => Self::Rounded,
+        }
+    }
+
+    /// Elements along `k` in a cell.
+    pub const fn elements(self) -> usize {
+        match self {
+            Self::Pairs => 2,
+            Self::Rounded | Self::Full => 1,
         }
     }
 
@@ -111,6 +122,27 @@ impl LeftMatrix {
         });
     }
 
+    /// The same once `change` has changed every row: it is given the row, its columns and its numbers.
+    pub fn pack_changed(&mut self, cpu: &Cpu, a: &mut [f32], (m, k): (usize, usize), change: &Change) {
+        assert_eq!(a.len(), m * k, "LeftMatrix::pack_changed: [{m}, {k}]");
+        self.shape(cpu, m, k);
+        let (form, stride) = (self.form, self.stride);
+        let (a, parts) = (Parts::new(a), Parts::new(self.cells.cells_mut()));
+        cpu.pool.ranges(m, GRAIN.div_ceil(k.max(1)), &|rows| {
+            // SAFETY: row ranges do not overlap.
+            let (a, out) = unsafe {
+                (
+                    a.get(rows.start * k..rows.end * k),
+                    parts.get(rows.start * stride..rows.end * stride),
+                )
+            };
+            for (row, a) in rows.zip(a.chunks_mut(k.max(1))) {
+                change(row, 0..k, a);
+            }
+            rows_to_rows(cpu.level, form, a, k, out);
+        });
+    }
+
     /// Takes the matrix from `a`, which is its transpose, `[k, m]`.
     pub fn pack_transposed(&mut self, cpu: &Cpu, a: &[f32], m: usize, k: usize) {
         assert_eq!(a.len(), k * m, "LeftMatrix::pack_transposed: [{k}, {m}]");
@@ -149,6 +181,61 @@ impl LeftMatrix {
         self.k = k;
         self.cells.resize(Self::cells_of(self.form, m, k));
     }
+}
+
+/// Changes a part of a row before it is packed, given the row, the columns and the numbers.
+pub(crate) type Change<'a> = dyn Fn(usize, Range<usize>, &mut [f32]) + Sync + 'a;
+
+/// Rows of a tile of [`pack_both`]: a multiple of what a transposition takes at once.
+const TILE_ROWS: usize = 64;
+/// Columns of one.
+const TILE_COLUMNS: usize = 1024;
+
+/// Packs `a`, `[m, k]`, as a left operand and its transpose as another, reading it once. Before a part of a row is packed
+/// `change` may change it: it is given the row, the columns and the numbers, each once.
+pub(crate) fn pack_both(
+    cpu: &Cpu,
+    a: &mut [f32],
+    (m, k): (usize, usize),
+    (left, transposed): (&mut LeftMatrix, &mut LeftMatrix),
+    change: &Change,
+) {
+    assert_eq!(a.len(), m * k, "pack_both: [{m}, {k}]");
+    left.shape(cpu, m, k);
+    transposed.shape(cpu, k, m);
+    let form = left.form;
+    let (stride, transposed_stride) = (left.stride, transposed.stride);
+    let a = Parts::new(a);
+    let rows_out = Parts::new(left.cells.cells_mut());
+    let columns_out = Parts::new(transposed.cells.cells_mut());
+    let across = k.div_ceil(TILE_COLUMNS);
+    cpu.pool.run(m.div_ceil(TILE_ROWS) * across, &|task| {
+        let (i, j) = (task / across, task % across);
+        let rows = i * TILE_ROWS..m.min((i + 1) * TILE_ROWS);
+        let columns = j * TILE_COLUMNS..k.min((j + 1) * TILE_COLUMNS);
+        // SAFETY: tiles do not overlap.
+        let part = |row: usize| unsafe { a.get(row * k + columns.start..row * k + columns.end) };
+        let mut tile: Vec<&mut [f32]> = rows.clone().map(part).collect();
+        for (row, part) in rows.clone().zip(&mut tile) {
+            change(row, columns.clone(), part);
+            let first = row * stride + columns.start / form.elements();
+            let last = if columns.end == k {
+                (row + 1) * stride
+            } else {
+                row * stride + columns.end / form.elements()
+            };
+            // SAFETY: the cells of this part of the row, with the padding behind the last.
+            let out = unsafe { rows_out.get(first..last) };
+            row_to_row(cpu.level, form, part, out);
+            out[form.cells(part.len())..].fill(0);
+        }
+        let out = TransposedTile {
+            cells: &columns_out,
+            first: columns.start * transposed_stride + rows.start / form.elements(),
+            stride: transposed_stride,
+        };
+        tile_to_rows(cpu.level, form, &tile, out);
+    });
 }
 
 /// A right operand `[k, n]` in panels. The memory is reused.

@@ -30,7 +30,7 @@ mod transpose;
 
 use crate::cpu::Cpu;
 pub(crate) use bf16::to_bf16_bits;
-pub(crate) use matrix::{Form, LeftMatrix, PANEL, RightMatrix, panel_width};
+pub(crate) use matrix::{Form, LeftMatrix, PANEL, RightMatrix, pack_both, panel_width};
 use std::ops::Range;
 
 /// Rows of a task: a multiple of every kernel's rows.
@@ -190,8 +190,44 @@ impl Kernel {
     }
 }
 
+/// What is done to each block of the output as soon as it is finished, while it is near.
+pub(crate) struct Epilogue<'a> {
+    /// Rows of a block: a multiple of 32.
+    pub rows: usize,
+    /// Columns of a block: a multiple of [`PANEL`].
+    pub columns: usize,
+    pub run: &'a (dyn Fn(&Finished<'_>) + Sync),
+}
+
+/// A finished block of the output.
+pub(crate) struct Finished<'a> {
+    /// Its rows and columns, counted from the first of the product's.
+    pub rows: Range<usize>,
+    pub columns: Range<usize>,
+    work: &'a Work<'a>,
+}
+
+impl Finished<'_> {
+    /// The block's part of a row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        assert!(self.rows.contains(&row), "row {row} of a block of {:?}", self.rows);
+        // SAFETY: the row's part lies in the output, and until `run` returns only this task reaches it.
+        unsafe { std::slice::from_raw_parts(self.work.at(row, self.columns.start), self.columns.len()) }
+    }
+}
+
 /// Computes `product` into `c`, whose row `i` starts at `i * ldc` and has as many elements as there are columns.
 pub(crate) fn multiply(cpu: &Cpu, product: &Product<'_>, c: &mut [f32], ldc: usize) {
+    run(cpu, product, (c, ldc), None);
+}
+
+/// The same, and runs `epilogue` on every block of the output. The blocks are of the size it asks for (but for the last
+/// rows and columns), or have fewer rows, so that all threads have work.
+pub(crate) fn multiply_then(cpu: &Cpu, product: &Product<'_>, c: &mut [f32], ldc: usize, epilogue: &Epilogue<'_>) {
+    run(cpu, product, (c, ldc), Some(epilogue));
+}
+
+fn run(cpu: &Cpu, product: &Product<'_>, (c, ldc): (&mut [f32], usize), epilogue: Option<&Epilogue<'_>>) {
     let Product { a, b, .. } = *product;
     let (rows, cols) = (product.rows.clone(), product.cols.clone());
     assert_eq!(a.k(), b.k(), "multiply: lengths of the sums");
@@ -215,14 +251,24 @@ pub(crate) fn multiply(cpu: &Cpu, product: &Product<'_>, c: &mut [f32], ldc: usi
         c: c.as_mut_ptr(),
         ldc,
     };
-    let cut = Cut::of(m, n, work.depth, cpu.pool.threads());
+    let cut = match epilogue {
+        None => Cut::of(m, n, work.depth, cpu.pool.threads()),
+        Some(epilogue) => Cut::with_columns(m, n, epilogue, cpu.pool.threads()),
+    };
     let (down, across) = (m.div_ceil(cut.rows), n.div_ceil(cut.columns));
     // Tasks that follow each other share columns, so that threads read the same panels at about the same time.
     cpu.pool.run(down * across, &|task| {
         let (i, j) = (task % down, task / down);
         let rows = i * cut.rows..m.min((i + 1) * cut.rows);
         let columns = j * cut.columns..n.min((j + 1) * cut.columns);
-        work.block(rows, columns);
+        work.block(rows.clone(), columns.clone());
+        if let Some(epilogue) = epilogue {
+            (epilogue.run)(&Finished {
+                rows,
+                columns,
+                work: &work,
+            });
+        }
     });
 }
 
@@ -233,6 +279,24 @@ struct Cut {
 }
 
 impl Cut {
+    /// Blocks for an epilogue.
+    fn with_columns(m: usize, n: usize, epilogue: &Epilogue<'_>, threads: usize) -> Self {
+        assert!(
+            epilogue.rows.is_multiple_of(STREAM_ROWS) && epilogue.columns.is_multiple_of(PANEL),
+            "blocks of {} rows and {} columns",
+            epilogue.rows,
+            epilogue.columns
+        );
+        let mut rows = epilogue.rows;
+        while threads > 1 && rows > STREAM_ROWS && m.div_ceil(rows) * n.div_ceil(epilogue.columns) < 2 * threads {
+            rows = (rows / 2).next_multiple_of(STREAM_ROWS);
+        }
+        Self {
+            rows,
+            columns: epilogue.columns,
+        }
+    }
+
     fn of(m: usize, n: usize, depth: usize, threads: usize) -> Self {
         let mut cut = Self {
             rows: TASK_ROWS.min(m.next_multiple_of(STREAM_ROWS)),

@@ -8,6 +8,7 @@ use super::bf16::{narrow_kernel, rounded_bits};
 use super::matrix::{Form, PANEL};
 use super::transpose::{Rows, SIDE, Transpose};
 use crate::cpu::simd::{Simd, dispatch};
+use crate::pool::Parts;
 
 /// The columns `from..to` of a matrix `[k, width]`.
 #[derive(Clone, Copy)]
@@ -20,6 +21,14 @@ pub(crate) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
+    /// The rows that make the cells of row `c`, `length` columns from `start` on.
+    #[inline(always)]
+    fn pair(&self, form: Form, c: usize, start: usize, length: usize) -> (&'a [f32], &'a [f32]) {
+        let first = c * form.elements();
+        let second = if form.elements() == 2 { first + 1 } else { self.k };
+        (self.row(first, start, length), self.row(second, start, length))
+    }
+
     /// Columns `start..start + length`, counted from `from`, of row `k`; nothing beyond the last row.
     #[inline(always)]
     fn row(&self, k: usize, start: usize, length: usize) -> &'a [f32] {
@@ -31,30 +40,28 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// The cells of row `c` for `out.len()` columns from `start` on, `length` of which exist.
+/// The cells of neighbouring rows of `k` for some columns: of an even row and the odd one after it (empty where there is
+/// none) where a cell holds two, else of `even` alone.
 #[inline(always)]
-fn cells_across(form: Form, source: &Columns, c: usize, start: usize, length: usize, out: &mut [u32]) {
+fn cells_across(form: Form, even: &[f32], odd: &[f32], out: &mut [u32]) {
     match form {
+        Form::Pairs if !odd.is_empty() => {
+            for ((out, &even), &odd) in out.iter_mut().zip(even).zip(odd) {
+                *out = rounded_bits(even) >> 16 | rounded_bits(odd);
+            }
+        }
         Form::Pairs => {
-            let even = source.row(2 * c, start, length);
-            let odd = source.row(2 * c + 1, start, length);
-            if !odd.is_empty() {
-                for ((out, &even), &odd) in out.iter_mut().zip(even).zip(odd) {
-                    *out = rounded_bits(even) >> 16 | rounded_bits(odd);
-                }
-            } else {
-                for (out, &even) in out.iter_mut().zip(even) {
-                    *out = rounded_bits(even) >> 16;
-                }
+            for (out, &even) in out.iter_mut().zip(even) {
+                *out = rounded_bits(even) >> 16;
             }
         }
         Form::Rounded => {
-            for (out, &x) in out.iter_mut().zip(source.row(c, start, length)) {
+            for (out, &x) in out.iter_mut().zip(even) {
                 *out = rounded_bits(x);
             }
         }
         Form::Full => {
-            for (out, &x) in out.iter_mut().zip(source.row(c, start, length)) {
+            for (out, &x) in out.iter_mut().zip(even) {
                 *out = x.to_bits();
             }
         }
@@ -92,6 +99,8 @@ unsafe fn cells_along<S: Simd>(form: Form, x: &[f32], out: &mut [u32]) {
     }
 }
 
+dispatch! { fn row_to_row(form: Form, x: &[f32], out: &mut [u32]) = cells_along; }
+dispatch! { fn tile_to_rows(form: Form, tile: &[&mut [f32]], out: TransposedTile<'_>) = tile_to_rows_kernel; }
 dispatch! { fn rows_to_rows(form: Form, x: &[f32], k: usize, out: &mut [u32]) = rows_to_rows_kernel; }
 dispatch! { fn columns_to_rows(form: Form, source: Columns<'_>, out: &mut [u32]) = columns_to_rows_kernel; }
 dispatch! { fn columns_to_panels(form: Form, source: Columns<'_>, width: usize, out: &mut [u32]) = columns_to_panels_kernel; }
@@ -136,7 +145,8 @@ unsafe fn columns_to_rows_kernel<S: Transpose>(form: Form, source: Columns<'_>, 
             let length = STAGE.min(rows - from);
             for (i, stage) in stage.iter_mut().enumerate() {
                 if c + i < filled {
-                    cells_across(form, &source, c + i, from, length, &mut stage[..length]);
+                    let (even, odd) = source.pair(form, c + i, from, length);
+                    cells_across(form, even, odd, &mut stage[..length]);
                 } else {
                     stage.fill(0);
                 }
@@ -159,6 +169,49 @@ unsafe fn columns_to_rows_kernel<S: Transpose>(form: Form, source: Columns<'_>, 
     }
 }
 
+/// Where the transpose of a tile goes: row `c` of it to `cells[c * stride..]`, as many as the tile has columns.
+pub(crate) struct TransposedTile<'a> {
+    pub cells: &'a Parts<'a, u32>,
+    pub first: usize,
+    pub stride: usize,
+}
+
+/// Writes the transpose of a tile of some rows: the cells of its rows, padded with zeros to a multiple of [`SIDE`].
+///
+/// # Safety
+/// The machine has the vectors of `S`, and no other task has the places that are written.
+#[inline(always)]
+unsafe fn tile_to_rows_kernel<S: Transpose>(form: Form, tile: &[&mut [f32]], out: TransposedTile<'_>) {
+    let columns = tile.first().map_or(0, |row| row.len());
+    let span = form.elements();
+    let mut stage: Stage = [[0; STAGE + SIDE]; SIDE];
+    for (group, rows) in tile.chunks(SIDE * span).enumerate() {
+        for from in (0..columns).step_by(STAGE) {
+            let length = STAGE.min(columns - from);
+            for (i, stage) in stage.iter_mut().enumerate() {
+                match rows.get(i * span) {
+                    Some(even) => {
+                        let odd = rows.get(i * span + 1).filter(|_| span == 2);
+                        let odd = odd.map_or(&[][..], |odd| &odd[from..from + length]);
+                        cells_across(form, &even[from..from + length], odd, &mut stage[..length]);
+                    }
+                    None => stage[..length].fill(0),
+                }
+            }
+            for start in (0..length).step_by(SIDE) {
+                let some = SIDE.min(length - start);
+                let at = out.first + (from + start) * out.stride + group * SIDE;
+                let to = Rows {
+                    first: out.cells.start(at..at + (some - 1) * out.stride + SIDE),
+                    stride: out.stride,
+                };
+                // SAFETY: the last row written ends in bounds, as `start` saw; the places are this task's.
+                unsafe { S::transpose(staged(&stage, start), to, some) };
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn columns_to_panels_kernel<S: Simd>(form: Form, source: Columns<'_>, width: usize, out: &mut [u32]) {
     let columns = source.to - source.from;
@@ -170,13 +223,16 @@ unsafe fn columns_to_panels_kernel<S: Simd>(form: Form, source: Columns<'_>, wid
             let length = width.min(columns - from);
             if c >= filled {
                 row.fill(0);
-            } else if length == PANEL {
+                continue;
+            }
+            let (even, odd) = source.pair(form, c, from, length);
+            if length == PANEL {
                 // A length that is known makes straight code; so below.
-                cells_across(form, &source, c, from, PANEL, &mut row[..PANEL]);
+                cells_across(form, even, odd, &mut row[..PANEL]);
             } else if length == SIDE {
-                cells_across(form, &source, c, from, SIDE, &mut row[..SIDE]);
+                cells_across(form, even, odd, &mut row[..SIDE]);
             } else {
-                cells_across(form, &source, c, from, length, &mut row[..length]);
+                cells_across(form, even, odd, &mut row[..length]);
                 row[length..].fill(0);
             }
         }
@@ -186,10 +242,7 @@ unsafe fn columns_to_panels_kernel<S: Simd>(form: Form, source: Columns<'_>, wid
 #[inline(always)]
 unsafe fn rows_to_panel_kernel<S: Transpose>(form: Form, x: &[f32], k: usize, width: usize, out: &mut [u32]) {
     let columns = x.len().checked_div(k).unwrap_or(0);
-    let span = match form {
-        Form::Pairs => 2,
-        Form::Rounded | Form::Full => 1,
-    };
+    let span = form.elements();
     let depth = out.len() / width;
     let mut stage: Stage = [[0; STAGE + SIDE]; SIDE];
     for start in (0..width).step_by(SIDE) {

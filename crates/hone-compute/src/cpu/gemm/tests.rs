@@ -311,6 +311,50 @@ fn transposed_operands_pack_to_the_same_cells() {
 }
 
 #[test]
+fn packing_both_ways_at_once_is_packing_each() {
+    let mut random = Random::new(77);
+    for (m, k) in [(1, 1), (5, 3), (64, 40), (65, 1024), (130, 1061), (33, 2100)] {
+        let a = random.vector(m * k);
+        for cpu in everywhere(3) {
+            let (mut left, mut transposed) = (LeftMatrix::new(), LeftMatrix::new());
+            // Cells of earlier use must not show
+            let noise = random.vector(m * k);
+            left.pack(&cpu, &noise, m, k);
+            transposed.pack(&cpu, &noise, k, m);
+            let mut numbers = a.clone();
+            pack_both(
+                &cpu,
+                &mut numbers,
+                (m, k),
+                (&mut left, &mut transposed),
+                &|row, columns, part| {
+                    for (x, column) in part.iter_mut().zip(columns) {
+                        *x *= ((row + column) % 3) as f32;
+                    }
+                },
+            );
+            let changed: Vec<f32> = (0..m * k).map(|i| a[i] * ((i / k + i % k) % 3) as f32).collect();
+            let (mut one, mut other) = (LeftMatrix::new(), LeftMatrix::new());
+            one.pack(&cpu, &changed, m, k);
+            other.pack_transposed(&cpu, &changed, k, m);
+            for (got, want, length) in [(&left, &one, k), (&transposed, &other, m)] {
+                let filled = want.form.cells(length).next_multiple_of(16);
+                assert_eq!((got.m(), got.k(), got.stride), (want.m(), want.k(), want.stride));
+                for row in 0..want.m() {
+                    let cells = row * want.stride..row * want.stride + filled;
+                    assert_eq!(
+                        got.cells.cells()[cells.clone()],
+                        want.cells.cells()[cells],
+                        "{} [{m}, {k}]",
+                        cpu.isa
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn empty_sums_are_zero() {
     for cpu in everywhere(1) {
         let (mut left, mut right) = (LeftMatrix::new(), RightMatrix::new());

@@ -1,5 +1,6 @@
 //! Work on a model: training steps, sampling, reading prompts.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +30,9 @@ pub struct TrainArguments {
     /// Steps, the first two of which are warm-up
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(3..=100_000))]
     steps: u32,
+    /// Tokens that are computed together, whole sequences; a step's gradients are summed over its micro-batches
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    microbatch_tokens: u32,
     /// Computes blocks again on the way back instead of keeping what is inside them
     #[arg(long)]
     recompute: bool,
@@ -102,6 +106,44 @@ fn describe(what: &str, engine: &Engine, on: &On, model: &Transformer) -> String
     )
 }
 
+/// Sequences of random tokens.
+struct Microbatch {
+    ids: Arc<[u32]>,
+    targets: Arc<[u32]>,
+    /// 1 where the target is the next token of the sequence.
+    counts: Vec<f32>,
+    layout: Layout,
+}
+
+impl Microbatch {
+    fn random(model: &Transformer, sequences: Range<usize>, length: usize) -> Self {
+        let ids: Arc<[u32]> = sequences
+            .clone()
+            .flat_map(|i| random_ids(model, length, i as u64).to_vec())
+            .collect();
+        let tokens = ids.len();
+        Self {
+            // The target of a sequence's last token is no token of it
+            targets: ids.iter().cycle().skip(1).take(tokens).copied().collect(),
+            counts: (0..tokens).map(|i| f32::from((i + 1) % length != 0)).collect(),
+            layout: Layout::whole(&vec![length; sequences.len()]),
+            ids,
+        }
+    }
+
+    /// Forward and backward of the cross-entropy of every next token, each weighing `weight`.
+    fn differentiate(&self, engine: &Engine, model: &Transformer, weight: f32, gradients: &mut Gradients) {
+        let mut tape = Tape::training(engine, model.parameters());
+        let tokens = Tokens {
+            ids: &self.ids,
+            layout: &self.layout,
+        };
+        let hidden = model.hidden(&mut tape, &tokens);
+        let weights: Vec<f32> = self.counts.iter().map(|count| count * weight).collect();
+        tape.backward_cross_entropy(&hidden, &model.targets(&self.targets, 1.0), &weights, gradients);
+    }
+}
+
 /// Forward, backward of the cross-entropy of every next token, clipping, AdamW on all weights.
 pub fn train(arguments: &TrainArguments) -> Result<()> {
     let (batch, length) = (arguments.batch as usize, arguments.length as usize);
@@ -109,15 +151,12 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     let (mut model, ..) = arguments.on.model.load_weights(&engine)?;
     check_context(&model, length)?;
     model.set_recompute(arguments.recompute);
-    let ids = random_ids(&model, batch * length, 0);
-    // The target of a sequence's last token is no token of it: weight 0
-    let targets: Arc<[u32]> = ids.iter().cycle().skip(1).take(batch * length).copied().collect();
-    let weight = 1.0 / (batch * (length - 1)) as f32;
-    let weights: Vec<f32> = (0..batch * length)
-        .map(|i| if (i + 1) % length == 0 { 0.0 } else { weight })
+    let grain = (arguments.microbatch_tokens as usize / length).clamp(1, batch);
+    let microbatches: Vec<Microbatch> = (0..batch)
+        .step_by(grain)
+        .map(|first| Microbatch::random(&model, first..batch.min(first + grain), length))
         .collect();
-    let layout = Layout::whole(&vec![length; batch]);
-    let asked = model.targets(&targets, 1.0);
+    let weight = 1.0 / (batch * (length - 1)) as f32;
     let mut gradients = Gradients::zeros(&engine, model.parameters());
     let mut optimizer = Optimizer::new(&engine, model.parameters(), AdamW::default());
     let mut progress = Progress::new("steps", u64::from(arguments.steps));
@@ -130,16 +169,9 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
         }
         let start = Instant::now();
         gradients.clear(&engine);
-        let mut tape = Tape::training(&engine, model.parameters());
-        let hidden = model.hidden(
-            &mut tape,
-            &Tokens {
-                ids: &ids,
-                layout: &layout,
-            },
-        );
-        tape.backward_cross_entropy(&hidden, &asked, &weights, &mut gradients);
-        drop(hidden);
+        for microbatch in &microbatches {
+            microbatch.differentiate(&engine, &model, weight, &mut gradients);
+        }
         let rate = StepRate {
             learning_rate: 1e-4,
             clip: Some(1.0),
