@@ -221,11 +221,11 @@ impl<'m> Generator<'m> {
             ids: &ids,
             layout: &layout,
         };
-        let hidden = self
+        let mut places: Vec<_> = caches.iter_mut().collect();
+        let last = self
             .model
-            .hidden_cached(&mut tape, &tokens, &mut caches.iter_mut().collect::<Vec<_>>());
-        let last: Arc<[u32]> = layout.spans().iter().map(|s| (s.row + s.length - 1) as u32).collect();
-        let last = self.engine.read(tape.select_rows(&hidden, &last).value());
+            .hidden_last(&mut tape, &tokens, &vec![1; groups.len()], Some(&mut places));
+        let last = self.engine.read(last.value());
         let width = self.model.architecture().width;
         for ((group, cache), hidden) in groups.into_iter().zip(caches).zip(last.chunks(width)) {
             group.ready = Some((cache, hidden.to_vec()));

@@ -11,5 +11,5 @@ mod request;
 
 pub use batch::{Generator, GeneratorOptions};
 pub use bulk::{best_of, samples_of};
-pub use logprobs::{Scored, TokenScores, heads_of, logprobs_of, scores_of};
+pub use logprobs::{Scored, TokenScores, heads_before, logprobs_from, logprobs_of, scores_of};
 pub use request::{Completion, FinishReason, GenerateError, Request, StopText, TokenEvent};

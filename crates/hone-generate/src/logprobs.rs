@@ -1,8 +1,9 @@
 //! Log-probabilities and head outputs of given tokens, without sampling: `hone logprobs`, references, scores.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use hone_compute::{Engine, Layout, Span, Tape};
+use hone_compute::{Engine, Layout, Tape, Var};
 use hone_model::{Tokens, Transformer};
 
 /// Tokens computed together.
@@ -22,7 +23,7 @@ pub struct TokenScores {
 pub struct Scored(pub f32);
 
 /// Packs of sequences of about [`PACK`] tokens, in order.
-fn packs(sequences: &[&[u32]]) -> Vec<std::ops::Range<usize>> {
+fn packs(sequences: &[&[u32]]) -> Vec<Range<usize>> {
     let mut packs = Vec::new();
     let (mut start, mut tokens) = (0, 0);
     for (i, sequence) in sequences.iter().enumerate() {
@@ -40,41 +41,35 @@ fn packs(sequences: &[&[u32]]) -> Vec<std::ops::Range<usize>> {
 
 /// Log-probabilities of the tokens of each sequence (each within the model's context and vocabulary).
 pub fn logprobs_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]], temperature: f32) -> Vec<TokenScores> {
+    let from: Vec<_> = sequences.iter().map(|s| s.len().min(1)).collect();
+    logprobs_from(engine, model, (sequences, &from), temperature)
+}
+
+/// The same for the tokens of each sequence from `from[i]` on alone, of which there may be none: a response's, without
+/// the work of its prompt's.
+///
+/// # Panics
+/// If `from` is 0 for a sequence with tokens: nothing comes before its first.
+pub fn logprobs_from(
+    engine: &Engine,
+    model: &Transformer,
+    (sequences, from): (&[&[u32]], &[usize]),
+    temperature: f32,
+) -> Vec<TokenScores> {
     let mut scores = Vec::with_capacity(sequences.len());
     for pack in packs(sequences) {
-        let sequences = &sequences[pack];
-        let ids: Arc<[u32]> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
-        let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
-        // Rows whose next token is in the same sequence, and that token
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        for span in layout.spans() {
-            let end = span.row + span.length;
-            rows.extend((span.row..end).skip(1).map(|row| row as u32 - 1));
-            targets.extend((span.row..end).skip(1).map(|row| ids[row]));
-        }
+        let pack = Pack::of(&sequences[pack.clone()], &from[pack]);
         let mut tape = Tape::inference(engine, model.parameters());
-        let hidden = model.hidden(
-            &mut tape,
-            &Tokens {
-                ids: &ids,
-                layout: &layout,
-            },
-        );
-        let chosen = tape.select_rows(&hidden, &rows.into());
-        let numbers = model.logprobs(&mut tape, &chosen, &targets.into(), temperature);
+        let chosen = pack.before(&mut tape, model);
+        let numbers = model.logprobs(&mut tape, &chosen, &pack.tokens(), temperature);
         let (logprobs, entropies) = (
             engine.read(numbers.logprob.value()),
             engine.read(numbers.entropy.value()),
         );
-        let mut at = 0;
-        for sequence in sequences {
-            let end = at + sequence.len().saturating_sub(1);
-            scores.push(TokenScores {
-                logprobs: logprobs[at..end].to_vec(),
-                entropies: entropies[at..end].to_vec(),
-            });
-            at = end;
-        }
+        scores.extend(pack.split().map(|range| TokenScores {
+            logprobs: logprobs[range.clone()].to_vec(),
+            entropies: entropies[range].to_vec(),
+        }));
     }
     scores
 }
@@ -87,44 +82,104 @@ pub fn scores_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> 
     let offset = model.head_offset().unwrap_or(0.0);
     let mut scores = Vec::with_capacity(sequences.len());
     for pack in packs(sequences) {
-        let (outputs, layout) = head_pack(engine, model, &sequences[pack], |layout| {
-            let last = |s: &Span| s.row + s.length.checked_sub(1).expect("a sequence to be scored has a token");
-            layout.spans().iter().map(|s| last(s) as u32).collect()
-        });
-        debug_assert_eq!(outputs.len(), layout.spans().len());
-        scores.extend(outputs.into_iter().map(|x| Scored(x + offset)));
+        let sequences = &sequences[pack];
+        assert!(
+            sequences.iter().all(|s| !s.is_empty()),
+            "a sequence to be scored has a token"
+        );
+        let ids: Arc<[u32]> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
+        let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
+        let tokens = Tokens {
+            ids: &ids,
+            layout: &layout,
+        };
+        let mut tape = Tape::inference(engine, model.parameters());
+        let hidden = model.hidden_last(&mut tape, &tokens, &vec![1; sequences.len()], None);
+        let rows: Arc<[u32]> = (0..sequences.len() as u32).collect();
+        let outputs = model.head_outputs(&mut tape, &hidden, &rows);
+        scores.extend(engine.read(outputs.value()).into_iter().map(|x| Scored(x + offset)));
     }
     scores
 }
 
-/// The head's output at every token of each sequence: values.
-pub fn heads_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
+/// The head's output before every token of each sequence from `from[i]` on: the values of a response's tokens.
+///
+/// # Panics
+/// If `from` is 0 for a sequence with tokens: nothing comes before its first.
+pub fn heads_before(engine: &Engine, model: &Transformer, sequences: &[&[u32]], from: &[usize]) -> Vec<Vec<f32>> {
     let mut all = Vec::with_capacity(sequences.len());
     for pack in packs(sequences) {
-        let (outputs, layout) = head_pack(engine, model, &sequences[pack], |layout| {
-            (0..layout.rows() as u32).collect()
-        });
-        all.extend(layout.spans().iter().map(|s| outputs[s.row..s.row + s.length].to_vec()));
+        let pack = Pack::of(&sequences[pack.clone()], &from[pack]);
+        let mut tape = Tape::inference(engine, model.parameters());
+        let chosen = pack.before(&mut tape, model);
+        let rows: Arc<[u32]> = (0..chosen.shape().0 as u32).collect();
+        let outputs = engine.read(model.head_outputs(&mut tape, &chosen, &rows).value());
+        all.extend(pack.split().map(|range| outputs[range].to_vec()));
     }
     all
 }
 
-fn head_pack(
-    engine: &Engine,
-    model: &Transformer,
-    sequences: &[&[u32]],
-    rows: impl Fn(&Layout) -> Arc<[u32]>,
-) -> (Vec<f32>, Layout) {
-    let ids: Arc<[u32]> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
-    let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
-    let mut tape = Tape::inference(engine, model.parameters());
-    let hidden = model.hidden(
-        &mut tape,
-        &Tokens {
+/// Sequences that are computed together, of which the tokens from some place on are asked about.
+struct Pack<'a> {
+    sequences: &'a [&'a [u32]],
+    from: &'a [usize],
+}
+
+impl<'a> Pack<'a> {
+    fn of(sequences: &'a [&'a [u32]], from: &'a [usize]) -> Self {
+        let holds = |(s, &from): (&&[u32], &usize)| s.is_empty() || from > 0;
+        assert!(
+            sequences.iter().zip(from).all(holds),
+            "nothing comes before the first token of a sequence"
+        );
+        Self { sequences, from }
+    }
+
+    /// Tokens asked about, a number a sequence.
+    fn counts(&self) -> impl Iterator<Item = usize> {
+        self.sequences
+            .iter()
+            .zip(self.from)
+            .map(|(s, &from)| s.len().saturating_sub(from))
+    }
+
+    /// The tokens asked about.
+    fn tokens(&self) -> Arc<[u32]> {
+        let asked = self
+            .sequences
+            .iter()
+            .zip(self.from)
+            .map(|(s, &from)| &s[from.min(s.len())..]);
+        asked.flatten().copied().collect()
+    }
+
+    /// Hidden states before each of them.
+    fn before<'m>(&self, tape: &mut Tape<'m>, model: &'m Transformer) -> Var {
+        // Sequences without such tokens are left out
+        let kept: Vec<_> = self
+            .sequences
+            .iter()
+            .zip(self.counts())
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        let ids: Arc<[u32]> = kept
+            .iter()
+            .flat_map(|(s, _)| s[..s.len() - 1].iter().copied())
+            .collect();
+        let layout = Layout::whole(&kept.iter().map(|(s, _)| s.len() - 1).collect::<Vec<_>>());
+        let wanted: Vec<_> = kept.iter().map(|(_, count)| *count).collect();
+        let tokens = Tokens {
             ids: &ids,
             layout: &layout,
-        },
-    );
-    let outputs = model.head_outputs(&mut tape, &hidden, &rows(&layout));
-    (engine.read(outputs.value()), layout)
+        };
+        model.hidden_last(tape, &tokens, &wanted, None)
+    }
+
+    /// Where each sequence's numbers lie among all.
+    fn split(&self) -> impl Iterator<Item = Range<usize>> {
+        self.counts().scan(0, |at, count| {
+            *at += count;
+            Some(*at - count..*at)
+        })
+    }
 }

@@ -5,7 +5,8 @@ mod common;
 use common::{architecture, engine, random_ids, random_model};
 use hone_compute::{Isa, Precision, SamplingParameters};
 use hone_generate::{
-    FinishReason, GenerateError, Generator, GeneratorOptions, Request, heads_of, logprobs_of, samples_of, scores_of,
+    FinishReason, GenerateError, Generator, GeneratorOptions, Request, heads_before, logprobs_from, logprobs_of,
+    samples_of, scores_of,
 };
 use hone_math::Key;
 use hone_testing::assert_bits;
@@ -65,7 +66,27 @@ fn head_outputs_do_not_depend_on_the_batch() {
         let sequences: Vec<Vec<u32>> = (0..40).map(|i| random_ids(r, 1 + i * 6, 31)).collect();
         let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let together = scores_of(&engine, &model, &sequences);
-        let each = heads_of(&engine, &model, &sequences);
+        // The outputs at all tokens are those before the next ones, whatever these are
+        let longer: Vec<Vec<u32>> = sequences.iter().map(|s| [*s, &[7]].concat()).collect();
+        let longer: Vec<&[u32]> = longer.iter().map(Vec::as_slice).collect();
+        let each = heads_before(&engine, &model, &longer, &vec![1; longer.len()]);
+        // Those of the last few tokens alone have the same bits, and so have log-probabilities
+        let from: Vec<usize> = longer.iter().map(|s| 1 + s.len() * 2 / 3).map(|f| f.max(1)).collect();
+        let later = heads_before(&engine, &model, &longer, &from);
+        let (all, some) = (
+            logprobs_of(&engine, &model, &longer, 0.8),
+            logprobs_from(&engine, &model, (&longer, &from), 0.8),
+        );
+        for (i, &from) in from.iter().enumerate() {
+            let from = from.min(longer[i].len());
+            assert_bits("later values", &later[i], &each[i][from - 1..]);
+            assert_bits(
+                "later log-probabilities",
+                &some[i].logprobs,
+                &all[i].logprobs[from - 1..],
+            );
+            assert_bits("later entropies", &some[i].entropies, &all[i].entropies[from - 1..]);
+        }
         for (i, sequence) in sequences.iter().enumerate() {
             assert_eq!(each[i].len(), sequence.len());
             let last = each[i].last().expect("at least one token") + 0.25;

@@ -289,6 +289,29 @@ impl Transformer {
         self.normalise(tape, &x, self.norm)
     }
 
+    /// The same for the last `wanted[i]` tokens of each sequence alone, one after another; at least one each. The last
+    /// block computes nothing else of the others than their keys and values. Tokens that are earlier still are in
+    /// `caches`, where there are any, to which all are added. Not for training.
+    ///
+    /// # Panics
+    /// If more tokens are wanted of a sequence than it has.
+    pub fn hidden_last<'p>(
+        &'p self,
+        tape: &mut Tape<'p>,
+        tokens: &Tokens<'_>,
+        wanted: &[usize],
+        mut caches: Option<&mut [&mut SequenceCache]>,
+    ) -> Var {
+        let last = Last::of(tokens.layout, wanted);
+        let mut x = self.embed(tape, tokens);
+        for index in 0..self.blocks.len() {
+            let caches = caches.as_mut().map(|caches| &mut **caches);
+            let last = (index + 1 == self.blocks.len()).then_some(&last);
+            x = self.block_of(tape, index, x, (tokens.layout, last), caches);
+        }
+        self.normalise(tape, &x, self.norm)
+    }
+
     /// The same for the next tokens of sequences whose earlier ones are in `caches` (one a span of the layout), to
     /// which they are added.
     pub fn hidden_cached<'p>(
@@ -338,11 +361,26 @@ impl Transformer {
         layout: &Layout,
         caches: Option<&mut [&mut SequenceCache]>,
     ) -> Var {
+        self.block_of(tape, index, x, (layout, None), caches)
+    }
+
+    /// A block, of `last` tokens alone where they are given.
+    fn block_of(
+        &self,
+        tape: &mut Tape<'_>,
+        index: usize,
+        mut x: Var,
+        (layout, last): (&Layout, Option<&Last>),
+        caches: Option<&mut [&mut SequenceCache]>,
+    ) -> Var {
         let block = &self.blocks[index];
         // 1. Attention on the normalised stream, added to the stream
         let normed = self.normalise(tape, &x, block.attention_norm); // [n, d]
-        let attended = self.attend(tape, index, &normed, layout, caches);
+        let attended = self.attend(tape, index, &normed, (layout, last), caches);
         drop(normed);
+        if let Some(last) = last {
+            x = tape.select_rows(&x, &last.rows);
+        }
         let x = tape.add(x, attended);
         // 2. The feed-forward layer likewise
         let normed = self.normalise(tape, &x, block.mlp_norm);
@@ -370,26 +408,37 @@ impl Transformer {
         tape: &mut Tape<'_>,
         index: usize,
         x: &Var,
-        layout: &Layout,
+        (layout, last): (&Layout, Option<&Last>),
         caches: Option<&mut [&mut SequenceCache]>,
     ) -> Var {
         let (block, a) = (&self.blocks[index], &self.architecture);
-        let mut qkv = linears(tape, x, &[&block.q, &block.k, &block.v]);
-        let v = qkv.pop().expect("three results");
-        let mut k = qkv.pop().expect("three results");
-        let mut q = qkv.pop().expect("three results"); // [n, heads * head_dim]
+        let asked = last.map_or(layout, |last| &last.layout);
+        let [mut q, mut k, v] = match last {
+            None => three(linears(tape, x, &[&block.q, &block.k, &block.v])), // [n, heads * head_dim]
+            Some(last) => {
+                let chosen = tape.select_rows(x, &last.rows);
+                let mut all = linears(tape, &chosen, &[&block.q]);
+                all.extend(linears(tape, x, &[&block.k, &block.v]));
+                three(all)
+            }
+        };
         if let (Some(q_norm), Some(k_norm)) = (block.q_norm, block.k_norm) {
             q = tape.rms_norm_heads(&q, q_norm, a.norm_eps);
             k = tape.rms_norm_heads(&k, k_norm, a.norm_eps);
         }
         if let Some(table) = &self.rope {
-            q = tape.rotate(q, a.head_dim, layout, table);
+            q = tape.rotate(q, a.head_dim, asked, table);
             k = tape.rotate(k, a.head_dim, layout, table);
         }
         let inputs = AttentionInputs { q, k, v };
-        let attended = match caches {
-            Some(caches) => tape.attention_cached(inputs, &a.attention(), layout, (caches, index)),
-            None => tape.attention(inputs, &a.attention(), layout),
+        let shape = a.attention();
+        let attended = match (caches, last) {
+            (Some(caches), None) => tape.attention_cached(inputs, &shape, layout, (caches, index)),
+            (None, None) => tape.attention(inputs, &shape, layout),
+            (caches, Some(_)) => {
+                let caches = caches.map(|caches| (caches, index));
+                tape.attention_of_last(inputs, &shape, (layout, asked), caches)
+            }
         };
         linears(tape, &attended, &[&block.o]).swap_remove(0) // [n, d]
     }
@@ -430,6 +479,52 @@ impl Block {
             mine.lora = theirs.lora;
         }
     }
+}
+
+/// The last tokens of each sequence of a batch.
+struct Last {
+    /// Their rows.
+    rows: Arc<[u32]>,
+    /// Where they stand when there are no others.
+    layout: Layout,
+}
+
+impl Last {
+    fn of(layout: &Layout, wanted: &[usize]) -> Self {
+        assert_eq!(
+            layout.spans().len(),
+            wanted.len(),
+            "a number of tokens for each sequence"
+        );
+        let parts: Vec<_> = layout
+            .spans()
+            .iter()
+            .zip(wanted)
+            .map(|(span, &wanted)| {
+                assert!(
+                    (1..=span.length).contains(&wanted),
+                    "{wanted} of {} tokens",
+                    span.length
+                );
+                (
+                    span.row + span.length - wanted,
+                    span.start + span.length - wanted,
+                    wanted,
+                )
+            })
+            .collect();
+        Self {
+            rows: parts
+                .iter()
+                .flat_map(|&(row, _, count)| row as u32..(row + count) as u32)
+                .collect(),
+            layout: Layout::continued(parts.iter().map(|&(_, start, count)| (start, count))),
+        }
+    }
+}
+
+fn three(results: Vec<Var>) -> [Var; 3] {
+    results.try_into().expect("three results of three layers")
 }
 
 /// Several linear layers on one input, adapters unmerged: `x W^T + b + scale (x A^T) B^T` (Hu et al., 2021).

@@ -65,6 +65,39 @@ impl Tape<'_> {
         self.record_shared(vec![out], operation).swap_remove(0)
     }
 
+    /// The same for the last rows of each sequence alone: `q` has the rows of `asked`, whose spans end where those of
+    /// `layout` do, `k` and `v` those of `layout`. Caches as in [`Self::attention_cached`]. Not for training.
+    pub fn attention_of_last(
+        &mut self,
+        inputs: AttentionInputs,
+        shape: &AttentionShape,
+        (layout, asked): (&Layout, &Layout),
+        caches: Option<(&mut [&mut SequenceCache], usize)>,
+    ) -> Var {
+        assert!(!self.is_recording(), "attention of the last rows is for inference");
+        let backend = self.engine.backend();
+        let kv = (&*inputs.k.value, &*inputs.v.value);
+        let attend = |caches: &mut [&mut SequenceCache], layer: usize| {
+            backend.append(caches, layer, layout, kv);
+            let read: Vec<_> = caches.iter().map(|cache| &**cache).collect();
+            backend
+                .attention(shape, asked, &inputs.q.value, (&read, layer), false)
+                .0
+        };
+        let out = match caches {
+            Some((caches, layer)) => attend(caches, layer),
+            None => {
+                let mut own: Vec<_> = layout
+                    .spans()
+                    .iter()
+                    .map(|_| SequenceCache::new(self.engine, 1, shape))
+                    .collect();
+                attend(&mut own.iter_mut().collect::<Vec<_>>(), 0)
+            }
+        };
+        self.plain(out)
+    }
+
     /// The same with the positions before each span read from its cache (one a span, in order), to which the new ones
     /// are appended in `layer`. Not for training.
     pub fn attention_cached(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hone_compute::{Engine, SamplingParameters};
-use hone_generate::{Generator, GeneratorOptions, Request, heads_of, logprobs_of, scores_of};
+use hone_generate::{Generator, GeneratorOptions, Request, heads_before, logprobs_from, scores_of};
 use hone_math::Key;
 use hone_run::Resolved;
 
@@ -126,8 +126,9 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
         .map(|(p, completion)| p.ids.iter().chain(&completion.ids).copied().collect())
         .collect();
     let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
-    logprobs_of(engine, &stage.base.model, &slices, c.ppo.temperature as f32);
-    heads_of(engine, value, &slices);
+    let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
+    logprobs_from(engine, &stage.base.model, (&slices, &from), c.ppo.temperature as f32);
+    heads_before(engine, value, &slices, &from);
     // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other
     let reader = stage.scorer.model().architecture();
     let behind = stage.reading.behind_cut(&c.ppo);

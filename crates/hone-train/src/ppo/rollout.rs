@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hone_compute::{Engine, SamplingParameters};
 use hone_data::PromptInput;
-use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, heads_of, logprobs_of};
+use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, heads_before, logprobs_from};
 use hone_math::Key;
 use hone_model::Transformer;
 use hone_run::Shutdown;
@@ -117,12 +117,13 @@ pub(super) fn collect(
         .collect();
     let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
     // 2. The reference's log-probabilities of the same tokens, under the same temperature
-    let references = logprobs_of(engine, models.reference, &slices, ppo.temperature as f32);
+    let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
+    let references = logprobs_from(engine, models.reference, (&slices, &from), ppo.temperature as f32);
     if stops() {
         return Ok(None);
     }
     // 3. Values at the position before each token
-    let values = heads_of(engine, models.value, &slices);
+    let values = heads_before(engine, models.value, &slices, &from);
     let offset = models.value.head_offset().unwrap_or(0.0);
     if stops() {
         return Ok(None);
@@ -157,13 +158,12 @@ pub(super) fn collect(
     let mut episodes = Vec::with_capacity(prompts.len());
     for (i, completion) in completions.into_iter().enumerate() {
         let prompt_length = prompts[i].ids.len();
-        let before = prompt_length - 1..prompt_length - 1 + completion.ids.len();
         episodes.push(Episode {
             ids: Arc::clone(&sequences[i]),
             prompt_length,
             logprobs: completion.logprobs,
-            ref_logprobs: references[i].logprobs[before.clone()].to_vec(),
-            values: values[i][before].iter().map(|v| v + offset).collect(),
+            ref_logprobs: references[i].logprobs.clone(),
+            values: values[i].iter().map(|v| v + offset).collect(),
             score: scores[i],
             ended: ended[i],
             unscorable: unscorable[i],

@@ -2,7 +2,7 @@
 
 use hone_compute::{Engine, Gradients, StepRate};
 use hone_data::Window;
-use hone_generate::logprobs_of;
+use hone_generate::logprobs_from;
 use hone_math::Key;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
@@ -250,15 +250,11 @@ fn check(update: u64, episodes: &[&Prepared<'_>], recomputed: &[f32]) -> Result<
 
 fn check_others(engine: &Engine, policy: &Transformer, update: &Update<'_>, others: &[usize]) -> Result<()> {
     let sequences: Vec<&[u32]> = others.iter().map(|&i| &*update.episodes[i].ids).collect();
-    let recomputed = logprobs_of(engine, policy, &sequences, update.ppo.temperature as f32);
+    let from: Vec<usize> = others.iter().map(|&i| update.episodes[i].prompt_length).collect();
+    let recomputed = logprobs_from(engine, policy, (&sequences, &from), update.ppo.temperature as f32);
     for (&index, scores) in others.iter().zip(recomputed) {
         let episode = &update.episodes[index];
-        equal(
-            update.number,
-            index,
-            &episode.logprobs,
-            &scores.logprobs[episode.prompt_length - 1..],
-        )?;
+        equal(update.number, index, &episode.logprobs, &scores.logprobs)?;
     }
     Ok(())
 }
