@@ -107,7 +107,7 @@ impl Default for TrainSection {
         Self {
             seed: 1,
             precision: PrecisionSetting::Bf16,
-            microbatch_tokens: 4096,
+            microbatch_tokens: 1024,
             shards: 1,
             learning_rate: 1e-4,
             schedule: ScheduleSetting::Cosine,

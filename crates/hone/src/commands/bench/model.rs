@@ -9,9 +9,9 @@ use clap::Args;
 use hone_compute::{AdamW, Engine, Gradients, Layout, Optimizer, Precision, SamplingParameters, StepRate, Tape};
 use hone_generate::{Generator, GeneratorOptions, Request};
 use hone_math::Key;
-use hone_model::{Tokens, Transformer};
+use hone_model::{LoraConfig, Tokens, Transformer};
 
-use super::{Limits, On, Report, median, profile};
+use super::{Limits, On, Report, matrix_limit, median, profile};
 use crate::failure::Failure;
 use crate::machine;
 use crate::progress::Progress;
@@ -31,8 +31,11 @@ pub struct TrainArguments {
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(3..=100_000))]
     steps: u32,
     /// Tokens that are computed together, whole sequences; a step's gradients are summed over its micro-batches
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     microbatch_tokens: u32,
+    /// Trains a LoRA adapter of this rank on the query and value projections instead of all weights
+    #[arg(long, value_name = "RANK", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    lora: Option<u32>,
     /// Computes blocks again on the way back instead of keeping what is inside them
     #[arg(long)]
     recompute: bool,
@@ -151,6 +154,15 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     let (mut model, ..) = arguments.on.model.load_weights(&engine)?;
     check_context(&model, length)?;
     model.set_recompute(arguments.recompute);
+    let mut kind = "training step".to_string();
+    if let Some(rank) = arguments.lora {
+        let config = LoraConfig {
+            rank: rank as usize,
+            ..LoraConfig::default()
+        };
+        model.add_adapter(&engine, &config, 1)?;
+        kind = format!("training step of LoRA, rank {rank} on {}", config.targets.join(" and "));
+    }
     let grain = (arguments.microbatch_tokens as usize / length).clamp(1, batch);
     let microbatches: Vec<Microbatch> = (0..batch)
         .step_by(grain)
@@ -188,10 +200,10 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
     let peak_bytes = machine::peak_bytes();
     let runs = speeds.split_off(WARM_UP);
     let speed = median(&runs);
-    let limit = Limits::measure(&engine).flops / (6.0 * multiplied(&model));
+    let limit = matrix_limit(&engine) / (6.0 * multiplied(&model));
     let report = Report {
         work: describe(
-            &format!("training step, {batch} x {length} tokens"),
+            &format!("{kind}, {batch} x {length} tokens"),
             &engine,
             &arguments.on,
             &model,
@@ -296,7 +308,7 @@ pub fn prefill(arguments: &PrefillArguments) -> Result<()> {
     let profile = profile(&engine, counted.elapsed().as_secs_f64());
     let peak_bytes = machine::peak_bytes();
     let speed = median(&runs);
-    let limit = Limits::measure(&engine).flops / (2.0 * multiplied(&model));
+    let limit = matrix_limit(&engine) / (2.0 * multiplied(&model));
     let report = Report {
         work: describe(
             &format!("reading prompts, {batch} x {length} tokens"),
