@@ -9,6 +9,9 @@ import tempfile
 import threading
 import time
 
+# Which share of the cores other programs may take during a command. Programs whose threads wait for each other lose far more than this share
+DISTURBED = 0.1
+
 
 def read(path):
     try:
@@ -45,10 +48,10 @@ def others_share(seconds=1.0):
     return None if before is None else (busy_seconds() - before) / seconds / os.cpu_count()
 
 
-def wait_until_quiet(seconds, most=0.1):
-    """Waits until less than `most` of the machine is in use, at most so long; the seconds that are left."""
+def wait_until_quiet(seconds):
+    """Waits until the machine is hardly in use, at most so long; the seconds that are left."""
     end = time.monotonic() + seconds
-    while seconds > 0 and (others_share() or 0.0) > most:
+    while seconds > 0 and (others_share() or 0.0) > DISTURBED:
         time.sleep(4)
         seconds = end - time.monotonic()
     return max(seconds, 0.0)

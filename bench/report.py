@@ -3,6 +3,7 @@ import json
 import statistics
 from dataclasses import dataclass
 
+import machine
 import rows
 
 UNITS = {"bytes": (1e6, "MB"), "tokens/s": (1, "tokens/s"), "GFLOP/s": (1, "GFLOP/s"), "GB/s": (1, "GB/s")}
@@ -107,8 +108,9 @@ hone and what one would use otherwise, on the same work and the same machine. `b
 - **In turn.** In each round every command runs once, hone and peers one after the other, and in the next round in the opposite order. Figures are medians over the rounds; the ratio is that of the medians, in brackets the least and the greatest of the single rounds.
 - **The same work.** Same shapes, same random weights, same precision, same number of threads, batch, lengths and new tokens. Where the work differs, the row's notes say so.
 - **The peers as a careful user runs them.** bf16 where it is faster, fused AdamW, scaled dot-product attention. Where there are two ways, both are measured and the faster counts.
-- **Nothing else.** Before each command the script waits for the machine to be quiet; what other programs took meanwhile is measured and given with each row.
+- **Nothing else.** Before each command the script waits for the machine to be quiet, and runs a command again that was disturbed. What other programs took is given with each row. (On a busy machine PyTorch and llama.cpp, whose threads wait for each other often, lose far more than hone: ratios taken there mean nothing.)
 - **Memory** is the most that a process held (`ru_maxrss` of `wait4`), for all alike.
+- **The commands** below are those that were run, in the folder `bench`; `DATA` is the folder of the models, `python` the peers' Python.
 
 Speeds of a shared or virtual machine change from minute to minute; ratios of one round are what to compare.
 """
@@ -186,6 +188,8 @@ def details(row, record, setups):
     lines.append(f"\n{rounds} rounds on {record['date']}{which}" + (f", checkout {checkout}" if checkout else "") + ".")
     if shares:
         lines[-1] += f" Other programs took {percent(statistics.median(shares))} of the processor in the median of the commands, {percent(max(shares))} at most."
+        if max(shares) > machine.DISTURBED:
+            lines[-1] += " **The machine was busy: this is not a fair comparison.**"
     lines += ["", "| | median | least to most | peak memory | whole process |", "|---|---|---|---|---|"]
     for measure in row.measures:
         if measure.key in failed:

@@ -170,6 +170,32 @@ class Measuring(unittest.TestCase):
             self.assertEqual(report.failures(made), {"peer": "broken"})
 
 
+class Disturbed(unittest.TestCase):
+    """What `Bench.measured` does about other programs, with shares given in place of runs."""
+
+    def measured(self, shares, busy=False, wait=1.0):
+        bench = object.__new__(run.Bench)
+        bench.trial, bench.busy, bench.wait, bench.environment, bench.command = False, busy, wait, None, lambda measure: []
+        answers = iter(shares)
+        replaced = machine.run, machine.wait_until_quiet
+        machine.run = lambda *_: {"value": 1.0, "unit": "tokens/s", "others": next(answers), "wall_seconds": 1.0, "max_rss_bytes": 1}
+        machine.wait_until_quiet = lambda seconds: seconds
+        try:
+            return bench.measured(rows.Measure("hone", "hone", "HONE"))["others"]
+        finally:
+            machine.run, machine.wait_until_quiet = replaced
+
+    def test_a_disturbed_command_is_repeated(self):
+        self.assertEqual(self.measured([0.5, 0.3, 0.02]), 0.02)
+
+    def test_a_busy_machine_stops_the_measurement_unless_asked_not_to(self):
+        with self.assertRaises(run.Busy):
+            self.measured([0.5] * run.TRIES)
+        with self.assertRaises(run.Busy):
+            self.measured([0.5], wait=0.0)
+        self.assertEqual(self.measured([0.5, 0.3, 0.4, 0.6], busy=True), 0.3)
+
+
 class Commands(unittest.TestCase):
     def python(self, code, limit=60):
         return machine.run([sys.executable, "-c", code], ".", None, limit)
