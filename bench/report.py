@@ -1,0 +1,203 @@
+"""From stored rounds to figures, and to the document."""
+import json
+import statistics
+from dataclasses import dataclass
+
+import machine
+import rows
+
+UNITS = {"bytes": (1e6, "MB"), "tokens/s": (1, "tokens/s"), "GFLOP/s": (1, "GFLOP/s"), "GB/s": (1, "GB/s")}
+
+
+def as_json(record):
+    """A round in a line, so that differences can be read."""
+    rounds = ",\n  ".join(json.dumps(r) for r in record["rounds"])
+    head = json.dumps({k: v for k, v in record.items() if k != "rounds"}, indent=1).removesuffix("\n}")
+    return f'{head},\n "rounds": [\n  {rounds}\n ]\n}}\n'
+
+
+def failures(record):
+    """What failed in a record: the errors by measure."""
+    return {key: found["error"] for r in record["rounds"] for key, found in r.items() if "error" in found}
+
+
+def figures(record, key, what="value"):
+    return [r[key][what] for r in record["rounds"]]
+
+
+def amount(value, unit):
+    scale, name = UNITS[unit]
+    value /= scale
+    return f"{value:,.0f} {name}" if value >= 100 else f"{value:.1f} {name}"
+
+
+@dataclass
+class Outcome:
+    """A line of the table, worked out; without figures where it is not measured, or failed."""
+
+    hone: str
+    peer: str
+    figure: str
+    words: str
+    ratio: float = None
+    state: str = "unmeasured"  # unmeasured, failed, missed, reached, aim, untargeted
+
+
+def outcome(line, record):
+    """The line's figure from a row's record."""
+    if record is None:
+        return Outcome("", "", "", "not measured")
+    failed = failures(record)
+    theirs = [key for key in line.theirs if key not in failed]
+    if line.ours in failed or not theirs:
+        told = failed.get(line.ours) or failed[line.theirs[0]]
+        return Outcome("", "", "", f"failed: {told}", state="failed")
+    what = "max_rss_bytes" if line.kind == "memory" else "value"
+    # The best of the peers: the least memory, else the highest figure
+    best = min if line.kind in ("memory", "part") else max
+    them = best(theirs, key=lambda key: statistics.median(figures(record, key, what)))
+    ours, peers = figures(record, line.ours, what), figures(record, them, what)
+    factor = record["setup"]["parameters"][line.model] * line.a_weight if line.kind == "share" else 1.0
+    over = (lambda mine, other: other / mine) if line.kind == "memory" else (lambda mine, other: mine * factor / other)
+    ratio, pairs = over(statistics.median(ours), statistics.median(peers)), [over(m, o) for m, o in zip(ours, peers)]
+    show = percent if line.kind in ("share", "part") else times
+    figure = show(ratio)
+    if max(pairs) > min(pairs):
+        figure += f" ({show(min(pairs))} to {show(max(pairs))})"
+    first = record["rounds"][0]
+    our_unit, their_unit = ("bytes", "bytes") if line.kind == "memory" else (first[line.ours]["unit"], first[them]["unit"])
+    words, state = judged(line, ratio)
+    return Outcome(amount(statistics.median(ours), our_unit), amount(statistics.median(peers), their_unit), figure, words, ratio, state)
+
+
+def judged(line, ratio):
+    if line.kind == "part":
+        return ("reached", "reached") if ratio <= line.least else ("not reached", "missed")
+    slower = line.kind == "speed" and ratio < 1.0
+    if line.least is None:
+        return ("no target; hone is slower" if slower else "no target; hone is faster"), "untargeted"
+    if ratio < line.least:
+        return ("not reached: hone is slower" if slower else "not reached"), "missed"
+    if line.aim and ratio >= line.aim:
+        return "aim reached", "aim"
+    return "reached", "reached"
+
+
+def times(ratio):
+    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.1f}x"
+
+
+def percent(ratio):
+    return f"{100 * ratio:.1f}%" if ratio < 0.1 else f"{100 * ratio:.0f}%"
+
+
+def target(line, value):
+    if value is None:
+        return "-"
+    if line.kind == "part":
+        return f"at most {value:.0%}"
+    return f"{value:.0%}" if line.kind == "share" else f"{value:g}x"
+
+
+HEAD = """# Benchmarks
+
+hone and what one would use otherwise, on the same work and the same machine. `bench/run.py` writes this page from the results in
+`bench/results`; [bench/README.md](../bench/README.md) says how to measure again. Nothing here is edited by hand.
+
+## How it is measured
+- **In turn.** In each round every command runs once, hone and peers one after the other, and in the next round in the opposite order. Figures are medians over the rounds; the ratio is that of the medians, in brackets the least and the greatest of the single rounds.
+- **The same work.** Same shapes, same random weights, same precision, same number of threads, batch, lengths and new tokens. Where the work differs, the row's notes say so.
+- **The peers as a careful user runs them.** bf16 where it is faster, fused AdamW, scaled dot-product attention. Where there are two ways, both are measured and the faster counts.
+- **Nothing else.** Before each command the script waits for the machine to be quiet, and runs a command again that was disturbed. What other programs took is given with each row. (On a busy machine PyTorch and llama.cpp, whose threads wait for each other often, lose far more than hone: ratios taken there mean nothing.)
+- **Memory** is the most that a process held (`ru_maxrss` of `wait4`), for all alike.
+- **The commands** below are those that were run, in the folder `bench`; `DATA` is the folder of the models, `python` the peers' Python.
+
+Speeds of a shared or virtual machine change from minute to minute; ratios of one round are what to compare.
+"""
+
+
+def document(records):
+    """The whole page."""
+    setups = []
+    for record in records.values():
+        if shared(record["setup"]) not in setups:
+            setups.append(shared(record["setup"]))
+    parts = [HEAD, *machines(setups), "## Results\n", table(records), *where_hone_loses(records), "## Row by row\n"]
+    for row in rows.ROWS:
+        parts.append(details(row, records.get(row.name), setups))
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def shared(setup):
+    return {**setup, "hone": {k: v for k, v in setup["hone"].items() if k != "checkout"}}
+
+
+def machines(setups):
+    if not setups:
+        return ["## Machine and versions\nNothing is measured yet.\n"]
+    lines = ["## Machine and versions\n"]
+    for number, setup in enumerate(setups, 1):
+        m, title = setup["machine"], f"### Setup {number}\n" if len(setups) > 1 else ""
+        versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
+        pages = f"; transparent huge pages: {m['huge_pages']}" if m["huge_pages"] else ""
+        lines.append(
+            f"{title}- Processor: {m['processor']}, {m['cores']} cores; {setup['threads']} threads for hone and every peer\n"
+            f"- Instruction sets in hardware: {', '.join(m['in_hardware'])}; hone uses {m['instruction_set']}\n"
+            f"- Memory: {m['memory_gb']} GB; {m['system']}{pages}\n"
+            f"- hone {setup['hone']['version']} (SHA-256 of the program: {setup['hone']['sha256'][:16]})\n- {versions}\n")
+    return lines
+
+
+def table(records):
+    lines = ["| work | against | hone | peer | ratio | at least | aim | in words |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows.ROWS:
+        for line in row.lines:
+            o = outcome(line, records.get(row.name))
+            words = "failed, see below" if o.state == "failed" else o.words
+            cells = (line.work, line.against, o.hone, o.peer, o.figure, target(line, line.least), target(line, line.aim), words)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def where_hone_loses(records):
+    found = [(line, outcome(line, records.get(row.name))) for row in rows.ROWS for line in row.lines]
+    slower = [f"- {line.work}: {o.figure} of {line.against}" for line, o in found if line.kind == "speed" and o.ratio is not None and o.ratio < 1.0]
+    missed = [f"- {line.work}: {o.figure} against {line.against}; the target is {target(line, line.least)}" for line, o in found if o.state == "missed"]
+    open_ = [f"- {line.work}: {o.words}" for line, o in found if o.state in ("unmeasured", "failed")]
+    measured = len(found) - len(open_)
+    lines = ["## Where hone loses\n"]
+    for title, items, none in (("Slower than the peer", slower, "nowhere"), ("Targets that are not reached", missed, "none")):
+        lines.append(f"{title}:\n\n" + "\n".join(items) + "\n" if items else f"{title}: {none} of what is measured.\n" if measured else f"{title}: unknown.\n")
+    if open_:
+        lines.append("Without a figure:\n\n" + "\n".join(open_) + "\n")
+    return lines
+
+
+def details(row, record, setups):
+    lines = [f"### {row.name}"]
+    if row.note:
+        lines.append(row.note)
+    if record is None:
+        return "\n".join([*lines, "", "Not measured.\n"])
+    failed = failures(record)
+    rounds, which = len(record["rounds"]), ""
+    if len(setups) > 1:
+        which = f", setup {1 + setups.index(shared(record['setup']))}"
+    shares = [found["others"] for r in record["rounds"] for found in r.values() if found.get("others") is not None]
+    checkout = record["setup"]["hone"]["checkout"]
+    lines.append(f"\n{rounds} rounds on {record['date']}{which}" + (f", checkout {checkout}" if checkout else "") + ".")
+    if shares:
+        lines[-1] += f" Other programs took {percent(statistics.median(shares))} of the processor in the median of the commands, {percent(max(shares))} at most."
+        if max(shares) > machine.DISTURBED:
+            lines[-1] += " **The machine was busy: this is not a fair comparison.**"
+    lines += ["", "| | median | least to most | peak memory | whole process |", "|---|---|---|---|---|"]
+    for measure in row.measures:
+        if measure.key in failed:
+            lines.append(f"| {measure.who} | failed: {failed[measure.key].replace('|', '/')} | | | |")
+            continue
+        values, unit = figures(record, measure.key), record["rounds"][0][measure.key]["unit"]
+        spread = f"{amount(min(values), unit)} to {amount(max(values), unit)}"
+        memory, wall = (statistics.median(figures(record, measure.key, what)) for what in ("max_rss_bytes", "wall_seconds"))
+        lines.append(f"| {measure.who} | {amount(statistics.median(values), unit)} | {spread} | {amount(memory, 'bytes')} | {wall:.0f} s |")
+    lines += ["", "```sh", *(record["commands"][measure.key] for measure in row.measures), "```", ""]
+    return "\n".join(lines)

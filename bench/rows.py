@@ -1,0 +1,209 @@
+"""What is measured: the rows, the commands of hone and its peers, and the lines of the table that follow from them.
+
+In commands HONE, PYTHON, DATA and THREADS stand for what run.py is given; STEPS for one of a measure's two numbers of steps.
+"""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A command that prints a figure."""
+
+    key: str
+    who: str
+    command: str
+    steps: tuple = (0, 0)  # in a measurement, and in a trial of the script
+    unit: str = "tokens/s"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: a figure made of hone's measure and the best of the others.
+
+    speed: hone's figure over the peer's. memory: the peer's peak memory over hone's. share: hone's figure, times what a token
+    takes of the unit of the other, over the other. part: hone's figure over the other's, which is to be small.
+    """
+
+    work: str
+    against: str
+    ours: str
+    theirs: tuple
+    kind: str
+    least: float = None  # the target; of a part, the most
+    aim: float = None
+    model: str = None
+    a_weight: float = 0.0  # share: how much of the other's unit a weight takes for each token
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    measures: tuple
+    lines: tuple
+    note: str = ""
+
+
+def train(model, precision="bf16", batch=8, length=256, options=""):
+    steps = {"s": (22, 3), "m": (12, 3), "b": (8, 3), "q": (6, 3)}[model]
+    command = f"HONE bench train --model DATA/model-{model} --precision {precision} --batch {batch} --length {length} --steps STEPS"
+    return Measure("hone", "hone", f"{command} --threads THREADS --json{options}", steps)
+
+
+def torch_train(key, who, model, options):
+    steps = {"s": (22, 3), "m": (12, 3), "b": (8, 3)}[model]
+    return Measure(key, who, f"PYTHON peers/train.py --model DATA/model-{model} --batch 8 --length 256 --steps STEPS --threads THREADS{options}", steps)
+
+
+GEMM = Measure("gemm", "hone's matrix product", "HONE bench gemm --size 2048 --precision bf16 --steps STEPS --threads THREADS --json", (20, 2), "GFLOP/s")
+
+TRAIN_NOTE = (
+    "f32 weights, bf16 products (PyTorch: autocast), scaled dot-product attention, fused AdamW; the median step, two steps of warm-up left "
+    "out (what torch.compile takes to compile is among them). hone also clips the gradient's norm; PyTorch is spared that.")
+MEMORY_NOTE = (
+    " Memory is the most that the process held, as the kernel counts it when it has ended. hone's figure contains 256 MiB that `hone bench` "
+    "reads after the training to measure the machine; PyTorch's contains its libraries.")
+
+
+def train_rows():
+    for model, size in (("s", "8.5 M"), ("m", "31.6 M"), ("b", "88.1 M")):
+        measures = [train(model), torch_train("eager", "PyTorch eager", model, " --precision bf16"),
+                    torch_train("compile", "torch.compile", model, " --precision bf16 --compile")]
+        work = f"training step, 8 x 256, bf16, {model} ({size} parameters)"
+        lines = [Line(work, "the faster of PyTorch eager and torch.compile, bf16", "hone", ("eager", "compile"), "speed", 1.3, 1.75)]
+        note = TRAIN_NOTE
+        if model != "s":
+            lines.append(Line(f"peak memory of the training step, {model}", "PyTorch eager, bf16", "hone", ("eager",), "memory", 2.0))
+            note += MEMORY_NOTE
+        if model == "b":
+            measures.append(GEMM)
+            lines.append(Line("training, b, as a share of hone's own matrix product", "`hone bench gemm` of the same rounds", "hone", ("gemm",),
+                              "share", 0.55, 0.70, "b", 6 / 1e9))
+            note += " Arithmetic of training: 6 operations a weight and token (the tied embedding counts once), attention not counted."
+        yield Row(f"train-{model}", tuple(measures), tuple(lines), note)
+    for model in "smb":
+        measures = (train(model, "f32"), torch_train("eager", "PyTorch eager", model, " --precision f32"))
+        yield Row(f"train-{model}-f32", measures, (Line(
+            f"training step, 8 x 256, f32, {model}", "PyTorch eager, f32", "hone", ("eager",), "speed", 1.0, 1.3),), "As above, all in f32.")
+
+
+def sft_row():
+    steps = (12, 4)
+    stage = "PYTHON hone_stage.py {} HONE --model DATA/model-m --data DATA/{} --batch {} --length 256 --steps STEPS --threads THREADS"
+    trl = "PYTHON peers/sft.py --model DATA/model-m --data DATA/sft.jsonl --packing {} --batch 8 --length 256 --steps STEPS --threads THREADS"
+    measures = (
+        Measure("hone", "hone sft", stage.format("sft", "sft.jsonl", 16), steps),
+        Measure("pretrain", "hone pretrain", stage.format("pretrain", "text.jsonl", 8), steps),
+        Measure("bfd", "TRL, packing bfd", trl.format("bfd"), steps),
+        Measure("wrapped", "TRL, packing wrapped", trl.format("wrapped"), steps),
+    )
+    against, theirs = "TRL SFTTrainer, bf16, the faster way of packing", ("bfd", "wrapped")
+    return Row("sft-m", measures, (
+        Line("`hone sft`, packed, 2,048 tokens a step, m", against, "hone", theirs, "speed", 5, 8),
+        Line("the same texts, every token trained on: `hone pretrain`, windows of 256, m", against, "pretrain", theirs, "speed", 5, 8),
+    ), "All tokens read count, prompts included, in the loop of steps; the first two steps are left out, and so are loading, tokenizing and saving. "
+       "TRL takes 8 windows of 256 tokens a step; `hone sft` cuts no conversation and takes 16 of them, which have 127 tokens on average. "
+       "**They do not train on the same tokens**: TRL on all of a conversation, as it does unless told otherwise, `hone sft` on the answers only, which "
+       "spares it the output matrix for the questions. hone has no setting to tune on questions, so the second line has the same texts "
+       "in pre-training, which trains on every token in windows of 256 as TRL does.")
+
+
+def generate_rows():
+    for model, least, aim in (("m", 6, 9), ("b", 3.5, 4.5)):
+        for batch in (16, 64):
+            shape = f"--model DATA/model-{model} --batch {batch} --length 64 --new 48 --steps STEPS --threads THREADS"
+            measures = (
+                Measure("hone", "hone", f"HONE bench generate {shape} --precision bf16 --json", (5, 1)),
+                Measure("generate", "transformers, whole vocabulary", f"PYTHON peers/generate.py {shape} --precision bf16 --top-k 0", (3, 1)),
+                Measure("top", "transformers, its usual top-k of 50", f"PYTHON peers/generate.py {shape} --precision bf16 --top-k 50", (3, 1)),
+            )
+            yield Row(f"generate-{model}-{batch}", measures, (Line(
+                f"sampling, 64 + 48 tokens, batch {batch}, {model}", "transformers generate, bf16", "hone", ("generate", "top"), "speed", least, aim),),
+                "New tokens a second, the prompts' computation in the time. Temperature 1; hone draws from the whole vocabulary and computes each "
+                "token's log-probability too; transformers is measured with the whole vocabulary and with its usual 50 likeliest tokens, and the faster counts.")
+
+
+def llama_rows():
+    for model in "mb":
+        new = 192
+        llama = f"PYTHON peers/llama.py --model DATA/model-{model}.gguf --length {{}} --new {{}} --steps STEPS --threads THREADS"
+        measures = [
+            Measure("hone", "hone", f"HONE bench generate --model DATA/model-{model} --precision bf16 --batch 1 --length 1 --new {new} --steps STEPS --threads THREADS --json", (5, 1)),
+            Measure("llama", "llama.cpp", llama.format(1, new), (5, 1)),
+        ]
+        lines = [Line(f"one stream, {model}", "llama.cpp, bf16, batch 1", "hone", ("llama",), "speed", 1.0, 1.2)]
+        note = f"{new} new tokens after a prompt of one, so that both sides do {new} passes of one token. hone samples and keeps log-probabilities; llama.cpp takes the likeliest token."
+        if model == "b":
+            measures.append(Measure("memory", "hone's reading of memory", "HONE bench memory --bytes WEIGHTS --steps STEPS --threads THREADS --json", (5, 1), "GB/s"))
+            lines.append(Line("one stream, b, as a share of memory speed", "`hone bench memory` of as many bytes as b's weights have in bf16, in the same rounds",
+                              "hone", ("memory",), "share", 0.70, 0.85, "b", 2 / 1e9))
+            note += " A token reads every weight once, 2 bytes each (the tied embedding counts once)."
+        yield Row(f"stream-{model}", tuple(measures), tuple(lines), note)
+    for model in "mb":
+        measures = (
+            Measure("hone", "hone", f"HONE bench prefill --model DATA/model-{model} --precision bf16 --batch 1 --length 400 --steps STEPS --threads THREADS --json", (9, 1)),
+            Measure("llama", "llama.cpp", f"PYTHON peers/llama.py --model DATA/model-{model}.gguf --length 400 --steps STEPS --threads THREADS", (9, 1)),
+        )
+        yield Row(f"prefill-{model}", measures, (Line(
+            f"reading a prompt of 400 tokens, {model}", "llama.cpp, bf16", "hone", ("llama",), "speed", 4, 6),),
+            "Up to the first new token; logits of the last position only.")
+
+
+def ppo_row():
+    measures = (
+        Measure("hone", "hone bench rl", "HONE bench rl --model DATA/model-m --batch 16 --length 64 --new 64 --epochs 1 --steps STEPS --threads THREADS --json", (6, 2)),
+        Measure("grpo", "TRL GRPO", "PYTHON peers/grpo.py --model DATA/model-m --data DATA/prompts.jsonl --prompts 2 --completions 8 --new 64 --steps STEPS --threads THREADS", (5, 2)),
+    )
+    return Row("ppo-m", measures, (Line(
+        "PPO update, 16 responses of 64 tokens, m: policy, value network, reference, reward model", "TRL GRPO: 2 prompts x 8 completions of 64 tokens, KL to a reference",
+        "hone", ("grpo",), "speed", 5, 8),),
+        "Tokens of responses a second, end to end, the first update left out. Prompts of 64 tokens. A response of hone's may end before its 64th token; what was not made does not count. **hone does more**: TRL has no PPO any more, and its GRPO "
+        "trains no value network and asks no reward model (its reward is a function of the text).")
+
+
+def lora_rows():
+    stage = "PYTHON hone_stage.py sft HONE --model DATA/model-m --data DATA/sft.jsonl --batch 16 --length 256 --threads THREADS --plan"
+    yield Row("lora-m", (
+        Measure("hone", "hone, LoRA", train("m", options=" --lora 8").command, (12, 3)),
+        Measure("full", "hone, all weights", train("m").command, (12, 3)),
+        Measure("part", "hone plan, LoRA", f"{stage} --rank 8", unit="bytes"),
+        Measure("whole", "hone plan, all weights", stage, unit="bytes"),
+    ), (
+        Line("LoRA step, r = 8 on q and v, 8 x 256, bf16, m", "hone's step on all weights", "hone", ("full",), "speed", 1.25),
+        Line("gradients and moments with LoRA, m", "those with all weights", "part", ("whole",), "part", 0.05),
+    ), "Gradients and moments are what `hone plan` counts for the same tuning with and without an adapter; it counts by a rehearsal of the run's own steps.")
+    yield Row("lora-q", (
+        train("q", batch=4, length=512, options=" --lora 8"),
+        Measure("peft", "PEFT", "PYTHON peers/lora.py --model DATA/model-q --rank 8 --batch 4 --length 512 --steps STEPS --threads THREADS", (6, 3)),
+    ), (Line("LoRA step, r = 8 on q and v, 4 x 512, bf16, shape of Qwen2.5-0.5B", "PyTorch and PEFT, bf16", "hone", ("peft",), "speed", 1.3),),
+        "Random weights; PyTorch keeps them in f32 and multiplies under autocast.")
+
+
+def gemm_row():
+    torch = "PYTHON peers/gemm.py --size 2048 --precision bf16 --steps STEPS --threads THREADS"
+    work = "matrix product, 2,048 cubed, bf16"
+    return Row("gemm", (
+        Measure("hone", "hone", GEMM.command, GEMM.steps, GEMM.unit),
+        Measure("torch", "torch.matmul", torch, GEMM.steps, GEMM.unit),
+        Measure("ordered", "oneDNN, operand re-ordered", f"{torch} --ordered", GEMM.steps, GEMM.unit),
+    ), (
+        Line(work, "torch.matmul", "hone", ("torch",), "speed", 1.2, 1.5),
+        Line(work, "PyTorch's product with a right operand that oneDNN re-ordered beforehand", "hone", ("ordered",), "speed"),
+    ), "Operands in bf16, the best of each 0.2 seconds on both sides. `hone bench gemm` packs its operands for the kernel before the time is taken, as "
+       "hone keeps a model's weights; torch.matmul (as it is or with a transposed right operand, whichever is faster) does it each time. The second line "
+       "spares PyTorch that, too, for its right operand.")
+
+
+ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), ppo_row(), *lora_rows(), gemm_row())
+
+
+def chosen(names):
+    """The rows of these names; a name that no row has stands for all that go on from it with a dash. No names: all rows."""
+    if not names:
+        return list(ROWS)
+    known, found = {row.name for row in ROWS}, set()
+    for name in names:
+        some = {name} if name in known else {n for n in known if n.startswith(name + "-")}
+        if not some:
+            raise SystemExit(f"no row is called `{name}`; there are {', '.join(row.name for row in ROWS)}")
+        found |= some
+    return [row for row in ROWS if row.name in found]

@@ -1,0 +1,221 @@
+"""Tests of the scripts that need no peer: python3 -m unittest discover -s bench"""
+import contextlib
+import io
+import json
+import pathlib
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import machine
+import report
+import rows
+import run
+
+SETUP = {
+    "machine": {"processor": "P", "cores": 2, "instruction_set": "avx2", "in_hardware": ["avx2"], "memory_gb": 8.0, "system": "Linux", "huge_pages": None},
+    "threads": 2, "hone": {"version": "0.1.0", "checkout": "abc", "sha256": "0123456789abcdef0123"}, "versions": {"torch": "1"},
+    "parameters": {"b": 1_000_000_000},
+}
+
+
+def found(value, unit="tokens/s", rss=100):
+    return {"value": value, "unit": unit, "runs": [value], "max_rss_bytes": rss, "wall_seconds": 1.0, "others": 0.0}
+
+
+def record(rounds, row="gemm"):
+    return {"row": row, "date": "2026-01-01", "setup": SETUP, "commands": {key: f"do {key}" for key in rounds[0]}, "rounds": rounds}
+
+
+def line(kind, theirs=("peer",), **more):
+    return rows.Line("work", "peer", "hone", theirs, kind, **more)
+
+
+class Outcomes(unittest.TestCase):
+    def test_a_speed_is_the_ratio_of_medians_with_the_range_of_rounds(self):
+        r = record([{"hone": found(h), "peer": found(p)} for h, p in ((30.0, 10.0), (20.0, 20.0), (50.0, 10.0))])
+        o = report.outcome(line("speed", least=2.0, aim=4.0), r)
+        self.assertEqual((o.ratio, o.figure, o.words), (3.0, "3.00x (1.00x to 5.00x)", "reached"))
+
+    def test_the_faster_peer_counts(self):
+        r = record([{"hone": found(30.0), "slow": found(10.0), "fast": found(20.0)}])
+        self.assertEqual(report.outcome(line("speed", ("slow", "fast"), least=1.0), r).ratio, 1.5)
+
+    def test_the_other_peer_counts_where_one_failed(self):
+        r = record([{"hone": found(30.0), "slow": found(10.0), "fast": {"error": "no compiler"}}])
+        self.assertEqual(report.outcome(line("speed", ("slow", "fast"), least=1.0), r).ratio, 3.0)
+
+    def test_it_says_that_hone_is_slower(self):
+        r = record([{"hone": found(9.0), "peer": found(10.0)}])
+        self.assertEqual(report.outcome(line("speed", least=1.0), r).words, "not reached: hone is slower")
+        self.assertIn("hone is slower", report.outcome(line("speed"), r).words)
+
+    def test_memory_is_the_peers_over_ours(self):
+        r = record([{"hone": found(1.0, rss=100), "peer": found(1.0, rss=250)}])
+        o = report.outcome(line("memory", least=2.0), r)
+        self.assertEqual((o.ratio, o.words), (2.5, "reached"))
+
+    def test_a_share_is_of_what_the_other_could_do(self):
+        # 6 operations of 10^9 weights for each of 50 tokens a second are 300 of 500 GFLOP/s
+        r = record([{"hone": found(50.0), "peer": found(500.0, "GFLOP/s")}])
+        o = report.outcome(line("share", least=0.55, aim=0.7, model="b", a_weight=6 / 1e9), r)
+        self.assertEqual((round(o.ratio, 9), o.figure, o.words), (0.6, "60%", "reached"))
+
+    def test_a_part_is_to_be_small(self):
+        r = record([{"hone": found(4.0, "bytes"), "peer": found(100.0, "bytes")}])
+        self.assertEqual(report.outcome(line("part", least=0.05), r).words, "reached")
+        self.assertEqual(report.outcome(line("part", least=0.03), r).words, "not reached")
+
+    def test_a_failure_is_told(self):
+        r = record([{"hone": {"error": "ended with 2: no such option"}, "peer": found(1.0)}])
+        self.assertIn("no such option", report.outcome(line("speed", least=1.0), r).words)
+        self.assertEqual(report.outcome(line("speed", least=1.0), None).words, "not measured")
+
+
+class Document(unittest.TestCase):
+    def test_it_has_every_line_and_says_where_hone_loses(self):
+        r = record([{"hone": found(80.0, "GFLOP/s"), "torch": found(100.0, "GFLOP/s"), "ordered": found(160.0, "GFLOP/s")}])
+        text = report.document({"gemm": r})
+        for row in rows.ROWS:
+            self.assertIn(f"### {row.name}\n", text)
+            for l in row.lines:
+                self.assertIn(f"| {l.work} | {l.against} |", text)
+        losses = text.split("## Where hone loses")[1].split("## Row by row")[0]
+        self.assertIn("0.80x of torch.matmul", losses)
+        self.assertIn("0.50x of PyTorch's product", losses)
+        self.assertIn("training step, 8 x 256, bf16, m", losses.split("Without a figure")[1])
+        self.assertIn("do ordered", text)
+
+    def test_a_record_comes_back_as_it_was_kept(self):
+        r = record([{"hone": found(1.0)}, {"hone": found(2.0)}])
+        self.assertEqual(json.loads(report.as_json(r)), r)
+
+
+class Rows(unittest.TestCase):
+    def test_lines_name_measures_that_are_there(self):
+        self.assertEqual(len({row.name for row in rows.ROWS}), len(rows.ROWS))
+        for row in rows.ROWS:
+            keys = [m.key for m in row.measures]
+            self.assertEqual(len(set(keys)), len(keys), row.name)
+            for l in row.lines:
+                self.assertLessEqual({l.ours, *l.theirs}, set(keys), row.name)
+
+    def test_every_script_that_is_named_exists(self):
+        for row in rows.ROWS:
+            for m in row.measures:
+                words = m.command.split()
+                if words[0] == "PYTHON":
+                    self.assertTrue((run.BENCH / words[1]).is_file(), m.command)
+
+    def test_names_stand_for_rows(self):
+        self.assertEqual([r.name for r in rows.chosen(["gemm", "train-m"])], ["train-m", "gemm"])
+        self.assertEqual([r.name for r in rows.chosen(["stream"])], ["stream-m", "stream-b"])
+        with self.assertRaises(SystemExit):
+            rows.chosen(["nothing"])
+
+
+class FakeBench:
+    """Answers by key, in order, and remembers who was asked."""
+
+    def __init__(self, fails=()):
+        self.asked, self.fails = [], fails
+
+    def command(self, measure):
+        return [measure.key]
+
+    def shown(self, text):
+        return text
+
+    def measured(self, measure):
+        self.asked.append(measure.key)
+        return {"error": "broken"} if measure.key in self.fails else found(1.0)
+
+
+class Measuring(unittest.TestCase):
+    row = rows.Row("pair", (rows.Measure("hone", "hone", "HONE"), rows.Measure("peer", "peer", "PYTHON")), ())
+
+    def measure(self, bench, runs, folder, setup=SETUP):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return run.measure_row(self.row, bench, setup, runs, pathlib.Path(folder))
+
+    def test_the_order_turns_and_the_record_is_kept(self):
+        with tempfile.TemporaryDirectory() as folder:
+            bench = FakeBench()
+            made = self.measure(bench, 3, folder)
+            self.assertEqual(bench.asked, ["hone", "peer", "peer", "hone", "hone", "peer"])
+            self.assertEqual(run.load(pathlib.Path(folder) / "pair.json"), made)
+            self.assertFalse((pathlib.Path(folder) / "pair.json.part").exists())
+
+    def test_an_interrupted_row_goes_on_unless_the_program_changed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            part = pathlib.Path(folder) / "pair.json.part"
+            begun = record([{"hone": found(1.0), "peer": found(1.0)}] * 2, "pair")
+            run.save(part, begun)
+            bench = FakeBench()
+            self.assertEqual(len(self.measure(bench, 3, folder)["rounds"]), 3)
+            self.assertEqual(len(bench.asked), 2)
+            run.save(part, begun)
+            bench = FakeBench()
+            other = {**SETUP, "hone": {**SETUP["hone"], "sha256": "f"}}
+            self.measure(bench, 3, folder, other)
+            self.assertEqual(len(bench.asked), 6)
+
+    def test_what_failed_is_not_tried_again(self):
+        with tempfile.TemporaryDirectory() as folder:
+            bench = FakeBench(fails=("peer",))
+            made = self.measure(bench, 3, folder)
+            self.assertEqual(bench.asked.count("peer"), 1)
+            self.assertEqual(report.failures(made), {"peer": "broken"})
+
+
+class Disturbed(unittest.TestCase):
+    """What `Bench.measured` does about other programs, with shares given in place of runs."""
+
+    def measured(self, shares, busy=False, wait=1.0):
+        bench = object.__new__(run.Bench)
+        bench.trial, bench.busy, bench.wait, bench.environment, bench.command = False, busy, wait, None, lambda measure: []
+        answers = iter(shares)
+        replaced = machine.run, machine.wait_until_quiet
+        machine.run = lambda *_: {"value": 1.0, "unit": "tokens/s", "others": next(answers), "wall_seconds": 1.0, "max_rss_bytes": 1}
+        machine.wait_until_quiet = lambda seconds: seconds
+        try:
+            return bench.measured(rows.Measure("hone", "hone", "HONE"))["others"]
+        finally:
+            machine.run, machine.wait_until_quiet = replaced
+
+    def test_a_disturbed_command_is_repeated(self):
+        self.assertEqual(self.measured([0.5, 0.3, 0.02]), 0.02)
+
+    def test_a_busy_machine_stops_the_measurement_unless_asked_not_to(self):
+        with self.assertRaises(run.Busy):
+            self.measured([0.5] * run.TRIES)
+        with self.assertRaises(run.Busy):
+            self.measured([0.5], wait=0.0)
+        self.assertEqual(self.measured([0.5, 0.3, 0.4, 0.6], busy=True), 0.3)
+
+
+class Commands(unittest.TestCase):
+    def python(self, code, limit=60):
+        return machine.run([sys.executable, "-c", code], ".", None, limit)
+
+    def test_the_last_line_counts_and_memory_is_the_childs(self):
+        done = self.python("x = bytearray(200_000_000); print('noise'); print('{\"value\": 3}')")
+        self.assertEqual(done["value"], 3)
+        self.assertGreater(done["max_rss_bytes"], 200_000_000)
+        self.assertLess(done["max_rss_bytes"], 400_000_000)
+
+    def test_memory_of_a_childs_child_counts(self):
+        code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'x = bytearray(200_000_000)']); print('{}')"
+        self.assertGreater(self.python(code)["max_rss_bytes"], 200_000_000)
+
+    def test_failures_say_what_was_said(self):
+        self.assertEqual(self.python("import sys; sys.exit('no model')")["error"], "ended with 1: no model")
+        self.assertIn("stopped after", self.python("import time; time.sleep(60)", limit=0.5)["error"])
+        self.assertIn("no JSON", self.python("print('x')")["error"])
+        self.assertIn("error", machine.run(["./absent"], ".", None, 1))
+
+
+if __name__ == "__main__":
+    unittest.main()
