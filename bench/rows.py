@@ -60,8 +60,7 @@ TRAIN_NOTE = (
     "f32 weights, bf16 products (PyTorch: autocast), scaled dot-product attention, fused AdamW; the median step, two steps of warm-up left "
     "out (what torch.compile takes to compile is among them). hone also clips the gradient's norm; PyTorch is spared that.")
 MEMORY_NOTE = (
-    " Memory is the most that the process held, as the kernel counts it when it has ended. hone's figure contains 256 MiB that `hone bench` "
-    "reads after the training to measure the machine; PyTorch's contains its libraries.")
+    " Memory is the most that the process held, as the kernel counts it when it has ended. PyTorch's figure contains its libraries.")
 
 
 def train_rows():

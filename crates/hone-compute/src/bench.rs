@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::cpu::gemm::{LeftMatrix, Product, RightMatrix, multiply};
+use crate::cpu::memory::Memory;
 use crate::{Isa, Precision};
 use std::time::{Duration, Instant};
 
@@ -54,8 +55,15 @@ impl MatrixProduct {
 
 /// 10^9 bytes a second read from an array of `bytes`, the best of `turns`.
 pub fn read_speed(threads: usize, bytes: usize, turns: usize) -> f64 {
-    // Not zeros: pages of zeros could all be one.
-    let numbers: Vec<u64> = (0..(bytes / 8) as u64).collect();
+    let mut memory = Memory::with_capacity(bytes / 8);
+    memory.write_up_to(bytes / 8);
+    // Not zeros: pages of zeros could all be one
+    memory
+        .numbers_mut()
+        .iter_mut()
+        .zip(0_u64..)
+        .for_each(|(number, i)| *number = i);
+    let numbers = memory.numbers();
     let part = numbers.len().div_ceil(threads.max(1)).max(1);
     let mut best = f64::INFINITY;
     for _ in 0..turns.max(1) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hone_compute::{Engine, Layout, SampleRow, SequenceCache, Tape, Var};
 use hone_model::{Tokens, Transformer};
 
+use crate::prefix::Prefixes;
 use crate::request::{Completion, FinishReason, GenerateError, Request, TokenEvent};
 
 /// How much runs at once.
@@ -15,6 +16,8 @@ pub struct GeneratorOptions {
     pub max_batch: usize,
     /// Tokens of prompts computed together.
     pub prefill_tokens: usize,
+    /// Beginnings that prompts share are computed once if they are at least so long, in tokens.
+    pub least_shared: usize,
 }
 
 impl Default for GeneratorOptions {
@@ -22,6 +25,7 @@ impl Default for GeneratorOptions {
         Self {
             max_batch: 64,
             prefill_tokens: 2048,
+            least_shared: 32,
         }
     }
 }
@@ -85,10 +89,17 @@ impl<'m> Generator<'m> {
             *done = Some(Completion::empty());
         }
         let mut waiting = group_by_prompt(requests);
+        let mut prefixes = Prefixes::default();
         let mut active: Vec<Active> = Vec::new();
         loop {
             // 1. Fill free places, computing prompts in packs
-            self.admit(requests, &mut waiting, &mut active, &mut done, on_token)?;
+            self.admit(
+                requests,
+                (&mut waiting, &mut prefixes),
+                &mut active,
+                &mut done,
+                on_token,
+            )?;
             if active.is_empty() {
                 break;
             }
@@ -151,14 +162,14 @@ impl<'m> Generator<'m> {
     fn admit(
         &self,
         requests: &[Request],
-        waiting: &mut VecDeque<Waiting>,
+        (waiting, prefixes): (&mut VecDeque<Waiting>, &mut Prefixes),
         active: &mut Vec<Active>,
         done: &mut [Option<Completion>],
         on_token: &mut dyn FnMut(TokenEvent) -> bool,
     ) -> Result<(), GenerateError> {
         while active.len() < self.options.max_batch && !waiting.is_empty() {
             if waiting[0].ready.is_none() {
-                self.prefill(waiting, self.options.max_batch - active.len());
+                self.prefill(waiting, prefixes, self.options.max_batch - active.len());
             }
             let mut first = Vec::new();
             let mut hidden = Vec::new();
@@ -203,7 +214,7 @@ impl<'m> Generator<'m> {
     }
 
     /// Computes the prompts of the next groups, as many as fill `places` or the limit of tokens.
-    fn prefill(&self, waiting: &mut VecDeque<Waiting>, places: usize) {
+    fn prefill(&self, waiting: &mut VecDeque<Waiting>, prefixes: &mut Prefixes, places: usize) {
         let (mut count, mut tokens, mut requests) = (0, 0, 0);
         for group in waiting.iter() {
             let over = tokens + group.prompt.len() > self.options.prefill_tokens;
@@ -212,24 +223,52 @@ impl<'m> Generator<'m> {
             }
             (count, tokens, requests) = (count + 1, tokens + group.prompt.len(), requests + group.requests.len());
         }
-        let groups: Vec<&mut Waiting> = waiting.iter_mut().take(count).collect();
-        let ids: Arc<[u32]> = groups.iter().flat_map(|g| g.prompt.iter().copied()).collect();
-        let layout = Layout::whole(&groups.iter().map(|g| g.prompt.len()).collect::<Vec<_>>());
-        let mut caches: Vec<_> = groups.iter().map(|_| self.model.new_cache(self.engine)).collect();
-        let mut tape = Tape::inference(self.engine, self.model.parameters());
+        let mut groups: Vec<&mut Waiting> = waiting.iter_mut().take(count).collect();
+        // 1. What several of them begin with
+        let prompts: Vec<&[u32]> = groups.iter().map(|group| &*group.prompt).collect();
+        let missing = prefixes.missing(&prompts, self.options.least_shared);
+        if !missing.is_empty() {
+            let (caches, _) = self.read(&missing, prefixes);
+            for (tokens, cache) in missing.into_iter().zip(caches) {
+                prefixes.keep(tokens, cache);
+            }
+        }
+        // 2. The rest of each
+        let prompts: Vec<_> = groups.iter().map(|group| Arc::clone(&group.prompt)).collect();
+        let (caches, last) = self.read(&prompts, prefixes);
+        let width = self.model.architecture().width;
+        for ((group, cache), hidden) in groups.iter_mut().zip(caches).zip(last.chunks(width)) {
+            group.ready = Some((cache, hidden.to_vec()));
+        }
+        prefixes.forget_all_but(waiting.iter().skip(count).map(|group| &*group.prompt));
+    }
+
+    /// The caches of these sequences and their last hidden states, one after another; what is known of their beginnings
+    /// is not computed again.
+    fn read(&self, sequences: &[Arc<[u32]>], prefixes: &Prefixes) -> (Vec<SequenceCache>, Vec<f32>) {
+        let mut caches: Vec<_> = sequences
+            .iter()
+            .map(|tokens| {
+                let known = prefixes.longest(tokens);
+                known.unwrap_or_else(|| self.model.new_cache(self.engine))
+            })
+            .collect();
+        let rest = sequences
+            .iter()
+            .zip(&caches)
+            .map(|(tokens, cache)| &tokens[cache.len()..]);
+        let ids: Arc<[u32]> = rest.flatten().copied().collect();
+        let parts = sequences.iter().zip(&caches);
+        let layout = Layout::continued(parts.map(|(tokens, cache)| (cache.len(), tokens.len() - cache.len())));
         let tokens = Tokens {
             ids: &ids,
             layout: &layout,
         };
+        let mut tape = Tape::inference(self.engine, self.model.parameters());
         let mut places: Vec<_> = caches.iter_mut().collect();
-        let last = self
-            .model
-            .hidden_last(&mut tape, &tokens, &vec![1; groups.len()], Some(&mut places));
-        let last = self.engine.read(last.value());
-        let width = self.model.architecture().width;
-        for ((group, cache), hidden) in groups.into_iter().zip(caches).zip(last.chunks(width)) {
-            group.ready = Some((cache, hidden.to_vec()));
-        }
+        let wanted = vec![1; sequences.len()];
+        let last = self.model.hidden_last(&mut tape, &tokens, &wanted, Some(&mut places));
+        (caches, self.engine.read(last.value()))
     }
 
     fn sample(

@@ -7,6 +7,7 @@
 mod batch;
 mod bulk;
 mod logprobs;
+mod prefix;
 mod request;
 
 pub use batch::{Generator, GeneratorOptions};

@@ -3,12 +3,13 @@
 mod common;
 
 use common::{architecture, engine, random_ids, random_model};
-use hone_compute::{Isa, Precision, SamplingParameters};
+use hone_compute::{Engine, EngineOptions, Isa, Precision, SamplingParameters};
 use hone_generate::{
     FinishReason, GenerateError, Generator, GeneratorOptions, Request, heads_before, logprobs_from, logprobs_of,
     samples_of, scores_of,
 };
 use hone_math::Key;
+use hone_model::Transformer;
 use hone_testing::assert_bits;
 
 fn request(prompt: Vec<u32>, max_new_tokens: usize) -> Request {
@@ -142,6 +143,7 @@ fn limits_of_requests() {
     let none = GeneratorOptions {
         max_batch: 0,
         prefill_tokens: 0,
+        least_shared: 0,
     };
     let one = Generator::new(&engine, &model, none)
         .run(&samples_of(&request(vec![1, 2], 3), 4))
@@ -150,6 +152,31 @@ fn limits_of_requests() {
     assert_eq!(one, many);
     assert_eq!(many.len(), 4);
     assert!(many.iter().any(|c| c.ids != many[0].ids), "samples differ");
+}
+
+/// Operations that a rehearsal counts for sampling one token after each prompt.
+fn operations(prompts: &[Vec<u32>]) -> f64 {
+    let options = EngineOptions {
+        isa: Some(Isa::detect()),
+        precision: Precision::Bf16,
+        threads: Some(1),
+    };
+    let engine = Engine::rehearsal(&options).expect("an instruction set of this machine");
+    let model = Transformer::random(&engine, architecture("llama", (4, 2, 8), 31, true), 1);
+    let requests: Vec<_> = prompts.iter().map(|prompt| request(prompt.clone(), 1)).collect();
+    let generator = Generator::new(&engine, &model, GeneratorOptions::default());
+    generator.run(&requests).expect("sound");
+    engine.account().expect("a rehearsal").operations
+}
+
+#[test]
+fn a_beginning_that_prompts_share_is_computed_once() {
+    let prompt = |own: u32| [vec![7; 100], vec![own; 10]].concat();
+    let one = operations(&[prompt(1)]);
+    let shared = operations(&[prompt(1), prompt(2), prompt(3), prompt(4)]);
+    let apart = operations(&[prompt(1), vec![8; 110], vec![9; 110], vec![10; 110]]);
+    assert!(apart > 3.9 * one, "{apart} of {one}");
+    assert!(shared < 1.6 * one, "{shared} of {one}");
 }
 
 #[test]
@@ -162,6 +189,7 @@ fn a_cancelled_request_leaves_others_alone() {
         GeneratorOptions {
             max_batch: 3,
             prefill_tokens: 5,
+            ..GeneratorOptions::default()
         },
     );
     let requests = samples_of(&request(vec![1, 2], 8), 5);

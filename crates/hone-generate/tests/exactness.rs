@@ -52,7 +52,7 @@ fn sampled(requests: &[Request], completions: Vec<Completion>) -> Vec<Sampled> {
 /// Requests with prompts of many lengths (at and around pages of 64 and segments of 512 positions among them), several
 /// samples each.
 fn random_requests(r: &mut Stream, seed: u64, vocabulary: usize, temperature: f32) -> Vec<Request> {
-    let mut requests = Vec::new();
+    let mut requests: Vec<Request> = Vec::new();
     for prompt in 0..1 + r.below(4) {
         let length = match r.below(20) {
             0 => 505 + r.below(12),
@@ -70,7 +70,13 @@ fn random_requests(r: &mut Stream, seed: u64, vocabulary: usize, temperature: f3
             sampling.top_p = 0.3 + 0.6 * r.uniform() as f32;
         }
         let key = Key::new(seed, "request", prompt as u64);
-        let mut one = request(random_ids(r, length, vocabulary), sampling, key, r.below(14));
+        let mut ids = random_ids(r, length, vocabulary);
+        if let Some(earlier) = requests.last().filter(|_| r.chance(0.5)) {
+            // The beginning of the one before, in part or whole
+            let shared = 1 + r.below(earlier.prompt.len().min(length));
+            ids[..shared].copy_from_slice(&earlier.prompt[..shared]);
+        }
+        let mut one = request(ids, sampling, key, r.below(14));
         if r.chance(0.3) {
             one.stop_tokens = random_ids(r, 5, vocabulary).into();
         }
@@ -83,6 +89,7 @@ fn random_options(r: &mut Stream) -> GeneratorOptions {
     GeneratorOptions {
         max_batch: 1 + r.below(8),
         prefill_tokens: 1 + r.below(300),
+        least_shared: 1 + r.below(40),
     }
 }
 
@@ -202,13 +209,13 @@ fn random_case(seed: u64) -> usize {
 
 /// Two tests share the cases, so that both processors of a small machine have work.
 #[test]
-fn a_hundred_random_cases() {
-    assert!((0..100).map(random_case).sum::<usize>() > 1500);
+fn five_hundred_random_cases() {
+    assert!((0..500).map(random_case).sum::<usize>() > 7500);
 }
 
 #[test]
-fn another_hundred_random_cases() {
-    assert!((100..200).map(random_case).sum::<usize>() > 1500);
+fn another_five_hundred_random_cases() {
+    assert!((500..1000).map(random_case).sum::<usize>() > 7500);
 }
 
 /// Random batchings of a prompt, over all instruction sets and precisions together.
@@ -231,6 +238,7 @@ fn greedy_text_does_not_depend_on_its_batch() {
             let alone = GeneratorOptions {
                 max_batch: 1,
                 prefill_tokens: 1,
+                least_shared: usize::MAX / 2,
             };
             let expected = Generator::new(&engine, &model, alone)
                 .run(std::slice::from_ref(&asked))
