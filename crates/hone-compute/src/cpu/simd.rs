@@ -22,8 +22,10 @@ pub(crate) trait Simd: Copy {
     unsafe fn splat(x: f32) -> Self::V;
     /// Reads `LANES` numbers.
     unsafe fn load(p: *const f32) -> Self::V;
-    /// Reads `LANES` bf16 numbers.
-    unsafe fn load_bf16(p: *const u16) -> Self::V;
+    /// Reads the lower halves of `LANES` cells of two bf16 numbers.
+    unsafe fn load_lower(p: *const u32) -> Self::V;
+    /// Reads the upper halves.
+    unsafe fn load_upper(p: *const u32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -40,6 +42,11 @@ pub(crate) trait Simd: Copy {
     unsafe fn round(a: Self::V) -> Self::V;
     /// `2^k` for whole `k` in -126..=127.
     unsafe fn exp2_whole(k: Self::V) -> Self::V;
+    /// `x * 2^k` for whole `k` in -126..=127.
+    #[inline(always)]
+    unsafe fn scale_whole(x: Self::V, k: Self::V) -> Self::V {
+        unsafe { Self::mul(x, Self::exp2_whole(k)) }
+    }
     /// `if a < b { x } else { y }`, lane by lane.
     unsafe fn select_less(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// The lanes as numbers; those beyond `LANES` are 0.
@@ -74,11 +81,14 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_ps(p) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> __m512 {
+    unsafe fn load_lower(p: *const u32) -> __m512 {
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_upper(p: *const u32) -> __m512 {
         unsafe {
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(
-                p.cast(),
-            ))))
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p.cast()), upper))
         }
     }
     #[inline(always)]
@@ -129,6 +139,10 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn scale_whole(x: __m512, k: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(x, k) }
+    }
+    #[inline(always)]
     unsafe fn select_less(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
     }
@@ -153,11 +167,14 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_ps(p) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> __m256 {
+    unsafe fn load_lower(p: *const u32) -> __m256 {
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_loadu_si256(p.cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_upper(p: *const u32) -> __m256 {
         unsafe {
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(
-                p.cast(),
-            ))))
+            let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            _mm256_castsi256_ps(_mm256_and_si256(_mm256_loadu_si256(p.cast()), upper))
         }
     }
     #[inline(always)]
@@ -231,9 +248,12 @@ impl Simd for Portable {
         unsafe { p.cast::<[f32; 8]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn load_bf16(p: *const u16) -> [f32; 8] {
-        let bits = unsafe { p.cast::<[u16; 8]>().read_unaligned() };
-        bits.map(|b| f32::from_bits(u32::from(b) << 16))
+    unsafe fn load_lower(p: *const u32) -> [f32; 8] {
+        unsafe { p.cast::<[u32; 8]>().read_unaligned() }.map(|cell| f32::from_bits(cell << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_upper(p: *const u32) -> [f32; 8] {
+        unsafe { p.cast::<[u32; 8]>().read_unaligned() }.map(|cell| f32::from_bits(cell & 0xffff_0000))
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: [f32; 8]) {

@@ -1,3 +1,4 @@
+use super::arithmetic::Way;
 use super::*;
 use crate::cpu::Cpu;
 use crate::cpu::gemm::to_bf16_bits;
@@ -190,14 +191,17 @@ fn assert_close(got: &[f32], expected: &[f64], tolerance: f64, what: &str) {
     }
 }
 
-/// Instruction sets of different code, each with both precisions.
+/// Instruction sets and precisions of different code.
 fn cpus(threads: usize) -> Vec<Cpu> {
-    let mut levels: Vec<Level> = Vec::new();
+    let mut ways: Vec<Way> = Vec::new();
     let mut cpus = Vec::new();
     for isa in Isa::all_here() {
-        if !levels.contains(&isa.level()) {
-            levels.push(isa.level());
-            cpus.extend(PRECISIONS.map(|precision| Cpu::new(isa, precision, threads)));
+        for precision in PRECISIONS {
+            let cpu = Cpu::new(isa, precision, threads);
+            if !ways.contains(&Way::of(&cpu)) {
+                ways.push(Way::of(&cpu));
+                cpus.push(cpu);
+            }
         }
     }
     cpus
@@ -403,10 +407,7 @@ fn truncating_and_appending_again_leaves_no_trace() {
             // Nothing of what was dropped is left behind, either.
             let mut fresh = KvPages::new(cpu.precision, 2, 20);
             fresh.append(&s.k[..kept * 40], &s.v[..kept * 40], kept);
-            let same = |a: &KvPages, b: &KvPages| match cpu.precision {
-                Precision::F32 => (0..kept.div_ceil(BLOCK)).all(|i| a.block::<f32>(i, 1) == b.block::<f32>(i, 1)),
-                Precision::Bf16 => (0..kept.div_ceil(BLOCK)).all(|i| a.block::<u16>(i, 1) == b.block::<u16>(i, 1)),
-            };
+            let same = |a: &KvPages, b: &KvPages| (0..kept.div_ceil(BLOCK)).all(|i| a.block(i, 1) == b.block(i, 1));
             assert!(same(&kv, &fresh) && kv.bytes() == fresh.bytes());
             kv.append(&other.k[..400], &other.v[..400], 10);
             fresh.append(&other.k[..400], &other.v[..400], 10);

@@ -63,7 +63,7 @@ fn cells_across(form: Form, source: &Columns, c: usize, start: usize, length: us
 
 /// The cells of consecutive elements along `k`.
 #[inline(always)]
-unsafe fn cells_along<S: Simd>(form: Form, x: &[f32], out: &mut [u32]) {
+pub(crate) unsafe fn cells_along<S: Simd>(form: Form, x: &[f32], out: &mut [u32]) {
     match form {
         // The even element is the lower half of its cell, so on a little-endian machine the halves are in order.
         #[cfg(target_endian = "little")]
