@@ -47,6 +47,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn scale_whole(x: Self::V, k: Self::V) -> Self::V {
         unsafe { Self::mul(x, Self::exp2_whole(k)) }
     }
+    /// Rounded to the nearest bf16 number, halves to even; NaN stays NaN.
+    unsafe fn round_bf16(x: Self::V) -> Self::V;
     /// `if a < b { x } else { y }`, lane by lane.
     unsafe fn select_less(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// The lanes as numbers; those beyond `LANES` are 0.
@@ -143,6 +145,16 @@ impl Simd for Avx512 {
         unsafe { _mm512_scalef_ps(x, k) }
     }
     #[inline(always)]
+    unsafe fn round_bf16(x: __m512) -> __m512 {
+        unsafe {
+            let (bits, quiet) = (_mm512_castps_si512(x), _mm512_set1_epi32(0x0040_0000));
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+            let rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x), bits, quiet);
+            _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
+        }
+    }
+    #[inline(always)]
     unsafe fn select_less(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
     }
@@ -222,6 +234,20 @@ impl Simd for Avx2 {
         unsafe {
             let k = _mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127));
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(k))
+        }
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(x: __m256) -> __m256 {
+        unsafe {
+            let (bits, quiet) = (_mm256_castps_si256(x), _mm256_set1_epi32(0x0040_0000));
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let rounded = _mm256_blendv_epi8(
+                rounded,
+                _mm256_or_si256(bits, quiet),
+                _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x)),
+            );
+            _mm256_castsi256_ps(_mm256_and_si256(rounded, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
         }
     }
     #[inline(always)]
@@ -307,6 +333,10 @@ impl Simd for Portable {
         k.map(|k| f32::from_bits(((k as i32 + 127) as u32) << 23))
     }
     #[inline(always)]
+    unsafe fn round_bf16(x: [f32; 8]) -> [f32; 8] {
+        x.map(|x| f32::from_bits(crate::cpu::gemm::rounded_bits(x)))
+    }
+    #[inline(always)]
     unsafe fn select_less(a: [f32; 8], b: [f32; 8], x: [f32; 8], y: [f32; 8]) -> [f32; 8] {
         std::array::from_fn(|i| if a[i] < b[i] { x[i] } else { y[i] })
     }
@@ -350,3 +380,59 @@ macro_rules! dispatch {
     };
 }
 pub(crate) use dispatch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::gemm::rounded_bits;
+    use crate::cpu::testing::levels;
+
+    #[inline(always)]
+    unsafe fn rounded_kernel<S: Simd>(x: &[f32; 16], y: &mut [f32; 16]) {
+        for i in (0..16).step_by(S::LANES) {
+            // SAFETY: both hold 16 numbers.
+            unsafe { S::store(y.as_mut_ptr().add(i), S::round_bf16(S::load(x.as_ptr().add(i)))) };
+        }
+    }
+    dispatch! { fn rounded(x: &[f32; 16], y: &mut [f32; 16]) = rounded_kernel; }
+
+    #[inline(always)]
+    unsafe fn halves_kernel<S: Simd>(x: &[u32; 16], lower: &mut [f32; 16], upper: &mut [f32; 16]) {
+        for i in (0..16).step_by(S::LANES) {
+            // SAFETY: all hold 16 numbers.
+            unsafe {
+                S::store(lower.as_mut_ptr().add(i), S::load_lower(x.as_ptr().add(i)));
+                S::store(upper.as_mut_ptr().add(i), S::load_upper(x.as_ptr().add(i)));
+            }
+        }
+    }
+    dispatch! { fn halves(x: &[u32; 16], lower: &mut [f32; 16], upper: &mut [f32; 16]) = halves_kernel; }
+
+    #[test]
+    fn rounding_and_halves_have_the_bits_of_plain_rust() {
+        let special = [
+            0,
+            1,
+            0x7f7f_ffff,
+            0x7f80_0000,
+            0x7f80_0001,
+            0x7fc0_1234,
+            0x007f_ffff,
+            0x3f80_8000,
+            0x3f81_8000,
+        ];
+        let bits = special.iter().flat_map(|&x| [x, x | 1 << 31]);
+        let spread = (0..16 * 4096_u32).map(|i| i.wrapping_mul(0x9e37_79b9));
+        let all: Vec<u32> = bits.chain(spread).collect();
+        for level in levels() {
+            for cells in all.as_chunks::<16>().0 {
+                let (x, mut y, mut z) = (cells.map(f32::from_bits), [0.0; 16], [0.0; 16]);
+                rounded(level, &x, &mut y);
+                assert_eq!(y.map(f32::to_bits), x.map(rounded_bits), "{level:?}");
+                halves(level, cells, &mut y, &mut z);
+                assert_eq!(y.map(f32::to_bits), cells.map(|cell| cell << 16), "{level:?}");
+                assert_eq!(z.map(f32::to_bits), cells.map(|cell| cell & 0xffff_0000), "{level:?}");
+            }
+        }
+    }
+}

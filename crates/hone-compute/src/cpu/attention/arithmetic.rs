@@ -38,6 +38,8 @@ pub(super) trait Arithmetic: Copy {
     const PACKED: usize;
     /// Parts in which the products of a cell are added: each is one number of a left operand.
     const PARTS: usize = Self::SPAN / Self::PACKED;
+    /// Rows of a tile that registers have room for.
+    const ROWS: usize = 6;
     /// A part of a vector of cells of a right operand.
     type Right: Copy;
 
@@ -159,6 +161,8 @@ impl<S: Transpose> Arithmetic for Split<S> {
     type S = S;
     const SPAN: usize = 2;
     const PACKED: usize = 1;
+    // Of 16 registers, the halves of cells take two more.
+    const ROWS: usize = if S::LANES == 16 { 6 } else { 4 };
     type Right = S::V;
 
     #[inline(always)]
@@ -198,20 +202,17 @@ impl<S: Transpose> Arithmetic for Split<S> {
 
     #[inline(always)]
     unsafe fn narrow(row: *mut f32, count: usize) {
-        // SAFETY: the row has `count` numbers, by the caller's promise.
-        let row = unsafe { std::slice::from_raw_parts_mut(row, count) };
-        for x in row {
-            *x = f32::from_bits(rounded_bits(*x));
+        let mut at = 0;
+        while at < count {
+            // SAFETY: a block's row is a whole number of vectors.
+            unsafe { S::store(row.add(at), S::round_bf16(S::load(row.add(at)))) };
+            at += S::LANES;
         }
     }
 
     #[inline(always)]
-    unsafe fn across(rows: [S::V; 2], out: *mut u32) {
-        unsafe {
-            Full::<S>::across(rows, out);
-            Self::narrow(out.cast(), S::LANES);
-            Self::narrow(out.add(BLOCK).cast(), S::LANES);
-        }
+    unsafe fn across([even, odd]: [S::V; 2], out: *mut u32) {
+        unsafe { Full::<S>::across([S::round_bf16(even), S::round_bf16(odd)], out) }
     }
 }
 

@@ -285,7 +285,7 @@ unsafe fn pair_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, pair:
         let mut row = 0;
         while row < pair.rows {
             row += match pair.rows - row {
-                6.. => query_rows::<A, ROWS>(task, s, pair, row),
+                6.. if A::ROWS == ROWS => query_rows::<A, ROWS>(task, s, pair, row),
                 4.. => query_rows::<A, 4>(task, s, pair, row),
                 2.. => query_rows::<A, 2>(task, s, pair, row),
                 _ => query_rows::<A, 1>(task, s, pair, row),
@@ -294,7 +294,7 @@ unsafe fn pair_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, pair:
         let mut key = 0;
         while key < pair.keys {
             key += match pair.keys - key {
-                6.. => key_rows::<A, ROWS>(task.b.shape, s, pair, key),
+                6.. if A::ROWS == ROWS => key_rows::<A, ROWS>(task.b.shape, s, pair, key),
                 4.. => key_rows::<A, 4>(task.b.shape, s, pair, key),
                 2.. => key_rows::<A, 2>(task.b.shape, s, pair, key),
                 _ => key_rows::<A, 1>(task.b.shape, s, pair, key),

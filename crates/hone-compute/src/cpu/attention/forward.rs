@@ -214,7 +214,7 @@ unsafe fn block_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, bloc
         // SAFETY: the rows lie in scratch, and a page holds a whole block.
         unsafe {
             row += match rows - row {
-                6.. => rows_kernel::<A, ROWS>(task, s, block, row),
+                6.. if A::ROWS == ROWS => rows_kernel::<A, ROWS>(task, s, block, row),
                 4.. => rows_kernel::<A, 4>(task, s, block, row),
                 2.. => rows_kernel::<A, 2>(task, s, block, row),
                 _ => rows_kernel::<A, 1>(task, s, block, row),

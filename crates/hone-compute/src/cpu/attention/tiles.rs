@@ -10,7 +10,7 @@
 use super::arithmetic::{Arithmetic, Vector};
 use crate::cpu::simd::Simd;
 
-/// Rows that a tile takes at once: with 4 vectors to a row (2 where there are 16 registers), all registers.
+/// Rows that a tile takes at most: with 4 vectors to a row (2 where there are 16 registers), all registers.
 pub(super) const ROWS: usize = 6;
 
 /// A left operand: row `r`, cell `j` is at `r * row + j * place`, its odd element (where a cell has two numbers) `odd` further on.
@@ -215,15 +215,24 @@ unsafe fn add<A: Arithmetic, const R: usize, const C: usize>(
     v: Right,
     sums: &mut [[Vector<A>; C]; R],
 ) {
-    for part in 0..A::PARTS {
-        unsafe {
-            let right = vectors_at::<A, C>(v.start.add(cell * v.stride), part);
-            let left = w.start.add(cell * w.place + part * w.odd);
-            for r in 0..R {
-                for c in 0..C {
-                    sums[r][c] = A::add(left.add(r * w.row), right[c], sums[r][c]);
-                }
-            }
+    unsafe {
+        let (left, right) = (w.start.add(cell * w.place), v.start.add(cell * v.stride));
+        add_part::<A, R, C>((left, w.row), vectors_at::<A, C>(right, 0), sums);
+        if A::PARTS == 2 {
+            add_part::<A, R, C>((left.add(w.odd), w.row), vectors_at::<A, C>(right, 1), sums);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_part<A: Arithmetic, const R: usize, const C: usize>(
+    (left, row): (*const u32, usize),
+    right: [A::Right; C],
+    sums: &mut [[Vector<A>; C]; R],
+) {
+    for r in 0..R {
+        for c in 0..C {
+            sums[r][c] = unsafe { A::add(left.add(r * row), right[c], sums[r][c]) };
         }
     }
 }
