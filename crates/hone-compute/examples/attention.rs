@@ -1,6 +1,6 @@
 //! Prints how long attention takes, by instruction set and precision: training, reading a prompt, decoding.
 //!
-//! `cargo run --release -p hone-compute --example attention -- [threads] [instruction set]`
+//! `cargo run --release -p hone-compute --example attention -- [threads] [instruction set] [part of a line]`
 #![allow(clippy::print_stdout)]
 
 use hone_compute::bench::AttentionCall;
@@ -21,6 +21,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let threads = arguments.next().and_then(|t| t.parse().ok()).unwrap_or(1);
     let only = arguments.next().and_then(|name| Isa::from_name(&name));
+    let wanted = arguments.next().unwrap_or_default();
     println!(
         "{:44} {:>10} {:>10} {:>8} {:>10} {:>8}",
         format!("microseconds, {threads} threads, head size {HEAD_DIM}"),
@@ -36,6 +37,10 @@ fn main() {
                 continue;
             }
             for (name, [heads, kv_heads, sequences, past, length]) in CALLS {
+                let name = format!("{isa} {precision:?}, {name}");
+                if !name.contains(&wanted) {
+                    continue;
+                }
                 let call = AttentionCall {
                     isa,
                     precision,
@@ -54,7 +59,7 @@ fn main() {
                 let times = call.measure(0.3);
                 print!(
                     "{:44} {:10.1} {:10.1} {:8.1}",
-                    format!("{isa} {precision:?}, {name}"),
+                    name,
                     times.append * 1e6,
                     times.forward * 1e6,
                     call.operations() / times.forward / 1e9

@@ -53,6 +53,31 @@ pub(crate) trait Simd: Copy {
     unsafe fn select_less(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// The lanes as numbers; those beyond `LANES` are 0.
     unsafe fn to_array(v: Self::V) -> [f32; 16];
+
+    /// The sum of the lanes: the upper half is added to the lower until one is left.
+    #[inline(always)]
+    unsafe fn sum_lanes(v: Self::V) -> f32 {
+        let lanes = unsafe { Self::to_array(v) };
+        halved(lanes, Self::LANES, |a, b| a + b)
+    }
+
+    /// The largest of the lanes, halves compared as in [`max`](Simd::max).
+    #[inline(always)]
+    unsafe fn max_lanes(v: Self::V) -> f32 {
+        let lanes = unsafe { Self::to_array(v) };
+        halved(lanes, Self::LANES, |a, b| if a > b { a } else { b })
+    }
+}
+
+#[inline(always)]
+fn halved(mut lanes: [f32; 16], mut width: usize, join: impl Fn(f32, f32) -> f32) -> f32 {
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            lanes[i] = join(lanes[i], lanes[i + width]);
+        }
+    }
+    lanes[0]
 }
 
 /// 16 lanes.
@@ -69,6 +94,13 @@ pub(crate) struct Portable;
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
+
+/// The upper eight lanes.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn upper_half(v: __m512) -> __m256 {
+    unsafe { _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v))) }
+}
 
 #[cfg(target_arch = "x86_64")]
 impl Simd for Avx512 {
@@ -163,6 +195,24 @@ impl Simd for Avx512 {
         let mut out = [0.0; 16];
         unsafe { _mm512_storeu_ps(out.as_mut_ptr(), v) };
         out
+    }
+    #[inline(always)]
+    unsafe fn sum_lanes(v: __m512) -> f32 {
+        unsafe {
+            let v = _mm256_add_ps(_mm512_castps512_ps256(v), upper_half(v));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn max_lanes(v: __m512) -> f32 {
+        unsafe {
+            let v = _mm256_max_ps(_mm512_castps512_ps256(v), upper_half(v));
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
     }
 }
 
@@ -259,6 +309,22 @@ impl Simd for Avx2 {
         let mut out = [0.0; 16];
         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) };
         out
+    }
+    #[inline(always)]
+    unsafe fn sum_lanes(v: __m256) -> f32 {
+        unsafe {
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn max_lanes(v: __m256) -> f32 {
+        unsafe {
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_shuffle_ps::<1>(v, v)))
+        }
     }
 }
 
@@ -407,6 +473,43 @@ mod tests {
         }
     }
     dispatch! { fn halves(x: &[u32; 16], lower: &mut [f32; 16], upper: &mut [f32; 16]) = halves_kernel; }
+
+    #[inline(always)]
+    unsafe fn reduced_kernel<S: Simd>(x: &[f32; 16], of: &mut [f32; 4]) {
+        // SAFETY: there are 16 numbers.
+        unsafe {
+            let v = S::load(x.as_ptr());
+            let lanes = S::to_array(v);
+            *of = [
+                S::sum_lanes(v),
+                S::max_lanes(v),
+                halved(lanes, S::LANES, |a, b| a + b),
+                halved(lanes, S::LANES, |a, b| if a > b { a } else { b }),
+            ];
+        }
+    }
+    dispatch! { fn reduced(x: &[f32; 16], of: &mut [f32; 4]) = reduced_kernel; }
+
+    #[test]
+    fn reductions_have_one_order() {
+        let key = hone_math::Key::new(1, "reductions", 0);
+        for level in levels() {
+            for turn in 0..200_u64 {
+                let mut x: [f32; 16] = std::array::from_fn(|i| key.normal(turn * 16 + i as u64) as f32 * 100.0);
+                match turn % 4 {
+                    1 => x = x.map(|x| if x < 0.0 { -0.0 } else { 0.0 }),
+                    2 => x[(turn / 4 % 16) as usize] = f32::NAN,
+                    _ => {}
+                }
+                let mut of = [0.0; 4];
+                reduced(level, &x, &mut of);
+                let [sum, max, expected_sum, expected_max] = of.map(f32::to_bits);
+                let nan = |x: u32| f32::from_bits(x).is_nan();
+                assert!(sum == expected_sum || nan(sum) && nan(expected_sum), "{level:?}: {x:?}");
+                assert!(max == expected_max || nan(max) && nan(expected_max), "{level:?}: {x:?}");
+            }
+        }
+    }
 
     #[test]
     fn rounding_and_halves_have_the_bits_of_plain_rust() {

@@ -6,7 +6,7 @@ use bytemuck::cast_slice_mut;
 
 use super::arithmetic::{Arithmetic, Way, dispatch_way};
 use super::tiles::{Chain, Left, ROWS, Right, RowsMut, Start, combine, scores};
-use super::{AttentionShape, BLOCK, PLACES, SEGMENT, Span, max_lane, sum_lanes, with_scratch};
+use super::{AttentionShape, BLOCK, PLACES, SEGMENT, Span, with_scratch};
 use crate::cpu::Cpu;
 use crate::cpu::math::exp_below_88;
 use crate::cpu::simd::Simd;
@@ -214,7 +214,9 @@ unsafe fn block_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, bloc
         // SAFETY: the rows lie in scratch, and a page holds a whole block.
         unsafe {
             row += match rows - row {
-                6.. if A::ROWS == ROWS => rows_kernel::<A, ROWS>(task, s, block, row),
+                // Seven, a common group, are no six and one.
+                6 | 8.. if A::ROWS == ROWS => rows_kernel::<A, ROWS>(task, s, block, row),
+                3 => rows_kernel::<A, 3>(task, s, block, row),
                 4.. => rows_kernel::<A, 4>(task, s, block, row),
                 2.. => rows_kernel::<A, 2>(task, s, block, row),
                 _ => rows_kernel::<A, 1>(task, s, block, row),
@@ -265,7 +267,7 @@ unsafe fn rows_kernel<A: Arithmetic, const R: usize>(
                 }
                 top = A::S::max(top, x);
             }
-            let (old, top) = (s.maximum[row + r], max_lane::<A::S>(top));
+            let (old, top) = (s.maximum[row + r], A::S::max_lanes(top));
             let new = if old > top { old } else { top };
             shifts[r] = old - new;
             s.maximum[row + r] = new;
@@ -283,7 +285,7 @@ unsafe fn rows_kernel<A: Arithmetic, const R: usize>(
                 sum = A::S::add(sum, weight);
             }
             factors[r] = shifts[r];
-            s.sum[row + r] = s.sum[row + r] * factors[r] + sum_lanes::<A::S>(sum);
+            s.sum[row + r] = s.sum[row + r] * factors[r] + A::S::sum_lanes(sum);
             A::narrow(scores, limits[r]);
         }
         let weights = Left::along::<A>(places.start.cast(), BLOCK);

@@ -35,7 +35,6 @@ pub(crate) use backward::{Backward, backward};
 pub(crate) use forward::forward;
 pub(crate) use pages::{KvPages, append_all};
 
-use super::simd::Simd;
 use crate::isa::Precision;
 pub(crate) use crate::layout::{AttentionShape, Mask};
 use pages::Line;
@@ -108,35 +107,6 @@ pub(crate) struct Span<'a> {
     pub start: usize,
     /// Its keys and values, those of these queries' positions already appended.
     pub kv: &'a KvPages,
-}
-
-/// The largest lane.
-#[inline(always)]
-unsafe fn max_lane<S: Simd>(v: S::V) -> f32 {
-    let mut lanes = unsafe { S::to_array(v) };
-    let mut width = S::LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            let (a, b) = (lanes[i], lanes[i + width]);
-            lanes[i] = if a > b { a } else { b };
-        }
-        width /= 2;
-    }
-    lanes[0]
-}
-
-/// The sum of the lanes: halves are added until one is left.
-#[inline(always)]
-unsafe fn sum_lanes<S: Simd>(v: S::V) -> f32 {
-    let mut lanes = unsafe { S::to_array(v) };
-    let mut width = S::LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            lanes[i] += lanes[i + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }
 
 /// 0, 1, 2, .. as numbers, to compare places with limits.
