@@ -334,6 +334,33 @@ unsafe fn query_rows<A: Arithmetic, const R: usize>(
         scores::<A, R>(q, right(keys_t.as_ptr(), BLOCK), cells, vectors, weights);
         let values_t = right(s.values_t.as_ptr().add(at_block), BLOCK);
         scores::<A, R>(dout, values_t, cells, vectors, dscores);
+        // Limits that are known make straight code.
+        if limits[0] == BLOCK {
+            weigh::<A, R>(s, pair, row, [BLOCK; R]);
+        } else {
+            weigh::<A, R>(s, pair, row, limits);
+        }
+        let chain = Chain { from: 0, to: limits };
+        let left = Left::along::<A>(dscores.start.cast(), BLOCK);
+        let keys = right(s.keys.as_ptr().add(at_block), padded);
+        let dq = RowsMut {
+            start: s.dq.as_mut_ptr().add(row * padded),
+            stride: padded,
+        };
+        combine::<A, R>((left, keys), chain, padded / lanes, dq, Start::Kept);
+    }
+    R
+}
+
+/// Turns the scores of `R` queries and the products of `dout` with the values into left operands: weights and their
+/// gradients along the queries, the latter along the keys, too.
+#[inline(always)]
+unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, pair: &Pair, row: usize, limits: [usize; R]) {
+    let lanes = A::S::LANES;
+    let vectors = limits[R - 1].div_ceil(lanes);
+    let (weights, dscores) = (s.tile_weights.as_mut_ptr(), s.tile_dscores.as_mut_ptr());
+    // SAFETY: tiles have `R` rows of `BLOCK`, and the block's operands rows for all queries; the caller has what `A` needs.
+    unsafe {
         for first in (0..R).step_by(2) {
             // Of pairs of rows, of which the last may be one row and zeros.
             let part = (row + first) * BLOCK / A::PACKED;
@@ -346,9 +373,9 @@ unsafe fn query_rows<A: Arithmetic, const R: usize>(
                     let r = first + i;
                     if r < R {
                         let at = r * BLOCK + c * lanes;
-                        let x = A::S::sub(A::S::load(weights.start.add(at)), A::S::splat(pair.log_sums[row + r]));
+                        let x = A::S::sub(A::S::load(weights.add(at)), A::S::splat(pair.log_sums[row + r]));
                         let mut weight = exp_below_88::<A::S>(x);
-                        let d = A::S::load(dscores.start.add(at));
+                        let d = A::S::load(dscores.add(at));
                         let mut d = A::S::mul(weight, A::S::sub(d, A::S::splat(pair.dots[row + r])));
                         if limits[r] < (c + 1) * lanes {
                             let place = A::S::load(PLACES.as_ptr().add(c * lanes));
@@ -356,7 +383,7 @@ unsafe fn query_rows<A: Arithmetic, const R: usize>(
                             weight = A::S::select_less(place, limit, weight, zero);
                             d = A::S::select_less(place, limit, d, zero);
                         }
-                        A::S::store(dscores.start.add(at), d);
+                        A::S::store(dscores.add(at), d);
                         (weights_of[i], dscores_of[i]) = (weight, d);
                     }
                 }
@@ -370,18 +397,9 @@ unsafe fn query_rows<A: Arithmetic, const R: usize>(
             }
         }
         for r in 0..R {
-            A::narrow(dscores.start.add(r * BLOCK), limits[r]);
+            A::narrow(dscores.add(r * BLOCK), limits[r]);
         }
-        let chain = Chain { from: 0, to: limits };
-        let left = Left::along::<A>(dscores.start.cast(), BLOCK);
-        let keys = right(s.keys.as_ptr().add(at_block), padded);
-        let dq = RowsMut {
-            start: s.dq.as_mut_ptr().add(row * padded),
-            stride: padded,
-        };
-        combine::<A, R>((left, keys), chain, padded / lanes, dq, Start::Kept);
     }
-    R
 }
 
 /// What a block of queries adds to `dk` and `dv` of `R` keys from `key` on.

@@ -253,9 +253,42 @@ unsafe fn rows_kernel<A: Arithmetic, const R: usize>(
         };
         scores::<A, R>(q, keys, dim.div_ceil(A::SPAN), vectors, places);
 
+        // Limits that are known make straight code.
+        let factors = if limits[0] == BLOCK {
+            weigh::<A, R>(s, row, [BLOCK; R])
+        } else {
+            weigh::<A, R>(s, row, limits)
+        };
+        let weights = Left::along::<A>(places.start.cast(), BLOCK);
+        let values = Right {
+            start: values.as_ptr(),
+            stride: padded,
+        };
+        let out = RowsMut {
+            start: s.out.as_mut_ptr().add(row * padded),
+            stride: padded,
+        };
+        let start = if block.is_multiple_of(SEGMENT) {
+            Start::Zero
+        } else {
+            Start::Scaled(factors)
+        };
+        let chain = Chain { from: 0, to: limits };
+        combine::<A, R>((weights, values), chain, padded / A::S::LANES, out, start);
+    }
+    R
+}
+
+/// Turns the scores of `R` rows into weights as a left operand, raises their maxima and adds to their sums. Gives the factors
+/// by which the sums so far were lowered.
+#[inline(always)]
+unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, row: usize, limits: [usize; R]) -> [f32; R] {
+    let vectors = limits[R - 1].div_ceil(A::S::LANES);
+    // SAFETY: `s.scores` has `R` rows of `BLOCK`; the caller has what `A` needs.
+    unsafe {
         let mut shifts = [0.0; 16];
         for r in 0..R {
-            let scores = places.start.add(r * BLOCK);
+            let scores = s.scores.as_mut_ptr().add(r * BLOCK);
             let mut top = A::S::splat(f32::NEG_INFINITY);
             for c in 0..vectors {
                 let mut x = A::S::load(scores.add(c * A::S::LANES));
@@ -275,7 +308,7 @@ unsafe fn rows_kernel<A: Arithmetic, const R: usize>(
         let shifts = A::S::to_array(exp_below_88::<A::S>(A::S::load(shifts.as_ptr())));
         let mut factors = [0.0; R];
         for r in 0..R {
-            let scores = places.start.add(r * BLOCK);
+            let scores = s.scores.as_mut_ptr().add(r * BLOCK);
             let maximum = A::S::splat(s.maximum[row + r]);
             let mut sum = A::S::splat(0.0);
             for c in 0..vectors {
@@ -285,27 +318,11 @@ unsafe fn rows_kernel<A: Arithmetic, const R: usize>(
                 sum = A::S::add(sum, weight);
             }
             factors[r] = shifts[r];
-            s.sum[row + r] = s.sum[row + r] * factors[r] + A::S::sum_lanes(sum);
+            s.sum[row + r] = s.sum[row + r] * shifts[r] + A::S::sum_lanes(sum);
             A::narrow(scores, limits[r]);
         }
-        let weights = Left::along::<A>(places.start.cast(), BLOCK);
-        let values = Right {
-            start: values.as_ptr(),
-            stride: padded,
-        };
-        let out = RowsMut {
-            start: s.out.as_mut_ptr().add(row * padded),
-            stride: padded,
-        };
-        let start = if block.is_multiple_of(SEGMENT) {
-            Start::Zero
-        } else {
-            Start::Scaled(factors)
-        };
-        let chain = Chain { from: 0, to: limits };
-        combine::<A, R>((weights, values), chain, padded / A::S::LANES, out, start);
+        factors
     }
-    R
 }
 
 /// Adds a segment of the rows from `begin` on to what the segments before it gave.
