@@ -15,7 +15,7 @@ use bytemuck::cast_slice_mut;
 
 use super::arithmetic::{Arithmetic, Way, dispatch_way};
 use super::pack::{keys_across, values_across};
-use super::tiles::{Chain, Left, ROWS, Right, RowsMut, Start, combine, scores};
+use super::tiles::{BAND, Chain, Left, ROWS, Right, RowsMut, Start, by_tiles, combine, scores};
 use super::{AttentionShape, BLOCK, Mask, PLACES, Span, with_scratch};
 use crate::cpu::Cpu;
 use crate::cpu::math::{dot, exp_below_88};
@@ -65,7 +65,7 @@ pub(super) struct Scratch<'a> {
     /// Weights and the gradient of the scores as left operands along the queries, at most `[BLOCK, BLOCK]`.
     weights: &'a mut [u32],
     dscores: &'a mut [u32],
-    /// `[ROWS, BLOCK]` of a tile: the same in f32; the latter then as a left operand along the keys.
+    /// `[BAND, BLOCK]` of a band: the same in f32; the latter then as a left operand along the keys.
     tile_weights: &'a mut [f32],
     tile_dscores: &'a mut [f32],
     /// `[padded]`: a row, rounded.
@@ -123,7 +123,7 @@ pub(crate) fn backward(cpu: &Cpu, b: &Backward, dq: &mut [f32], dk: &mut [f32], 
         };
         let padded = shape.padded();
         let (whole, block) = (span.length.next_multiple_of(BLOCK) * padded, BLOCK * padded);
-        let (square, tile) = (BLOCK * BLOCK, ROWS * BLOCK);
+        let (square, tile) = (BLOCK * BLOCK, BAND * BLOCK);
         let cells = whole / way.span();
         let sizes = [
             cells, cells, whole, whole, block, block, block, block, block, square, square, tile, tile, padded, block,
@@ -282,85 +282,85 @@ unsafe fn load_queries<A: Arithmetic>(
 unsafe fn pair_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, pair: &Pair) {
     // SAFETY: all rows lie in scratch; the caller has what `A` needs.
     unsafe {
-        let mut row = 0;
-        while row < pair.rows {
-            row += match pair.rows - row {
-                6.. if A::ROWS == ROWS => query_rows::<A, ROWS>(task, s, pair, row),
-                4.. => query_rows::<A, 4>(task, s, pair, row),
-                2.. => query_rows::<A, 2>(task, s, pair, row),
-                _ => query_rows::<A, 1>(task, s, pair, row),
-            };
+        for first in (0..pair.rows).step_by(BAND) {
+            let band = first..pair.rows.min(first + BAND);
+            by_tiles!(band.clone(), score::<A>(task, s, (pair, first)));
+            by_tiles!(band.clone(), weigh::<A>(s, (pair, first)));
+            by_tiles!(band, add_keys::<A>(task, s, (pair, first)));
         }
-        let mut key = 0;
-        while key < pair.keys {
-            key += match pair.keys - key {
-                6.. if A::ROWS == ROWS => key_rows::<A, ROWS>(task.b.shape, s, pair, key),
-                4.. => key_rows::<A, 4>(task.b.shape, s, pair, key),
-                2.. => key_rows::<A, 2>(task.b.shape, s, pair, key),
-                _ => key_rows::<A, 1>(task.b.shape, s, pair, key),
-            };
-        }
+        by_tiles!(0..pair.keys, add_queries::<A>(task.b.shape, s, pair));
     }
 }
 
-/// The weights and their gradients of `R` queries from `row` on, and what follows for `dq`.
+impl Pair {
+    /// Keys of the block that the queries from `row` on see.
+    #[inline(always)]
+    fn limits<const R: usize>(&self, row: usize) -> [usize; R] {
+        let mut limits = [self.keys; R];
+        if self.diagonal {
+            for r in 0..R {
+                limits[r] = row + r + 1;
+            }
+        }
+        limits
+    }
+}
+
+/// The scores of `R` queries of a band that begins at `first`, and the products of their `dout` with the values.
 #[inline(always)]
-unsafe fn query_rows<A: Arithmetic, const R: usize>(
+unsafe fn score<A: Arithmetic, const R: usize>(
     task: &Task<'_>,
     s: &mut Scratch<'_>,
-    pair: &Pair,
+    (pair, first): (&Pair, usize),
     row: usize,
-) -> usize {
-    let (shape, lanes) = (task.b.shape, A::S::LANES);
-    let (cells, padded) = (shape.head_dim.div_ceil(A::SPAN), shape.padded());
-    let mut limits = [pair.keys; R];
-    if pair.diagonal {
-        for r in 0..R {
-            limits[r] = row + r + 1;
-        }
-    }
-    let vectors = limits[R - 1].div_ceil(lanes);
-    let (keys_t, _) = task.span.kv.block(pair.block, task.kv_head);
-    let right = |start: *const u32, stride: usize| Right { start, stride };
-    // SAFETY: blocks have `BLOCK` rows, and `row + R` is at most that.
+) {
+    let (cells, padded) = (task.b.shape.head_dim.div_ceil(A::SPAN), task.b.shape.padded());
+    let limits: [usize; R] = pair.limits(row);
+    let vectors = limits[R - 1].div_ceil(A::S::LANES);
+    let (keys, _) = task.span.kv.block(pair.block, task.kv_head);
+    let right = |start: *const u32| Right { start, stride: BLOCK };
+    // SAFETY: blocks have `BLOCK` rows, and `row + R` is at most that; a tile has the rows of a band.
     unsafe {
         let [weights, dscores] = [&mut *s.tile_weights, &mut *s.tile_dscores].map(|tile| RowsMut {
-            start: tile.as_mut_ptr(),
+            start: tile.as_mut_ptr().add((row - first) * BLOCK),
             stride: BLOCK,
         });
-        let at_block = pair.block * BLOCK * padded / A::SPAN;
         let q = Left::along::<A>(s.q.left.as_ptr().add(row * padded), padded);
         let dout = Left::along::<A>(s.dout.left.as_ptr().add(row * padded), padded);
-        scores::<A, R>(q, right(keys_t.as_ptr(), BLOCK), cells, vectors, weights);
-        let values_t = right(s.values_t.as_ptr().add(at_block), BLOCK);
-        scores::<A, R>(dout, values_t, cells, vectors, dscores);
-        // Limits that are known make straight code.
-        if limits[0] == BLOCK {
-            weigh::<A, R>(s, pair, row, [BLOCK; R]);
-        } else {
-            weigh::<A, R>(s, pair, row, limits);
-        }
-        let chain = Chain { from: 0, to: limits };
-        let left = Left::along::<A>(dscores.start.cast(), BLOCK);
-        let keys = right(s.keys.as_ptr().add(at_block), padded);
-        let dq = RowsMut {
-            start: s.dq.as_mut_ptr().add(row * padded),
-            stride: padded,
-        };
-        combine::<A, R>((left, keys), chain, padded / lanes, dq, Start::Kept);
+        let values = s.values_t.as_ptr().add(pair.block * BLOCK * padded / A::SPAN);
+        scores::<A, R>(q, right(keys.as_ptr()), cells, vectors, weights);
+        scores::<A, R>(dout, right(values), cells, vectors, dscores);
     }
-    R
 }
 
 /// Turns the scores of `R` queries and the products of `dout` with the values into left operands: weights and their
 /// gradients along the queries, the latter along the keys, too.
 #[inline(always)]
-unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, pair: &Pair, row: usize, limits: [usize; R]) {
+unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, (pair, first): (&Pair, usize), row: usize) {
+    let limits: [usize; R] = pair.limits(row);
+    // SAFETY: the caller's promise. Limits that are known make straight code.
+    unsafe {
+        if limits[0] == BLOCK {
+            weigh_places::<A, R>(s, pair, (row, row - first), [BLOCK; R]);
+        } else {
+            weigh_places::<A, R>(s, pair, (row, row - first), limits);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weigh_places<A: Arithmetic, const R: usize>(
+    s: &mut Scratch<'_>,
+    pair: &Pair,
+    (row, place): (usize, usize),
+    limits: [usize; R],
+) {
     let lanes = A::S::LANES;
     let vectors = limits[R - 1].div_ceil(lanes);
-    let (weights, dscores) = (s.tile_weights.as_mut_ptr(), s.tile_dscores.as_mut_ptr());
-    // SAFETY: tiles have `R` rows of `BLOCK`, and the block's operands rows for all queries; the caller has what `A` needs.
+    // SAFETY: tiles have rows of `BLOCK` for a band, and the block's operands for all queries; the caller has what `A` needs.
     unsafe {
+        let weights = s.tile_weights.as_mut_ptr().add(place * BLOCK);
+        let dscores = s.tile_dscores.as_mut_ptr().add(place * BLOCK);
         for first in (0..R).step_by(2) {
             // Of pairs of rows, of which the last may be one row and zeros.
             let part = (row + first) * BLOCK / A::PACKED;
@@ -402,14 +402,42 @@ unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, pair: &Pair,
     }
 }
 
+/// Adds the keys, times the gradients of `R` queries' scores, to `dq`.
+#[inline(always)]
+unsafe fn add_keys<A: Arithmetic, const R: usize>(
+    task: &Task<'_>,
+    s: &mut Scratch<'_>,
+    (pair, first): (&Pair, usize),
+    row: usize,
+) {
+    let padded = task.b.shape.padded();
+    // SAFETY: blocks have `BLOCK` rows, and `row + R` is at most that; a tile has the rows of a band.
+    unsafe {
+        let left = Left::along::<A>(s.tile_dscores.as_ptr().add((row - first) * BLOCK).cast(), BLOCK);
+        let keys = Right {
+            start: s.keys.as_ptr().add(pair.block * BLOCK * padded / A::SPAN),
+            stride: padded,
+        };
+        let dq = RowsMut {
+            start: s.dq.as_mut_ptr().add(row * padded),
+            stride: padded,
+        };
+        let chain = Chain {
+            from: 0,
+            to: pair.limits(row),
+        };
+        combine::<A, R>((left, keys), chain, padded / A::S::LANES, dq, Start::Kept);
+    }
+}
+
 /// What a block of queries adds to `dk` and `dv` of `R` keys from `key` on.
 #[inline(always)]
-unsafe fn key_rows<A: Arithmetic, const R: usize>(
+unsafe fn add_queries<A: Arithmetic, const R: usize>(
     shape: &AttentionShape,
     s: &mut Scratch<'_>,
     pair: &Pair,
     key: usize,
-) -> usize {
+) {
     let padded = shape.padded();
     let chain = Chain {
         // No query before `key` sees these keys; of those that see only some of them, the other weights are 0.
@@ -440,5 +468,4 @@ unsafe fn key_rows<A: Arithmetic, const R: usize>(
             combine::<A, R>((left, rows), chain, padded / A::S::LANES, out, Start::Kept);
         }
     }
-    R
 }

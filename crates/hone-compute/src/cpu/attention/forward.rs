@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use bytemuck::cast_slice_mut;
 
 use super::arithmetic::{Arithmetic, Way, dispatch_way};
-use super::tiles::{Chain, Left, ROWS, Right, RowsMut, Start, combine, scores};
+use super::tiles::{BAND, Chain, Left, ROWS, Right, RowsMut, Start, by_tiles, combine, scores};
 use super::{AttentionShape, BLOCK, PLACES, SEGMENT, Span, with_scratch};
 use crate::cpu::Cpu;
 use crate::cpu::math::exp_below_88;
@@ -35,6 +35,8 @@ pub(super) struct Scratch<'a> {
     /// Queries as left operands of `stride` numbers to a row, scaled.
     q: &'a mut [u32],
     stride: usize,
+    /// `[rows]`: the keys that a row sees, not decreasing.
+    limits: &'a mut [u32],
     /// `[rows, padded]`: a segment's output before division by its sum.
     out: &'a mut [f32],
     /// `[rows]`: a segment's maximum and sum.
@@ -44,7 +46,9 @@ pub(super) struct Scratch<'a> {
     total_out: &'a mut [f32],
     total_maximum: &'a mut [f32],
     total_sum: &'a mut [f32],
-    /// `[ROWS, BLOCK]`: scores, then weights, then those as left operands.
+    /// `[BAND]`: what the sums so far of a band's rows are multiplied by.
+    factors: &'a mut [f32],
+    /// `[BAND, BLOCK]`: scores, then weights, then those as left operands.
     scores: &'a mut [f32],
 }
 
@@ -97,26 +101,41 @@ pub(crate) fn forward(
         let rows = task.rows();
         let sizes = [
             rows * padded,
-            rows * padded,
-            rows,
             rows,
             rows * padded,
             rows,
             rows,
-            ROWS * BLOCK,
+            rows * padded,
+            rows,
+            rows,
+            BAND,
+            BAND * BLOCK,
         ];
         with_scratch(
             sizes,
-            |[q, out, maximum, sum, total_out, total_maximum, total_sum, scores]| {
+            |[
+                q,
+                limits,
+                out,
+                maximum,
+                sum,
+                total_out,
+                total_maximum,
+                total_sum,
+                factors,
+                scores,
+            ]| {
                 let mut scratch = Scratch {
                     q,
                     stride: padded,
+                    limits,
                     out: cast_slice_mut(out),
                     maximum: cast_slice_mut(maximum),
                     sum: cast_slice_mut(sum),
                     total_out: cast_slice_mut(total_out),
                     total_maximum: cast_slice_mut(total_maximum),
                     total_sum: cast_slice_mut(total_sum),
+                    factors: cast_slice_mut(factors),
                     scores: cast_slice_mut(scores),
                 };
                 attend(way, &task, &mut scratch)
@@ -137,19 +156,22 @@ impl Task<'_> {
     fn rows(&self) -> usize {
         self.count * self.shape.group()
     }
+}
 
-    /// Keys that a row sees.
-    fn limit(&self, row: usize) -> usize {
-        let position = self.span.start + self.first + row / self.shape.group();
-        self.shape.limit(position, self.span.kv.len())
-    }
-
+impl Scratch<'_> {
     /// The first row that sees something of `block`; those after it do too.
     fn first_row(&self, block: usize) -> usize {
-        (0..self.rows())
-            .step_by(self.shape.group())
-            .find(|&row| self.limit(row) > block * BLOCK)
-            .unwrap_or(self.rows())
+        self.limits.partition_point(|&limit| limit as usize <= block * BLOCK)
+    }
+
+    /// Places of `block` that the rows from `row` on see.
+    #[inline(always)]
+    fn places<const R: usize>(&self, block: usize, row: usize) -> [usize; R] {
+        let mut places = [0; R];
+        for (places, &limit) in places.iter_mut().zip(&self.limits[row..row + R]) {
+            *places = (limit as usize - block * BLOCK).min(BLOCK);
+        }
+        places
     }
 }
 
@@ -160,6 +182,10 @@ unsafe fn attend_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
     let (shape, span) = (task.shape, task.span);
     let (dim, padded, group) = (shape.head_dim, shape.padded(), shape.group());
     let rows = task.rows();
+    for (query, limits) in s.limits.chunks_exact_mut(group).enumerate() {
+        let position = span.start + task.first + query;
+        limits.fill(shape.limit(position, span.kv.len()) as u32);
+    }
     let source = |row: usize| {
         let query = span.row + task.first + row / group;
         query * shape.heads + task.kv_head * group + row % group
@@ -169,9 +195,9 @@ unsafe fn attend_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
         // SAFETY: the caller has what `A` needs.
         unsafe { A::left_row(q, shape.scale, &mut s.q[row * s.stride..][..s.stride]) };
     }
-    let blocks = task.limit(rows - 1).div_ceil(BLOCK);
+    let blocks = (s.limits[rows - 1] as usize).div_ceil(BLOCK);
     for segment in (0..blocks).step_by(SEGMENT) {
-        let begin = task.first_row(segment);
+        let begin = s.first_row(segment);
         s.maximum[begin..].fill(f32::NEG_INFINITY);
         s.sum[begin..].fill(0.0);
         for block in segment..blocks.min(segment + SEGMENT) {
@@ -205,98 +231,83 @@ unsafe fn attend_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
     }
 }
 
-/// Adds one block of keys to the rows that see it.
+/// Adds one block of keys to the rows that see it: one step of the online softmax.
 #[inline(always)]
 unsafe fn block_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, block: usize) {
     let rows = task.rows();
-    let mut row = task.first_row(block);
-    while row < rows {
-        // SAFETY: the rows lie in scratch, and a page holds a whole block.
+    for first in (s.first_row(block)..rows).step_by(BAND) {
+        let band = first..rows.min(first + BAND);
+        // SAFETY: the rows lie in scratch, a page holds a whole block, and the caller has what `A` needs.
         unsafe {
-            row += match rows - row {
-                // Seven, a common group, are no six and one.
-                6 | 8.. if A::ROWS == ROWS => rows_kernel::<A, ROWS>(task, s, block, row),
-                3 => rows_kernel::<A, 3>(task, s, block, row),
-                4.. => rows_kernel::<A, 4>(task, s, block, row),
-                2.. => rows_kernel::<A, 2>(task, s, block, row),
-                _ => rows_kernel::<A, 1>(task, s, block, row),
-            };
+            by_tiles!(band.clone(), score::<A>(task, s, (block, first)));
+            by_tiles!(band.clone(), weigh::<A>(s, (block, first)));
+            by_tiles!(band, add_values::<A>(task, s, (block, first)));
         }
     }
 }
 
-/// One step of the online softmax for `R` rows from `row` on, and their number.
+/// The scores of `R` rows of a band that begins at `first`.
 #[inline(always)]
-unsafe fn rows_kernel<A: Arithmetic, const R: usize>(
+unsafe fn score<A: Arithmetic, const R: usize>(
     task: &Task<'_>,
     s: &mut Scratch<'_>,
-    block: usize,
+    (block, first): (usize, usize),
     row: usize,
-) -> usize {
-    let (dim, padded) = (task.shape.head_dim, task.shape.padded());
-    let (keys, values) = task.span.kv.block(block, task.kv_head);
-    let mut limits = [0; R];
-    for r in 0..R {
-        limits[r] = (task.limit(row + r) - block * BLOCK).min(BLOCK);
-    }
-    let vectors = limits[R - 1].div_ceil(A::S::LANES);
-    let places = RowsMut {
-        start: s.scores.as_mut_ptr(),
-        stride: BLOCK,
-    };
-    // SAFETY: `s.q` and `s.out` have `row + R` rows of `padded`, `s.scores` has `R` of `BLOCK`.
+) {
+    let limits: [usize; R] = s.places(block, row);
+    let (keys, _) = task.span.kv.block(block, task.kv_head);
+    // SAFETY: `s.q` has `row + R` rows, `s.scores` those of a band; a page has a row of keys for each cell of a query.
     unsafe {
         let q = Left::along::<A>(s.q.as_ptr().add(row * s.stride), s.stride);
         let keys = Right {
             start: keys.as_ptr(),
             stride: BLOCK,
         };
-        scores::<A, R>(q, keys, dim.div_ceil(A::SPAN), vectors, places);
-
-        // Limits that are known make straight code.
-        let factors = if limits[0] == BLOCK {
-            weigh::<A, R>(s, row, [BLOCK; R])
-        } else {
-            weigh::<A, R>(s, row, limits)
+        let places = RowsMut {
+            start: s.scores.as_mut_ptr().add((row - first) * BLOCK),
+            stride: BLOCK,
         };
-        let weights = Left::along::<A>(places.start.cast(), BLOCK);
-        let values = Right {
-            start: values.as_ptr(),
-            stride: padded,
-        };
-        let out = RowsMut {
-            start: s.out.as_mut_ptr().add(row * padded),
-            stride: padded,
-        };
-        let start = if block.is_multiple_of(SEGMENT) {
-            Start::Zero
-        } else {
-            Start::Scaled(factors)
-        };
-        let chain = Chain { from: 0, to: limits };
-        combine::<A, R>((weights, values), chain, padded / A::S::LANES, out, start);
+        let cells = task.shape.head_dim.div_ceil(A::SPAN);
+        scores::<A, R>(q, keys, cells, limits[R - 1].div_ceil(A::S::LANES), places);
     }
-    R
 }
 
-/// Turns the scores of `R` rows into weights as a left operand, raises their maxima and adds to their sums. Gives the factors
-/// by which the sums so far were lowered.
+/// Turns the scores of `R` rows into weights as a left operand, raises their maxima and adds to their sums.
 #[inline(always)]
-unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, row: usize, limits: [usize; R]) -> [f32; R] {
-    let vectors = limits[R - 1].div_ceil(A::S::LANES);
-    // SAFETY: `s.scores` has `R` rows of `BLOCK`; the caller has what `A` needs.
+unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, (block, first): (usize, usize), row: usize) {
+    let limits: [usize; R] = s.places(block, row);
+    // SAFETY: the caller's promise. Limits that are known make straight code.
     unsafe {
+        if limits[0] == BLOCK {
+            weigh_places::<A, R>(s, (row, row - first), [BLOCK; R]);
+        } else {
+            weigh_places::<A, R>(s, (row, row - first), limits);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weigh_places<A: Arithmetic, const R: usize>(
+    s: &mut Scratch<'_>,
+    (row, place): (usize, usize),
+    limits: [usize; R],
+) {
+    let lanes = A::S::LANES;
+    let vectors = limits[R - 1].div_ceil(lanes);
+    // SAFETY: `s.scores` has rows of `BLOCK` for a band; the caller has what `A` needs.
+    unsafe {
+        let places = s.scores.as_mut_ptr().add(place * BLOCK);
         let mut shifts = [0.0; 16];
         for r in 0..R {
-            let scores = s.scores.as_mut_ptr().add(r * BLOCK);
+            let scores = places.add(r * BLOCK);
             let mut top = A::S::splat(f32::NEG_INFINITY);
             for c in 0..vectors {
-                let mut x = A::S::load(scores.add(c * A::S::LANES));
-                if limits[r] < (c + 1) * A::S::LANES {
-                    let place = A::S::load(PLACES.as_ptr().add(c * A::S::LANES));
+                let mut x = A::S::load(scores.add(c * lanes));
+                if limits[r] < (c + 1) * lanes {
+                    let place = A::S::load(PLACES.as_ptr().add(c * lanes));
                     let limit = A::S::splat(limits[r] as f32);
                     x = A::S::select_less(place, limit, x, A::S::splat(f32::NEG_INFINITY));
-                    A::S::store(scores.add(c * A::S::LANES), x);
+                    A::S::store(scores.add(c * lanes), x);
                 }
                 top = A::S::max(top, x);
             }
@@ -305,23 +316,54 @@ unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, row: usize, 
             shifts[r] = old - new;
             s.maximum[row + r] = new;
         }
-        let shifts = A::S::to_array(exp_below_88::<A::S>(A::S::load(shifts.as_ptr())));
-        let mut factors = [0.0; R];
+        let factors = A::S::to_array(exp_below_88::<A::S>(A::S::load(shifts.as_ptr())));
         for r in 0..R {
-            let scores = s.scores.as_mut_ptr().add(r * BLOCK);
+            let scores = places.add(r * BLOCK);
             let maximum = A::S::splat(s.maximum[row + r]);
             let mut sum = A::S::splat(0.0);
             for c in 0..vectors {
-                let x = A::S::load(scores.add(c * A::S::LANES));
+                let x = A::S::load(scores.add(c * lanes));
                 let weight = exp_below_88::<A::S>(A::S::sub(x, maximum));
-                A::S::store(scores.add(c * A::S::LANES), weight);
+                A::S::store(scores.add(c * lanes), weight);
                 sum = A::S::add(sum, weight);
             }
-            factors[r] = shifts[r];
-            s.sum[row + r] = s.sum[row + r] * shifts[r] + A::S::sum_lanes(sum);
+            s.factors[place + r] = factors[r];
+            s.sum[row + r] = s.sum[row + r] * factors[r] + A::S::sum_lanes(sum);
             A::narrow(scores, limits[r]);
         }
-        factors
+    }
+}
+
+/// Adds the values of `R` rows, times their weights, to the output.
+#[inline(always)]
+unsafe fn add_values<A: Arithmetic, const R: usize>(
+    task: &Task<'_>,
+    s: &mut Scratch<'_>,
+    (block, first): (usize, usize),
+    row: usize,
+) {
+    let (to, padded): ([usize; R], _) = (s.places(block, row), task.shape.padded());
+    let (_, values) = task.span.kv.block(block, task.kv_head);
+    let mut factors = [0.0; R];
+    factors.copy_from_slice(&s.factors[row - first..][..R]);
+    let start = if block.is_multiple_of(SEGMENT) {
+        Start::Zero
+    } else {
+        Start::Scaled(factors)
+    };
+    // SAFETY: `s.out` has `row + R` rows, `s.scores` those of a band; a page has a row of values for each cell of a block.
+    unsafe {
+        let weights = Left::along::<A>(s.scores.as_ptr().add((row - first) * BLOCK).cast(), BLOCK);
+        let values = Right {
+            start: values.as_ptr(),
+            stride: padded,
+        };
+        let out = RowsMut {
+            start: s.out.as_mut_ptr().add(row * padded),
+            stride: padded,
+        };
+        let chain = Chain { from: 0, to };
+        combine::<A, R>((weights, values), chain, padded / A::S::LANES, out, start);
     }
 }
 

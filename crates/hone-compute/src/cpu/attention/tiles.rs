@@ -13,6 +13,44 @@ use crate::cpu::simd::Simd;
 /// Rows that a tile takes at most: with 4 vectors to a row (2 where there are 16 registers), all registers.
 pub(super) const ROWS: usize = 6;
 
+/// Rows whose tiles take a step before the next one begins, so that one tile's latencies hide behind another's work.
+pub(super) const BAND: usize = 4 * ROWS;
+
+/// Calls a kernel for all of some rows, a tile at a time: the tile's rows are its last type parameter, and the first of them
+/// its last argument.
+macro_rules! by_tiles {
+    ($rows:expr, $kernel:ident::<$arithmetic:ty>($($argument:expr),*)) => {{
+        let rows: std::ops::Range<usize> = $rows;
+        let mut row = rows.start;
+        while row < rows.end {
+            row += match rows.end - row {
+                // Seven, a common group of heads, are no six and one.
+                6 | 8.. if <$arithmetic>::ROWS == ROWS => {
+                    $kernel::<$arithmetic, ROWS>($($argument,)* row);
+                    ROWS
+                }
+                4.. => {
+                    $kernel::<$arithmetic, 4>($($argument,)* row);
+                    4
+                }
+                3 => {
+                    $kernel::<$arithmetic, 3>($($argument,)* row);
+                    3
+                }
+                2 => {
+                    $kernel::<$arithmetic, 2>($($argument,)* row);
+                    2
+                }
+                _ => {
+                    $kernel::<$arithmetic, 1>($($argument,)* row);
+                    1
+                }
+            };
+        }
+    }};
+}
+pub(super) use by_tiles;
+
 /// A left operand: row `r`, cell `j` is at `r * row + j * place`, its odd element (where a cell has two numbers) `odd` further on.
 #[derive(Clone, Copy)]
 pub(super) struct Left {
