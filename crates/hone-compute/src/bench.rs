@@ -84,6 +84,16 @@ pub struct AttentionTimes {
     pub backward: Option<f64>,
 }
 
+impl AttentionTimes {
+    /// Floating-point operations a second of the output and, where they were measured, the gradients of `call`.
+    pub fn operations_per_second(&self, call: &AttentionCall) -> f64 {
+        match self.backward {
+            Some(backward) => 3.5 * call.operations() / (self.forward + backward),
+            None => call.operations() / self.forward,
+        }
+    }
+}
+
 impl AttentionCall {
     /// Repeats each part for about `seconds`.
     pub fn measure(&self, seconds: f64) -> AttentionTimes {
@@ -99,8 +109,9 @@ impl AttentionCall {
         let (k, v) = (numbers(rows, shape.kv_heads, 3), numbers(rows, shape.kv_heads, 5));
         let old = numbers(self.past, shape.kv_heads, 11);
         let mut caches = vec![KvPages::new(self.precision, shape.kv_heads, shape.head_dim); self.sequences];
+        let past = 0..self.past;
         for cache in &mut caches {
-            append_all(&cpu, &mut [cache], &old, &old, &[0..self.past]);
+            append_all(&cpu, &mut [cache], &old, &old, std::slice::from_ref(&past));
         }
         let parts: Vec<_> = (0..self.sequences)
             .map(|i| i * self.length..(i + 1) * self.length)
@@ -210,6 +221,38 @@ fn sum(numbers: &[u64]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attention_is_measured_in_all_its_parts() {
+        let shape = AttentionShape {
+            heads: 2,
+            kv_heads: 1,
+            head_dim: 8,
+            scale: 1.0,
+            mask: Mask::Causal,
+        };
+        let mut call = AttentionCall {
+            isa: Isa::Portable,
+            precision: Precision::Bf16,
+            threads: 1,
+            shape,
+            sequences: 2,
+            past: 0,
+            length: 3,
+        };
+        let times = call.measure(0.0);
+        // Six pairs of a query and a key it sees, two products of 2 operations, two heads of 8, two sequences.
+        assert_eq!(call.operations(), 6.0 * 4.0 * 16.0 * 2.0);
+        let backward = times.backward.expect("no past");
+        assert!(times.append > 0.0 && times.forward > 0.0 && backward > 0.0);
+        let expected = 3.5 * call.operations() / (times.forward + backward);
+        assert_eq!(times.operations_per_second(&call), expected);
+        call.past = 5;
+        assert_eq!(call.operations(), (15.0 + 6.0) * 4.0 * 16.0 * 2.0);
+        let times = call.measure(0.0);
+        assert_eq!(times.backward, None);
+        assert_eq!(times.operations_per_second(&call), call.operations() / times.forward);
+    }
 
     #[test]
     fn every_number_is_read_once() {

@@ -141,7 +141,8 @@ fn rows_are_appended_as_they_would_be_alone() {
                 let mut pages = KvPages::new(cpu.precision, kv_heads, dim);
                 let mut start = 0;
                 for length in lengths {
-                    append_all(&cpu, &mut [&mut pages], &s.k, &s.v, &[start..start + length]);
+                    let rows = start..start + length;
+                    append_all(&cpu, &mut [&mut pages], &s.k, &s.v, std::slice::from_ref(&rows));
                     start += length;
                 }
                 for (block, head) in (0..4).flat_map(|block| (0..kv_heads).map(move |head| (block, head))) {
