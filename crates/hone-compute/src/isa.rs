@@ -15,9 +15,10 @@ pub enum Precision {
 /// An instruction set for which bits are promised: the same run under the same one gives the same bits everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// AMX tiles for bf16 products, AVX-512 for the rest. Emulated to the bit by AVX-512 where there are no tiles.
+    /// AMX tiles for bf16 matrix products, `vdpbf16ps` for those of attention, AVX-512 for the rest. Where there are no
+    /// tiles, they are emulated to the bit by AVX-512; `vdpbf16ps` must be there.
     Amx,
-    /// `vdpbf16ps` for bf16 products, AVX-512 for the rest.
+    /// `vdpbf16ps` for bf16 products, those of attention too, AVX-512 for the rest.
     Avx512Bf16,
     /// AVX-512 without bf16 arithmetic: operands are rounded to bf16 and multiplied in f32.
     Avx512,
@@ -137,7 +138,7 @@ impl Isa {
 
     /// Whether this machine runs it, if need be emulated.
     pub fn runs_here(self) -> bool {
-        self.in_hardware() || (self == Self::Amx && Self::Avx512.in_hardware())
+        self.in_hardware() || (self == Self::Amx && Self::Avx512Bf16.in_hardware())
     }
 
     /// Whether this machine has its instructions.
@@ -247,6 +248,13 @@ mod tests {
             use std::os::unix::ffi::OsStrExt;
             assert_eq!(Isa::named(Some(OsStr::from_bytes(b"amx\xff"))), unknown("amx\u{fffd}"));
         }
+    }
+
+    #[test]
+    fn tiles_are_emulated_beside_bf16_arithmetic_alone() {
+        assert_eq!(Isa::Amx.runs_here(), Isa::Avx512Bf16.in_hardware());
+        let here = Isa::all_here();
+        assert_eq!(here.contains(&Isa::Amx), here.contains(&Isa::Avx512Bf16));
     }
 
     #[test]

@@ -7,6 +7,17 @@
 const LN_2_HI: f64 = 6.931_471_803_691_238e-1;
 const LN_2_LO: f64 = 1.908_214_929_270_587_7e-10;
 
+/// 1/3, 1/5, .. 1/25.
+const ODD_RECIPROCALS: [f64; 12] = {
+    let mut reciprocals = [0.0; 12];
+    let mut n = 0;
+    while n < 12 {
+        reciprocals[n] = 1.0 / (2 * n + 3) as f64;
+        n += 1;
+    }
+    reciprocals
+};
+
 /// `e^x`; 0 below -745, infinity above 709.78.
 pub fn exp(x: f64) -> f64 {
     if x.is_nan() {
@@ -64,8 +75,8 @@ pub fn ln(x: f64) -> f64 {
     let s = (m - 1.0) / (m + 1.0);
     let z = s * s;
     let mut sum = 0.0;
-    for n in (1..=12).rev() {
-        sum = (sum + 1.0 / f64::from(2 * n + 1)) * z;
+    for reciprocal in ODD_RECIPROCALS.into_iter().rev() {
+        sum = (sum + reciprocal) * z;
     }
     let k = k as f64;
     k * LN_2_HI + (2.0 * s + (2.0 * s * sum + k * LN_2_LO))

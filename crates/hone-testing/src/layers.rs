@@ -87,7 +87,11 @@ pub struct AttentionSizes {
     pub causal: bool,
 }
 
-/// Attention within each of the packed sequences of these lengths; keys and values are rounded first.
+/// Keys over which the weights of a block have one maximum.
+const ATTENTION_BLOCK: usize = 64;
+
+/// Attention within each of the packed sequences of these lengths, at most 512. Keys, values and scaled queries are rounded
+/// first, and weights, relative to the largest score up to the end of their block, before they meet the values.
 pub fn attention(
     (q, k, v): (&Matrix, &Matrix, &Matrix),
     sizes: AttentionSizes,
@@ -109,14 +113,23 @@ pub fn attention(
             let (from, kv_from) = (head * head_dim, head / (heads / kv_heads) * head_dim);
             for i in 0..length {
                 let seen = if causal { i + 1 } else { length };
-                let query = &q.row(start + i)[from..from + head_dim];
+                let query = q.row(start + i)[from..from + head_dim].iter();
+                let query: Vec<f64> = query.map(|x| rounding.of(scale * x)).collect();
                 let scores: Vec<f64> = (0..seen)
                     .map(|j| {
                         let key = &k.row(start + j)[kv_from..kv_from + head_dim];
-                        scale * query.iter().zip(key).map(|(a, b)| a * b).sum::<f64>()
+                        query.iter().zip(key).map(|(a, b)| a * b).sum::<f64>()
                     })
                     .collect();
-                let p = softmax(&scores);
+                let largest = |end: usize| scores[..end].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let max = largest(seen);
+                let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                let p: Vec<f64> = (0..seen)
+                    .map(|j| {
+                        let block_max = largest(seen.min((j / ATTENTION_BLOCK + 1) * ATTENTION_BLOCK));
+                        rounding.of((scores[j] - block_max).exp()) * (block_max - max).exp() / sum
+                    })
+                    .collect();
                 for d in 0..head_dim {
                     out.data[(start + i) * q.cols + from + d] =
                         (0..seen).map(|j| p[j] * v.at(start + j, kv_from + d)).sum();

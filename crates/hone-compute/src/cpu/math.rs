@@ -22,6 +22,9 @@ const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// Largest `x` below which `e^x` is taken to be 0: that of the smallest normal number.
 const EXP_LOWEST: f32 = -87.336_54;
 
+/// `(e^r - 1 - r) / r^2` as a polynomial of `r` for `|r| <= ln 2 / 2`.
+const EXP_COEFFICIENTS: [f32; 5] = [0.5, 1.666_657_6e-1, 4.166_646_7e-2, 8.363_175e-3, 1.393_364_4e-3];
+
 /// The polynomial with these coefficients, the constant first.
 #[inline(always)]
 unsafe fn polynomial<S: Simd, const N: usize>(x: S::V, coefficients: [f32; N]) -> S::V {
@@ -43,13 +46,26 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         let k = S::round(S::mul(upper, S::splat(std::f32::consts::LOG2_E)));
         let r = S::fma(k, S::splat(-LN_2_HIGH), upper);
         let r = S::fma(k, S::splat(-LN_2_LOW), r);
-        let q = polynomial::<S, 5>(r, [0.5, 1.666_657_6e-1, 4.166_646_7e-2, 8.363_175e-3, 1.393_364_4e-3]);
+        let q = polynomial::<S, 5>(r, EXP_COEFFICIENTS);
         let p = S::add(S::splat(1.0), S::fma(S::mul(r, r), q, r));
         // 2^128 is no f32, so it is multiplied in two steps
         let low = S::min(k, S::splat(127.0));
         let rest = S::select_less(S::splat(127.0), k, S::splat(2.0), S::splat(1.0));
         let y = S::mul(S::mul(p, S::exp2_whole(low)), rest);
         S::select_less(x, S::splat(EXP_LOWEST), S::splat(0.0), y)
+    }
+}
+
+/// The bits of [`exp`] for `x` below 88, in fewer steps.
+#[inline(always)]
+pub(crate) unsafe fn exp_below_88<S: Simd>(x: S::V) -> S::V {
+    unsafe {
+        let k = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let r = S::fma(k, S::splat(-LN_2_HIGH), x);
+        let r = S::fma(k, S::splat(-LN_2_LOW), r);
+        let q = polynomial::<S, 5>(r, EXP_COEFFICIENTS);
+        let p = S::add(S::splat(1.0), S::fma(S::mul(r, r), q, r));
+        S::select_less(x, S::splat(EXP_LOWEST), S::splat(0.0), S::scale_whole(p, k))
     }
 }
 
@@ -320,6 +336,8 @@ mod tests {
     scalar! {
         /// [`exp`] of one number, with the bits a vector of this width gives it.
         exp_scalar, exp_kernel, exp;
+        /// [`exp_below_88`] of one number.
+        exp_below_88_scalar, exp_below_88_kernel, exp_below_88;
         /// [`sigmoid`] of one number.
         sigmoid_scalar, sigmoid_kernel, sigmoid;
         /// [`erf`] of one number.
@@ -352,6 +370,21 @@ mod tests {
             }
         }
         worst
+    }
+
+    #[test]
+    fn the_short_exp_has_the_bits_of_the_long_one() {
+        for level in levels() {
+            let even = (0..200_000).map(|i| -100.0 + 188.0 * (i as f32 / 200_000.0));
+            let sizes = (0..60_000_u32).map(|i| -f32::from_bits(i * (0x7f80_0000 / 60_000)));
+            let lowest = (0..64).flat_map(|i| [EXP_LOWEST.to_bits() + i, EXP_LOWEST.to_bits() - i]);
+            let special = [0.0, -0.0, f32::NEG_INFINITY, f32::MIN, -f32::MIN_POSITIVE, 87.999];
+            for x in even.chain(sizes).chain(lowest.map(f32::from_bits)).chain(special) {
+                let (short, long) = (exp_below_88_scalar(level, x), exp_scalar(level, x));
+                assert_eq!(short.to_bits(), long.to_bits(), "{level:?}: {x:e}: {short:e}, {long:e}");
+            }
+            assert!(exp_below_88_scalar(level, f32::NAN).is_nan());
+        }
     }
 
     #[test]

@@ -30,8 +30,8 @@ impl MemoryUse {
 pub struct Speeds {
     /// Floating-point operations of matrix products in the precision of the run.
     pub matrix: f64,
-    /// Floating-point operations in f32, for attention.
-    pub vector: f64,
+    /// Those of attention, in the precision of the run, its gradient included.
+    pub attention: f64,
     /// Bytes read from memory.
     pub memory: f64,
 }
@@ -170,12 +170,12 @@ impl Ledger {
 
     /// Attention.
     pub fn attends(&self, operations: f64, bytes: f64) {
-        self.work(operations, |s| s.vector, bytes);
+        self.work(operations, |s| s.attention, bytes);
     }
 
     /// Work that only waits for memory.
     pub fn moves(&self, bytes: f64) {
-        self.work(0.0, |s| s.vector, bytes);
+        self.work(0.0, |s| s.attention, bytes);
     }
 
     fn work(&self, operations: f64, speed: impl Fn(&Speeds) -> f64, bytes: f64) {

@@ -225,7 +225,7 @@ fn pages_are_shared_until_they_are_written() {
 fn time_is_that_of_the_slower_of_operations_and_memory() {
     let speeds = Speeds {
         matrix: 1e3,
-        vector: 1e3,
+        attention: 1e3,
         memory: 1e3,
     };
     let ledger = Ledger::default();

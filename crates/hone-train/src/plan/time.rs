@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use hone_compute::bench::{MatrixProduct, read_speed};
-use hone_compute::{AdamW, Engine, Precision, Speeds, StepRate};
+use hone_compute::bench::{AttentionCall, MatrixProduct, read_speed};
+use hone_compute::{AdamW, AttentionShape, Engine, Mask, Speeds, StepRate};
 use hone_data::TokenExample;
 use hone_model::{NewModel, Transformer};
 
@@ -23,29 +23,41 @@ const STEPS: usize = 3;
 const TOKENS: usize = 512;
 const VOCABULARY: usize = 2048;
 
-/// Measures the speeds from which the time of a run is estimated: matrix products in the run's precision, the same in f32
-/// (for attention), and reading of memory. Then steps of a small model are rehearsed with these speeds and done for real,
+/// Measures the speeds from which the time of a run is estimated: matrix products and attention in the run's precision, and
+/// reading of memory. Then steps of a small model are rehearsed with these speeds and done for real,
 /// and all three are scaled so that both agree.
 ///
 /// # Errors
 /// If the configuration asks for an engine that cannot be had.
 pub(crate) fn measure_speeds(job: &Job, train: &TrainSection) -> Result<Speeds> {
     let engine = job.engine(train)?;
-    let product = |precision: Precision| {
-        let product = MatrixProduct {
-            isa: engine.isa(),
-            precision,
-            threads: engine.threads(),
-            m: 512,
-            k: 512,
-            n: 1024,
-            packing: false,
-        };
-        product.measure(SECONDS) * 1e9
+    let product = MatrixProduct {
+        isa: engine.isa(),
+        precision: engine.precision(),
+        threads: engine.threads(),
+        m: 512,
+        k: 512,
+        n: 1024,
+        packing: false,
+    };
+    let attention = AttentionCall {
+        isa: engine.isa(),
+        precision: engine.precision(),
+        threads: engine.threads(),
+        shape: AttentionShape {
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 64,
+            scale: 0.125,
+            mask: Mask::Causal,
+        },
+        sequences: 2,
+        past: 0,
+        length: TOKENS / 2,
     };
     let raw = Speeds {
-        matrix: product(engine.precision()),
-        vector: product(Precision::F32),
+        matrix: product.measure(SECONDS) * 1e9,
+        attention: attention.measure(SECONDS / 3.0).operations_per_second(&attention),
         memory: read_speed(engine.threads(), BYTES, 3) * 1e9,
     };
     let rehearsal = job.rehearsal(train)?;
@@ -57,7 +69,7 @@ pub(crate) fn measure_speeds(job: &Job, train: &TrainSection) -> Result<Speeds> 
     let factor = expected / took;
     Ok(Speeds {
         matrix: raw.matrix * factor,
-        vector: raw.vector * factor,
+        attention: raw.attention * factor,
         memory: raw.memory * factor,
     })
 }
@@ -122,7 +134,7 @@ mod tests {
         };
         let speeds = measure_speeds(&job, &train).unwrap();
         assert!(
-            [speeds.matrix, speeds.vector, speeds.memory]
+            [speeds.matrix, speeds.attention, speeds.memory]
                 .iter()
                 .all(|&s| s > 1e6 && s.is_finite())
         );

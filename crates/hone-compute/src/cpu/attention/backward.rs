@@ -2,17 +2,24 @@
 //! (Dao et al., "FlashAttention", 2022, algorithm 4).
 //!
 //! With `p = exp(s - log_sum)` and `D = sum(dout * out)` of a row: `dv = p^T dout`, `ds = p * (dout v^T - D)`,
-//! `dq = scale * ds k`, `dk = ds^T (scale * q)`. A task is a head of the keys of one sequence; its blocks of keys go
-//! from left to right, and within one the blocks of queries and the heads of the group, so that every sum has one order.
+//! `dq = scale * ds k`, `dk = ds^T (scale * q)`. A task is a head of the keys of one sequence. Its blocks of queries go from
+//! the first to the last, each with the heads of the group in turn, and for each of these the blocks of keys. So every sum
+//! has one order: that of `dq` runs over the keys, that of `dk` and `dv` over blocks of queries, their heads, and queries.
+//!
+//! In the bf16 mode, `dout`, `p` and `ds` are rounded to bf16 where they are operands of products; `D` is taken of the
+//! rounded `dout`, like the products that it is subtracted from.
 
 use std::cmp::Reverse;
 
-use super::forward::widen;
-use super::{AttentionShape, BLOCK, Mask, PLACES, ROWS, Rows, RowsMut, Span, Weights, combine, scores, with_scratch};
+use bytemuck::cast_slice_mut;
+
+use super::arithmetic::{Arithmetic, Way, dispatch_way};
+use super::pack::{keys_across, values_across};
+use super::tiles::{BAND, Chain, Left, ROWS, Right, RowsMut, Start, by_tiles, combine, scores};
+use super::{AttentionShape, BLOCK, Mask, PLACES, Span, with_scratch};
 use crate::cpu::Cpu;
-use crate::cpu::math::{dot, exp};
-use crate::cpu::simd::{Simd, dispatch};
-use crate::isa::Precision;
+use crate::cpu::math::{dot, exp_below_88};
+use crate::cpu::simd::Simd;
 use crate::pool::Parts;
 
 /// What the gradient is computed from.
@@ -40,23 +47,36 @@ pub(super) struct Task<'a> {
     dv: &'a Parts<'a, f32>,
 }
 
-/// What a task works in; all but the last are of one block.
+/// What a task works in.
 pub(super) struct Scratch<'a> {
-    /// `[head_dim, BLOCK]`, a block of keys and of values transposed.
-    keys_t: &'a mut [f32],
-    values_t: &'a mut [f32],
-    /// `[BLOCK, padded]`: keys, queries (scaled), gradients.
-    keys: &'a mut [f32],
-    q: &'a mut [f32],
-    dout: &'a mut [f32],
-    dq: &'a mut [f32],
+    /// Of each block of the sequence: right operands along the keys, `[cells of BLOCK, padded]`, and, of the values, along
+    /// the head, `[cells of head_dim, BLOCK]`.
+    keys: &'a mut [u32],
+    values_t: &'a mut [u32],
+    /// `[length in whole blocks, padded]`: sums.
     dk: &'a mut [f32],
     dv: &'a mut [f32],
-    /// `[BLOCK queries, BLOCK keys]`: scores, then weights; their gradient.
-    weights: &'a mut [f32],
-    dscores: &'a mut [f32],
-    /// `[rows, group]`: sum of `dout * out`.
-    dots: &'a mut [f32],
+    /// Queries of a block (scaled) and the gradient of its output: left operands, `[BLOCK, padded]` numbers, and right
+    /// operands along the queries, `[cells of BLOCK, padded]`.
+    q: Operands<'a>,
+    dout: Operands<'a>,
+    /// `[BLOCK, padded]`: sums of a block of queries.
+    dq: &'a mut [f32],
+    /// Weights and the gradient of the scores as left operands along the queries, at most `[BLOCK, BLOCK]`.
+    weights: &'a mut [u32],
+    dscores: &'a mut [u32],
+    /// `[BAND, BLOCK]` of a band: the same in f32; the latter then as a left operand along the keys.
+    tile_weights: &'a mut [f32],
+    tile_dscores: &'a mut [f32],
+    /// `[padded]`: a row, rounded.
+    row: &'a mut [f32],
+    /// `[BLOCK, padded]`: where a block is put on its way to be transposed.
+    stage: &'a mut [u32],
+}
+
+struct Operands<'a> {
+    left: &'a mut [u32],
+    right: &'a mut [u32],
 }
 
 /// Computes the gradients with respect to queries, keys and values.
@@ -90,6 +110,7 @@ pub(crate) fn backward(cpu: &Cpu, b: &Backward, dq: &mut [f32], dk: &mut [f32], 
     let mut spans: Vec<Span> = b.spans.iter().filter(|s| s.length > 0).copied().collect();
     spans.sort_by_key(|span| Reverse(span.length));
     let (dq, dk, dv) = (Parts::new(dq), Parts::new(dk), Parts::new(dv));
+    let way = Way::of(cpu);
     cpu.pool.run(spans.len() * shape.kv_heads, &|i| {
         let span = spans[i / shape.kv_heads];
         let task = Task {
@@ -100,307 +121,351 @@ pub(crate) fn backward(cpu: &Cpu, b: &Backward, dq: &mut [f32], dk: &mut [f32], 
             dk: &dk,
             dv: &dv,
         };
-        let block = BLOCK * shape.padded();
-        with_scratch(
-            [
-                block,
-                block,
-                block,
-                block,
-                block,
-                block,
-                block,
-                block,
-                BLOCK * BLOCK,
-                BLOCK * BLOCK,
-                span.length * shape.group(),
-            ],
-            |[keys_t, values_t, keys, q, dout, dq, dk, dv, weights, dscores, dots]| {
-                let mut scratch = Scratch {
-                    keys_t,
-                    values_t,
-                    keys,
-                    q,
-                    dout,
-                    dq,
-                    dk,
-                    dv,
-                    weights,
-                    dscores,
-                    dots,
-                };
-                differentiate(cpu.level, &task, &mut scratch)
-            },
-        );
+        let padded = shape.padded();
+        let (whole, block) = (span.length.next_multiple_of(BLOCK) * padded, BLOCK * padded);
+        let (square, tile) = (BLOCK * BLOCK, BAND * BLOCK);
+        let cells = whole / way.span();
+        let sizes = [
+            cells, cells, whole, whole, block, block, block, block, block, square, square, tile, tile, padded, block,
+        ];
+        with_scratch(sizes, |parts| {
+            let [keys, values_t, dk, dv, q, q_right, dout, dout_right, dq, rest @ ..] = parts;
+            let [weights, dscores, tile_weights, tile_dscores, row, stage] = rest;
+            let mut scratch = Scratch {
+                keys,
+                values_t,
+                dk: cast_slice_mut(dk),
+                dv: cast_slice_mut(dv),
+                q: Operands {
+                    left: q,
+                    right: q_right,
+                },
+                dout: Operands {
+                    left: dout,
+                    right: dout_right,
+                },
+                dq: cast_slice_mut(dq),
+                weights,
+                dscores,
+                tile_weights: cast_slice_mut(tile_weights),
+                tile_dscores: cast_slice_mut(tile_dscores),
+                row: cast_slice_mut(row),
+                stage,
+            };
+            differentiate(way, &task, &mut scratch)
+        });
     });
 }
 
-dispatch! { fn differentiate(task: &Task<'_>, scratch: &mut Scratch<'_>) = differentiate_kernel; }
+dispatch_way! { fn differentiate(task: &Task<'_>, scratch: &mut Scratch<'_>) = differentiate_kernel; }
 
-#[inline(always)]
-unsafe fn differentiate_kernel<S: Simd>(task: &Task<'_>, s: &mut Scratch<'_>) {
-    let (b, span) = (task.b, task.span);
-    let shape = b.shape;
-    let (dim, padded, group) = (shape.head_dim, shape.padded(), shape.group());
-    let source = |query: usize, g: usize| (span.row + query) * shape.heads + task.kv_head * group + g;
-    for query in 0..span.length {
-        for g in 0..group {
-            let at = source(query, g) * dim;
-            // SAFETY: the caller has the vectors of `S`.
-            s.dots[query * group + g] = unsafe { dot::<S>(&b.out[at..at + dim], &b.dout[at..at + dim]) };
-        }
-    }
-    let blocks = span.length.div_ceil(BLOCK);
-    for block in 0..blocks {
-        let keys = BLOCK.min(span.length - block * BLOCK);
-        // SAFETY: the caller has the vectors of `S`.
-        unsafe { load_block::<S>(task, s, block) };
-        s.dk.fill(0.0);
-        s.dv.fill(0.0);
-        let from = match shape.mask {
-            Mask::Causal => block,
-            Mask::Full => 0,
-        };
-        for queries in from..blocks {
-            let first = queries * BLOCK;
-            let rows = BLOCK.min(span.length - first);
-            let pair = Pair {
-                rows,
-                keys,
-                diagonal: shape.mask == Mask::Causal && queries == block,
-            };
-            for g in 0..group {
-                let mut log_sums = [0.0; BLOCK];
-                let mut dots = [0.0; BLOCK];
-                for row in 0..rows {
-                    let at = source(first + row, g);
-                    log_sums[row] = b.log_sum[at];
-                    dots[row] = s.dots[(first + row) * group + g];
-                    let part = at * dim..(at + 1) * dim;
-                    let local = row * padded..row * padded + dim;
-                    for (scaled, &x) in s.q[local.clone()].iter_mut().zip(&b.q[part.clone()]) {
-                        *scaled = x * shape.scale;
-                    }
-                    s.dout[local.clone()].copy_from_slice(&b.dout[part.clone()]);
-                    if block == 0 {
-                        s.dq[local].fill(0.0);
-                    } else {
-                        // SAFETY: spans do not overlap, and tasks of a span differ in the head.
-                        s.dq[local].copy_from_slice(unsafe { task.dq.get(part) });
-                    }
-                }
-                // SAFETY: as above.
-                unsafe { pair_kernel::<S>(shape, s, &pair, &log_sums, &dots) };
-                let last = pair.diagonal || block + 1 == blocks;
-                let factor = if last { shape.scale } else { 1.0 };
-                for row in 0..rows {
-                    let at = source(first + row, g) * dim;
-                    // SAFETY: as above.
-                    let dq = unsafe { task.dq.get(at..at + dim) };
-                    for (dq, &x) in dq.iter_mut().zip(&s.dq[row * padded..]) {
-                        *dq = x * factor;
-                    }
-                }
-            }
-        }
-        for key in 0..keys {
-            let row = span.row + block * BLOCK + key;
-            let at = (row * shape.kv_heads + task.kv_head) * dim;
-            // SAFETY: as above.
-            let (dk, dv) = unsafe { (task.dk.get(at..at + dim), task.dv.get(at..at + dim)) };
-            dk.copy_from_slice(&s.dk[key * padded..][..dim]);
-            dv.copy_from_slice(&s.dv[key * padded..][..dim]);
-        }
-    }
-}
-
-/// Fetches keys and values of a block, as they are and transposed.
-#[inline(always)]
-unsafe fn load_block<S: Simd>(task: &Task<'_>, s: &mut Scratch<'_>, block: usize) {
-    let (dim, padded) = (task.b.shape.head_dim, task.b.shape.padded());
-    // Values come through the place that then holds queries.
-    match task.span.kv.precision() {
-        Precision::F32 => {
-            let (keys, values) = task.span.kv.block::<f32>(block, task.kv_head);
-            s.keys_t[..keys.len()].copy_from_slice(keys);
-            s.q[..values.len()].copy_from_slice(values);
-        }
-        Precision::Bf16 => {
-            let (keys, values) = task.span.kv.block::<u16>(block, task.kv_head);
-            // SAFETY: the caller has the vectors of `S`.
-            unsafe {
-                widen::<S>(keys, s.keys_t);
-                widen::<S>(values, s.q);
-            }
-        }
-    }
-    for d in 0..dim {
-        for j in 0..BLOCK {
-            s.keys[j * padded + d] = s.keys_t[d * BLOCK + j];
-            s.values_t[d * BLOCK + j] = s.q[j * padded + d];
-        }
-    }
-}
-
-/// A block of queries against a block of keys.
+/// The heads of a group at a block of queries, against one block of keys.
 struct Pair {
     rows: usize,
     keys: usize,
+    /// The block of keys.
+    block: usize,
     /// Whether query `i` sees only keys up to `i`.
     diagonal: bool,
+    log_sums: [f32; BLOCK],
+    dots: [f32; BLOCK],
 }
 
-/// Adds a block's part of `dq`, `dk` and `dv`.
 #[inline(always)]
-unsafe fn pair_kernel<S: Simd>(
-    shape: &AttentionShape,
-    s: &mut Scratch<'_>,
-    pair: &Pair,
-    log_sums: &[f32; BLOCK],
-    dots: &[f32; BLOCK],
-) {
-    // SAFETY: all rows lie in scratch; the caller has the vectors of `S`.
-    unsafe {
-        let mut row = 0;
-        while row < pair.rows {
-            row += match pair.rows - row {
-                6.. => query_rows::<S, ROWS>(shape, s, pair, row, (log_sums, dots)),
-                4.. => query_rows::<S, 4>(shape, s, pair, row, (log_sums, dots)),
-                2.. => query_rows::<S, 2>(shape, s, pair, row, (log_sums, dots)),
-                _ => query_rows::<S, 1>(shape, s, pair, row, (log_sums, dots)),
-            };
-        }
-        let mut key = 0;
-        while key < pair.keys {
-            key += match pair.keys - key {
-                6.. => key_rows::<S, ROWS>(shape, s, pair, key),
-                4.. => key_rows::<S, 4>(shape, s, pair, key),
-                2.. => key_rows::<S, 2>(shape, s, pair, key),
-                _ => key_rows::<S, 1>(shape, s, pair, key),
-            };
+unsafe fn differentiate_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
+    let (b, span) = (task.b, task.span);
+    let shape = b.shape;
+    let (dim, padded, group) = (shape.head_dim, shape.padded(), shape.group());
+    let blocks = span.length.div_ceil(BLOCK);
+    let size = BLOCK * padded / A::SPAN;
+    for block in 0..blocks {
+        let (keys, values) = span.kv.block(block, task.kv_head);
+        let part = block * size..(block + 1) * size;
+        // SAFETY: the caller has what `A` needs.
+        unsafe {
+            keys_across::<A>(keys, padded, s.stage, &mut s.keys[part.clone()]);
+            values_across::<A>(values, (dim, padded), s.stage, &mut s.values_t[part]);
         }
     }
-}
-
-/// The weights and their gradients of `R` queries from `row` on, and what follows for `dq`.
-#[inline(always)]
-unsafe fn query_rows<S: Simd, const R: usize>(
-    shape: &AttentionShape,
-    s: &mut Scratch<'_>,
-    pair: &Pair,
-    row: usize,
-    (log_sums, dots): (&[f32; BLOCK], &[f32; BLOCK]),
-) -> usize {
-    let (dim, padded) = (shape.head_dim, shape.padded());
-    let mut limits = [pair.keys; R];
-    if pair.diagonal {
-        for r in 0..R {
-            limits[r] = row + r + 1;
-        }
-    }
-    let vectors = limits[R - 1].div_ceil(S::LANES);
-    // SAFETY: blocks have `BLOCK` rows, and `row + R` is at most that.
-    unsafe {
-        let keys_t = Rows {
-            start: s.keys_t.as_ptr(),
-            stride: BLOCK,
+    s.dk.fill(0.0);
+    s.dv.fill(0.0);
+    for queries in 0..blocks {
+        let first = queries * BLOCK;
+        let mut pair = Pair {
+            rows: BLOCK.min(span.length - first),
+            keys: BLOCK,
+            block: 0,
+            diagonal: false,
+            log_sums: [0.0; BLOCK],
+            dots: [0.0; BLOCK],
         };
-        let values_t = Rows {
-            start: s.values_t.as_ptr(),
-            stride: BLOCK,
-        };
-        let q = Rows {
-            start: s.q.as_ptr().add(row * padded),
-            stride: padded,
-        };
-        let dout = Rows {
-            start: s.dout.as_ptr().add(row * padded),
-            stride: padded,
-        };
-        let weights = RowsMut {
-            start: s.weights.as_mut_ptr().add(row * BLOCK),
-            stride: BLOCK,
-        };
-        let dscores = RowsMut {
-            start: s.dscores.as_mut_ptr().add(row * BLOCK),
-            stride: BLOCK,
-        };
-        scores::<S, f32, R>(q, keys_t, dim, vectors, weights);
-        scores::<S, f32, R>(dout, values_t, dim, vectors, dscores);
-        for r in 0..R {
-            let log_sum = S::splat(log_sums[row + r]);
-            let dot = S::splat(dots[row + r]);
-            let limit = S::splat(limits[r] as f32);
-            for c in 0..vectors {
-                let at = r * BLOCK + c * S::LANES;
-                let x = S::load(weights.start.add(at));
-                let mut weight = exp::<S>(S::sub(x, log_sum));
-                let mut d = S::mul(weight, S::sub(S::load(dscores.start.add(at)), dot));
-                if limits[r] < (c + 1) * S::LANES {
-                    let place = S::load(PLACES.as_ptr().add(c * S::LANES));
-                    weight = S::select_less(place, limit, weight, S::splat(0.0));
-                    d = S::select_less(place, limit, d, S::splat(0.0));
+        for g in 0..group {
+            let source = |row: usize| (span.row + first + row) * shape.heads + task.kv_head * group + g;
+            // SAFETY: the caller has what `A` needs.
+            unsafe { load_queries::<A>(task, s, &mut pair, &source) };
+            s.dq.fill(0.0);
+            let end = match shape.mask {
+                Mask::Causal => queries + 1,
+                Mask::Full => blocks,
+            };
+            for block in 0..end {
+                pair.block = block;
+                pair.keys = BLOCK.min(span.length - block * BLOCK);
+                pair.diagonal = shape.mask == Mask::Causal && block == queries;
+                // SAFETY: as above.
+                unsafe { pair_kernel::<A>(task, s, &pair) };
+            }
+            for row in 0..pair.rows {
+                let at = source(row) * dim;
+                // SAFETY: spans do not overlap, and tasks of a span differ in the head.
+                let dq = unsafe { task.dq.get(at..at + dim) };
+                for (dq, &x) in dq.iter_mut().zip(&s.dq[row * padded..]) {
+                    *dq = x * shape.scale;
                 }
-                S::store(weights.start.add(at), weight);
-                S::store(dscores.start.add(at), d);
-            }
-            for c in vectors..BLOCK / S::LANES {
-                let at = r * BLOCK + c * S::LANES;
-                S::store(weights.start.add(at), S::splat(0.0));
-                S::store(dscores.start.add(at), S::splat(0.0));
             }
         }
-        let chain = Weights {
-            start: dscores.start,
-            row: BLOCK,
-            place: 1,
-            from: 0,
-            to: limits,
-        };
-        let keys = Rows {
-            start: s.keys.as_ptr(),
+    }
+    for key in 0..span.length {
+        let at = ((span.row + key) * shape.kv_heads + task.kv_head) * dim;
+        // SAFETY: as above.
+        let (dk, dv) = unsafe { (task.dk.get(at..at + dim), task.dv.get(at..at + dim)) };
+        dk.copy_from_slice(&s.dk[key * padded..][..dim]);
+        dv.copy_from_slice(&s.dv[key * padded..][..dim]);
+    }
+}
+
+/// Makes operands of the queries of a block and of the gradient of its output, at `source(row)` for one head.
+#[inline(always)]
+unsafe fn load_queries<A: Arithmetic>(
+    task: &Task<'_>,
+    s: &mut Scratch<'_>,
+    pair: &mut Pair,
+    source: &impl Fn(usize) -> usize,
+) {
+    let b = task.b;
+    let (dim, padded, scale) = (b.shape.head_dim, b.shape.padded(), b.shape.scale);
+    for row in 0..pair.rows {
+        let at = source(row);
+        let part = at * dim..(at + 1) * dim;
+        pair.log_sums[row] = b.log_sum[at];
+        let left = row * padded..(row + 1) * padded;
+        // SAFETY: the caller has what `A` needs.
+        unsafe {
+            let dout = A::rounded(&b.dout[part.clone()], &mut s.row[..dim]);
+            pair.dots[row] = dot::<A::S>(&b.out[part.clone()], dout);
+            A::left_row(&b.q[part.clone()], scale, &mut s.q.left[left.clone()]);
+            A::left_row(&b.dout[part], 1.0, &mut s.dout.left[left]);
+        }
+    }
+    for cell in 0..pair.rows.div_ceil(A::SPAN) {
+        let rows = [0, 1].map(|i| {
+            let row = cell * A::SPAN + i;
+            if i < A::SPAN && row < pair.rows {
+                source(row) * dim..(source(row) + 1) * dim
+            } else {
+                0..0
+            }
+        });
+        let right = cell * padded..cell * padded + dim;
+        let [even, odd] = rows;
+        // SAFETY: as above.
+        unsafe {
+            let q = [&b.q[even.clone()], &b.q[odd.clone()]];
+            A::right_row(q, scale, &mut s.q.right[right.clone()]);
+            A::right_row([&b.dout[even], &b.dout[odd]], 1.0, &mut s.dout.right[right]);
+        }
+    }
+}
+
+/// Adds a pair's part of `dq`, `dk` and `dv`.
+#[inline(always)]
+unsafe fn pair_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, pair: &Pair) {
+    // SAFETY: all rows lie in scratch; the caller has what `A` needs.
+    unsafe {
+        for first in (0..pair.rows).step_by(BAND) {
+            let band = first..pair.rows.min(first + BAND);
+            by_tiles!(band.clone(), score::<A>(task, s, (pair, first)));
+            by_tiles!(band.clone(), weigh::<A>(s, (pair, first)));
+            by_tiles!(band, add_keys::<A>(task, s, (pair, first)));
+        }
+        by_tiles!(0..pair.keys, add_queries::<A>(task.b.shape, s, pair));
+    }
+}
+
+impl Pair {
+    /// Keys of the block that the queries from `row` on see.
+    #[inline(always)]
+    fn limits<const R: usize>(&self, row: usize) -> [usize; R] {
+        let mut limits = [self.keys; R];
+        if self.diagonal {
+            for r in 0..R {
+                limits[r] = row + r + 1;
+            }
+        }
+        limits
+    }
+}
+
+/// The scores of `R` queries of a band that begins at `first`, and the products of their `dout` with the values.
+#[inline(always)]
+unsafe fn score<A: Arithmetic, const R: usize>(
+    task: &Task<'_>,
+    s: &mut Scratch<'_>,
+    (pair, first): (&Pair, usize),
+    row: usize,
+) {
+    let (cells, padded) = (task.b.shape.head_dim.div_ceil(A::SPAN), task.b.shape.padded());
+    let limits: [usize; R] = pair.limits(row);
+    let vectors = limits[R - 1].div_ceil(A::S::LANES);
+    let (keys, _) = task.span.kv.block(pair.block, task.kv_head);
+    let right = |start: *const u32| Right { start, stride: BLOCK };
+    // SAFETY: blocks have `BLOCK` rows, and `row + R` is at most that; a tile has the rows of a band.
+    unsafe {
+        let [weights, dscores] = [&mut *s.tile_weights, &mut *s.tile_dscores].map(|tile| RowsMut {
+            start: tile.as_mut_ptr().add((row - first) * BLOCK),
+            stride: BLOCK,
+        });
+        let q = Left::along::<A>(s.q.left.as_ptr().add(row * padded), padded);
+        let dout = Left::along::<A>(s.dout.left.as_ptr().add(row * padded), padded);
+        let values = s.values_t.as_ptr().add(pair.block * BLOCK * padded / A::SPAN);
+        scores::<A, R>(q, right(keys.as_ptr()), cells, vectors, weights);
+        scores::<A, R>(dout, right(values), cells, vectors, dscores);
+    }
+}
+
+/// Turns the scores of `R` queries and the products of `dout` with the values into left operands: weights and their
+/// gradients along the queries, the latter along the keys, too.
+#[inline(always)]
+unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, (pair, first): (&Pair, usize), row: usize) {
+    let limits: [usize; R] = pair.limits(row);
+    // SAFETY: the caller's promise. Limits that are known make straight code.
+    unsafe {
+        if limits[0] == BLOCK {
+            weigh_places::<A, R>(s, pair, (row, row - first), [BLOCK; R]);
+        } else {
+            weigh_places::<A, R>(s, pair, (row, row - first), limits);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weigh_places<A: Arithmetic, const R: usize>(
+    s: &mut Scratch<'_>,
+    pair: &Pair,
+    (row, place): (usize, usize),
+    limits: [usize; R],
+) {
+    let lanes = A::S::LANES;
+    let vectors = limits[R - 1].div_ceil(lanes);
+    // SAFETY: tiles have rows of `BLOCK` for a band, and the block's operands for all queries; the caller has what `A` needs.
+    unsafe {
+        let weights = s.tile_weights.as_mut_ptr().add(place * BLOCK);
+        let dscores = s.tile_dscores.as_mut_ptr().add(place * BLOCK);
+        for first in (0..R).step_by(2) {
+            // Of pairs of rows, of which the last may be one row and zeros.
+            let part = (row + first) * BLOCK / A::PACKED;
+            let to_weights = s.weights.as_mut_ptr().add(part);
+            let to_dscores = s.dscores.as_mut_ptr().add(part);
+            for c in 0..vectors {
+                let zero = A::S::splat(0.0);
+                let (mut weights_of, mut dscores_of) = ([zero; 2], [zero; 2]);
+                for i in 0..2 {
+                    let r = first + i;
+                    if r < R {
+                        let at = r * BLOCK + c * lanes;
+                        let x = A::S::sub(A::S::load(weights.add(at)), A::S::splat(pair.log_sums[row + r]));
+                        let mut weight = exp_below_88::<A::S>(x);
+                        let d = A::S::load(dscores.add(at));
+                        let mut d = A::S::mul(weight, A::S::sub(d, A::S::splat(pair.dots[row + r])));
+                        if limits[r] < (c + 1) * lanes {
+                            let place = A::S::load(PLACES.as_ptr().add(c * lanes));
+                            let limit = A::S::splat(limits[r] as f32);
+                            weight = A::S::select_less(place, limit, weight, zero);
+                            d = A::S::select_less(place, limit, d, zero);
+                        }
+                        A::S::store(dscores.add(at), d);
+                        (weights_of[i], dscores_of[i]) = (weight, d);
+                    }
+                }
+                A::across(weights_of, to_weights.add(c * lanes));
+                A::across(dscores_of, to_dscores.add(c * lanes));
+            }
+            for c in vectors..BLOCK / lanes {
+                let zeros = [A::S::splat(0.0); 2];
+                A::across(zeros, to_weights.add(c * lanes));
+                A::across(zeros, to_dscores.add(c * lanes));
+            }
+        }
+        for r in 0..R {
+            A::narrow(dscores.add(r * BLOCK), limits[r]);
+        }
+    }
+}
+
+/// Adds the keys, times the gradients of `R` queries' scores, to `dq`.
+#[inline(always)]
+unsafe fn add_keys<A: Arithmetic, const R: usize>(
+    task: &Task<'_>,
+    s: &mut Scratch<'_>,
+    (pair, first): (&Pair, usize),
+    row: usize,
+) {
+    let padded = task.b.shape.padded();
+    // SAFETY: blocks have `BLOCK` rows, and `row + R` is at most that; a tile has the rows of a band.
+    unsafe {
+        let left = Left::along::<A>(s.tile_dscores.as_ptr().add((row - first) * BLOCK).cast(), BLOCK);
+        let keys = Right {
+            start: s.keys.as_ptr().add(pair.block * BLOCK * padded / A::SPAN),
             stride: padded,
         };
         let dq = RowsMut {
             start: s.dq.as_mut_ptr().add(row * padded),
             stride: padded,
         };
-        combine::<S, f32, R>(chain, keys, padded / S::LANES, dq, Some([1.0; R]));
+        let chain = Chain {
+            from: 0,
+            to: pair.limits(row),
+        };
+        combine::<A, R>((left, keys), chain, padded / A::S::LANES, dq, Start::Kept);
     }
-    R
 }
 
 /// What a block of queries adds to `dk` and `dv` of `R` keys from `key` on.
 #[inline(always)]
-unsafe fn key_rows<S: Simd, const R: usize>(
+unsafe fn add_queries<A: Arithmetic, const R: usize>(
     shape: &AttentionShape,
     s: &mut Scratch<'_>,
     pair: &Pair,
     key: usize,
-) -> usize {
+) {
     let padded = shape.padded();
-    // No query before `key` sees these keys; of those that see only some of them, the other weights are 0.
-    let from = if pair.diagonal { key } else { 0 };
+    let chain = Chain {
+        // No query before `key` sees these keys; of those that see only some of them, the other weights are 0.
+        from: if pair.diagonal { key } else { 0 },
+        to: [pair.rows; R],
+    };
+    let at = (pair.block * BLOCK + key) * padded;
     // SAFETY: blocks have `BLOCK` rows, and `key + R` is at most that.
     unsafe {
-        for (weights, rows, out) in [(&*s.weights, &*s.dout, &mut *s.dv), (&*s.dscores, &*s.q, &mut *s.dk)] {
-            let chain = Weights {
+        for (weights, rows, out) in [
+            (&*s.weights, &*s.dout.right, &mut s.dv[at..]),
+            (&*s.dscores, &*s.q.right, &mut s.dk[at..]),
+        ] {
+            let left = Left {
                 start: weights.as_ptr().add(key),
                 row: 1,
-                place: BLOCK,
-                from,
-                to: [pair.rows; R],
+                place: A::PARTS * BLOCK,
+                odd: BLOCK,
             };
-            let rows = Rows {
+            let rows = Right {
                 start: rows.as_ptr(),
                 stride: padded,
             };
             let out = RowsMut {
-                start: out.as_mut_ptr().add(key * padded),
+                start: out.as_mut_ptr(),
                 stride: padded,
             };
-            combine::<S, f32, R>(chain, rows, padded / S::LANES, out, Some([1.0; R]));
+            combine::<A, R>((left, rows), chain, padded / A::S::LANES, out, Start::Kept);
         }
     }
-    R
 }

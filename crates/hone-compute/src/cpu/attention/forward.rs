@@ -2,20 +2,20 @@
 
 use std::cmp::Reverse;
 
-use super::{
-    AttentionShape, BLOCK, Element, PLACES, ROWS, Rows, RowsMut, SEGMENT, Span, Weights, combine, max_lane, scores,
-    sum_lanes, with_scratch,
-};
+use bytemuck::cast_slice_mut;
+
+use super::arithmetic::{Arithmetic, Way, dispatch_way};
+use super::tiles::{BAND, Chain, Left, ROWS, Right, RowsMut, Start, by_tiles, combine, scores};
+use super::{AttentionShape, BLOCK, PLACES, SEGMENT, Span, with_scratch};
 use crate::cpu::Cpu;
-use crate::cpu::math::exp;
-use crate::cpu::simd::{Simd, dispatch};
-use crate::isa::Precision;
+use crate::cpu::math::exp_below_88;
+use crate::cpu::simd::Simd;
 use crate::pool::Parts;
 
 /// Rows of a task, about: queries times the heads that share a head of the keys.
 const TASK_ROWS: usize = 128;
-/// From so many rows on, keys and values in bf16 are widened once for all of them.
-const WIDEN_ROWS: usize = 2 * ROWS;
+/// Rows times keys that are worth a task of their own.
+const TASK_LEAST: usize = 2048;
 
 /// A run of queries of one span, for one head of the keys.
 pub(super) struct Task<'a> {
@@ -32,8 +32,11 @@ pub(super) struct Task<'a> {
 
 /// What a task works in. Rows are queries, each with its group's heads: row `query * group + head`.
 pub(super) struct Scratch<'a> {
-    /// `[rows, padded]`, scaled.
-    q: &'a mut [f32],
+    /// Queries as left operands of `stride` numbers to a row, scaled.
+    q: &'a mut [u32],
+    stride: usize,
+    /// `[rows]`: the keys that a row sees, not decreasing.
+    limits: &'a mut [u32],
     /// `[rows, padded]`: a segment's output before division by its sum.
     out: &'a mut [f32],
     /// `[rows]`: a segment's maximum and sum.
@@ -43,10 +46,9 @@ pub(super) struct Scratch<'a> {
     total_out: &'a mut [f32],
     total_maximum: &'a mut [f32],
     total_sum: &'a mut [f32],
-    /// A block's keys and values in f32, where they are widened.
-    keys: &'a mut [f32],
-    values: &'a mut [f32],
-    /// `[ROWS, BLOCK]`: scores, then weights.
+    /// `[BAND]`: what the sums so far of a band's rows are multiplied by.
+    factors: &'a mut [f32],
+    /// `[BAND, BLOCK]`: scores, then weights, then those as left operands.
     scores: &'a mut [f32],
 }
 
@@ -81,9 +83,10 @@ pub(crate) fn forward(
         let span = &spans[i];
         Reverse(count * shape.limit(span.start + first + count - 1, span.kv.len()))
     });
+    let (way, padded) = (Way::of(cpu), shape.padded());
     let out = Parts::new(out);
     let log_sum = log_sum.map(Parts::new);
-    cpu.pool.run(chunks.len() * shape.kv_heads, &|i| {
+    let run = |i: usize| {
         let (span, first, count) = chunks[i / shape.kv_heads];
         let task = Task {
             shape,
@@ -95,122 +98,114 @@ pub(crate) fn forward(
             out: &out,
             log_sum: log_sum.as_ref(),
         };
-        let (rows, padded) = (count * shape.group(), shape.padded());
-        let wide = if task.widens() { BLOCK * padded } else { 0 };
+        let rows = task.rows();
+        let sizes = [
+            rows * padded,
+            rows,
+            rows * padded,
+            rows,
+            rows,
+            rows * padded,
+            rows,
+            rows,
+            BAND,
+            BAND * BLOCK,
+        ];
         with_scratch(
-            [
-                rows * padded,
-                rows * padded,
-                rows,
-                rows,
-                rows * padded,
-                rows,
-                rows,
-                wide,
-                wide,
-                ROWS * BLOCK,
-            ],
+            sizes,
             |[
                 q,
+                limits,
                 out,
                 maximum,
                 sum,
                 total_out,
                 total_maximum,
                 total_sum,
-                keys,
-                values,
+                factors,
                 scores,
             ]| {
                 let mut scratch = Scratch {
                     q,
-                    out,
-                    maximum,
-                    sum,
-                    total_out,
-                    total_maximum,
-                    total_sum,
-                    keys,
-                    values,
-                    scores,
+                    stride: padded,
+                    limits,
+                    out: cast_slice_mut(out),
+                    maximum: cast_slice_mut(maximum),
+                    sum: cast_slice_mut(sum),
+                    total_out: cast_slice_mut(total_out),
+                    total_maximum: cast_slice_mut(total_maximum),
+                    total_sum: cast_slice_mut(total_sum),
+                    factors: cast_slice_mut(factors),
+                    scores: cast_slice_mut(scores),
                 };
-                attend(cpu.level, &task, &mut scratch)
+                attend(way, &task, &mut scratch)
             },
         );
+    };
+    // Small ones, as in decoding, several to a task: the first is the largest.
+    let largest = chunks.first().map_or(1, |&(i, first, count)| {
+        let span = &spans[i];
+        count * shape.group() * shape.limit(span.start + first + count - 1, span.kv.len())
     });
+    let tasks = chunks.len() * shape.kv_heads;
+    let grain = (TASK_LEAST / largest.max(1)).clamp(1, tasks.div_ceil(4 * cpu.pool.threads()).max(1));
+    cpu.pool.ranges(tasks, grain, &|range| range.for_each(&run));
 }
 
 impl Task<'_> {
     fn rows(&self) -> usize {
         self.count * self.shape.group()
     }
+}
 
-    fn widens(&self) -> bool {
-        self.span.kv.precision() == Precision::Bf16 && self.rows() >= WIDEN_ROWS
-    }
-
-    /// Keys that a row sees.
-    fn limit(&self, row: usize) -> usize {
-        let position = self.span.start + self.first + row / self.shape.group();
-        self.shape.limit(position, self.span.kv.len())
-    }
-
+impl Scratch<'_> {
     /// The first row that sees something of `block`; those after it do too.
     fn first_row(&self, block: usize) -> usize {
-        (0..self.rows())
-            .step_by(self.shape.group())
-            .find(|&row| self.limit(row) > block * BLOCK)
-            .unwrap_or(self.rows())
+        self.limits.partition_point(|&limit| limit as usize <= block * BLOCK)
+    }
+
+    /// Places of `block` that the rows from `row` on see.
+    #[inline(always)]
+    fn places<const R: usize>(&self, block: usize, row: usize) -> [usize; R] {
+        let mut places = [0; R];
+        for (places, &limit) in places.iter_mut().zip(&self.limits[row..row + R]) {
+            *places = (limit as usize - block * BLOCK).min(BLOCK);
+        }
+        places
     }
 }
 
-dispatch! { fn attend(task: &Task<'_>, scratch: &mut Scratch<'_>) = attend_kernel; }
+dispatch_way! { fn attend(task: &Task<'_>, scratch: &mut Scratch<'_>) = attend_kernel; }
 
 #[inline(always)]
-unsafe fn attend_kernel<S: Simd>(task: &Task<'_>, s: &mut Scratch<'_>) {
+unsafe fn attend_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
     let (shape, span) = (task.shape, task.span);
     let (dim, padded, group) = (shape.head_dim, shape.padded(), shape.group());
     let rows = task.rows();
+    for (query, limits) in s.limits.chunks_exact_mut(group).enumerate() {
+        let position = span.start + task.first + query;
+        limits.fill(shape.limit(position, span.kv.len()) as u32);
+    }
     let source = |row: usize| {
         let query = span.row + task.first + row / group;
         query * shape.heads + task.kv_head * group + row % group
     };
     for row in 0..rows {
         let q = &task.q[source(row) * dim..][..dim];
-        for (scaled, &x) in s.q[row * padded..][..dim].iter_mut().zip(q) {
-            *scaled = x * shape.scale;
-        }
+        // SAFETY: the caller has what `A` needs.
+        unsafe { A::left_row(q, shape.scale, &mut s.q[row * s.stride..][..s.stride]) };
     }
-    let blocks = task.limit(rows - 1).div_ceil(BLOCK);
+    let blocks = (s.limits[rows - 1] as usize).div_ceil(BLOCK);
     for segment in (0..blocks).step_by(SEGMENT) {
-        let begin = task.first_row(segment);
+        let begin = s.first_row(segment);
         s.maximum[begin..].fill(f32::NEG_INFINITY);
         s.sum[begin..].fill(0.0);
         for block in segment..blocks.min(segment + SEGMENT) {
-            // SAFETY: the caller has the vectors of `S`.
-            unsafe {
-                match span.kv.precision() {
-                    Precision::F32 => {
-                        let (keys, values) = span.kv.block::<f32>(block, task.kv_head);
-                        block_kernel::<S, f32>(task, s, block, (keys.as_ptr(), values.as_ptr()));
-                    }
-                    Precision::Bf16 => {
-                        let (keys, values) = span.kv.block::<u16>(block, task.kv_head);
-                        if task.widens() {
-                            widen::<S>(keys, s.keys);
-                            widen::<S>(values, s.values);
-                            let wide = (s.keys.as_ptr(), s.values.as_ptr());
-                            block_kernel::<S, f32>(task, s, block, wide);
-                        } else {
-                            let narrow = (keys.as_ptr(), values.as_ptr());
-                            block_kernel::<S, u16>(task, s, block, narrow);
-                        }
-                    }
-                }
-            }
+            // SAFETY: the caller has what `A` needs.
+            unsafe { block_kernel::<A>(task, s, block) };
         }
         // SAFETY: as above.
-        unsafe { merge::<S>(s, begin, padded, segment == 0) };
+        unsafe { merge::<A::S>(s, begin, padded, segment == 0) };
     }
     for row in 0..rows {
         let at = source(row);
@@ -236,122 +231,140 @@ unsafe fn attend_kernel<S: Simd>(task: &Task<'_>, s: &mut Scratch<'_>) {
     }
 }
 
+/// Adds one block of keys to the rows that see it: one step of the online softmax.
 #[inline(always)]
-pub(super) unsafe fn widen<S: Simd>(from: &[u16], to: &mut [f32]) {
-    assert!(from.len() <= to.len() && from.len().is_multiple_of(S::LANES));
-    for i in (0..from.len()).step_by(S::LANES) {
-        // SAFETY: both slices hold a whole number of vectors, by the assertion.
-        unsafe { S::store(to.as_mut_ptr().add(i), S::load_bf16(from.as_ptr().add(i))) };
-    }
-}
-
-/// Adds one block of keys to the rows that see it.
-#[inline(always)]
-unsafe fn block_kernel<S: Simd, E: Element>(
-    task: &Task<'_>,
-    s: &mut Scratch<'_>,
-    block: usize,
-    kv: (*const E, *const E),
-) {
+unsafe fn block_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, block: usize) {
     let rows = task.rows();
-    let mut row = task.first_row(block);
-    while row < rows {
-        // SAFETY: the rows lie in scratch, and a page holds a whole block.
+    for first in (s.first_row(block)..rows).step_by(BAND) {
+        let band = first..rows.min(first + BAND);
+        // SAFETY: the rows lie in scratch, a page holds a whole block, and the caller has what `A` needs.
         unsafe {
-            row += match rows - row {
-                6.. => rows_kernel::<S, E, ROWS>(task, s, block, row, kv),
-                4.. => rows_kernel::<S, E, 4>(task, s, block, row, kv),
-                2.. => rows_kernel::<S, E, 2>(task, s, block, row, kv),
-                _ => rows_kernel::<S, E, 1>(task, s, block, row, kv),
-            };
+            by_tiles!(band.clone(), score::<A>(task, s, (block, first)));
+            by_tiles!(band.clone(), weigh::<A>(s, (block, first)));
+            by_tiles!(band, add_values::<A>(task, s, (block, first)));
         }
     }
 }
 
-/// One step of the online softmax for `R` rows from `row` on, and their number.
+/// The scores of `R` rows of a band that begins at `first`.
 #[inline(always)]
-unsafe fn rows_kernel<S: Simd, E: Element, const R: usize>(
+unsafe fn score<A: Arithmetic, const R: usize>(
     task: &Task<'_>,
     s: &mut Scratch<'_>,
-    block: usize,
+    (block, first): (usize, usize),
     row: usize,
-    (keys, values): (*const E, *const E),
-) -> usize {
-    let (dim, padded) = (task.shape.head_dim, task.shape.padded());
-    let mut limits = [0; R];
-    for r in 0..R {
-        limits[r] = (task.limit(row + r) - block * BLOCK).min(BLOCK);
-    }
-    let vectors = limits[R - 1].div_ceil(S::LANES);
-    let places = RowsMut {
-        start: s.scores.as_mut_ptr(),
-        stride: BLOCK,
-    };
-    // SAFETY: `s.q` and `s.out` have `row + R` rows of `padded`, `s.scores` has `R` of `BLOCK`.
+) {
+    let limits: [usize; R] = s.places(block, row);
+    let (keys, _) = task.span.kv.block(block, task.kv_head);
+    // SAFETY: `s.q` has `row + R` rows, `s.scores` those of a band; a page has a row of keys for each cell of a query.
     unsafe {
-        let q = Rows {
-            start: s.q.as_ptr().add(row * padded),
-            stride: padded,
-        };
-        let keys = Rows {
-            start: keys,
+        let q = Left::along::<A>(s.q.as_ptr().add(row * s.stride), s.stride);
+        let keys = Right {
+            start: keys.as_ptr(),
             stride: BLOCK,
         };
-        scores::<S, E, R>(q, keys, dim, vectors, places);
+        let places = RowsMut {
+            start: s.scores.as_mut_ptr().add((row - first) * BLOCK),
+            stride: BLOCK,
+        };
+        let cells = task.shape.head_dim.div_ceil(A::SPAN);
+        scores::<A, R>(q, keys, cells, limits[R - 1].div_ceil(A::S::LANES), places);
+    }
+}
 
+/// Turns the scores of `R` rows into weights as a left operand, raises their maxima and adds to their sums.
+#[inline(always)]
+unsafe fn weigh<A: Arithmetic, const R: usize>(s: &mut Scratch<'_>, (block, first): (usize, usize), row: usize) {
+    let limits: [usize; R] = s.places(block, row);
+    // SAFETY: the caller's promise. Limits that are known make straight code.
+    unsafe {
+        if limits[0] == BLOCK {
+            weigh_places::<A, R>(s, (row, row - first), [BLOCK; R]);
+        } else {
+            weigh_places::<A, R>(s, (row, row - first), limits);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn weigh_places<A: Arithmetic, const R: usize>(
+    s: &mut Scratch<'_>,
+    (row, place): (usize, usize),
+    limits: [usize; R],
+) {
+    let lanes = A::S::LANES;
+    let vectors = limits[R - 1].div_ceil(lanes);
+    // SAFETY: `s.scores` has rows of `BLOCK` for a band; the caller has what `A` needs.
+    unsafe {
+        let places = s.scores.as_mut_ptr().add(place * BLOCK);
         let mut shifts = [0.0; 16];
         for r in 0..R {
-            let scores = places.start.add(r * BLOCK);
-            let mut top = S::splat(f32::NEG_INFINITY);
+            let scores = places.add(r * BLOCK);
+            let mut top = A::S::splat(f32::NEG_INFINITY);
             for c in 0..vectors {
-                let mut x = S::load(scores.add(c * S::LANES));
-                if limits[r] < (c + 1) * S::LANES {
-                    let place = S::load(PLACES.as_ptr().add(c * S::LANES));
-                    let limit = S::splat(limits[r] as f32);
-                    x = S::select_less(place, limit, x, S::splat(f32::NEG_INFINITY));
-                    S::store(scores.add(c * S::LANES), x);
+                let mut x = A::S::load(scores.add(c * lanes));
+                if limits[r] < (c + 1) * lanes {
+                    let place = A::S::load(PLACES.as_ptr().add(c * lanes));
+                    let limit = A::S::splat(limits[r] as f32);
+                    x = A::S::select_less(place, limit, x, A::S::splat(f32::NEG_INFINITY));
+                    A::S::store(scores.add(c * lanes), x);
                 }
-                top = S::max(top, x);
+                top = A::S::max(top, x);
             }
-            let (old, top) = (s.maximum[row + r], max_lane::<S>(top));
+            let (old, top) = (s.maximum[row + r], A::S::max_lanes(top));
             let new = if old > top { old } else { top };
             shifts[r] = old - new;
             s.maximum[row + r] = new;
         }
-        let shifts = S::to_array(exp::<S>(S::load(shifts.as_ptr())));
-        let mut factors = [0.0; R];
+        let factors = A::S::to_array(exp_below_88::<A::S>(A::S::load(shifts.as_ptr())));
         for r in 0..R {
-            let scores = places.start.add(r * BLOCK);
-            let maximum = S::splat(s.maximum[row + r]);
-            let mut sum = S::splat(0.0);
+            let scores = places.add(r * BLOCK);
+            let maximum = A::S::splat(s.maximum[row + r]);
+            let mut sum = A::S::splat(0.0);
             for c in 0..vectors {
-                let x = S::load(scores.add(c * S::LANES));
-                let weight = exp::<S>(S::sub(x, maximum));
-                S::store(scores.add(c * S::LANES), weight);
-                sum = S::add(sum, weight);
+                let x = A::S::load(scores.add(c * lanes));
+                let weight = exp_below_88::<A::S>(A::S::sub(x, maximum));
+                A::S::store(scores.add(c * lanes), weight);
+                sum = A::S::add(sum, weight);
             }
-            factors[r] = shifts[r];
-            s.sum[row + r] = s.sum[row + r] * factors[r] + sum_lanes::<S>(sum);
+            s.factors[place + r] = factors[r];
+            s.sum[row + r] = s.sum[row + r] * factors[r] + A::S::sum_lanes(sum);
+            A::narrow(scores, limits[r]);
         }
-        let weights = Weights {
-            start: places.start,
-            row: BLOCK,
-            place: 1,
-            from: 0,
-            to: limits,
-        };
-        let values = Rows {
-            start: values,
+    }
+}
+
+/// Adds the values of `R` rows, times their weights, to the output.
+#[inline(always)]
+unsafe fn add_values<A: Arithmetic, const R: usize>(
+    task: &Task<'_>,
+    s: &mut Scratch<'_>,
+    (block, first): (usize, usize),
+    row: usize,
+) {
+    let (to, padded): ([usize; R], _) = (s.places(block, row), task.shape.padded());
+    let (_, values) = task.span.kv.block(block, task.kv_head);
+    let mut factors = [0.0; R];
+    factors.copy_from_slice(&s.factors[row - first..][..R]);
+    let start = if block.is_multiple_of(SEGMENT) {
+        Start::Zero
+    } else {
+        Start::Scaled(factors)
+    };
+    // SAFETY: `s.out` has `row + R` rows, `s.scores` those of a band; a page has a row of values for each cell of a block.
+    unsafe {
+        let weights = Left::along::<A>(s.scores.as_ptr().add((row - first) * BLOCK).cast(), BLOCK);
+        let values = Right {
+            start: values.as_ptr(),
             stride: padded,
         };
         let out = RowsMut {
             start: s.out.as_mut_ptr().add(row * padded),
             stride: padded,
         };
-        let factors = (!block.is_multiple_of(SEGMENT)).then_some(factors);
-        combine::<S, E, R>(weights, values, padded / S::LANES, out, factors);
+        let chain = Chain { from: 0, to };
+        combine::<A, R>((weights, values), chain, padded / A::S::LANES, out, start);
     }
-    R
 }
 
 /// Adds a segment of the rows from `begin` on to what the segments before it gave.
@@ -371,7 +384,7 @@ unsafe fn merge<S: Simd>(s: &mut Scratch<'_>, begin: usize, padded: usize, first
         shifts[0] = left - maximum;
         shifts[1] = right - maximum;
         // SAFETY: the caller has the vectors of `S`.
-        let [left, right, ..] = unsafe { S::to_array(exp::<S>(S::load(shifts.as_ptr()))) };
+        let [left, right, ..] = unsafe { S::to_array(exp_below_88::<S>(S::load(shifts.as_ptr()))) };
         s.total_maximum[row] = maximum;
         s.total_sum[row] = s.total_sum[row] * left + s.sum[row] * right;
         let row = row * padded..(row + 1) * padded;

@@ -1,21 +1,21 @@
 //! The key-value cache of one sequence in one layer, in pages of [`BLOCK`] positions.
 //!
-//! Inside a page, keys are transposed, `[kv_head][head_dim][BLOCK]`, so that lanes are keys when scores are computed;
-//! values are `[kv_head][BLOCK][padded]`, with `padded` the head's size rounded up to a whole vector. Places that hold
-//! no position, and the padding, are 0. A page is shared by the clones of a cache until one of them writes to it.
+//! A page is made of 32-bit cells, as right operands are: one f32, or two bf16. Inside it, keys are transposed,
+//! `[kv_head][cells of head_dim][BLOCK]`, a cell being neighbours along the head, so that lanes are keys when scores are
+//! computed; values are `[kv_head][cells of BLOCK][padded]`, a cell being neighbouring positions, with `padded` the head's
+//! size rounded up to a whole vector. Places that hold no position, and the padding, are 0. A page is shared by the clones
+//! of a cache until one of them writes to it.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Element;
+use super::BLOCK;
+use super::fill::{clear, fill};
 use crate::cpu::Cpu;
-use crate::cpu::gemm::to_bf16_bits;
-use crate::isa::Precision;
+use crate::cpu::gemm::Form;
+use crate::isa::{Level, Precision};
 use crate::pool::Parts;
 use crate::rehearsal::Held;
-
-/// Positions of a page, and keys of a block of the reduction.
-pub(crate) const BLOCK: usize = 64;
 
 /// A cache line, so that no vector straddles two.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -26,7 +26,7 @@ impl Line {
     pub(super) const ZERO: Self = Self([0; 16]);
 }
 
-/// Numbers of the cache's type that start on a cache line.
+/// Cells that start on a cache line.
 #[derive(Clone)]
 struct Page {
     lines: Vec<Line>,
@@ -35,102 +35,49 @@ struct Page {
 }
 
 impl Page {
-    fn numbers<E: Element>(&self) -> &[E] {
+    fn cells(&self) -> &[u32] {
         bytemuck::cast_slice(&self.lines)
     }
 
-    fn numbers_mut<E: Element>(&mut self) -> &mut [E] {
+    fn cells_mut(&mut self) -> &mut [u32] {
         bytemuck::cast_slice_mut(&mut self.lines)
     }
 }
 
 /// How the numbers of a page are arranged.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Layout {
-    precision: Precision,
-    kv_heads: usize,
-    head_dim: usize,
+pub(super) struct Layout {
+    pub precision: Precision,
+    pub kv_heads: usize,
+    pub head_dim: usize,
 }
 
 impl Layout {
+    /// What a cell holds.
+    pub fn form(self) -> Form {
+        match self.precision {
+            Precision::Bf16 => Form::Pairs,
+            Precision::F32 => Form::Full,
+        }
+    }
+
     /// A row of values, rounded up to a whole vector.
-    fn padded(self) -> usize {
+    pub fn padded(self) -> usize {
         self.head_dim.next_multiple_of(16)
     }
 
-    /// Numbers of the keys and of the values of one head.
-    fn head(self) -> usize {
-        BLOCK * (self.head_dim + self.padded())
+    /// Cells of the keys of one head.
+    pub fn keys(self) -> usize {
+        BLOCK * self.form().cells(self.head_dim)
+    }
+
+    /// Cells of the keys and of the values of one head.
+    pub fn head(self) -> usize {
+        self.keys() + self.form().cells(BLOCK) * self.padded()
     }
 
     fn lines(self) -> usize {
-        let bytes = match self.precision {
-            Precision::Bf16 => 2,
-            Precision::F32 => 4,
-        };
-        (self.kv_heads * self.head() * bytes).div_ceil(size_of::<Line>())
-    }
-
-    /// Writes `k` and `v`, `[rows, kv_heads * head_dim]`, at the places from `first` on.
-    fn fill(self, page: &mut Page, first: usize, k: &[f32], v: &[f32]) {
-        match self.precision {
-            Precision::Bf16 => self.fill_as(page.numbers_mut(), first, k, v, to_bf16_bits),
-            Precision::F32 => self.fill_as(page.numbers_mut(), first, k, v, |x: f32| x),
-        }
-    }
-
-    fn fill_as<E: Element>(self, page: &mut [E], first: usize, k: &[f32], v: &[f32], round: impl Fn(f32) -> E) {
-        // Positions and dimensions transposed at a time.
-        const TILE: usize = 16;
-        let (dim, padded) = (self.head_dim, self.padded());
-        let width = self.kv_heads * dim;
-        let rows = k.len() / width;
-        for (head, page) in page.chunks_exact_mut(self.head()).enumerate() {
-            let (keys, values) = page.split_at_mut(BLOCK * dim);
-            for tile in (0..rows).step_by(TILE) {
-                let count = TILE.min(rows - tile);
-                for from in (0..dim).step_by(TILE) {
-                    let mut part = [[E::zeroed(); TILE]; TILE];
-                    let dims = TILE.min(dim - from);
-                    for (row, part) in part[..count].iter_mut().enumerate() {
-                        let source = &k[(tile + row) * width + head * dim + from..][..dims];
-                        for (to, &x) in part.iter_mut().zip(source) {
-                            *to = round(x);
-                        }
-                    }
-                    for d in 0..dims {
-                        let column = &mut keys[(from + d) * BLOCK + first + tile..][..count];
-                        for (key, part) in column.iter_mut().zip(&part) {
-                            *key = part[d];
-                        }
-                    }
-                }
-            }
-            for row in 0..rows {
-                let source = &v[row * width + head * dim..][..dim];
-                for (value, &x) in values[(first + row) * padded..].iter_mut().zip(source) {
-                    *value = round(x);
-                }
-            }
-        }
-    }
-
-    /// Makes the places from `first` on empty.
-    fn clear(self, page: &mut Page, first: usize) {
-        match self.precision {
-            Precision::Bf16 => self.clear_as::<u16>(page.numbers_mut(), first),
-            Precision::F32 => self.clear_as::<f32>(page.numbers_mut(), first),
-        }
-    }
-
-    fn clear_as<E: Element>(self, page: &mut [E], first: usize) {
-        for page in page.chunks_exact_mut(self.head()) {
-            let (keys, values) = page.split_at_mut(BLOCK * self.head_dim);
-            for column in keys.chunks_exact_mut(BLOCK) {
-                column[first..].fill(E::zeroed());
-            }
-            values[first * self.padded()..].fill(E::zeroed());
-        }
+        (self.kv_heads * self.head() * size_of::<u32>()).div_ceil(size_of::<Line>())
     }
 }
 
@@ -143,6 +90,9 @@ pub(crate) struct KvPages {
     length: usize,
     pages: Vec<Arc<Page>>,
 }
+
+/// Numbers of a page's rows below which a page is not worth a task of its own.
+const SMALL: usize = 4096;
 
 /// Rows that go to one page.
 struct Fill<'a> {
@@ -190,7 +140,7 @@ impl KvPages {
         let mut fills = Vec::new();
         self.extend(0..rows, &mut fills);
         for mut fill in fills {
-            fill.run(k, v);
+            fill.run(Level::Portable, k, v);
         }
     }
 
@@ -220,7 +170,7 @@ impl KvPages {
         self.length = length;
         self.pages.truncate(length.div_ceil(BLOCK));
         if let (Some(page), first @ 1..) = (self.pages.last_mut(), length % BLOCK) {
-            self.layout.clear(Arc::make_mut(page), first);
+            clear(self.layout, Arc::make_mut(page).cells_mut(), first);
         }
     }
 
@@ -236,10 +186,11 @@ impl KvPages {
         self.layout.head_dim
     }
 
-    /// Keys `[head_dim][BLOCK]` and values `[BLOCK][padded]` of a head in block `block`.
-    pub(super) fn block<E: Element>(&self, block: usize, kv_head: usize) -> (&[E], &[E]) {
+    /// Cells of the keys, `[cells of head_dim][BLOCK]`, and of the values, `[cells of BLOCK][padded]`, of a head in block
+    /// `block`.
+    pub(super) fn block(&self, block: usize, kv_head: usize) -> (&[u32], &[u32]) {
         let head = self.layout.head();
-        self.pages[block].numbers()[kv_head * head..][..head].split_at(BLOCK * self.layout.head_dim)
+        self.pages[block].cells()[kv_head * head..][..head].split_at(self.layout.keys())
     }
 
     fn width(&self) -> usize {
@@ -278,10 +229,11 @@ impl KvPages {
 }
 
 impl Fill<'_> {
-    fn run(&mut self, k: &[f32], v: &[f32]) {
+    fn run(&mut self, level: Level, k: &[f32], v: &[f32]) {
         let width = self.layout.kv_heads * self.layout.head_dim;
         let part = self.rows.start * width..self.rows.end * width;
-        self.layout.fill(self.page, self.first, &k[part.clone()], &v[part]);
+        let page = self.page.cells_mut();
+        fill(level, self.layout, page, self.first, &k[part.clone()], &v[part]);
     }
 }
 
@@ -301,6 +253,15 @@ pub(crate) fn append_all(cpu: &Cpu, pages: &mut [&mut KvPages], k: &[f32], v: &[
     }
     let count = fills.len();
     let parts = Parts::new(&mut fills);
-    // SAFETY: each task has its own element.
-    cpu.pool.run(count, &|i| unsafe { parts.get(i..i + 1) }[0].run(k, v));
+    let grain = if k.len() < count * SMALL {
+        count.div_ceil(4 * cpu.pool.threads())
+    } else {
+        1
+    };
+    cpu.pool.ranges(count, grain, &|range| {
+        // SAFETY: each task has its own elements.
+        for fill in unsafe { parts.get(range) } {
+            fill.run(cpu.level, k, v);
+        }
+    });
 }

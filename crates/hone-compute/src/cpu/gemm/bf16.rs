@@ -10,7 +10,7 @@ use crate::cpu::simd::Simd;
 
 /// The bits of `x` rounded to bf16, in the upper half; the lower half is 0.
 #[inline(always)]
-pub(super) fn rounded_bits(x: f32) -> u32 {
+pub(crate) fn rounded_bits(x: f32) -> u32 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     let quiet = bits | 0x0040_0000;

@@ -26,11 +26,14 @@ mod matrix;
 mod pack;
 #[cfg(test)]
 mod tests;
-mod transpose;
+pub(crate) mod transpose;
 
 use crate::cpu::Cpu;
+pub(crate) use bf16::rounded_bits;
+#[cfg(test)]
 pub(crate) use bf16::to_bf16_bits;
 pub(crate) use matrix::{Form, LeftMatrix, PANEL, RightMatrix, pack_both, panel_width};
+pub(crate) use pack::cells_along;
 use std::ops::Range;
 
 /// Rows of a task: a multiple of every kernel's rows.

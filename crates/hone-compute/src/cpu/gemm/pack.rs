@@ -70,7 +70,7 @@ fn cells_across(form: Form, even: &[f32], odd: &[f32], out: &mut [u32]) {
 
 /// The cells of consecutive elements along `k`.
 #[inline(always)]
-unsafe fn cells_along<S: Simd>(form: Form, x: &[f32], out: &mut [u32]) {
+pub(crate) unsafe fn cells_along<S: Simd>(form: Form, x: &[f32], out: &mut [u32]) {
     match form {
         // The even element is the lower half of its cell, so on a little-endian machine the halves are in order.
         #[cfg(target_endian = "little")]

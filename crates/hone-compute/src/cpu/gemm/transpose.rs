@@ -7,20 +7,20 @@
 use crate::cpu::simd::{Portable, Simd};
 
 /// Rows and columns of a block: a cache line each.
-pub(super) const SIDE: usize = 16;
+pub(crate) const SIDE: usize = 16;
 
 /// A width of vectors that can transpose a block.
 ///
 /// # Safety
 /// As for [`Simd`].
-pub(super) trait Transpose: Simd {
+pub(crate) trait Transpose: Simd {
     /// Writes the transpose of a block to the first `rows` rows of `to`, at most `SIDE`.
     unsafe fn transpose(from: Rows<*const u32>, to: Rows<*mut u32>, rows: usize);
 }
 
 /// Where rows of cells lie.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<P> {
+pub(crate) struct Rows<P> {
     pub first: P,
     /// Cells from one to the next.
     pub stride: usize,
