@@ -7,11 +7,13 @@ use hone_compute::bench::AttentionCall;
 use hone_compute::{AttentionShape, Isa, Mask, Precision};
 
 /// What it is like, query heads, key and value heads, sequences, past, length.
-const CALLS: [(&str, [usize; 5]); 6] = [
+const CALLS: [(&str, [usize; 5]); 7] = [
     ("training 8 x 256, 8/4 heads", [8, 4, 8, 0, 256]),
     ("training 1 x 2048, 8/8 heads", [8, 8, 1, 0, 2048]),
     ("prefill 400, 8/4 heads", [8, 4, 1, 0, 400]),
     ("decode 64 x 100, 8/4 heads", [8, 4, 64, 100, 1]),
+    // More than caches hold, as the layers of a model do together.
+    ("decode 512 x 100, 8/4 heads", [8, 4, 512, 100, 1]),
     ("decode 64 x 100, 8/8 heads", [8, 8, 64, 100, 1]),
     ("decode 8 x 1000, 14/2 heads", [14, 2, 8, 1000, 1]),
 ];

@@ -6,7 +6,7 @@ use bytemuck::cast_slice_mut;
 
 use super::arithmetic::{Arithmetic, Way, dispatch_way};
 use super::tiles::{BAND, Chain, Left, ROWS, Right, RowsMut, Start, by_tiles, combine, scores};
-use super::{AttentionShape, BLOCK, PLACES, SEGMENT, Span, with_scratch};
+use super::{AttentionShape, BLOCK, KvPages, PLACES, SEGMENT, Span, with_scratch};
 use crate::cpu::Cpu;
 use crate::cpu::math::exp_below_88;
 use crate::cpu::simd::Simd;
@@ -14,6 +14,8 @@ use crate::pool::Parts;
 
 /// Rows of a task, about: queries times the heads that share a head of the keys.
 const TASK_ROWS: usize = 128;
+/// Rows up to which keys and values are waited for rather than computed with.
+const FEW_ROWS: usize = 2 * ROWS;
 /// Rows times keys that are worth a task of their own.
 const TASK_LEAST: usize = 2048;
 
@@ -28,6 +30,8 @@ pub(super) struct Task<'a> {
     q: &'a [f32],
     out: &'a Parts<'a, f32>,
     log_sum: Option<&'a Parts<'a, f32>>,
+    /// The cache and the head that the next task reads from the first block on.
+    next: Option<(&'a KvPages, usize)>,
 }
 
 /// What a task works in. Rows are queries, each with its group's heads: row `query * group + head`.
@@ -86,6 +90,7 @@ pub(crate) fn forward(
     let (way, padded) = (Way::of(cpu), shape.padded());
     let out = Parts::new(out);
     let log_sum = log_sum.map(Parts::new);
+    let tasks = chunks.len() * shape.kv_heads;
     let run = |i: usize| {
         let (span, first, count) = chunks[i / shape.kv_heads];
         let task = Task {
@@ -97,6 +102,7 @@ pub(crate) fn forward(
             q,
             out: &out,
             log_sum: log_sum.as_ref(),
+            next: (i + 1 < tasks).then(|| (spans[chunks[(i + 1) / shape.kv_heads].0].kv, (i + 1) % shape.kv_heads)),
         };
         let rows = task.rows();
         let sizes = [
@@ -147,7 +153,6 @@ pub(crate) fn forward(
         let span = &spans[i];
         count * shape.group() * shape.limit(span.start + first + count - 1, span.kv.len())
     });
-    let tasks = chunks.len() * shape.kv_heads;
     let grain = (TASK_LEAST / largest.max(1)).clamp(1, tasks.div_ceil(4 * cpu.pool.threads()).max(1));
     cpu.pool.ranges(tasks, grain, &|range| range.for_each(&run));
 }
@@ -235,6 +240,14 @@ unsafe fn attend_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
 #[inline(always)]
 unsafe fn block_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, block: usize) {
     let rows = task.rows();
+    if rows <= FEW_ROWS {
+        task.span.kv.fetch_values(block, task.kv_head);
+        if (block + 1) * BLOCK < task.span.kv.len() {
+            task.span.kv.fetch_keys(block + 1, task.kv_head);
+        } else if let Some((kv, kv_head)) = task.next.filter(|(kv, _)| kv.len() > 0) {
+            kv.fetch_keys(0, kv_head);
+        }
+    }
     for first in (s.first_row(block)..rows).step_by(BAND) {
         let band = first..rows.min(first + BAND);
         // SAFETY: the rows lie in scratch, a page holds a whole block, and the caller has what `A` needs.

@@ -12,18 +12,21 @@ use std::sync::Arc;
 use super::BLOCK;
 use super::fill::{clear, fill};
 use crate::cpu::Cpu;
-use crate::cpu::gemm::Form;
+use crate::cpu::gemm::{Form, fetch};
 use crate::isa::{Level, Precision};
 use crate::pool::Parts;
 use crate::rehearsal::Held;
 
+/// Cells of a cache line.
+const LINE: usize = 16;
+
 /// A cache line, so that no vector straddles two.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C, align(64))]
-pub(super) struct Line([u32; 16]);
+pub(super) struct Line([u32; LINE]);
 
 impl Line {
-    pub(super) const ZERO: Self = Self([0; 16]);
+    pub(super) const ZERO: Self = Self([0; LINE]);
 }
 
 /// Cells that start on a cache line.
@@ -191,6 +194,24 @@ impl KvPages {
     pub(super) fn block(&self, block: usize, kv_head: usize) -> (&[u32], &[u32]) {
         let head = self.layout.head();
         self.pages[block].cells()[kv_head * head..][..head].split_at(self.layout.keys())
+    }
+
+    /// Asks for the keys of a head in block `block` to be brought nearer.
+    #[inline(always)]
+    pub(super) fn fetch_keys(&self, block: usize, kv_head: usize) {
+        let filled = (self.length - block * BLOCK).min(BLOCK);
+        for column in self.block(block, kv_head).0.chunks_exact(BLOCK) {
+            column[..filled].chunks(LINE).for_each(|line| fetch(line.as_ptr()));
+        }
+    }
+
+    /// The same for values.
+    #[inline(always)]
+    pub(super) fn fetch_values(&self, block: usize, kv_head: usize) {
+        let filled = (self.length - block * BLOCK).min(BLOCK);
+        let values = self.block(block, kv_head).1;
+        let cells = self.layout.form().cells(filled) * self.layout.padded();
+        values[..cells].chunks(LINE).for_each(|line| fetch(line.as_ptr()));
     }
 
     fn width(&self) -> usize {

@@ -179,7 +179,7 @@ impl Ahead {
 
 /// Asks for a cache line to be brought to the second cache.
 #[inline(always)]
-fn fetch(line: *const u32) {
+pub(crate) fn fetch(line: *const u32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that a program can see, and may be given any address.
     unsafe {
