@@ -305,7 +305,7 @@ impl Transformer {
         let last = Last::of(tokens.layout, wanted);
         let mut x = self.embed(tape, tokens);
         for index in 0..self.blocks.len() {
-            let caches = caches.as_mut().map(|caches| &mut **caches);
+            let caches = caches.as_deref_mut();
             let last = (index + 1 == self.blocks.len()).then_some(&last);
             x = self.block_of(tape, index, x, (tokens.layout, last), caches);
         }

@@ -1,6 +1,7 @@
 //! A rollout: prompts answered by the policy, with every number that an update needs of them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hone_compute::{Engine, SamplingParameters};
 use hone_data::PromptInput;
@@ -77,6 +78,8 @@ pub(super) struct Collected {
     pub episodes: Vec<Episode>,
     /// Why the first response that could not be scored could not be.
     pub first_refusal: Option<String>,
+    /// Seconds that its parts took, by their key in `timings.jsonl`.
+    pub seconds: Vec<(&'static str, f64)>,
 }
 
 /// Samples responses to `prompts` and scores them; none if the run is asked to stop on the way. Nothing has changed then.
@@ -88,6 +91,7 @@ pub(super) fn collect(
     key: Key,
 ) -> Result<Option<Collected>> {
     let stops = || models.shutdown.requested();
+    let mut clock = Clock::start();
     // 1. Responses, with the log-probabilities that their tokens had
     let sampling = SamplingParameters {
         temperature: ppo.temperature as f32,
@@ -107,6 +111,7 @@ pub(super) fn collect(
         .collect();
     let generator = Generator::new(engine, models.policy, GeneratorOptions::default());
     let completions = generator.run_with(&requests, &mut |_| !stops())?;
+    clock.lap("time/sampling");
     if stops() {
         return Ok(None);
     }
@@ -119,12 +124,14 @@ pub(super) fn collect(
     // 2. The reference's log-probabilities of the same tokens, under the same temperature
     let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
     let references = logprobs_from(engine, models.reference, (&slices, &from), ppo.temperature as f32);
+    clock.lap("time/reference");
     if stops() {
         return Ok(None);
     }
     // 3. Values at the position before each token
     let values = heads_before(engine, models.value, &slices, &from);
     let offset = models.value.head_offset().unwrap_or(0.0);
+    clock.lap("time/values");
     if stops() {
         return Ok(None);
     }
@@ -149,6 +156,7 @@ pub(super) fn collect(
         scores: given,
         first_refusal,
     } = models.reading.scores(engine, models.scorer, &to_score)?;
+    clock.lap("time/scores");
     let mut scores = vec![ppo.missing_eos_score as f32; prompts.len()];
     let mut unscorable = vec![false; prompts.len()];
     for (i, score) in asked.into_iter().zip(given) {
@@ -173,7 +181,30 @@ pub(super) fn collect(
     Ok(Some(Collected {
         episodes,
         first_refusal,
+        seconds: clock.laps,
     }))
+}
+
+/// Seconds of one part of an update after another.
+struct Clock {
+    last: Instant,
+    laps: Vec<(&'static str, f64)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            last: Instant::now(),
+            laps: Vec::new(),
+        }
+    }
+
+    /// What was done since the last lap was this part.
+    fn lap(&mut self, part: &'static str) {
+        let now = Instant::now();
+        self.laps.push((part, (now - self.last).as_secs_f64()));
+        self.last = now;
+    }
 }
 
 /// A completion's tokens without the one that stopped it.

@@ -83,6 +83,7 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         let Some(Collected {
             episodes,
             first_refusal,
+            mut seconds,
         }) = rollout
         else {
             state.save(&engine, &mut run, Occasion::Interruption)?;
@@ -111,7 +112,9 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             ),
             ptx: stage.ptx_windows(state.done, c)?,
         };
+        let optimisation = Instant::now();
         let report = update(&engine, &mut state.learners, &step)?;
+        seconds.push(("time/optimisation", optimisation.elapsed().as_secs_f64()));
         // 4. The penalty follows the KL that was reached, once the policy moves
         let kl_coef = state.kl.kl_coef();
         if !c.ppo.warms_up_value(state.done) {
@@ -125,7 +128,7 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             &mut run,
             (state.done, total, kl_coef),
             (&episodes, &constants, &report),
-            started,
+            (started, seconds),
         )?;
         if cadence.evaluates(state.done) {
             record_samples(&mut run, state.done, &episodes, c.eval.samples)?;
@@ -533,7 +536,7 @@ fn record(
     run: &mut Run,
     (done, total, kl_coef): (u64, u64, f64),
     (episodes, constants, report): (&[Episode], &Prepared, &Report),
-    started: Instant,
+    (started, mut parts): (Instant, Vec<(&'static str, f64)>),
 ) -> Result<()> {
     let count = episodes.len();
     let scores = mean(episodes.iter().map(|e| f64::from(e.score)));
@@ -584,10 +587,9 @@ fn record(
     }
     run.record(done, &metrics)?;
     let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(
-        done,
-        &[("seconds", seconds), ("tokens_per_second", tokens as f64 / seconds)],
-    )?;
+    parts.push(("seconds", seconds));
+    parts.push(("tokens_per_second", tokens as f64 / seconds));
+    run.record_timings(done, &parts)?;
     let headline = vec![("score".to_string(), scores), ("kl".to_string(), kl)];
     job.observer.event(&Event::Step {
         step: done,

@@ -83,7 +83,7 @@ struct Report {
 /// A line of a profile.
 #[derive(Serialize)]
 struct ProfileLine {
-    operation: &'static str,
+    operation: String,
     calls: u64,
     seconds: f64,
     /// Of the time of the counted runs.
@@ -96,8 +96,8 @@ fn profile(engine: &Engine, total: f64) -> Vec<ProfileLine> {
     if times.is_empty() {
         return Vec::new();
     }
-    let line = |operation, calls, seconds: f64| ProfileLine {
-        operation,
+    let line = |operation: &str, calls, seconds: f64| ProfileLine {
+        operation: operation.into(),
         calls,
         seconds,
         share: seconds / total,

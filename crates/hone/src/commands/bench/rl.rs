@@ -14,9 +14,9 @@ use hone_train::artefact::{self, Artefact};
 use hone_train::ppo::{self, PpoConfig, PpoData, PpoSection, RewardSection};
 use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
 use hone_train::{Job, Outcome};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Limits, Report, median};
+use super::{Limits, ProfileLine, Report, median};
 use crate::failure::Failure;
 use crate::machine;
 use crate::model::{EngineArguments, PrecisionArgument, resolve_directory};
@@ -45,6 +45,9 @@ pub struct RlArguments {
     /// Updates, the first of which is warm-up
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=100_000))]
     steps: u32,
+    /// Also say what the time went into, part by part of an update
+    #[arg(long)]
+    profile: bool,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -99,8 +102,14 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
         return Err(Failure::failed(format!("stopped after update {step}; nothing was kept")).into());
     }
     let peak_bytes = machine::peak_bytes();
-    let mut speeds = speeds(&job.dir)?;
+    let timings = Timings::read(&job.dir)?;
+    let mut speeds = timings.each("tokens_per_second");
     let runs = speeds.split_off(WARM_UP);
+    let profile = if arguments.profile {
+        timings.profile()
+    } else {
+        Vec::new()
+    };
     let limits = Limits::measure(&arguments.engine.engine()?);
     let speed = median(&runs);
     let (batch, epochs) = (arguments.batch as usize, f64::from(arguments.epochs));
@@ -118,7 +127,7 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
         warm_up: speeds,
         peak_bytes,
         fraction_of_limit: Some(speed * least / (batch * new) as f64),
-        profile: Vec::new(),
+        profile,
     };
     report.print(arguments.json)
 }
@@ -186,15 +195,40 @@ fn write_prompts(path: &Path, tokenizer: &Tokenizer, arguments: &RlArguments) ->
     Ok(longest)
 }
 
-/// The run's own tokens a second, update by update.
-fn speeds(run: &Path) -> Result<Vec<f64>> {
-    let path = run.join("timings.jsonl");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let speed = |line: &str| -> Result<f64> {
-        let line: Value = serde_json::from_str(line)?;
-        Ok(line["tokens_per_second"].as_f64().unwrap_or_default())
-    };
-    text.lines().map(speed).collect()
+/// What the run says of its updates, one after another.
+struct Timings(Vec<Map<String, Value>>);
+
+impl Timings {
+    fn read(run: &Path) -> Result<Self> {
+        let path = run.join("timings.jsonl");
+        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let lines: Result<_, _> = text.lines().map(serde_json::from_str).collect();
+        Ok(Self(lines?))
+    }
+
+    /// One figure, update by update.
+    fn each(&self, key: &str) -> Vec<f64> {
+        let figure = |line: &Map<String, Value>| line.get(key).and_then(Value::as_f64);
+        self.0.iter().map(|line| figure(line).unwrap_or_default()).collect()
+    }
+
+    /// The parts of the counted updates, the most costly first, and what is left.
+    fn profile(&self) -> Vec<ProfileLine> {
+        let sum = |key: &str| self.each(key)[WARM_UP..].iter().sum::<f64>();
+        let (total, calls) = (sum("seconds"), (self.0.len() - WARM_UP) as u64);
+        let line = |operation: &str, seconds: f64| ProfileLine {
+            operation: operation.into(),
+            calls,
+            seconds,
+            share: seconds / total,
+        };
+        let parts = self.0[0].keys().filter_map(|key| key.strip_prefix("time/"));
+        let mut lines: Vec<_> = parts.map(|part| line(part, sum(&format!("time/{part}")))).collect();
+        let known: f64 = lines.iter().map(|line| line.seconds).sum();
+        lines.push(line("everything else", (total - known).max(0.0)));
+        lines.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        lines
+    }
 }
 
 /// Weights that a token is multiplied with.
