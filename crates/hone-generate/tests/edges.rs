@@ -180,6 +180,24 @@ fn a_beginning_that_prompts_share_is_computed_once() {
 }
 
 #[test]
+fn tokens_that_are_not_asked_about_cost_less() {
+    let options = EngineOptions {
+        isa: Some(Isa::detect()),
+        precision: Precision::Bf16,
+        threads: Some(1),
+    };
+    let operations = |from: usize| {
+        let engine = Engine::rehearsal(&options).expect("an instruction set of this machine");
+        let model = Transformer::random(&engine, architecture("llama", (4, 2, 8), 31, true), 1);
+        logprobs_from(&engine, &model, (&[&[1; 200]], &[from]), 1.0);
+        engine.account().expect("a rehearsal").operations
+    };
+    // Half of the two blocks' work but for keys and values, and nearly all of the vocabulary's
+    let (all, last) = (operations(1), operations(199));
+    assert!(last < 0.7 * all, "{last} of {all}");
+}
+
+#[test]
 fn a_cancelled_request_leaves_others_alone() {
     let engine = engine(Isa::detect(), Precision::Bf16, 1);
     let model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);

@@ -83,8 +83,19 @@ impl LogprobState {
         }
     }
 
+    /// The numbers of the row for a target of this logit, after the last chunk.
+    pub(crate) fn finish_with(mut self, logit: f32, temperature: f32) -> TokenLogprob {
+        self.target = logit * inverse_temperature(temperature);
+        self.finish()
+    }
+
+    /// Whether all logits were finite or -infinity, and one was finite.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.finish().log_normaliser.is_finite()
+    }
+
     /// The numbers of the row, after the last chunk. NaN if a logit was NaN or infinity, or none was finite.
-    pub(crate) fn finish(&self) -> TokenLogprob {
+    fn finish(&self) -> TokenLogprob {
         let ln_sum = hone_math::ln(self.sum);
         let max = f64::from(self.max);
         let entropy = ln_sum - self.weighted / self.sum;
@@ -173,11 +184,10 @@ impl ChunkSums {
         &self.sums[row * self.chunks..(row + 1) * self.chunks]
     }
 
-    /// A row's state: its chunks merged, and the logit of its target.
-    pub(crate) fn state(&self, row: usize, target: f32, temperature: f32) -> LogprobState {
+    /// A row's chunks merged, without a target.
+    pub(crate) fn merged(&self, row: usize) -> LogprobState {
         let mut state = LogprobState::EMPTY;
         self.row(row).iter().for_each(|&chunk| state.merge(chunk));
-        state.target = target * inverse_temperature(temperature);
         state
     }
 }
@@ -336,7 +346,7 @@ mod tests {
         }
         let logit = |row: usize| logits[row * stride + targets[row] as usize];
         (0..targets.len())
-            .map(|row| sums.state(row, logit(row), temperature).finish())
+            .map(|row| sums.merged(row).finish_with(logit(row), temperature))
             .collect()
     }
 

@@ -89,7 +89,7 @@ fn numbers(cpu: &Cpu, sums: &ChunkSums, targets: &[f32], temperature: f32) -> Ve
         // SAFETY: the rows of two tasks do not overlap.
         let numbers = unsafe { parts.get(rows.clone()) };
         for (numbers, row) in numbers.iter_mut().zip(rows) {
-            *numbers = sums.state(row, targets[row], temperature).finish();
+            *numbers = sums.merged(row).finish_with(targets[row], temperature);
         }
     });
     numbers
@@ -301,24 +301,17 @@ struct Drawn<'a> {
 
 impl Drawn<'_> {
     fn choose(&self, cpu: &Cpu, asked: &SampleRow) -> Result<Choice, SamplingError> {
-        let temperature = asked.logprob_temperature();
-        let token = match asked.parameters.draws_from_all() {
-            // What is not finite makes the sums so: `choose` finds and names it
-            true if self
-                .sums
-                .state(self.row, 0.0, temperature)
-                .finish()
-                .log_normaliser
-                .is_finite() =>
-            {
-                sampling::draw_from_chunks(cpu, self.logits, self.sums.row(self.row), asked)
-            }
-            _ => sampling::choose(self.logits, &asked.parameters, asked.uniform)?,
+        let merged = self.sums.merged(self.row);
+        // What is not finite shows in the sums: `choose` finds and names it
+        let token = if asked.parameters.draws_from_all() && merged.is_sound() {
+            sampling::draw_from_chunks(cpu, self.logits, self.sums.row(self.row), asked)
+        } else {
+            sampling::choose(self.logits, &asked.parameters, asked.uniform)?
         };
-        let numbers = self.sums.state(self.row, self.logits[token as usize], temperature);
+        let numbers = merged.finish_with(self.logits[token as usize], asked.logprob_temperature());
         Ok(Choice {
             token,
-            logprob: numbers.finish().logprob,
+            logprob: numbers.logprob,
         })
     }
 }

@@ -195,6 +195,30 @@ fn a_rehearsal_leaves_the_memory_of_the_computation() {
 }
 
 #[test]
+fn norms_and_activations_are_not_kept_for_the_way_back() {
+    let (rows, width) = (64, 256);
+    let engine = Engine::on(Arc::new(Rehearsal::new(Isa::Portable, Precision::F32, 1)));
+    let mut parameters = Parameters::new();
+    let norm = parameters.add("n", engine.zeros(1, width));
+    let weight = parameters.add("w", engine.zeros(width, width));
+    let in_use = || engine.account().expect("a rehearsal").now.tensors - engine.idle_bytes();
+    let x = Arc::new(engine.zeros(rows, width));
+    let mut tape = Tape::training(&engine, &parameters);
+    let x = tape.leaf(x);
+    let before = in_use();
+    let normed = tape.rms_norm(&x, norm, 1e-5);
+    let y = tape.linear(&normed, weight);
+    drop(normed);
+    let z = tape.activate(Activation::Silu, &y);
+    let out = tape.linear(&z, weight);
+    drop((y, z));
+    // The input of the activation, the last result, and a number a row of the norm; neither the norm nor the activation
+    let kept = 2 * rows * width + rows;
+    assert_eq!(in_use() - before, kept * size_of::<f32>());
+    drop(out);
+}
+
+#[test]
 fn pages_are_shared_until_they_are_written() {
     let rehearsal = Arc::new(Rehearsal::new(Isa::Portable, Precision::Bf16, 1));
     let (real, engine) = (

@@ -29,7 +29,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
     strip: &Strip,
     a: *const u32,
     c: *mut f32,
-    mut ahead: super::Ahead,
+    (mut line, line_step): (*const u32, usize),
 ) {
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); V]; R];
@@ -42,7 +42,8 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
         }
         let mut b = strip.b;
         for k in 0..strip.depth {
-            ahead.fetch();
+            super::fetch(line);
+            line = line.wrapping_add(line_step);
             let mut right = [_mm512_setzero_si512(); V];
             for v in 0..V {
                 right[v] = _mm512_loadu_si512(b.add(v * S::LANES).cast());

@@ -63,7 +63,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
     strip: &Strip,
     a: *const u32,
     c: *mut f32,
-    mut ahead: super::Ahead,
+    (mut line, line_step): (*const u32, usize),
 ) {
     unsafe {
         let mut sums = [[S::splat(0.0); V]; R];
@@ -79,7 +79,8 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
         // Half a panel of the widest vectors has the stride of a whole one.
         let panel = if S::LANES == 16 { PANEL } else { V * S::LANES };
         for k in 0..strip.depth {
-            ahead.fetch();
+            super::fetch(line);
+            line = line.wrapping_add(line_step);
             let mut right = [S::splat(0.0); V];
             for v in 0..V {
                 right[v] = S::load(b.add(v * S::LANES));

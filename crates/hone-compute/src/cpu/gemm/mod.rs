@@ -137,42 +137,17 @@ fn next_rows(left: usize, most: usize) -> usize {
 }
 
 impl Strip {
-    /// What to fetch while the block that starts at `row` is computed. The first blocks fetch all of the next panel, a
-    /// line or, where there are few blocks, two for each cell of the depth; later blocks fetch nothing new. A single
+    /// What to fetch while the block that starts at `row` is computed, a line for each cell of the depth, and how far
+    /// apart: four blocks of wide panels fetch all of the next one, and later blocks nothing new. A single
     /// block reads memory in one stream, which the processor itself fetches ahead.
     #[inline(always)]
-    fn ahead(&self, row: usize, block_rows: usize) -> Ahead {
+    fn ahead(&self, row: usize, block_rows: usize) -> (*const u32, usize) {
         const LINE: usize = 16;
-        let (block, blocks) = (row.div_ceil(block_rows), self.rows.div_ceil(block_rows));
-        let at_once = if blocks < self.columns / LINE { 2 } else { 1 };
-        if blocks > 1 && block * at_once * LINE < self.columns {
-            let first = self.next.wrapping_add(block * self.depth * at_once * LINE);
-            Ahead {
-                lines: [first, first.wrapping_add((at_once - 1) * LINE)],
-                step: at_once * LINE,
-            }
+        let block = row.div_ceil(block_rows);
+        if self.rows > block_rows && block * LINE < self.columns {
+            (self.next.wrapping_add(block * self.depth * LINE), LINE)
         } else {
-            Ahead {
-                lines: [self.b; 2],
-                step: 0,
-            }
-        }
-    }
-}
-
-/// Cache lines to be fetched while a block is computed, and how far on the next ones are.
-struct Ahead {
-    lines: [*const u32; 2],
-    step: usize,
-}
-
-impl Ahead {
-    /// Fetches the next lines.
-    #[inline(always)]
-    fn fetch(&mut self) {
-        for line in &mut self.lines {
-            fetch(*line);
-            *line = line.wrapping_add(self.step);
+            (self.b, 0)
         }
     }
 }
