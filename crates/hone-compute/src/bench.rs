@@ -135,6 +135,7 @@ impl AttentionCall {
                 length: self.length,
                 start: self.past,
                 kv,
+                after: None,
             })
             .collect();
         let mut out = vec![0.0; q.len()];

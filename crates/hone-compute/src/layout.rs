@@ -38,6 +38,8 @@ pub struct Span {
     pub length: usize,
     /// Position of the first row.
     pub start: usize,
+    /// The span that holds the rows before these, if the batch does: one of the layout's, from position 0 to `start`.
+    pub after: Option<usize>,
 }
 
 /// The sequences of a batch, one after another in its rows. There is no padding.
@@ -62,6 +64,7 @@ impl Layout {
                 row: positions.len(),
                 length,
                 start,
+                after: None,
             });
             positions.extend((start..start + length).map(|p| p as u32));
         }
@@ -69,6 +72,45 @@ impl Layout {
             spans,
             positions: positions.into(),
         }
+    }
+
+    /// Sequences that share beginnings: for each beginning its rows, and how many rows go on from it in each sequence that
+    /// has it. The rows of a beginning come first, then those of its sequences one after another; a sequence that adds
+    /// nothing has no span.
+    pub fn branching<'a>(families: impl IntoIterator<Item = (usize, &'a [usize])>) -> Self {
+        let mut spans: Vec<Span> = Vec::new();
+        let mut positions = Vec::new();
+        for (shared, branches) in families {
+            let first = spans.len();
+            let parts = branches.iter().filter(|&&length| length > 0);
+            let parts = parts.map(|&length| (shared, length, Some(first)));
+            for (start, length, after) in [(0, shared, None)].into_iter().chain(parts) {
+                spans.push(Span {
+                    row: positions.len(),
+                    length,
+                    start,
+                    after,
+                });
+                positions.extend((start..start + length).map(|p| p as u32));
+            }
+        }
+        Self {
+            spans,
+            positions: positions.into(),
+        }
+    }
+
+    /// Some of the spans, at the rows where they are.
+    pub(crate) fn only(&self, which: impl Fn(&Span) -> bool) -> Self {
+        Self {
+            spans: self.spans.iter().filter(|span| which(span)).copied().collect(),
+            positions: self.shared_positions(),
+        }
+    }
+
+    /// Whether no span goes on from another.
+    pub fn is_plain(&self) -> bool {
+        self.spans.iter().all(|span| span.after.is_none())
     }
 
     /// The sequences.

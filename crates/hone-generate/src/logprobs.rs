@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hone_compute::{Engine, Layout, Tape, Var};
-use hone_model::{Tokens, Transformer};
+use hone_compute::{Engine, Tape, Var};
+use hone_model::{SharedPrefixes, Transformer};
 
 /// Tokens computed together.
 const PACK: usize = 4096;
@@ -87,14 +87,9 @@ pub fn scores_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> 
             sequences.iter().all(|s| !s.is_empty()),
             "a sequence to be scored has a token"
         );
-        let ids: Arc<[u32]> = sequences.iter().flat_map(|s| s.iter().copied()).collect();
-        let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
-        let tokens = Tokens {
-            ids: &ids,
-            layout: &layout,
-        };
+        let last: Vec<usize> = sequences.iter().map(|s| s.len() - 1).collect();
         let mut tape = Tape::inference(engine, model.parameters());
-        let hidden = model.hidden_last(&mut tape, &tokens, &vec![1; sequences.len()], None);
+        let hidden = SharedPrefixes::find(sequences, |i| last[i]).hidden_from(&mut tape, model, &last);
         let rows: Arc<[u32]> = (0..sequences.len() as u32).collect();
         let outputs = model.head_outputs(&mut tape, &hidden, &rows);
         scores.extend(engine.read(outputs.value()).into_iter().map(|x| Scored(x + offset)));
@@ -156,23 +151,13 @@ impl<'a> Pack<'a> {
     /// Hidden states before each of them.
     fn before<'m>(&self, tape: &mut Tape<'m>, model: &'m Transformer) -> Var {
         // Sequences without such tokens are left out
-        let kept: Vec<_> = self
+        let kept = self
             .sequences
             .iter()
-            .zip(self.counts())
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let ids: Arc<[u32]> = kept
-            .iter()
-            .flat_map(|(s, _)| s[..s.len() - 1].iter().copied())
-            .collect();
-        let layout = Layout::whole(&kept.iter().map(|(s, _)| s.len() - 1).collect::<Vec<_>>());
-        let wanted: Vec<_> = kept.iter().map(|(_, count)| *count).collect();
-        let tokens = Tokens {
-            ids: &ids,
-            layout: &layout,
-        };
-        model.hidden_last(tape, &tokens, &wanted, None)
+            .zip(self.from)
+            .filter(|(s, from)| s.len() > **from);
+        let (sequences, from): (Vec<&[u32]>, Vec<usize>) = kept.map(|(s, from)| (&s[..s.len() - 1], from - 1)).unzip();
+        SharedPrefixes::find(&sequences, |i| from[i] + 1).hidden_from(tape, model, &from)
     }
 
     /// Where each sequence's numbers lie among all.

@@ -1,5 +1,5 @@
 //! A token's log-probability is equal to the bit wherever it is computed: sampled through the cache in any batch,
-//! recomputed, continued from a cache cut anywhere, or in a training pass over any pack.
+//! recomputed, continued from a cache cut anywhere, in a training pass over any pack, or behind a shared beginning.
 
 mod common;
 
@@ -14,7 +14,7 @@ use hone_compute::{
 };
 use hone_generate::{Completion, Generator, GeneratorOptions, Request, logprobs_of, samples_of};
 use hone_math::{Key, Stream};
-use hone_model::{Tokens, Transformer};
+use hone_model::{SharedPrefixes, Tokens, Transformer};
 use hone_testing::{assert_bits, relative_error};
 
 /// A sampled sequence: prompt and completion, and the log-probabilities that the completion's tokens had.
@@ -204,7 +204,64 @@ fn random_case(seed: u64) -> usize {
         from = to;
     }
     assert!(gradients.norm(&engines[1]).is_finite(), "{what}: gradients");
+
+    // 5. In a training pass and in one that only reads, behind a beginning that all of them have once
+    behind_a_shared_beginning((&engines, &models), &chosen, temperature, (seed, &what));
     sequences.iter().map(|s| s.stored.len()).sum()
+}
+
+/// Gives all sequences the beginning of the first, and compares what they give alone with what they give when they share it.
+fn behind_a_shared_beginning(
+    (engines, models): (&[Engine; 2], &[Transformer; 2]),
+    sequences: &[&[u32]],
+    temperature: f32,
+    (seed, what): (u64, &str),
+) {
+    let r = &mut Key::new(seed, "beginning", 0).stream();
+    let shared = 1 + r.below(sequences[0].len() - 1);
+    let members: Vec<Vec<u32>> = sequences
+        .iter()
+        .map(|s| [&sequences[0][..shared], &s[shared.min(s.len())..]].concat())
+        .filter(|s| s.len() > 1)
+        .collect();
+    let slices: Vec<&[u32]> = members.iter().map(|s| &s[..s.len() - 1]).collect();
+    let shared = shared.min(slices.iter().map(|s| s.len()).min().unwrap_or(0));
+    let alone = logprobs_of(
+        &engines[0],
+        &models[0],
+        &members.iter().map(Vec::as_slice).collect::<Vec<_>>(),
+        temperature,
+    );
+    let together = SharedPrefixes::new([(shared, &*slices)]);
+    let from: Vec<usize> = slices.iter().map(|s| r.below(s.len())).collect();
+    for (i, engine) in engines.iter().enumerate() {
+        let model = &models[i];
+        let mut tape = if i == 0 {
+            Tape::inference(engine, model.parameters())
+        } else {
+            Tape::training(engine, model.parameters())
+        };
+        let chosen = if i == 0 {
+            together.hidden_from(&mut tape, model, &from)
+        } else {
+            let rows = (0..slices.len()).flat_map(|s| (from[s]..slices[s].len()).map(move |p| (s, p)));
+            let rows = rows.map(|(s, position)| together.row(s, position)).collect();
+            let hidden = model.hidden(&mut tape, &together.tokens());
+            tape.select_rows(&hidden, &rows)
+        };
+        let targets = members
+            .iter()
+            .zip(&from)
+            .flat_map(|(s, &from)| s[from + 1..].iter().copied());
+        let numbers = model.logprobs(&mut tape, &chosen, &targets.collect(), temperature);
+        let found = engine.read(numbers.logprob.value());
+        let expected: Vec<f32> = alone
+            .iter()
+            .zip(&from)
+            .flat_map(|(s, &from)| s.logprobs[from..].to_vec())
+            .collect();
+        assert_bits(&format!("{what}: {shared} tokens shared, pass {i}"), &found, &expected);
+    }
 }
 
 /// Two tests share the cases, so that both processors of a small machine have work.

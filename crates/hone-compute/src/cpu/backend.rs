@@ -485,6 +485,7 @@ fn spans<'a>(
             length: s.length,
             start: s.start,
             kv: &cache.layers[layer],
+            after: s.after,
         })
         .collect()
 }

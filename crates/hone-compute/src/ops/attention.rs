@@ -31,17 +31,7 @@ impl Tape<'_> {
     /// Attention within each whole sequence of the layout: `[n, heads * head_dim]`.
     pub fn attention(&mut self, inputs: AttentionInputs, shape: &AttentionShape, layout: &Layout) -> Var {
         let backend = self.engine.backend();
-        let mut caches: Vec<_> = layout
-            .spans()
-            .iter()
-            .map(|_| SequenceCache::new(self.engine, 1, shape))
-            .collect();
-        backend.append(
-            &mut caches.iter_mut().collect::<Vec<_>>(),
-            0,
-            layout,
-            (&inputs.k.value, &inputs.v.value),
-        );
+        let caches = self.filled_caches(shape, layout, (&inputs.k.value, &inputs.v.value));
         let record = self.must_record(&[&inputs.q, &inputs.k, &inputs.v], &[]);
         let read: Vec<_> = caches.iter().collect();
         let (out, log_sum) = backend.attention(shape, layout, &inputs.q.value, (&read, 0), record);
@@ -77,25 +67,45 @@ impl Tape<'_> {
         assert!(!self.is_recording(), "attention of the last rows is for inference");
         let backend = self.engine.backend();
         let kv = (&*inputs.k.value, &*inputs.v.value);
-        let attend = |caches: &mut [&mut SequenceCache], layer: usize| {
-            backend.append(caches, layer, layout, kv);
-            let read: Vec<_> = caches.iter().map(|cache| &**cache).collect();
-            backend
-                .attention(shape, asked, &inputs.q.value, (&read, layer), false)
-                .0
-        };
-        let out = match caches {
-            Some((caches, layer)) => attend(caches, layer),
+        let (out, _) = match caches {
+            Some((caches, layer)) => {
+                assert!(layout.is_plain(), "a cache a sequence");
+                backend.append(caches, layer, layout, kv);
+                let read: Vec<_> = caches.iter().map(|cache| &**cache).collect();
+                backend.attention(shape, asked, &inputs.q.value, (&read, layer), false)
+            }
             None => {
-                let mut own: Vec<_> = layout
-                    .spans()
-                    .iter()
-                    .map(|_| SequenceCache::new(self.engine, 1, shape))
-                    .collect();
-                attend(&mut own.iter_mut().collect::<Vec<_>>(), 0)
+                let own = self.filled_caches(shape, layout, kv);
+                let read: Vec<_> = own.iter().collect();
+                backend.attention(shape, asked, &inputs.q.value, (&read, 0), false)
             }
         };
         self.plain(out)
+    }
+
+    /// A cache of one layer for each span; one that goes on from another begins with what that one has.
+    fn filled_caches(&self, shape: &AttentionShape, layout: &Layout, kv: (&Tensor, &Tensor)) -> Vec<SequenceCache> {
+        let backend = self.engine.backend();
+        let spans = layout.spans();
+        let new = |_| SequenceCache::new(self.engine, 1, shape);
+        let mut caches: Vec<_> = spans.iter().map(new).collect();
+        let append = |caches: &mut [SequenceCache], branches: bool| {
+            let layout = layout.only(|span| span.after.is_some() == branches);
+            let all = caches.iter_mut().zip(spans);
+            let mut those: Vec<_> = all.filter(|(_, span)| span.after.is_some() == branches).collect();
+            let mut those: Vec<_> = those.iter_mut().map(|(cache, _)| &mut **cache).collect();
+            backend.append(&mut those, 0, &layout, kv);
+        };
+        append(&mut caches, false);
+        if !layout.is_plain() {
+            for (i, span) in spans.iter().enumerate() {
+                if let Some(after) = span.after {
+                    caches[i] = caches[after].clone();
+                }
+            }
+            append(&mut caches, true);
+        }
+        caches
     }
 
     /// The same with the positions before each span read from its cache (one a span, in order), to which the new ones
@@ -108,6 +118,7 @@ impl Tape<'_> {
         caches: (&mut [&mut SequenceCache], usize),
     ) -> Var {
         assert!(!self.is_recording(), "a cache is for inference");
+        assert!(layout.is_plain(), "a cache a sequence");
         let (caches, layer) = caches;
         let backend = self.engine.backend();
         backend.append(caches, layer, layout, (&inputs.k.value, &inputs.v.value));

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use hone_compute::{Engine, Layout, Tape, Var};
-use hone_model::{Tokens, Transformer};
+use hone_compute::{Engine, Tape, Var};
+use hone_model::{SharedPrefixes, Transformer};
 
 use super::rollout::Episode;
 
 /// Episodes of a micro-batch with their tokens and constants. All slices are flat over the responses' tokens, `[t]`.
 pub(super) struct EpisodeBatch {
-    ids: Arc<[u32]>,
-    layout: Layout,
+    sequences: SharedPrefixes,
     /// The row before each response token.
     rows: Arc<[u32]>,
     /// Each response token.
@@ -24,24 +23,33 @@ pub(super) struct EpisodeBatch {
 
 /// An episode's constants for an update.
 pub(super) struct Prepared<'a> {
+    /// Which episode of its rollout.
+    pub index: usize,
     pub episode: &'a Episode,
     pub advantages: &'a [f32],
     pub returns: &'a [f32],
 }
 
 impl EpisodeBatch {
-    pub fn of(episodes: &[&Prepared<'_>]) -> Self {
-        let (mut ids, mut lengths, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    /// Episodes in groups of the answers to one prompt. What those begin with is there once for all of a group.
+    pub fn of(groups: &[&[Prepared<'_>]]) -> Self {
+        let episodes = || groups.iter().copied().flatten();
+        // Nothing is asked of the last token's own row.
+        let sequences: Vec<&[u32]> = episodes().map(|p| &p.episode.ids[..p.episode.ids.len() - 1]).collect();
+        let mut rest = &*sequences;
+        let shared = SharedPrefixes::of_groups(groups.iter().map(|group| {
+            let (members, after) = rest.split_at(group.len());
+            rest = after;
+            members
+        }));
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
         let (mut old_logprobs, mut old_values, mut advantages, mut returns) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for prepared in episodes {
+        for (i, prepared) in episodes().enumerate() {
             let episode = prepared.episode;
-            let first = ids.len() + episode.prompt_length - 1;
-            rows.extend((first..first + episode.length()).map(|row| row as u32));
+            let positions = episode.prompt_length - 1..episode.ids.len() - 1;
+            rows.extend(positions.map(|position| shared.row(i, position)));
             targets.extend_from_slice(episode.response());
-            // Nothing is asked of the last token's own row.
-            ids.extend_from_slice(&episode.ids[..episode.ids.len() - 1]);
-            lengths.push(episode.ids.len() - 1);
             old_logprobs.extend_from_slice(&episode.logprobs);
             old_values.extend_from_slice(&episode.values);
             advantages.extend_from_slice(prepared.advantages);
@@ -49,8 +57,7 @@ impl EpisodeBatch {
         }
         let mask = vec![true; targets.len()];
         Self {
-            ids: ids.into(),
-            layout: Layout::whole(&lengths),
+            sequences: shared,
             rows: rows.into(),
             targets: targets.into(),
             old_logprobs,
@@ -69,13 +76,7 @@ impl EpisodeBatch {
         temperature: f32,
     ) -> PolicyNumbers<'p> {
         let mut tape = Tape::training(engine, policy.parameters());
-        let hidden = policy.hidden(
-            &mut tape,
-            &Tokens {
-                ids: &self.ids,
-                layout: &self.layout,
-            },
-        ); // [n, d]
+        let hidden = policy.hidden(&mut tape, &self.sequences.tokens()); // [n, d]
         let chosen = tape.select_rows(&hidden, &self.rows); // [t, d]
         let numbers = policy.logprobs(&mut tape, &chosen, &self.targets, temperature);
         let (logprobs, entropies) = (
@@ -93,13 +94,7 @@ impl EpisodeBatch {
     /// Values at the position before each of the responses' tokens, with a tape to go back on.
     pub fn values<'p>(&self, engine: &'p Engine, value: &'p Transformer) -> ValueNumbers<'p> {
         let mut tape = Tape::training(engine, value.parameters());
-        let hidden = value.hidden(
-            &mut tape,
-            &Tokens {
-                ids: &self.ids,
-                layout: &self.layout,
-            },
-        );
+        let hidden = value.hidden(&mut tape, &self.sequences.tokens());
         let output = value.head_outputs(&mut tape, &hidden, &self.rows); // [t, 1]
         let offset = value.head_offset().unwrap_or(0.0);
         let values = engine.read(output.value()).into_iter().map(|v| v + offset).collect();

@@ -142,6 +142,9 @@ pub struct PpoSection {
     /// Episodes a rollout.
     #[doc(alias = "batch_size")]
     pub rollout_batch: usize,
+    /// Responses to each prompt of a rollout; divides `minibatch`. What they share is computed once.
+    #[doc(alias = "num_generations")]
+    pub samples_per_prompt: usize,
     /// Episodes an optimiser step; divides the rollout.
     #[doc(alias = "mini_batch_size")]
     pub minibatch: usize,
@@ -230,6 +233,7 @@ impl Default for PpoSection {
         Self {
             updates: 100,
             rollout_batch: 64,
+            samples_per_prompt: 1,
             minibatch: 64,
             ppo_epochs: 4,
             max_new_tokens: 64,

@@ -59,8 +59,11 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     // 2. Updates
     let mut predictions = 0;
     let (timed, telling) = telling_steps(ppo.updates, |number| {
-        let lengths = stage.prompts.batch(number, ppo.rollout_batch).into_iter();
-        let tokens: usize = lengths.map(|p| p.ids.len() + ppo.max_new_tokens).sum();
+        let prompts = stage.prompts.rollout(number, ppo);
+        let groups = prompts.chunks(ppo.samples_per_prompt);
+        let tokens: usize = groups
+            .map(|group| group[0].ids.len() + group.len() * ppo.max_new_tokens)
+            .sum();
         let tokens = tokens * ppo.minibatch / ppo.rollout_batch / train.shards;
         predictions = predictions.max(ppo.minibatch * ppo.max_new_tokens / train.shards);
         Ok(vec![(tokens.min(train.microbatch_tokens), 0)])
@@ -90,13 +93,13 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
     notes.logits(predictions.min(train.microbatch_tokens), &state.learners.policy.model);
     let episodes = ppo.updates * ppo.rollout_batch as u64;
-    let prompts = stage.prompts.batch(0, ppo.rollout_batch);
+    let prompts = stage.prompts.rollout(0, ppo);
     let read: u64 = prompts.iter().map(|p| (p.ids.len() + ppo.max_new_tokens) as u64).sum();
     let planned = Planned {
         stage: "ppo",
         steps: ppo.updates,
         tokens: ppo.updates * read,
-        sources: stage.prompts.planned(episodes),
+        sources: stage.prompts.planned(episodes / ppo.samples_per_prompt as u64),
         step: (seconds / count, operations / count),
     };
     Ok(notes.finish(planned, (c.model.recompute, train)))
@@ -107,7 +110,7 @@ const MOST: usize = 6;
 
 /// What `rollout::collect` asks of the engine, in its order, and episodes of zeros.
 fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, number: u64) -> Result<Vec<Episode>> {
-    let prompts = stage.prompts.batch(number, c.ppo.rollout_batch);
+    let prompts = stage.prompts.rollout(number, &c.ppo);
     let none: Arc<[u32]> = Arc::new([]);
     let request = |(i, ids): (usize, &Arc<[u32]>)| Request {
         prompt: Arc::clone(ids),
@@ -129,11 +132,21 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
     let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
     logprobs_from(engine, &stage.base.model, (&slices, &from), c.ppo.temperature as f32);
     heads_before(engine, value, &slices, &from);
-    // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other
+    // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other;
+    // responses differ
     let reader = stage.scorer.model().architecture();
     let behind = stage.reading.behind_cut(&c.ppo);
-    let length = |s: &&[u32]| (s.len() + behind).min(reader.context);
-    let read: Vec<Vec<u32>> = slices.iter().map(|s| vec![0; length(s)]).collect();
+    let read: Vec<Vec<u32>> = prompts
+        .iter()
+        .zip(&slices)
+        .enumerate()
+        .map(|(i, (prompt, s))| {
+            let known = |id: &u32| id % reader.vocab_size as u32;
+            let mut ids: Vec<u32> = prompt.ids.iter().map(known).collect();
+            ids.resize((s.len() + behind).min(reader.context), (i % 2) as u32);
+            ids
+        })
+        .collect();
     scores_of(
         engine,
         stage.scorer.model(),

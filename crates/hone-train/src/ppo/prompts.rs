@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hone_data::{MixtureOrder, Prompt, Source, for_each_prompt, hold_out};
 use hone_text::{Chat, Tokenizer};
 
-use super::config::PpoData;
+use super::config::{PpoData, PpoSection};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::{Encoded, encoding, load_items, tell_split};
@@ -112,12 +112,12 @@ impl Prompts {
             .collect()
     }
 
-    /// The prompts of an update.
-    pub fn batch(&self, update: u64, count: usize) -> Vec<&PreparedPrompt> {
-        self.order
-            .batch(update, count)
-            .into_iter()
-            .map(|draw| &self.sources[draw.source][draw.item])
+    /// The prompts of a rollout, each as often as it is answered.
+    pub fn rollout(&self, update: u64, ppo: &PpoSection) -> Vec<&PreparedPrompt> {
+        let draws = self.order.batch(update, ppo.rollout_batch / ppo.samples_per_prompt);
+        let prompts = draws.into_iter().map(|draw| &self.sources[draw.source][draw.item]);
+        prompts
+            .flat_map(|prompt| std::iter::repeat_n(prompt, ppo.samples_per_prompt))
             .collect()
     }
 }

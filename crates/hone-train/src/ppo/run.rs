@@ -159,6 +159,7 @@ pub(super) fn check(c: &PpoConfig) -> Result<()> {
     let positive = [
         ("ppo.updates", p.updates as usize),
         ("ppo.rollout_batch", p.rollout_batch),
+        ("ppo.samples_per_prompt", p.samples_per_prompt),
         ("ppo.minibatch", p.minibatch),
         ("ppo.ppo_epochs", p.ppo_epochs),
         ("ppo.max_new_tokens", p.max_new_tokens),
@@ -174,6 +175,13 @@ pub(super) fn check(c: &PpoConfig) -> Result<()> {
             p.minibatch, p.rollout_batch
         );
         return Err(TrainError::setting("ppo.minibatch", reason));
+    }
+    if !p.minibatch.is_multiple_of(p.samples_per_prompt) {
+        let reason = format!(
+            "is {}, which does not divide ppo.minibatch = {}: the responses to a prompt are trained on together",
+            p.samples_per_prompt, p.minibatch
+        );
+        return Err(TrainError::setting("ppo.samples_per_prompt", reason));
     }
     // What is absent passes
     let (kl_target, value_rate) = (p.kl_target.unwrap_or(1.0), p.value_learning_rate.unwrap_or(1.0));
@@ -371,7 +379,7 @@ impl Stage {
             stop: &self.stop,
             shutdown: &job.shutdown,
         };
-        let prompts = self.prompts.batch(state.done, c.ppo.rollout_batch);
+        let prompts = self.prompts.rollout(state.done, &c.ppo);
         collect(
             engine,
             &models,

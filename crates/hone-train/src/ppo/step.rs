@@ -4,7 +4,7 @@ use hone_compute::{Engine, Gradients, StepRate};
 use hone_data::Window;
 use hone_generate::logprobs_from;
 use hone_math::Key;
-use hone_model::Transformer;
+use hone_model::{SharedPrefixes, Transformer};
 use hone_objective::cross_entropy::TokenStats;
 use hone_objective::ppo::{
     ClipRange, PolicyInputs, PolicyStats, Prepared as Constants, ValueConfig, ValueInputs, ValueStats, policy_loss,
@@ -51,30 +51,33 @@ pub(super) struct Report {
 
 /// One micro-batch's work.
 enum Work<'a> {
-    Episodes(Vec<&'a Prepared<'a>>),
+    Episodes(Vec<&'a [Prepared<'a>]>),
     Pretraining(Vec<Window<'a>>),
 }
 
 pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'_>) -> Result<Report> {
     let prepared = split(update.episodes, update.constants);
-    let count = prepared.len();
+    let groups: Vec<&[Prepared<'_>]> = prepared.chunks(update.ppo.samples_per_prompt).collect();
     let mut report = Report::default();
     let mut step = 0;
     for epoch in 0..update.ppo.ppo_epochs {
-        // 1. A new order every epoch, cut into minibatches
+        // 1. A new order every epoch, cut into minibatches; the answers to a prompt stay together
         let key = Key::new(
             update.train.seed,
             "minibatches",
             update.number * update.ppo.ppo_epochs as u64 + epoch as u64,
         );
-        let order = key.permutation(count);
-        for (index, minibatch) in order.chunks(update.ppo.minibatch).enumerate() {
+        let order = key.permutation(groups.len());
+        for (index, minibatch) in order
+            .chunks(update.ppo.minibatch / update.ppo.samples_per_prompt)
+            .enumerate()
+        {
             let first = (epoch, index) == (0, 0);
-            let chosen: Vec<&Prepared<'_>> = minibatch.iter().map(|&i| &prepared[i]).collect();
+            let chosen: Vec<&[Prepared<'_>]> = minibatch.iter().map(|&i| groups[i]).collect();
             if first {
                 // 2. Before the first step: episodes of other minibatches are checked by a pass of their own
-                let others: Vec<usize> = order[minibatch.len()..].to_vec();
-                check_others(engine, &learners.policy.model, update, &others)?;
+                let others = order[minibatch.len()..].iter().map(|&i| groups[i]);
+                check_others(engine, &learners.policy.model, update, others.flatten())?;
             }
             // 3. Policy and value steps on the same episodes
             let stats = policy_step(engine, learners, update, (&chosen, step, first))?;
@@ -96,10 +99,11 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
 fn split<'a>(episodes: &'a [Episode], constants: &'a Constants) -> Vec<Prepared<'a>> {
     let mut start = 0;
     let mut prepared = Vec::with_capacity(episodes.len());
-    for episode in episodes {
+    for (index, episode) in episodes.iter().enumerate() {
         let range = start..start + episode.length();
         start = range.end;
         prepared.push(Prepared {
+            index,
             episode,
             advantages: &constants.advantages[range.clone()],
             returns: &constants.returns[range],
@@ -112,11 +116,11 @@ fn policy_step(
     engine: &Engine,
     learners: &mut Learners,
     update: &Update<'_>,
-    (chosen, step, first): (&[&Prepared<'_>], usize, bool),
+    (chosen, step, first): (&[&[Prepared<'_>]], usize, bool),
 ) -> Result<(PolicyStats, TokenStats, Applied)> {
     let clip_range = ClipRange::symmetric(update.ppo.clip_range);
     let temperature = update.ppo.temperature as f32;
-    let global_tokens: u64 = chosen.iter().map(|p| p.episode.length() as u64).sum();
+    let global_tokens = tokens(chosen);
     let (mut stats, mut ptx_stats) = (PolicyStats::default(), TokenStats::default());
     let (shards, ptx_tokens) = work(update, chosen, step);
     let gradients = learners.policy.gradients(engine, shards, |policy, work, gradients| {
@@ -174,18 +178,18 @@ fn value_step(
     engine: &Engine,
     learners: &mut Learners,
     update: &Update<'_>,
-    chosen: &[&Prepared<'_>],
+    chosen: &[&[Prepared<'_>]],
 ) -> Result<(ValueStats, Applied)> {
     let config = ValueConfig {
         value_clip_range: update.ppo.value_clip_range,
         value_coef: update.ppo.value_coef,
     };
-    let global_tokens: u64 = chosen.iter().map(|p| p.episode.length() as u64).sum();
+    let global_tokens = tokens(chosen);
     let shards = shards_of(
         chosen.to_vec(),
         update.train.shards,
         update.train.microbatch_tokens,
-        |p| p.episode.ids.len(),
+        |group| rows(group),
     );
     let mut stats = ValueStats::default();
     let gradients = learners.value.gradients(
@@ -215,9 +219,9 @@ fn value_step(
 
 /// The micro-batches of a policy step, in shards: episodes, then the windows of the pre-training term. Also how many
 /// tokens those windows predict.
-fn work<'a>(update: &'a Update<'_>, chosen: &[&'a Prepared<'a>], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
+fn work<'a>(update: &'a Update<'_>, chosen: &[&'a [Prepared<'a>]], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
     let (shards, tokens) = (update.train.shards, update.train.microbatch_tokens);
-    let episodes = shards_of(chosen.to_vec(), shards, tokens, |p| p.episode.ids.len());
+    let episodes = shards_of(chosen.to_vec(), shards, tokens, |group| rows(group));
     let mut work: Vec<Vec<Work<'a>>> = episodes
         .into_iter()
         .map(|s| s.into_iter().map(Work::Episodes).collect())
@@ -236,37 +240,54 @@ fn work<'a>(update: &'a Update<'_>, chosen: &[&'a Prepared<'a>], step: usize) ->
     (work, global)
 }
 
+/// Response tokens of some groups.
+fn tokens(groups: &[&[Prepared<'_>]]) -> u64 {
+    let episodes = groups.iter().copied().flatten();
+    episodes.map(|prepared| prepared.episode.length() as u64).sum()
+}
+
+/// Rows that a group takes.
+fn rows(group: &[Prepared<'_>]) -> usize {
+    let members: Vec<&[u32]> = group.iter().map(|prepared| &*prepared.episode.ids).collect();
+    SharedPrefixes::rows_of(&members)
+}
+
 /// Compares sampled with recomputed log-probabilities of some episodes, bit by bit.
-fn check(update: u64, episodes: &[&Prepared<'_>], recomputed: &[f32]) -> Result<()> {
+fn check(update: u64, groups: &[&[Prepared<'_>]], recomputed: &[f32]) -> Result<()> {
     let mut at = 0;
-    for (index, prepared) in episodes.iter().enumerate() {
-        let sampled = &prepared.episode.logprobs;
-        let trained = &recomputed[at..at + sampled.len()];
-        at += sampled.len();
-        equal(update, index, sampled, trained)?;
+    for prepared in groups.iter().copied().flatten() {
+        let trained = &recomputed[at..at + prepared.episode.length()];
+        at += trained.len();
+        equal(update, prepared, trained)?;
     }
     Ok(())
 }
 
-fn check_others(engine: &Engine, policy: &Transformer, update: &Update<'_>, others: &[usize]) -> Result<()> {
-    let sequences: Vec<&[u32]> = others.iter().map(|&i| &*update.episodes[i].ids).collect();
-    let from: Vec<usize> = others.iter().map(|&i| update.episodes[i].prompt_length).collect();
+fn check_others<'a>(
+    engine: &Engine,
+    policy: &Transformer,
+    update: &Update<'_>,
+    others: impl Iterator<Item = &'a Prepared<'a>>,
+) -> Result<()> {
+    let others: Vec<&Prepared<'_>> = others.collect();
+    let sequences: Vec<&[u32]> = others.iter().map(|prepared| &*prepared.episode.ids).collect();
+    let from: Vec<usize> = others.iter().map(|prepared| prepared.episode.prompt_length).collect();
     let recomputed = logprobs_from(engine, policy, (&sequences, &from), update.ppo.temperature as f32);
-    for (&index, scores) in others.iter().zip(recomputed) {
-        let episode = &update.episodes[index];
-        equal(update.number, index, &episode.logprobs, &scores.logprobs)?;
+    for (prepared, scores) in others.into_iter().zip(recomputed) {
+        equal(update.number, prepared, &scores.logprobs)?;
     }
     Ok(())
 }
 
-fn equal(update: u64, episode: usize, sampled: &[f32], trained: &[f32]) -> Result<()> {
+fn equal(update: u64, prepared: &Prepared<'_>, trained: &[f32]) -> Result<()> {
+    let sampled = &prepared.episode.logprobs;
     let differ = |(a, b): &(&f32, &f32)| a.to_bits() != b.to_bits();
     let count = sampled.iter().zip(trained).filter(differ).count();
     match sampled.iter().zip(trained).position(|pair| differ(&pair)) {
         None => Ok(()),
         Some(token) => Err(TrainError::Mismatch {
             update: update + 1,
-            episode,
+            episode: prepared.index,
             token,
             sampled: sampled[token],
             trained: trained[token],

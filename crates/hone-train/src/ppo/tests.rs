@@ -188,6 +188,7 @@ fn stopping_and_going_on_changes_no_byte() {
     world(dir.path());
     let resolved = Resolved::from_config(PpoConfig {
         ppo: PpoSection {
+            samples_per_prompt: 4,
             kl_target: Some(0.5),
             ema_decay: Some(0.9),
             ..config(6).ppo
@@ -339,6 +340,28 @@ fn one_unit_in_the_last_place_of_one_weight_stops_the_run() {
         });
         assert!(matches!(result, Err(TrainError::Mismatch { .. })), "{isa}");
     }
+}
+
+#[test]
+fn each_prompt_is_answered_as_often_as_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let mut c = config(2);
+    (c.ppo.samples_per_prompt, c.eval.samples) = (8, 32);
+    run(
+        &job(dir.path(), "run", Shutdown::default()),
+        &Resolved::from_config(c).unwrap(),
+    )
+    .unwrap();
+    let text = std::fs::read_to_string(dir.path().join("run/samples.jsonl")).unwrap();
+    let samples: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(samples.len(), 32);
+    for group in samples.chunks(8) {
+        assert!(group.iter().all(|sample| sample["prompt"] == group[0]["prompt"]));
+        assert!(group.iter().any(|sample| sample["response"] != group[0]["response"]));
+    }
+    assert_ne!(samples[0]["prompt"], samples[8]["prompt"]);
+    assert_eq!(metrics(&dir.path().join("run"))[0]["policy/first_ratio_var"], 0.0);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hone_compute::Layout;
 use hone_data::{Message, Ranking, Source, for_each_demonstration, for_each_ranking};
+use hone_model::SharedPrefixes;
 use hone_objective::bradley_terry::Comparison;
 use hone_text::Chat;
 
@@ -141,6 +141,15 @@ impl RankedExample {
         self.responses.iter().map(|r| r.ids.len()).sum()
     }
 
+    /// Rows that they take: what they begin with is there once.
+    pub fn rows(&self) -> usize {
+        SharedPrefixes::rows_of(&self.sequences())
+    }
+
+    fn sequences(&self) -> Vec<&[u32]> {
+        self.responses.iter().map(|response| &*response.ids).collect()
+    }
+
     /// The responses that none is preferred to.
     pub fn best(&self) -> impl Iterator<Item = &Answered> {
         let mut beaten = vec![false; self.responses.len()];
@@ -255,10 +264,10 @@ fn demonstration(chat: &Chat, turns: &[Message], data: &RewardData) -> Result<Op
     Ok((encoded.ids.len() <= data.max_length).then_some(encoded.ids))
 }
 
-/// Rankings side by side: every response with its prompt is a sequence, and the score is read at its last token.
+/// Rankings side by side: every response with its prompt is a sequence, and the score is read at its last token. What the
+/// responses of a ranking begin with, as a rule the prompt, is there once.
 pub(super) struct RankingBatch {
-    pub ids: Arc<[u32]>,
-    pub layout: Layout,
+    pub sequences: SharedPrefixes,
     /// The last row of each response.
     pub ends: Arc<[u32]>,
     pub comparisons: Vec<Comparison>,
@@ -266,13 +275,12 @@ pub(super) struct RankingBatch {
 
 impl RankingBatch {
     pub fn new(examples: &[&RankedExample]) -> Self {
-        let responses = || examples.iter().flat_map(|e| &e.responses);
-        let layout = Layout::whole(&responses().map(|r| r.ids.len()).collect::<Vec<_>>());
-        let ends = layout.spans().iter().map(|s| (s.row + s.length - 1) as u32).collect();
-        let ids = responses().flat_map(|r| r.ids.iter().copied()).collect();
+        let groups: Vec<Vec<&[u32]>> = examples.iter().map(|example| example.sequences()).collect();
+        let sequences = SharedPrefixes::of_groups(groups.iter().map(Vec::as_slice));
+        let ends = groups.iter().flatten().enumerate();
+        let ends = ends.map(|(i, ids)| sequences.row(i, ids.len() - 1)).collect();
         Self {
-            ids,
-            layout,
+            sequences,
             ends,
             comparisons: examples.iter().map(|e| e.comparison.clone()).collect(),
         }

@@ -55,13 +55,13 @@ pub(super) fn rehearse(
     let (mut tokens, mut looked_at) = (0, 0);
     let (timed, telling) = telling_steps(prepared.total, |number| {
         let chosen = rankings.train.batch(number, batch);
-        let shards = shards_of(chosen, train.shards, train.microbatch_tokens, |e| e.tokens());
+        tokens += chosen.iter().map(|e| e.tokens() as u64).sum::<u64>();
+        let shards = shards_of(chosen, train.shards, train.microbatch_tokens, |e| e.rows());
         let sizes: Vec<(usize, usize)> = shards
             .iter()
             .flatten()
-            .map(|m| (m.iter().map(|e| e.tokens()).sum(), 0))
+            .map(|m| (m.iter().map(|e| e.rows()).sum(), 0))
             .collect();
-        tokens += sizes.iter().map(|s| s.0 as u64).sum::<u64>();
         looked_at += 1;
         Ok(sizes)
     })?;

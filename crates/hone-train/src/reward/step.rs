@@ -1,7 +1,6 @@
 //! One step of reward modelling.
 
 use hone_compute::{Engine, StepRate, Tape};
-use hone_model::Tokens;
 use hone_objective::bradley_terry::{PreferenceStats, Ties, bradley_terry, prepare};
 
 use super::batch::{RankedExample, RankingBatch};
@@ -29,19 +28,13 @@ pub(super) fn step(
         .map(|e| prepare(std::slice::from_ref(&e.comparison), ties))
         .sum();
     let tokens = examples.iter().map(|e| e.tokens() as u64).sum();
-    let shards = shards_of(examples, train.shards, train.microbatch_tokens, |e| e.tokens());
+    let shards = shards_of(examples, train.shards, train.microbatch_tokens, |e| e.rows());
     let mut stats = PreferenceStats::default();
     let gradients = learner.gradients(engine, shards, |model, microbatch, gradients| {
         let batch = RankingBatch::new(&microbatch);
         // 2. Scores at the last token of each response
         let mut tape = Tape::training(engine, model.parameters());
-        let hidden = model.hidden(
-            &mut tape,
-            &Tokens {
-                ids: &batch.ids,
-                layout: &batch.layout,
-            },
-        ); // [n, d]
+        let hidden = model.hidden(&mut tape, &batch.sequences.tokens()); // [n, d]
         let scores = model.head_outputs(&mut tape, &hidden, &batch.ends); // [k, 1]
         // 3. -ln sigmoid(s_i - s_j - margin_ij), the mean over a prompt's pairs
         let numbers = engine.read(scores.value());

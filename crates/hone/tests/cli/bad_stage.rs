@@ -227,6 +227,11 @@ fn stages_say_what_is_wrong_with_their_configuration() {
             "ppo.minibatch=3",
             "ppo.minibatch: is 3, which does not divide ppo.rollout_batch = 4",
         ),
+        (
+            "ppo",
+            "ppo.samples_per_prompt=3",
+            "ppo.samples_per_prompt: is 3, which does not divide ppo.minibatch = 4",
+        ),
         ("ppo", "ppo.gamma=2", "ppo.gamma: is 2; expected 0 to 1"),
         (
             "ppo",

@@ -80,7 +80,7 @@ fn place() -> Fixture {
         "ppo.toml",
         format!(
             "{tuned}[reward]\npath = \"runs/reward/model\"\n[data]\nprompts = [\"prompts.jsonl\"]\nmax_prompt_length = 128\n\
-             [ppo]\nupdates = 1\nrollout_batch = 8\nminibatch = 4\nppo_epochs = 1\nmax_new_tokens = 16\n\
+             [ppo]\nupdates = 1\nrollout_batch = 8\nminibatch = 4\nsamples_per_prompt = 2\nppo_epochs = 1\nmax_new_tokens = 16\n\
              [train]\nmicrobatch_tokens = 512\n{shown}"
         ),
     );

@@ -5,6 +5,9 @@
 //! `dq = scale * ds k`, `dk = ds^T (scale * q)`. A task is a head of the keys of one sequence. Its blocks of queries go from
 //! the first to the last, each with the heads of the group in turn, and for each of these the blocks of keys. So every sum
 //! has one order: that of `dq` runs over the keys, that of `dk` and `dv` over blocks of queries, their heads, and queries.
+//! Sequences that go on from a common beginning are one task with it: their queries' parts of its `dk` and `dv` follow those
+//! of its own, sequence by sequence. Blocks of queries, like those of keys, begin at multiples of [`BLOCK`] or where the
+//! sequence leaves its beginning.
 //!
 //! In the bf16 mode, `dout`, `p` and `ds` are rounded to bf16 where they are operands of products; `D` is taken of the
 //! rounded `dout`, like the products that it is subtracted from.
@@ -34,17 +37,79 @@ pub(crate) struct Backward<'a> {
     pub dout: &'a [f32],
     /// `[n, heads]`: what the forward pass stored.
     pub log_sum: &'a [f32],
-    /// The sequences, each whole: starting at 0 and with as many queries as keys.
+    /// The sequences, each whole, with as many queries as keys, or going on from the end of a whole one.
     pub spans: &'a [Span<'a>],
 }
 
 pub(super) struct Task<'a> {
     b: &'a Backward<'a>,
-    span: Span<'a>,
+    family: &'a Family<'a>,
     kv_head: usize,
     dq: &'a Parts<'a, f32>,
     dk: &'a Parts<'a, f32>,
     dv: &'a Parts<'a, f32>,
+}
+
+/// A whole sequence and those that go on from its end.
+struct Family<'a> {
+    first: Span<'a>,
+    branches: Vec<Span<'a>>,
+}
+
+impl<'a> Family<'a> {
+    /// The families of these spans, the longest first, so that no thread is left with one at the end.
+    fn of(spans: &[Span<'a>]) -> Vec<Self> {
+        let mut families: Vec<Self> = Vec::new();
+        let mut place = vec![0; spans.len()];
+        for (i, span) in spans.iter().enumerate() {
+            match span.after {
+                None => {
+                    assert!(
+                        span.start == 0 && span.kv.len() == span.length,
+                        "queries at {}.. of {}, keys {}: a gradient needs the whole sequence",
+                        span.start,
+                        span.length,
+                        span.kv.len()
+                    );
+                    place[i] = families.len();
+                    families.push(Self {
+                        first: *span,
+                        branches: Vec::new(),
+                    });
+                }
+                Some(after) => {
+                    assert!(
+                        after < i && spans[after].after.is_none(),
+                        "a branch goes on from a whole sequence before it"
+                    );
+                    let family = &mut families[place[after]];
+                    assert!(
+                        span.start == family.first.length && span.kv.len() == span.start + span.length,
+                        "queries at {}.. of {}, keys {}: a gradient needs all that follows the beginning of {}",
+                        span.start,
+                        span.length,
+                        span.kv.len(),
+                        family.first.length
+                    );
+                    family.branches.push(*span);
+                }
+            }
+        }
+        families.retain(|family| family.rows() > 0);
+        families.sort_by_key(|family| Reverse(family.rows()));
+        families
+    }
+
+    /// Rows of all its spans.
+    fn rows(&self) -> usize {
+        self.first.length + self.branches.iter().map(|span| span.length).sum::<usize>()
+    }
+
+    /// Positions of its longest sequence.
+    fn longest(&self) -> usize {
+        let branch = self.branches.iter().map(|span| span.length).max();
+        self.first.length + branch.unwrap_or(0)
+    }
 }
 
 /// What a task works in.
@@ -97,32 +162,25 @@ pub(crate) fn backward(cpu: &Cpu, b: &Backward, dq: &mut [f32], dk: &mut [f32], 
     assert!([dk.len(), dv.len()] == [narrow; 2], "arrays of {narrow}");
     assert_eq!(b.log_sum.len(), rows * shape.heads, "logarithms of the sums");
     shape.check(cpu.precision, b.spans, rows);
-    for span in b.spans {
-        assert!(
-            span.start == 0 && span.kv.len() == span.length,
-            "queries at {}.. of {}, keys {}: a gradient needs the whole sequence",
-            span.start,
-            span.length,
-            span.kv.len()
-        );
-    }
-    // The longest first, so that no thread is left with one at the end.
-    let mut spans: Vec<Span> = b.spans.iter().filter(|s| s.length > 0).copied().collect();
-    spans.sort_by_key(|span| Reverse(span.length));
+    let families = Family::of(b.spans);
+    assert!(
+        shape.mask == Mask::Causal || families.iter().all(|family| family.branches.is_empty()),
+        "a beginning that sees what follows it has no branches"
+    );
     let (dq, dk, dv) = (Parts::new(dq), Parts::new(dk), Parts::new(dv));
     let way = Way::of(cpu);
-    cpu.pool.run(spans.len() * shape.kv_heads, &|i| {
-        let span = spans[i / shape.kv_heads];
+    cpu.pool.run(families.len() * shape.kv_heads, &|i| {
+        let family = &families[i / shape.kv_heads];
         let task = Task {
             b,
-            span,
+            family,
             kv_head: i % shape.kv_heads,
             dq: &dq,
             dk: &dk,
             dv: &dv,
         };
         let padded = shape.padded();
-        let (whole, block) = (span.length.next_multiple_of(BLOCK) * padded, BLOCK * padded);
+        let (whole, block) = (family.longest().next_multiple_of(BLOCK) * padded, BLOCK * padded);
         let (square, tile) = (BLOCK * BLOCK, BAND * BLOCK);
         let cells = whole / way.span();
         let sizes = [
@@ -165,20 +223,39 @@ struct Pair {
     keys: usize,
     /// The block of keys.
     block: usize,
-    /// Whether query `i` sees only keys up to `i`.
-    diagonal: bool,
+    /// The place in its block of the first query, where it is the block of these keys: query `i` sees keys up to that of
+    /// its own place.
+    diagonal: Option<usize>,
     log_sums: [f32; BLOCK],
     dots: [f32; BLOCK],
 }
 
 #[inline(always)]
 unsafe fn differentiate_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
-    let (b, span) = (task.b, task.span);
+    let Family { first, branches } = task.family;
+    s.dk.fill(0.0);
+    s.dv.fill(0.0);
+    for span in [first].into_iter().chain(branches) {
+        // SAFETY: the caller has what `A` needs.
+        unsafe { differentiate_span::<A>(task, span, s) };
+        if span.after.is_some() {
+            store_keys(task, span, s);
+        }
+    }
+    store_keys(task, first, s);
+}
+
+/// Adds what the queries of one span give.
+#[inline(always)]
+unsafe fn differentiate_span<A: Arithmetic>(task: &Task<'_>, span: &Span<'_>, s: &mut Scratch<'_>) {
+    let b = task.b;
     let shape = b.shape;
     let (dim, padded, group) = (shape.head_dim, shape.padded(), shape.group());
-    let blocks = span.length.div_ceil(BLOCK);
+    let length = span.start + span.length;
+    let blocks = length.div_ceil(BLOCK);
     let size = BLOCK * padded / A::SPAN;
-    for block in 0..blocks {
+    // Whole blocks of the beginning are still there.
+    for block in span.start / BLOCK..blocks {
         let (keys, values) = span.kv.block(block, task.kv_head);
         let part = block * size..(block + 1) * size;
         // SAFETY: the caller has what `A` needs.
@@ -187,20 +264,22 @@ unsafe fn differentiate_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'
             values_across::<A>(values, (dim, padded), s.stage, &mut s.values_t[part]);
         }
     }
-    s.dk.fill(0.0);
-    s.dv.fill(0.0);
-    for queries in 0..blocks {
-        let first = queries * BLOCK;
+    let mut position = span.start;
+    while position < length {
+        let (queries, offset) = (position / BLOCK, position % BLOCK);
         let mut pair = Pair {
-            rows: BLOCK.min(span.length - first),
+            rows: (BLOCK - offset).min(length - position),
             keys: BLOCK,
             block: 0,
-            diagonal: false,
+            diagonal: None,
             log_sums: [0.0; BLOCK],
             dots: [0.0; BLOCK],
         };
         for g in 0..group {
-            let source = |row: usize| (span.row + first + row) * shape.heads + task.kv_head * group + g;
+            let source = |row: usize| {
+                let query = span.row + position - span.start + row;
+                query * shape.heads + task.kv_head * group + g
+            };
             // SAFETY: the caller has what `A` needs.
             unsafe { load_queries::<A>(task, s, &mut pair, &source) };
             s.dq.fill(0.0);
@@ -210,10 +289,10 @@ unsafe fn differentiate_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'
             };
             for block in 0..end {
                 pair.block = block;
-                pair.keys = BLOCK.min(span.length - block * BLOCK);
-                pair.diagonal = shape.mask == Mask::Causal && block == queries;
+                pair.keys = BLOCK.min(length - block * BLOCK);
+                pair.diagonal = (shape.mask == Mask::Causal && block == queries).then_some(offset);
                 // SAFETY: as above.
-                unsafe { pair_kernel::<A>(task, s, &pair) };
+                unsafe { pair_kernel::<A>((task, span), s, &pair) };
             }
             for row in 0..pair.rows {
                 let at = source(row) * dim;
@@ -224,14 +303,25 @@ unsafe fn differentiate_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'
                 }
             }
         }
+        position += pair.rows;
     }
+}
+
+/// Writes the sums of a span's own keys and values, and begins them anew.
+fn store_keys(task: &Task<'_>, span: &Span<'_>, s: &mut Scratch<'_>) {
+    let shape = task.b.shape;
+    let (dim, padded) = (shape.head_dim, shape.padded());
     for key in 0..span.length {
         let at = ((span.row + key) * shape.kv_heads + task.kv_head) * dim;
-        // SAFETY: as above.
+        // SAFETY: spans do not overlap, and tasks of a span differ in the head.
         let (dk, dv) = unsafe { (task.dk.get(at..at + dim), task.dv.get(at..at + dim)) };
-        dk.copy_from_slice(&s.dk[key * padded..][..dim]);
-        dv.copy_from_slice(&s.dv[key * padded..][..dim]);
+        let sums = (span.start + key) * padded;
+        dk.copy_from_slice(&s.dk[sums..][..dim]);
+        dv.copy_from_slice(&s.dv[sums..][..dim]);
     }
+    let own = span.start * padded..(span.start + span.length) * padded;
+    s.dk[own.clone()].fill(0.0);
+    s.dv[own].fill(0.0);
 }
 
 /// Makes operands of the queries of a block and of the gradient of its output, at `source(row)` for one head.
@@ -279,12 +369,12 @@ unsafe fn load_queries<A: Arithmetic>(
 
 /// Adds a pair's part of `dq`, `dk` and `dv`.
 #[inline(always)]
-unsafe fn pair_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, pair: &Pair) {
+unsafe fn pair_kernel<A: Arithmetic>((task, span): (&Task<'_>, &Span<'_>), s: &mut Scratch<'_>, pair: &Pair) {
     // SAFETY: all rows lie in scratch; the caller has what `A` needs.
     unsafe {
         for first in (0..pair.rows).step_by(BAND) {
             let band = first..pair.rows.min(first + BAND);
-            by_tiles!(band.clone(), score::<A>(task, s, (pair, first)));
+            by_tiles!(band.clone(), score::<A>((task, span), s, (pair, first)));
             by_tiles!(band.clone(), weigh::<A>(s, (pair, first)));
             by_tiles!(band, add_keys::<A>(task, s, (pair, first)));
         }
@@ -297,9 +387,9 @@ impl Pair {
     #[inline(always)]
     fn limits<const R: usize>(&self, row: usize) -> [usize; R] {
         let mut limits = [self.keys; R];
-        if self.diagonal {
+        if let Some(offset) = self.diagonal {
             for r in 0..R {
-                limits[r] = row + r + 1;
+                limits[r] = offset + row + r + 1;
             }
         }
         limits
@@ -309,7 +399,7 @@ impl Pair {
 /// The scores of `R` queries of a band that begins at `first`, and the products of their `dout` with the values.
 #[inline(always)]
 unsafe fn score<A: Arithmetic, const R: usize>(
-    task: &Task<'_>,
+    (task, span): (&Task<'_>, &Span<'_>),
     s: &mut Scratch<'_>,
     (pair, first): (&Pair, usize),
     row: usize,
@@ -317,7 +407,7 @@ unsafe fn score<A: Arithmetic, const R: usize>(
     let (cells, padded) = (task.b.shape.head_dim.div_ceil(A::SPAN), task.b.shape.padded());
     let limits: [usize; R] = pair.limits(row);
     let vectors = limits[R - 1].div_ceil(A::S::LANES);
-    let (keys, _) = task.span.kv.block(pair.block, task.kv_head);
+    let (keys, _) = span.kv.block(pair.block, task.kv_head);
     let right = |start: *const u32| Right { start, stride: BLOCK };
     // SAFETY: blocks have `BLOCK` rows, and `row + R` is at most that; a tile has the rows of a band.
     unsafe {
@@ -440,8 +530,8 @@ unsafe fn add_queries<A: Arithmetic, const R: usize>(
 ) {
     let padded = shape.padded();
     let chain = Chain {
-        // No query before `key` sees these keys; of those that see only some of them, the other weights are 0.
-        from: if pair.diagonal { key } else { 0 },
+        // No query before `key`'s place sees these keys; of those that see only some of them, the other weights are 0.
+        from: pair.diagonal.map_or(0, |offset| key.saturating_sub(offset) & !1),
         to: [pair.rows; R],
     };
     let at = (pair.block * BLOCK + key) * padded;

@@ -107,6 +107,8 @@ pub(crate) struct Span<'a> {
     pub start: usize,
     /// Its keys and values, those of these queries' positions already appended.
     pub kv: &'a KvPages,
+    /// The span of the same call that it goes on from, where it shares that one's beginning.
+    pub after: Option<usize>,
 }
 
 /// 0, 1, 2, .. as numbers, to compare places with limits.

@@ -90,6 +90,7 @@ impl Sequence {
             length: self.length,
             start: 0,
             kv: &kv,
+            after: None,
         };
         let shape = &self.shape;
         forward(cpu, shape, &self.q, &[span], &mut out, Some(&mut log_sum));
@@ -123,6 +124,7 @@ impl Sequence {
                 length,
                 start,
                 kv: &kv,
+                after: None,
             };
             let q = &self.q[start * self.row()..(start + length) * self.row()];
             let mut part = vec![f32::NAN; q.len()];
@@ -352,6 +354,7 @@ fn batches_and_threads_do_not_change_bits() {
                     length: s.length - start,
                     start,
                     kv: &pages[i],
+                    after: None,
                 });
                 q.extend(&s.q[start * s.row()..]);
                 q.extend(vec![0.0; s.row()]);
@@ -394,6 +397,7 @@ fn clones_share_pages_until_they_differ() {
                     length: 60,
                     start: 100,
                     kv,
+                    after: None,
                 };
                 let mut out = vec![0.0; tail.q.len()];
                 forward(&cpu, &shape, &tail.q, &[span], &mut out, None);
@@ -408,6 +412,7 @@ fn clones_share_pages_until_they_differ() {
             length: 100,
             start: 0,
             kv: &kv,
+            after: None,
         };
         let mut out = vec![0.0; prompt.q.len()];
         forward(&cpu, &shape, &prompt.q, &[span], &mut out, None);
@@ -448,6 +453,7 @@ fn an_empty_cache_gives_zeros() {
         length: 2,
         start: 0,
         kv: &kv,
+        after: None,
     };
     let (mut out, mut log_sum) = (vec![1.0; 32], vec![1.0; 4]);
     forward(&cpu, &shape, &[1.0; 32], &[span], &mut out, Some(&mut log_sum));
@@ -465,6 +471,7 @@ fn overlapping_spans_are_refused() {
         length: 2,
         start: 0,
         kv: &kv,
+        after: None,
     };
     let mut out = vec![0.0; s.q.len()];
     forward(&cpu, &s.shape, &s.q, &[span(0), span(1)], &mut out, None);

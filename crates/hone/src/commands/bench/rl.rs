@@ -11,7 +11,7 @@ use hone_model::Transformer;
 use hone_run::{Resolved, Shutdown};
 use hone_text::{AddSpecial, Chat, Message, Tokenizer};
 use hone_train::artefact::{self, Artefact};
-use hone_train::ppo::{self, PpoConfig, PpoData, PpoSection, RewardSection};
+use hone_train::ppo::{self, MissingEos, PpoConfig, PpoData, PpoSection, RewardSection};
 use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
 use hone_train::{Job, Outcome};
 use serde_json::{Map, Value, json};
@@ -33,6 +33,9 @@ pub struct RlArguments {
     /// Episodes an update
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
+    /// Responses to each prompt; divides the episodes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    samples: u32,
     /// Tokens of each prompt, about
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     length: u32,
@@ -58,6 +61,13 @@ const WARM_UP: usize = 1;
 
 /// Tokens of responses a second of whole updates: sampling, reference, values, scores, and the steps of both networks.
 pub fn run(arguments: &RlArguments) -> Result<()> {
+    if !arguments.batch.is_multiple_of(arguments.samples) {
+        let text = format!(
+            "--samples: is {}, which does not divide --batch = {}",
+            arguments.samples, arguments.batch
+        );
+        return Err(Failure::usage(text).into());
+    }
     let folder = tempfile::tempdir().context("a folder for the measured run")?;
     let directory = std::path::absolute(resolve_directory(&arguments.model)?)?;
     if !directory.join("config.json").is_file() && directory.join("adapter_config.json").is_file() {
@@ -113,12 +123,13 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
     let limits = Limits::measure(&arguments.engine.engine()?);
     let speed = median(&runs);
     let (batch, epochs) = (arguments.batch as usize, f64::from(arguments.epochs));
+    let prompts = batch / arguments.samples as usize;
     let work = format!(
-        "PPO update, {batch} x ({prompt_length} + up to {new}) tokens, ppo_epochs {epochs}; policy, reference, value network and reward \
+        "PPO update, {prompts} prompts of {prompt_length} tokens x {} responses of up to {new}, ppo_epochs {epochs}; policy, reference, value network and reward \
          model of {} ({parameters} parameters), {isa}, {precision:?}, {threads} threads",
-        arguments.model
+        arguments.samples, arguments.model
     );
-    let least = weights.least_seconds(&limits, (batch, prompt_length, new), epochs, precision);
+    let least = weights.least_seconds(&limits, (prompts * prompt_length, batch, new), epochs, precision);
     let report = Report {
         work,
         tokens_per_second: Some(speed),
@@ -145,9 +156,12 @@ fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize
         ppo: PpoSection {
             updates: u64::from(arguments.steps),
             rollout_batch: arguments.batch as usize,
+            samples_per_prompt: arguments.samples as usize,
             minibatch: arguments.batch as usize,
             ppo_epochs: arguments.epochs as usize,
             max_new_tokens: arguments.new as usize,
+            // Random weights seldom end a response, and the reward model is to read all of them
+            missing_eos: MissingEos::Keep,
             ..PpoSection::default()
         },
         train: TrainSection {
@@ -163,7 +177,7 @@ fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize
     }
 }
 
-/// Writes a prompt an episode of one update, of random letters; returns the length of the longest in tokens.
+/// Writes the prompts of one update, of random letters; returns the length of the longest in tokens.
 fn write_prompts(path: &Path, tokenizer: &Tokenizer, arguments: &RlArguments) -> Result<usize> {
     let chat = match tokenizer.chat_template() {
         Some(_) => Some(Chat::new(tokenizer)?),
@@ -177,8 +191,8 @@ fn write_prompts(path: &Path, tokenizer: &Tokenizer, arguments: &RlArguments) ->
         })
     };
     let (mut rows, mut longest) = (String::new(), 0);
-    for episode in 0..u64::from(arguments.batch) {
-        let key = Key::new(1, "bench prompts", episode);
+    for prompt in 0..u64::from(arguments.batch / arguments.samples) {
+        let key = Key::new(1, "bench prompts", prompt);
         let (mut text, mut tokens, mut letters) = (String::new(), 0, 0);
         while tokens < arguments.length as usize {
             if !text.is_empty() {
@@ -247,12 +261,13 @@ impl Weights {
     }
 
     /// What the products of an update take at the machine's measured speed. Each weight is two operations a token forward and
-    /// four backward: the policy reads prompts and decodes, then reference, values and scores go forward over whole
-    /// sequences, then policy and value network go forward and backward in each epoch.
+    /// four backward: the policy reads prompts (so many tokens of all of them) and decodes `batch` responses, then
+    /// reference, values and scores go forward over prompts and responses, then policy and value network go forward and
+    /// backward in each epoch.
     fn least_seconds(
         &self,
         limits: &Limits,
-        (batch, prompt, new): (usize, usize, usize),
+        (prompts, batch, new): (usize, usize, usize),
         epochs: f64,
         precision: hone_compute::Precision,
     ) -> f64 {
@@ -261,12 +276,12 @@ impl Weights {
         } else {
             4.0
         };
-        let (batch, prompt, new) = (batch as f64, prompt as f64, new as f64);
+        let (prompts, batch, new) = (prompts as f64, batch as f64, new as f64);
         let whole = self.blocks + self.output;
         let step = (2.0 * whole * batch / limits.flops).max(whole * bytes_a_weight / limits.bytes);
-        let read = 2.0 * self.blocks * batch * prompt;
-        let sequences = batch * (prompt + new);
+        let read = 2.0 * self.blocks * prompts;
         let responses = batch * new;
+        let sequences = prompts + responses;
         let forward = 2.0 * (3.0 * self.blocks * sequences + self.output * responses);
         let training = 6.0 * (2.0 * self.blocks * sequences + self.output * responses) * epochs;
         step * new + (read + forward + training) / limits.flops

@@ -99,6 +99,7 @@ pub(super) fn gradients(cpu: &Cpu, sequences: &[&Sequence], dout: &[f32]) -> [Ve
             length: s.length,
             start: 0,
             kv,
+            after: None,
         });
         row += s.length;
     }
@@ -191,6 +192,128 @@ fn packing_and_threads_do_not_change_gradients() {
                         assert_eq!(bits(got), bits(alone), "{} {threads}", name(cpu));
                         *got = rest;
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Sequences whose first `shared` positions are those of the first one.
+fn family(shape: AttentionShape, shared: usize, lengths: &[usize]) -> Vec<Sequence> {
+    let first = Sequence::new(40, shape, shared);
+    let lengths = lengths.iter().enumerate();
+    lengths
+        .map(|(i, &length)| {
+            let mut s = Sequence::new(41 + i as u64, shape, shared + length);
+            for (own, beginning) in [(&mut s.q, &first.q), (&mut s.k, &first.k), (&mut s.v, &first.v)] {
+                own[..beginning.len()].copy_from_slice(beginning);
+            }
+            s
+        })
+        .collect()
+}
+
+/// The arrays of a family with its beginning once, and the gradients that go with them. `douts` are those of the whole
+/// sequences.
+fn shared_gradients(cpu: &Cpu, family: &[Sequence], shared: usize, douts: &[Vec<f32>]) -> [Vec<f32>; 3] {
+    let shape = family[0].shape;
+    let (wide, narrow) = (family[0].row(), family[0].kv_row());
+    let mut beginning = KvPages::new(cpu.precision, shape.kv_heads, shape.head_dim);
+    beginning.append(&family[0].k[..shared * narrow], &family[0].v[..shared * narrow], shared);
+    let pages: Vec<_> = family
+        .iter()
+        .map(|s| {
+            let mut pages = beginning.clone();
+            let own = shared * narrow..;
+            pages.append(&s.k[own.clone()], &s.v[own], s.length - shared);
+            pages
+        })
+        .collect();
+    let mut spans = vec![Span {
+        row: 0,
+        length: shared,
+        start: 0,
+        kv: &beginning,
+        after: None,
+    }];
+    let (mut q, mut dout) = (family[0].q[..shared * wide].to_vec(), vec![0.0; shared * wide]);
+    for ((s, kv), own) in family.iter().zip(&pages).zip(douts) {
+        spans.push(Span {
+            row: q.len() / wide,
+            length: s.length - shared,
+            start: shared,
+            kv,
+            after: Some(0),
+        });
+        q.extend_from_slice(&s.q[shared * wide..]);
+        for (sum, x) in dout.iter_mut().zip(&own[..shared * wide]) {
+            *sum += x;
+        }
+        dout.extend_from_slice(&own[shared * wide..]);
+    }
+    let rows = q.len() / wide;
+    let (mut out, mut log_sum) = (vec![f32::NAN; q.len()], vec![f32::NAN; rows * shape.heads]);
+    forward(cpu, &shape, &q, &spans, &mut out, Some(&mut log_sum));
+    let mut gradients = [q.len(), rows * narrow, rows * narrow].map(|size| vec![f32::NAN; size]);
+    let b = Backward {
+        shape: &shape,
+        q: &q,
+        out: &out,
+        dout: &dout,
+        log_sum: &log_sum,
+        spans: &spans,
+    };
+    let [dq, dk, dv] = &mut gradients;
+    backward(cpu, &b, dq, dk, dv);
+    gradients
+}
+
+#[test]
+fn a_shared_beginning_gets_the_gradients_of_all_that_follow_it() {
+    let cases = [
+        (shape(4, 2, 16, Mask::Causal), 37, vec![30, 1, 100]),
+        (shape(2, 1, 8, Mask::Causal), 64, vec![64, 5]),
+        (shape(3, 3, 20, Mask::Causal), 130, vec![1, 63, 62, 600]),
+    ];
+    for (shape, shared, lengths) in cases {
+        let family = family(shape, shared, &lengths);
+        let (wide, narrow) = (family[0].row(), family[0].kv_row());
+        // The gradient of the beginning's own outputs comes with the first sequence, that of the others with each.
+        let douts: Vec<Vec<f32>> = family
+            .iter()
+            .enumerate()
+            .map(|(i, s)| {
+                let mut dout = normals(90 + i as u64, s.q.len(), 1.0);
+                if i > 0 {
+                    dout[..shared * wide].fill(0.0);
+                }
+                dout
+            })
+            .collect();
+        for threads in [1, 3] {
+            for cpu in cpus(threads) {
+                let what = format!("{} {} after {shared}", name(&cpu), shape.head_dim);
+                let got = shared_gradients(&cpu, &family, shared, &douts);
+                let apart: Vec<_> = family
+                    .iter()
+                    .zip(&douts)
+                    .map(|(s, dout)| gradients(&cpu, &[s], dout))
+                    .collect();
+                for (which, width) in [wide, narrow, narrow].into_iter().enumerate() {
+                    let (beginning, mut rest) = got[which].split_at(shared * width);
+                    let mut sum = vec![0.0_f64; shared * width];
+                    for apart in &apart {
+                        let (first, own) = apart[which].split_at(shared * width);
+                        sum.iter_mut().zip(first).for_each(|(sum, &x)| *sum += f64::from(x));
+                        let (mine, after) = rest.split_at(own.len());
+                        rest = after;
+                        if which == 0 {
+                            assert_eq!(bits(mine), bits(own), "{what}: queries");
+                        }
+                        assert_close(mine, &widened(own), 2e-5, &what);
+                    }
+                    assert!(rest.is_empty());
+                    assert_close(beginning, &sum, 2e-5, &what);
                 }
             }
         }
