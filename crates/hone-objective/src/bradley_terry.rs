@@ -252,7 +252,7 @@ fn group_loss(scores: &[f32], comparison: &Comparison, ties: Ties) -> Result<Gro
 }
 
 /// 1 where the better answer scores higher, a half where the scores are equal, 0 where it scores lower; NaN of NaN.
-fn half_or_whole(difference: f64) -> f64 {
+pub(crate) fn half_or_whole(difference: f64) -> f64 {
     if difference.is_nan() {
         f64::NAN
     } else if difference > 0.0 {

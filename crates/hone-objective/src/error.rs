@@ -63,6 +63,30 @@ pub enum Error {
         /// Which response of the batch, from 0.
         index: usize,
     },
+    /// Responses that should come in pairs do not.
+    #[error(
+        "{op}: {got} responses are no pairs, expected an even number; give each pair's chosen and then its rejected response"
+    )]
+    OddResponses {
+        /// The function that refuses.
+        op: &'static str,
+        /// How many responses there are.
+        got: usize,
+    },
+    /// A group has too few responses for its baseline.
+    #[error(
+        "{op}: group {index} has {got} responses, expected at least {at_least}; sample more answers a prompt or drop the group"
+    )]
+    GroupSize {
+        /// The function that refuses.
+        op: &'static str,
+        /// Which group of the batch, from 0.
+        index: usize,
+        /// How many responses it has.
+        got: usize,
+        /// The smallest number that makes sense.
+        at_least: usize,
+    },
     /// A number that steers training is NaN or infinite.
     #[error("{op}: `{name}` is {got}, expected a finite number; skip the step that produced it")]
     NotFinite {

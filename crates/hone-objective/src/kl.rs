@@ -56,7 +56,7 @@ impl Estimator {
     }
 
     /// Derivative of the estimate with respect to the policy's log-probability, the sampled token held fixed.
-    fn derivative(self, d: f64) -> f64 {
+    pub(crate) fn derivative(self, d: f64) -> f64 {
         match self {
             Self::K1 => 1.0,
             Self::K2 => d,
@@ -130,8 +130,8 @@ pub struct KlLoss {
 
 /// The mean of an estimator over the tokens under the mask, as a loss. The table at the top says what each estimator's gradient is.
 ///
-/// No stage of hone uses this form: PPO subtracts the divergence from the reward. It is the one of GRPO's equation 4 (k3), for callers
-/// of this library who train with the divergence in the loss; its values and gradients are held to an outside implementation.
+/// PPO subtracts the divergence from the reward instead; `group::group_loss` has this term inside, with each token's own weight. As a
+/// function of its own it is for callers who add the divergence to a loss of theirs.
 ///
 /// `global_tokens` is the number of tokens under the mask in the whole batch.
 ///

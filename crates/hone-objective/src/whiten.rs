@@ -46,10 +46,15 @@ impl Whitening {
                 at_least: 1,
             });
         }
-        Ok(Self {
+        Ok(Self::from_moments(&moments))
+    }
+
+    /// Mean and scale of a batch whose moments are known.
+    pub(crate) fn from_moments(moments: &Moments) -> Self {
+        Self {
             mean: moments.mean(),
             scale: 1.0 / (moments.variance() + EPSILON).sqrt(),
-        })
+        }
     }
 
     /// `x` with mean 0 and variance 1 in the batch that was prepared; 0 outside the mask.

@@ -22,6 +22,7 @@
 mod policy;
 mod value;
 
+pub(crate) use policy::Surrogate;
 pub use policy::{ClipRange, PolicyInputs, PolicyLoss, PolicyStats, policy_loss, ratio};
 pub use value::{ValueConfig, ValueInputs, ValueLoss, ValueStats, value_loss};
 

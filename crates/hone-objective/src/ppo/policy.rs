@@ -24,6 +24,14 @@ impl ClipRange {
     }
 }
 
+impl ClipRange {
+    /// Refuses ends that are negative or NaN.
+    pub(crate) fn check(self, op: &'static str) -> Result<(), Error> {
+        check_setting(op, "clip_range low", self.low, self.low >= 0.0, "0 or more")?;
+        check_setting(op, "clip_range high", self.high, self.high >= 0.0, "0 or more")
+    }
+}
+
 impl Default for ClipRange {
     fn default() -> Self {
         Self::symmetric(0.2)
@@ -72,6 +80,17 @@ pub struct PolicyStats {
 }
 
 impl PolicyStats {
+    /// Adds one token.
+    pub(crate) fn push(&mut self, token: &Surrogate, entropy: Option<f32>) {
+        self.clipped += u64::from(token.clipped);
+        self.loss_sum += token.loss;
+        self.kl.push(token.fall);
+        self.ratio.push(token.ratio);
+        if let Some(entropy) = entropy {
+            self.entropy.push(f64::from(entropy));
+        }
+    }
+
     /// Adds another part's.
     pub fn merge(&mut self, other: &Self) {
         self.kl.merge(&other.kl);
@@ -97,6 +116,41 @@ impl PolicyStats {
     }
 }
 
+/// The clipped objective at one token: PPO and the group-relative methods differ only in the advantage and in the token's weight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surrogate {
+    /// Probability now over the probability when sampled.
+    pub ratio: f64,
+    /// `old_logp - logp`.
+    pub fall: f64,
+    /// `max(-A * ratio, -A * clip(ratio, 1 - low, 1 + high))`.
+    pub loss: f64,
+    /// Derivative of the loss with respect to the log-probability.
+    pub slope: f64,
+    /// The clip stopped the gradient.
+    pub clipped: bool,
+}
+
+impl Surrogate {
+    pub fn of(logprob: f32, old_logprob: f32, advantage: f32, clip_range: ClipRange) -> Self {
+        let ratio = ratio(logprob, old_logprob);
+        // A number that is none must not hide behind the clip or a ratio of 0
+        let sound = [logprob, old_logprob, advantage].iter().all(|x| x.is_finite());
+        let advantage = f64::from(advantage);
+        let unclipped = if sound { -advantage * ratio } else { f64::NAN };
+        let bound = -advantage * clip(ratio, 1.0 - clip_range.low, 1.0 + clip_range.high);
+        let clipped = bound > unclipped;
+        Self {
+            ratio,
+            fall: f64::from(old_logprob) - f64::from(logprob),
+            loss: max_or_nan(unclipped, bound),
+            // Where the clip acts the ratio is outside the range and the loss constant in logp
+            slope: if clipped { 0.0 } else { unclipped },
+            clipped,
+        }
+    }
+}
+
 /// Probability of a token now over its probability when sampled; exactly 1 where the two are equal.
 pub fn ratio(logprob: f32, old_logprob: f32) -> f64 {
     hone_math::exp(f64::from(logprob) - f64::from(old_logprob))
@@ -112,47 +166,21 @@ pub fn policy_loss(inputs: &PolicyInputs<'_>, clip_range: ClipRange, global_toke
     check_length("policy_loss", "advantages", inputs.advantages.len(), n)?;
     check_length("policy_loss", "mask", inputs.mask.len(), n)?;
     check_length("policy_loss", "entropies", inputs.entropies.map_or(n, <[f32]>::len), n)?;
-    check_setting(
-        "policy_loss",
-        "clip_range low",
-        clip_range.low,
-        clip_range.low >= 0.0,
-        "0 or more",
-    )?;
-    check_setting(
-        "policy_loss",
-        "clip_range high",
-        clip_range.high,
-        clip_range.high >= 0.0,
-        "0 or more",
-    )?;
+    clip_range.check("policy_loss")?;
     check_count("policy_loss", "tokens", global_tokens, count(inputs.mask))?;
 
     let global = global_tokens as f64;
     let mut grad_logprobs = vec![0.0; n];
     let mut stats = PolicyStats::default();
     for t in (0..n).filter(|&t| inputs.mask[t]) {
-        let advantage = f64::from(inputs.advantages[t]);
-        let ratio = ratio(inputs.logprobs[t], inputs.old_logprobs[t]);
-        // A number that is none must not hide behind the clip or a ratio of 0
-        let numbers = [inputs.logprobs[t], inputs.old_logprobs[t], inputs.advantages[t]];
-        let sound = numbers.iter().all(|x| x.is_finite());
-        let unclipped = if sound { -advantage * ratio } else { f64::NAN };
-        let clipped = -advantage * clip(ratio, 1.0 - clip_range.low, 1.0 + clip_range.high);
-        if clipped > unclipped {
-            // Constant in logp here: the ratio is outside the range
-            stats.clipped += 1;
-        } else {
-            grad_logprobs[t] = (unclipped / global) as f32;
-        }
-        stats.loss_sum += max_or_nan(unclipped, clipped);
-        stats
-            .kl
-            .push(f64::from(inputs.old_logprobs[t]) - f64::from(inputs.logprobs[t]));
-        stats.ratio.push(ratio);
-        if let Some(entropies) = inputs.entropies {
-            stats.entropy.push(f64::from(entropies[t]));
-        }
+        let token = Surrogate::of(
+            inputs.logprobs[t],
+            inputs.old_logprobs[t],
+            inputs.advantages[t],
+            clip_range,
+        );
+        grad_logprobs[t] = (token.slope / global) as f32;
+        stats.push(&token, inputs.entropies.map(|entropies| entropies[t]));
     }
     Ok(PolicyLoss {
         loss: stats.loss_sum / global,
