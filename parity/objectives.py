@@ -1,20 +1,29 @@
 # Golden numbers for hone-objective, from PyTorch's automatic differentiation in double precision.
 #
-#   python 3.11, torch 2.15.0
-#   pip install torch==2.15.0
+#   python 3.11, torch 2.15.0, trl 1.16.0 with transformers 5.23.0
+#   pip install torch==2.15.0 trl==1.16.0 transformers==5.23.0
 #   python parity/objectives.py            writes parity/golden/objectives/*.json
 #
-# The formulas are those that OpenAI's lm-human-preferences (commit 1ab856d) and TRL 0.11 define. They differ in the divisor of the
-# whitening's variance, of which both are written, and in the place of the score, which here is the last token as in the former.
+# Up to `statistics` the formulas are those that OpenAI's lm-human-preferences (commit 1ab856d) and TRL 0.11 define. They differ in the
+# divisor of the whitening's variance, of which both are written, and in the place of the score, which here is the last token as in the
+# former. From `preference` on, the losses are TRL's own code, called on these numbers: its trainers are made without their constructors,
+# with a model that returns the log-probabilities; what TRL 1.16 lacks or buries in its sampling is a formula here, and says so.
 # Inputs are multiples of 1/256, which a 32-bit float holds exactly.
 
 import json
 import math
 import random
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
+from trl import DPOTrainer, GRPOTrainer, KTOTrainer
+from trl.experimental.cpo import CPOTrainer
+from trl.experimental.orpo import ORPOTrainer
+from trl.rewards import get_soft_overlong_punishment
 
 torch.set_default_dtype(torch.float64)
 OUT = Path(__file__).parent / "golden" / "objectives"
@@ -203,6 +212,263 @@ def statistics():
     })
 
 
+def bare(trainer, **attributes):
+    """A trainer of TRL with nothing but the attributes that its loss reads."""
+    self = object.__new__(trainer)
+    accelerator = SimpleNamespace(
+        device=torch.device("cpu"), num_processes=1, sync_gradients=True,
+        gather=lambda x: x, gather_for_metrics=lambda x: x, reduce=lambda x, reduction: x,
+    )
+    defaults = {
+        "accelerator": accelerator, "model": SimpleNamespace(training=True), "aux_loss_enabled": False, "_tp_size": 1,
+        "_metrics": {"train": defaultdict(list)}, "_total_train_tokens": 0, "precompute_ref_logps": True,
+    }
+    for name, value in {**defaults, **attributes}.items():
+        setattr(self, name, value)
+    return self
+
+
+def answering(logprobs, mask):
+    """A model whose answer is these log-probabilities, whatever it is asked; masked ones are 0, as from TRL's fused head."""
+    rest = torch.zeros_like(logprobs)
+    outputs = SimpleNamespace(log_probs=logprobs * mask, entropy=rest, mean_logits=rest, is_top1=rest.bool())
+    return lambda **_: outputs
+
+
+def with_prompt(mask):
+    """TRL's masks begin with the prompt; one token of it."""
+    return torch.cat([torch.zeros(len(mask), 1, dtype=torch.long), mask.long()], dim=1)
+
+
+def metrics(trainer, names):
+    return {name: float(trainer._metrics["train"][name][-1]) for name in names}
+
+
+def preference():
+    rng = random.Random(7)
+    pairs, t = 4, 5
+    lengths = [[5, 3], [2, 4], [1, 5], [4, 4]]
+    # Chosen responses first, as TRL has them; written in pairs
+    mask = torch.cat([right_padding([pair[side] for pair in lengths], t) for side in (0, 1)])
+    values = numbers(rng, 2 * pairs, t, scale=1.2, shift=-2.5).clamp(max=-1 / 256)
+    reference = (values + numbers(rng, 2 * pairs, t, scale=0.4)).clamp(max=-1 / 256)
+    ref_chosen, ref_rejected = (reference * mask).sum(1).chunk(2)
+    in_pairs = lambda x: flat(torch.stack(x.detach().chunk(2), dim=1))
+    rewards = ["rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"]
+    cases = []
+
+    def case(method, settings, run):
+        logprobs = values.clone().requires_grad_()
+        loss, extra = run(logprobs)
+        loss.backward()
+        cases.append({"method": method, **settings, "loss": loss.item(), "grad": in_pairs(logprobs.grad), **extra})
+
+    def dpo(loss_type, beta):
+        def run(logprobs):
+            trainer = bare(
+                DPOTrainer, beta=beta, loss_types=[loss_type], loss_weights=[1.0], label_smoothing=0.0, ld_alpha=None,
+                f_divergence_type="reverse_kl", use_weighting=False,
+            )
+            masks = with_prompt(mask)
+            loss = trainer._compute_loss(answering(logprobs, mask), {
+                "input_ids": torch.zeros_like(masks), "attention_mask": torch.ones_like(masks), "completion_mask": masks,
+                "ref_chosen_logps": ref_chosen, "ref_rejected_logps": ref_rejected,
+            }, False)
+            return loss, metrics(trainer, [*rewards, "logps/chosen", "logps/rejected"])
+        return run
+
+    def sums(logprobs):
+        return (logprobs * mask).sum(1)
+
+    def cpo(config, logps):
+        def run(logprobs):
+            trainer = bare(CPOTrainer, alpha=0.0, cpo_alpha=0.0, **config)
+            trainer.concatenated_forward = lambda *_: (*logps(logprobs).chunk(2), *torch.zeros(3))
+            loss, found = trainer.get_batch_loss_metrics(None, {})
+            return loss, {name: found[name] for name in rewards}
+        return run
+
+    def orpo(beta, sft):
+        def run(logprobs):
+            trainer = bare(ORPOTrainer, beta=beta)
+            means = (sums(logprobs) / mask.sum(1)).chunk(2)
+            nll = sft(logprobs, means[0])
+            trainer.concatenated_forward = lambda *_: (*means, *torch.zeros(2), nll)
+            # TRL's odds are in single precision; for these numbers they are not
+            with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+                loss, found = trainer.get_batch_loss_metrics(None, {})
+            return loss, {name: found[name] for name in [*rewards, "nll_loss", "log_odds_ratio", "log_odds_chosen"]}
+        return run
+
+    case("dpo", {"beta": 0.25, "label_smoothing": 0.0}, dpo("sigmoid", 0.25))
+    # TRL's DPO has no conservative label smoothing any more; its CPO has, and becomes DPO on ratios to the reference
+    case("dpo", {"beta": 0.5, "label_smoothing": 0.125}, cpo(
+        {"loss_type": "sigmoid", "beta": 0.5, "label_smoothing": 0.125},
+        lambda logprobs: sums(logprobs) - torch.cat([ref_chosen, ref_rejected]),
+    ))
+    # TRL's DPO averages IPO's ratios per token; its CPO sums them
+    case("ipo", {"beta": 0.25, "form": "per token"}, dpo("ipo", 0.25))
+    case("ipo", {"beta": 0.25, "form": "summed"}, cpo(
+        {"loss_type": "ipo", "beta": 0.25, "label_smoothing": 0.0},
+        lambda logprobs: sums(logprobs) - torch.cat([ref_chosen, ref_rejected]),
+    ))
+    # The paper's mean over responses of their means, and TRL's mean over tokens
+    case("orpo", {"beta": 0.5, "sft": "responses"}, orpo(0.5, lambda logprobs, chosen: -chosen.mean()))
+    case("orpo", {"beta": 0.125, "sft": "tokens"}, orpo(
+        0.125, lambda logprobs, chosen: -logprobs[:pairs][mask[:pairs]].mean()
+    ))
+    case("simpo", {"beta": 2.0, "gamma": 0.75}, cpo(
+        {"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 0.75, "label_smoothing": 0.0},
+        lambda logprobs: sums(logprobs) / mask.sum(1),
+    ))
+    write("preference", {
+        "lengths": [t] * (2 * pairs), "mask": in_pairs(mask), "logprobs": in_pairs(values), "ref_logprobs": in_pairs(reference),
+        "cases": cases,
+    })
+
+
+def kto():
+    rng = random.Random(8)
+    b, t = 5, 4
+    mask = right_padding([4, 2, 3, 1, 4], t)
+    values = numbers(rng, b, t, scale=1, shift=-2.5).clamp(max=-1 / 256)
+    reference = (values + numbers(rng, b, t, scale=0.4)).clamp(max=-1 / 256)
+    desirable = torch.tensor([True, False, True, True, False])
+    cases = []
+    # Policies that moved away from the reference on mismatched responses, and one whose estimate is below 0
+    for beta, good, bad, shift in [(0.25, 1.0, 1.0, -0.5), (0.5, 1.25, 0.75, -0.25), (0.25, 1.0, 1.5, 0.75)]:
+        mismatched = numbers(rng, b, t, scale=1, shift=-3)
+        ref_mismatched = mismatched + numbers(rng, b, t, scale=0.25, shift=shift)
+        logprobs = values.clone().requires_grad_()
+        trainer = bare(
+            KTOTrainer, beta=beta, desirable_weight=good, undesirable_weight=bad, loss_type="kto", calculate_KL=True,
+        )
+        trainer._compute_kl_logps = lambda *_: (mismatched * mask).sum(1)
+        masks = with_prompt(mask)
+        loss = trainer._compute_loss(answering(logprobs, mask), {
+            "input_ids": torch.zeros_like(masks), "attention_mask": torch.ones_like(masks), "completion_mask": masks,
+            "label": desirable, "ref_logps": (reference * mask).sum(1), "ref_KL_logps": (ref_mismatched * mask).sum(1),
+        }, False)
+        loss.backward()
+        cases.append({
+            "beta": beta, "desirable_weight": good, "undesirable_weight": bad, "mismatched": flat(mismatched),
+            "ref_mismatched": flat(ref_mismatched), "loss": loss.item(), "grad": flat(logprobs.grad),
+            **metrics(trainer, ["kl", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"]),
+        })
+    write("kto", {
+        "lengths": [t] * b, "mask": flat(mask), "logprobs": flat(values), "ref_logprobs": flat(reference),
+        "desirable": desirable.tolist(), "cases": cases,
+    })
+
+
+def group_advantages():
+    """Formulas: TRL computes advantages in the middle of its sampling, in the same way for GRPO, Dr. GRPO and RLOO."""
+    rng = random.Random(9)
+    groups, size = 3, 4
+    scores = numbers(rng, groups, size)
+    scores[2] = scores[2, 0]
+    mean = scores.mean(1, keepdim=True)
+    above = scores - mean
+    whitened = lambda x: (x - x.mean()) * torch.rsqrt(x.var(unbiased=False) + 1e-8)
+    punish = get_soft_overlong_punishment(max_completion_len=16, soft_punish_cache=6)
+    write("group_advantages", {
+        "scores": flat(scores), "groups": [size] * groups,
+        "grpo": flat(above / (scores.std(1, keepdim=True) + 1e-4)),
+        "dr_grpo": flat(above),
+        "rloo": flat(scores - (scores.sum(1, keepdim=True) - scores) / (size - 1)),
+        "reinforce++": flat(whitened(scores)),
+        "reinforce++ baseline": flat(whitened(above)),
+        "frac_reward_zero_std": torch.isclose(scores.std(1), torch.zeros(groups)).double().mean().item(),
+        "max_length": 16, "cache": 6, "overlong": punish([[0] * length for length in range(20)]),
+    })
+
+
+def group_loss():
+    rng = random.Random(10)
+    b, t, limit = 4, 5, 6
+    mask = right_padding([5, 1, 3, 4], t)
+    # A turn of the environment in the middle of the last response
+    mask[3, 1] = False
+    old = numbers(rng, b, t, scale=1, shift=-2.5)
+    values = old + numbers(rng, b, t, scale=0.3)
+    reference = old + numbers(rng, b, t, scale=0.4)
+    advantages = numbers(rng, b)
+    cases = []
+
+    def trl(loss_type, low, high, beta):
+        def run(logprobs):
+            trainer = bare(
+                GRPOTrainer, loss_type=loss_type, beta=beta, epsilon_low=low, epsilon_high=high, top_entropy_quantile=1.0,
+                off_policy_mask_threshold=None, importance_sampling_level="token", use_vllm=False, max_completion_length=limit,
+                current_gradient_accumulation_steps=1, _entropy_bonus_enabled=False,
+                args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+            )
+            trainer._get_per_token_logps_and_entropies = lambda *_, **__: (logprobs, torch.zeros(b, t), None)
+            whole = torch.ones(b, t, dtype=torch.long)
+            loss = trainer._compute_loss(None, {
+                "prompt_ids": whole[:, :1], "prompt_mask": whole[:, :1], "completion_ids": whole, "completion_mask": mask.long(),
+                "advantages": advantages, "old_per_token_logps": old, "ref_per_token_logps": reference,
+                "num_items_in_batch": mask.sum(),
+            })
+            found = metrics(trainer, ["clip_ratio/low_mean", "clip_ratio/high_mean"] + (["kl"] if beta else []))
+            # TRL's shares are in single precision; their numerators are whole
+            return loss, {
+                "low": round(found["clip_ratio/low_mean"] * mask.sum().item()),
+                "high": round(found["clip_ratio/high_mean"] * mask.sum().item()), "kl": found.get("kl"),
+            }
+        return run
+
+    def formula(low, high, beta, estimate):
+        """GRPO's loss with another estimate, which TRL has not."""
+        def run(logprobs):
+            ratio, advantage = torch.exp(logprobs - old), advantages.unsqueeze(1)
+            clipped = torch.min(ratio * advantage, torch.clamp(ratio, 1 - low, 1 + high) * advantage)
+            kl = estimate(logprobs - reference)
+            loss = (((beta * kl - clipped) * mask).sum(1) / mask.sum(1)).mean()
+            return loss, {"kl": masked_mean(kl, mask).item()}
+        return run
+
+    for weight, estimator, low, high, beta, run in [
+        ("response mean", "k3", 0.2, 0.2, 0.125, trl("grpo", 0.2, 0.2, 0.125)),
+        ("constant length", None, 0.2, 0.2, 0.0, trl("dr_grpo", 0.2, 0.2, 0.0)),
+        ("token mean", None, 0.2, 0.28, 0.0, trl("dapo", 0.2, 0.28, 0.0)),
+        ("token mean", "k3", 0.125, 0.25, 0.5, trl("dapo", 0.125, 0.25, 0.5)),
+        ("response mean", "k1", 0.2, 0.2, 0.25, formula(0.2, 0.2, 0.25, lambda d: d)),
+        ("response mean", "k2", 0.2, 0.2, 0.25, formula(0.2, 0.2, 0.25, lambda d: 0.5 * d**2)),
+    ]:
+        logprobs = values.clone().requires_grad_()
+        loss, extra = run(logprobs)
+        loss.backward()
+        cases.append({
+            "weight": weight, "estimator": estimator, "clip_low": low, "clip_high": high, "kl_coef": beta,
+            "loss": loss.item(), "grad": flat(logprobs.grad), **extra,
+        })
+    write("group_loss", {
+        "lengths": [t] * b, "mask": flat(mask), "logprobs": flat(values), "old_logprobs": flat(old),
+        "ref_logprobs": flat(reference), "advantages": flat(advantages), "limit": limit, "cases": cases,
+    })
+
+
+def overoptimisation():
+    """Gao's two forms, fitted by PyTorch's least squares."""
+    rng = random.Random(11)
+    kl = [0.0, 0.25, 0.5, 1.0, 2.25, 4.0, 9.0, 16.0, 30.25]
+    d = torch.tensor(kl).sqrt()
+    gain = 1.5 * d - 0.25 * d**2 + numbers(rng, len(kl), scale=0.125)
+    fits = {}
+    for name, second in {"best-of-n": -d**2, "rl": -torch.xlogy(d, d)}.items():
+        columns = torch.stack([d, second], dim=1)
+        solution = torch.linalg.lstsq(columns, gain.unsqueeze(1)).solution
+        alpha, beta = flat(solution)
+        peak = alpha / (2 * beta) if name == "best-of-n" else math.exp(alpha / beta - 1)
+        error = gain - (columns @ solution).squeeze(1)
+        fits[name] = {"alpha": alpha, "beta": beta, "rmse": (error**2).mean().sqrt().item(), "kl_at_peak": peak**2}
+    write("overoptimisation", {"kl": kl, "gain": flat(gain), "fits": fits})
+
+
 if __name__ == "__main__":
-    for generate in [cross_entropy, bradley_terry, ppo, rollout, kl, statistics]:
+    for generate in [
+        cross_entropy, bradley_terry, ppo, rollout, kl, statistics, preference, kto, group_advantages, group_loss,
+        overoptimisation,
+    ]:
         generate()
