@@ -1,5 +1,9 @@
 //! Golden numbers of PyTorch in double precision; `parity/PROVENANCE.md` says how they were made.
 
+mod group;
+mod preference;
+mod read;
+
 use hone_objective::bradley_terry::{Comparison, Ranking, Ties, bradley_terry, prepare};
 use hone_objective::cross_entropy::cross_entropy;
 use hone_objective::gae::GaeConfig;
@@ -7,65 +11,8 @@ use hone_objective::kl::{AdaptiveKl, Estimator, KlController, KlInputs, kl_loss}
 use hone_objective::ppo::{self, ClipRange, PolicyInputs, PrepareConfig, Rollout, ValueConfig, ValueInputs};
 use hone_objective::statistics::{normal_quantile, pearson};
 use hone_objective::whiten::{whiten, whiten_keep_mean};
+use read::{all_close, close, count, flags, golden, number, single, sizes, wide};
 use serde_json::Value;
-
-fn golden(name: &str) -> Value {
-    let path = format!(
-        "{}/../../parity/golden/objectives/{name}.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    serde_json::from_str(&std::fs::read_to_string(&path).expect(&path)).expect(&path)
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().expect("a number")
-}
-
-fn wide(value: &Value) -> Vec<f64> {
-    value.as_array().expect("an array").iter().map(number).collect()
-}
-
-fn single(value: &Value) -> Vec<f32> {
-    wide(value).into_iter().map(|x| x as f32).collect()
-}
-
-fn flags(value: &Value) -> Vec<bool> {
-    value
-        .as_array()
-        .expect("an array")
-        .iter()
-        .map(|x| x.as_bool().expect("true or false"))
-        .collect()
-}
-
-fn sizes(value: &Value) -> Vec<usize> {
-    wide(value).into_iter().map(|x| x as usize).collect()
-}
-
-fn count(mask: &[bool]) -> u64 {
-    mask.iter().filter(|&&counts| counts).count() as u64
-}
-
-/// Sums are `f64` on both sides.
-fn close(what: &str, got: f64, expected: &Value) {
-    let expected = number(expected);
-    assert!(
-        (got - expected).abs() <= 1e-12 * (1.0 + expected.abs()),
-        "{what}: {got} {expected}"
-    );
-}
-
-/// Gradients are rounded to `f32` once; advantages once more on the way.
-fn all_close(what: &str, got: &[f32], expected: &Value) {
-    let expected = wide(expected);
-    assert_eq!(got.len(), expected.len(), "{what}");
-    for (i, (&got, expected)) in got.iter().zip(expected).enumerate() {
-        assert!(
-            (f64::from(got) - expected).abs() <= 2.5e-7 * (1e-3 + expected.abs()),
-            "{what}[{i}]: {got} {expected}"
-        );
-    }
-}
 
 #[test]
 fn parity_cross_entropy() {
