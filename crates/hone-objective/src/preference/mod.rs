@@ -12,7 +12,7 @@
 //!
 //! 1. [`prepare`], on the whole batch's masks: the counts by which the loss of every part is normalised. [`kto::prepare`] also
 //!    estimates the divergence.
-//! 2. [`dpo`], [`ipo`], [`orpo`], [`simpo`] or [`kto`], for any part of the batch: from `logprobs` to `grad_logprobs` in one call.
+//! 2. [`dpo`], [`ipo`], [`orpo`], [`simpo`] or [`kto()`], for any part of the batch: from `logprobs` to `grad_logprobs` in one call.
 //!
 //! The reference enters as one number a response, [`response_logprobs`] of its log-probabilities, which can be computed once and kept.
 //!
