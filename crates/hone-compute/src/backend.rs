@@ -104,7 +104,8 @@ pub(crate) struct VocabularyGradients<'a> {
     /// `W`, for `dhidden = dlogits W`.
     pub output: &'a Tensor,
     pub dhidden: Option<&'a mut Tensor>,
-    pub dweight: Option<&'a mut Tensor>,
+    /// Of the output matrix, and whether it is added to what is there.
+    pub dweight: Option<(&'a mut Tensor, bool)>,
 }
 
 pub(crate) trait Backend: Send + Sync {
@@ -160,8 +161,8 @@ pub(crate) trait Backend: Send + Sync {
     fn pack_both(&self, x: &mut Tensor) -> (Packed, Packed);
     /// `out (+)= left right`.
     fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool);
-    /// `gradient += left right`, with `dy^T` on the left and `x` on the right.
-    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor);
+    /// `gradient (+)= left right`, with `dy^T` on the left and `x` on the right.
+    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool);
     fn add_bias(&self, y: &mut Tensor, bias: &Tensor);
     fn bias_gradient(&self, dy: &Tensor, dbias: &mut Tensor);
     /// `y[i] = x[i] . w`, in f32.

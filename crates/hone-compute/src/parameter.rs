@@ -179,6 +179,8 @@ impl Parameters {
 /// The gradients of the trainable parameters of a [`Parameters`], summed in f32.
 pub struct Gradients {
     pub(crate) tensors: Vec<Option<Tensor>>,
+    /// Whether each holds a sum yet; until then its numbers are whatever was there.
+    written: Vec<bool>,
 }
 
 impl Gradients {
@@ -190,6 +192,46 @@ impl Gradients {
             .map(|p| p.trainable.then(|| engine.zeros(p.value.rows(), p.value.cols())));
         Self {
             tensors: tensors.collect(),
+            written: vec![true; parameters.items.len()],
+        }
+    }
+
+    /// The same for a [`GradientTree`]: what is added to each first is written in place of the zeros, and where nothing was
+    /// added the tree writes them.
+    pub fn unwritten(engine: &Engine, parameters: &Parameters) -> Self {
+        let empty = |p: &Parameter| engine.backend().empty(p.value.rows(), p.value.cols());
+        Self {
+            tensors: parameters.items.iter().map(|p| p.trainable.then(|| empty(p))).collect(),
+            written: vec![false; parameters.items.len()],
+        }
+    }
+
+    /// Where the gradient of one is summed; none if it is frozen.
+    pub(crate) fn sum(&mut self, engine: &Engine, id: ParameterId) -> Option<&mut Tensor> {
+        self.settle(engine, id.0);
+        self.tensors[id.0].as_mut()
+    }
+
+    /// The same for a caller that writes all of it, from so many rows: in place of what is there, if that is no sum yet.
+    /// Whether it is one, to which is to be added, is told, too.
+    pub(crate) fn sum_or_place(
+        &mut self,
+        engine: &Engine,
+        id: ParameterId,
+        rows: usize,
+    ) -> Option<(&mut Tensor, bool)> {
+        if rows == 0 {
+            self.settle(engine, id.0);
+        }
+        let accumulate = std::mem::replace(&mut self.written[id.0], true);
+        self.tensors[id.0].as_mut().map(|tensor| (tensor, accumulate))
+    }
+
+    fn settle(&mut self, engine: &Engine, index: usize) {
+        if !std::mem::replace(&mut self.written[index], true)
+            && let Some(tensor) = &mut self.tensors[index]
+        {
+            engine.backend().fill(tensor, 0.0);
         }
     }
 
@@ -198,10 +240,15 @@ impl Gradients {
         self.tensors[id.0].as_ref()
     }
 
-    /// Sets all to zero.
-    pub fn clear(&mut self, engine: &Engine) {
-        for tensor in self.tensors.iter_mut().flatten() {
-            engine.backend().fill(tensor, 0.0);
+    /// Forgets the sums: see [`Self::unwritten`].
+    pub fn clear(&mut self) {
+        self.written.fill(false);
+    }
+
+    /// Makes what has no sum yet zero.
+    pub fn finish(&mut self, engine: &Engine) {
+        for index in 0..self.tensors.len() {
+            self.settle(engine, index);
         }
     }
 
@@ -244,6 +291,7 @@ impl GradientTree {
     pub fn push(&mut self, engine: &Engine, shard: Gradients) {
         let mut level = 0;
         let mut sum = shard;
+        sum.finish(engine);
         while self.stack.last().is_some_and(|(l, _)| *l == level) {
             if let Some((_, mut left)) = self.stack.pop() {
                 left.add(engine, &sum);

@@ -133,7 +133,7 @@ impl Backend for Profiled {
         fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool);
 
         "weight gradients" =>
-        fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor);
+        fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool);
 
         "heads" =>
         fn row_dot(&self, x: &Tensor, w: &Tensor) -> Tensor;

@@ -242,12 +242,20 @@ impl Backward<'_> {
 
     /// Where the gradient of a parameter is summed; none if it is frozen.
     pub fn parameter(&mut self, id: ParameterId) -> Option<&mut Tensor> {
-        self.gradients.tensors[id.0].as_mut()
+        self.gradients.sum(self.engine, id)
+    }
+
+    /// The same for an operation that writes all of it, from so many rows: whether it must add is told, too.
+    pub fn parameter_or_place(&mut self, id: ParameterId, rows: usize) -> Option<(&mut Tensor, bool)> {
+        self.gradients.sum_or_place(self.engine, id, rows)
     }
 
     /// The same for several different parameters.
     pub fn parameter_pair(&mut self, a: ParameterId, b: ParameterId) -> (Option<&mut Tensor>, Option<&mut Tensor>) {
         assert_ne!(a, b, "two different parameters");
+        for id in [a, b] {
+            self.parameter(id);
+        }
         let (low, high) = (a.0.min(b.0), a.0.max(b.0));
         let (left, right) = self.gradients.tensors.split_at_mut(high);
         let (low, high) = (left[low].as_mut(), right[0].as_mut());

@@ -264,6 +264,53 @@ fn behind_a_shared_beginning(
     }
 }
 
+/// What is written in place of zeros is what would have been added to them; what nothing was added to is 0.
+#[test]
+fn gradients_begin_with_what_is_added_first() {
+    for isa in Isa::all_here() {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let engine = engine(isa, precision, 2);
+            let shape = architecture("gpt2", HEADS[0], 97, true);
+            let mut model = random_model(&engine, &shape, 5);
+            model.add_value_head(&engine);
+            let r = &mut Key::new(7, "begin", 0).stream();
+            let ids: Vec<Vec<u32>> = (0..3).map(|i| random_ids(r, 20 + i, 97)).collect();
+            let passes = |gradients: &mut Gradients| {
+                for (i, ids) in ids.iter().enumerate() {
+                    let pass = if i == 1 {
+                        Pass::Known(&mut *gradients)
+                    } else {
+                        Pass::Seeded(&mut *gradients)
+                    };
+                    training_pass(&engine, &model, &[ids], 0.9, pass);
+                }
+            };
+            let mut zeros = Gradients::zeros(&engine, model.parameters());
+            passes(&mut zeros);
+            poison(&engine);
+            let mut placed = Gradients::unwritten(&engine, model.parameters());
+            passes(&mut placed);
+            placed.finish(&engine);
+            for (id, parameter) in model.parameters().iter() {
+                let [a, b] = [&zeros, &placed].map(|g| engine.read(g.get(id).expect("all are trained")));
+                assert_eq!(a, b, "{} on {isa} in {precision:?}", parameter.name());
+            }
+            // The head was not asked: of nothing comes nothing
+            let head = model
+                .parameters()
+                .iter()
+                .find(|(_, p)| p.name().contains("score") || p.name().contains("head"));
+            let (head, _) = head.expect("a head");
+            assert!(
+                engine
+                    .read(placed.get(head).expect("trained"))
+                    .iter()
+                    .all(|&x| x == 0.0)
+            );
+        }
+    }
+}
+
 /// Two tests share the cases, so that both processors of a small machine have work.
 #[test]
 fn five_hundred_random_cases() {

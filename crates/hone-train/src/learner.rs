@@ -54,7 +54,7 @@ impl Learner {
     ) -> Result<Gradients> {
         let mut tree = GradientTree::new();
         for shard in shards {
-            let mut gradients = Gradients::zeros(engine, self.model.parameters());
+            let mut gradients = Gradients::unwritten(engine, self.model.parameters());
             for microbatch in shard {
                 work(&self.model, microbatch, &mut gradients)?;
             }

@@ -239,8 +239,8 @@ impl Backend for CpuBackend {
         gemm::multiply(&self.cpu, &product, out.cpu_mut(), cols);
     }
 
-    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor) {
-        self.product(left, right, gradient, true);
+    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool) {
+        self.product(left, right, gradient, accumulate);
     }
 
     fn add_bias(&self, y: &mut Tensor, bias: &Tensor) {

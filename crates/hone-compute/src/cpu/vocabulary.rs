@@ -229,17 +229,16 @@ fn back_through_logits(
         let rows = &mut dhidden.cpu_mut()[block.start * d..block.end * d];
         gemm::multiply(cpu, &Product::of(left.get(), output.get()), rows, d);
     }
-    if let (Some(dweight), Some(transposed)) = (&mut into.dweight, transposed) {
+    if let (Some((dweight, accumulate)), Some(transposed)) = (&mut into.dweight, transposed) {
         let mut right = backend.right();
         right
             .get_mut()
             .pack(cpu, &v.hidden.cpu()[block.start * d..block.end * d], block.len(), d);
-        gemm::multiply(
-            cpu,
-            &Product::of(transposed.get(), right.get()).accumulate(),
-            dweight.cpu_mut(),
-            d,
-        );
+        let mut product = Product::of(transposed.get(), right.get());
+        if std::mem::replace(accumulate, true) {
+            product = product.accumulate();
+        }
+        gemm::multiply(cpu, &product, dweight.cpu_mut(), d);
     }
 }
 

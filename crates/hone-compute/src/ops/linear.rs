@@ -103,9 +103,10 @@ impl Operation for Linear {
                 backend.product(&left, &packed, dx, !first);
             }
             // 2. dW += dy^T x, with x packed once for all weights
-            if let (Some(transposed), Some(gradient)) = (transposed, context.parameter(w.weight)) {
+            let gradient = context.parameter_or_place(w.weight, self.x.rows);
+            if let (Some(transposed), Some((gradient, accumulate))) = (transposed, gradient) {
                 let right = right.get_or_insert_with(|| backend.pack_right(&self.x.numbers(engine, parameters)));
-                backend.weight_gradient(&transposed, right, gradient);
+                backend.weight_gradient(&transposed, right, gradient, accumulate);
             }
         }
         if let Some(dx) = dx {

@@ -105,7 +105,7 @@ impl Tape<'_> {
         let into = VocabularyGradients {
             output: self.parameters.get(asked.output).value(),
             dhidden: dhidden.as_mut(),
-            dweight: gradients.tensors[asked.output.index()].as_mut(),
+            dweight: gradients.sum_or_place(engine, asked.output, hidden.value.rows()),
         };
         let statistics = backend.weighted_logprobs(&self.vocabulary(&hidden.value, asked), &negative, into);
         if let Some(dhidden) = dhidden {
@@ -156,7 +156,7 @@ impl Operation for Logprobs {
         let into = VocabularyGradients {
             output: output.value(),
             dhidden: dhidden.as_mut(),
-            dweight: context.parameter(self.asked.output),
+            dweight: context.parameter_or_place(self.asked.output, rows),
         };
         engine.backend().token_statistics_backward(&vocabulary, &upstream, into);
         if let Some(dhidden) = dhidden {

@@ -276,8 +276,8 @@ impl Backend for Rehearsal {
         self.multiplies(left.m, left.k, right.1);
     }
 
-    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor) {
-        self.product(left, right, gradient, true);
+    fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool) {
+        self.product(left, right, gradient, accumulate);
     }
 
     fn add_bias(&self, y: &mut Tensor, _: &Tensor) {

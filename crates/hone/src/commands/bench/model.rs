@@ -180,10 +180,11 @@ pub fn train(arguments: &TrainArguments) -> Result<()> {
             counted = Instant::now();
         }
         let start = Instant::now();
-        gradients.clear(&engine);
+        gradients.clear();
         for microbatch in &microbatches {
             microbatch.differentiate(&engine, &model, weight, &mut gradients);
         }
+        gradients.finish(&engine);
         let rate = StepRate {
             learning_rate: 1e-4,
             clip: Some(1.0),
