@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::BLOCK;
 use super::fill::{clear, fill};
 use crate::cpu::Cpu;
-use crate::cpu::gemm::{Form, fetch};
+use crate::cpu::gemm::{Form, fetch, fetch_near};
 use crate::cpu::memory::{Memory, Regions};
 use crate::isa::{Level, Precision};
 use crate::pool::Parts;
@@ -273,7 +273,7 @@ impl KvPages {
     pub(super) fn fetch_keys(&self, block: usize, kv_head: usize) {
         let filled = (self.length - block * BLOCK).min(BLOCK);
         for column in self.block(block, kv_head).0.chunks_exact(BLOCK) {
-            column[..filled].chunks(LINE).for_each(|line| fetch(line.as_ptr()));
+            column[..filled].chunks(LINE).for_each(|line| fetch_near(line.as_ptr()));
         }
     }
 
@@ -283,7 +283,7 @@ impl KvPages {
         let filled = (self.length - block * BLOCK).min(BLOCK);
         let values = self.block(block, kv_head).1;
         let cells = self.layout.form().cells(filled) * self.layout.padded();
-        values[..cells].chunks(LINE).for_each(|line| fetch(line.as_ptr()));
+        values[..cells].chunks(LINE).for_each(|line| fetch_near(line.as_ptr()));
     }
 
     fn width(&self) -> usize {
@@ -345,7 +345,9 @@ impl Fill<'_> {
         let width = self.layout.kv_heads * self.layout.head_dim;
         let part = self.rows.start * width..self.rows.end * width;
         let page = self.page.cells_mut();
-        if self.new {
+        // A page whose places are all written needs no zeros, if there is no padding
+        let whole = self.rows.len() == BLOCK && self.layout.padded() == self.layout.head_dim;
+        if self.new && !whole {
             page.fill(0);
         }
         fill(level, self.layout, page, self.first, &k[part.clone()], &v[part]);

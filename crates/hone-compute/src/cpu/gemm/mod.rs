@@ -47,8 +47,10 @@ const BLOCK_DEPTH: usize = 256;
 const TASK_LEAST: usize = 1 << 17;
 /// Tasks wanted for each thread, so that none waits long for another.
 const TASKS_PER_THREAD: usize = 8;
-/// Rows up to which a task streams the right operand, each panel once and whole.
+/// Rows that tasks have at least, where there are as many.
 const STREAM_ROWS: usize = 32;
+/// Rows up to which a task takes a panel whole, each of its blocks of rows in one go.
+const WHOLE_ROWS: usize = 96;
 /// Cells of the left operand that the second cache holds beside the rest.
 const NEAR_CELLS: usize = 1 << 17;
 /// Rows of the scratch block that takes the columns of an incomplete panel.
@@ -180,6 +182,19 @@ pub(crate) fn fetch(line: *const u32) {
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(line.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// Asks for a cache line to be brought to the first cache.
+#[inline(always)]
+pub(crate) fn fetch_near(line: *const u32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast())
     };
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
@@ -331,8 +346,8 @@ impl<'a> Region<'a> {
 
     fn run(&self) {
         let pool = &self.cpu.pool;
-        if self.jobs.iter().all(|job| job.down == 1) {
-            // Panels are read once: each thread goes through panels of its own, fetching the next one.
+        if self.jobs.iter().all(|job| job.size.0 * job.work.depth <= NEAR_CELLS) {
+            // Each thread goes through panels of its own, fetching the next one.
             pool.run_apart(self.tasks, &|task| self.task(task));
         } else {
             // Tasks that follow each other share columns, so that threads read the same panels at about the same time.
@@ -430,7 +445,7 @@ impl Work<'_> {
             }
             return;
         }
-        let step = if rows.len() <= STREAM_ROWS {
+        let step = if rows.len() <= WHOLE_ROWS {
             self.depth
         } else {
             BLOCK_DEPTH
