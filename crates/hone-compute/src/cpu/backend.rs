@@ -99,6 +99,12 @@ impl CpuBackend {
         (self.memory.waiting(), cells)
     }
 
+    /// Bytes of pages of keys and values that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting_pages(&self) -> usize {
+        self.cpu.pages.idle_bytes()
+    }
+
     pub(super) fn scratch(&self, length: usize) -> super::buffer::Buffer {
         self.memory.take(length)
     }
