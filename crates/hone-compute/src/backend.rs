@@ -161,6 +161,12 @@ pub(crate) trait Backend: Send + Sync {
     fn pack_both(&self, x: &mut Tensor) -> (Packed, Packed);
     /// `out (+)= left right`.
     fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool);
+    /// `outs[i] = left rights[i]`: several weights on one input.
+    fn products(&self, left: &Packed, rights: &[&Packed], outs: &mut [Tensor]) {
+        for (right, out) in rights.iter().zip(outs) {
+            self.product(left, right, out, false);
+        }
+    }
     /// `gradient (+)= left right`, with `dy^T` on the left and `x` on the right.
     fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool);
     fn add_bias(&self, y: &mut Tensor, bias: &Tensor);

@@ -22,7 +22,10 @@ struct Shared {
     /// Changes with every region.
     epoch: AtomicUsize,
     task: Mutex<Option<SendPointer>>,
-    next: AtomicUsize,
+    /// The next task of each stretch.
+    next: Box<[Counter]>,
+    /// How many stretches the tasks are cut into.
+    stretches: AtomicUsize,
     count: AtomicUsize,
     panicked: Mutex<Option<Box<dyn std::any::Any + Send>>>,
     sleepers: AtomicUsize,
@@ -30,6 +33,11 @@ struct Shared {
     wake: Condvar,
     stop: AtomicBool,
 }
+
+/// A counter on a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Counter(AtomicUsize);
 
 #[derive(Clone, Copy)]
 struct SendPointer(*const Task);
@@ -55,7 +63,8 @@ impl Pool {
             active: AtomicUsize::new(0),
             epoch: AtomicUsize::new(0),
             task: Mutex::new(None),
-            next: AtomicUsize::new(0),
+            next: (0..threads.max(1)).map(|_| Counter::default()).collect(),
+            stretches: AtomicUsize::new(1),
             count: AtomicUsize::new(0),
             panicked: Mutex::new(None),
             sleepers: AtomicUsize::new(0),
@@ -68,7 +77,7 @@ impl Pool {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new()
                     .name(format!("hone-{i}"))
-                    .spawn(move || work(&shared))
+                    .spawn(move || work(&shared, i))
                     .ok()
             })
             .collect();
@@ -86,6 +95,16 @@ impl Pool {
 
     /// Runs `task(0)`, …, `task(count - 1)` and returns when all are done. A region inside a task runs in its thread.
     pub fn run(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.run_stretches(count, 1, task);
+    }
+
+    /// The same, and a thread begins with a stretch of tasks of its own, in order: what a task fetches ahead for the one
+    /// after it is then fetched by the thread that reads it. Who is done helps with the stretches of the others.
+    pub fn run_apart(&self, count: usize, task: &(dyn Fn(usize) + Sync)) {
+        self.run_stretches(count, self.threads(), task);
+    }
+
+    fn run_stretches(&self, count: usize, stretches: usize, task: &(dyn Fn(usize) + Sync)) {
         if count <= 1 || self.workers.is_empty() || INSIDE.get() {
             (0..count).for_each(task);
             return;
@@ -95,15 +114,18 @@ impl Pool {
         // SAFETY: only the lifetime changes; no thread holds the pointer once `active` is 0 with the region closed.
         let pointer = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync), *const Task>(task) };
         *shared.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(SendPointer(pointer));
-        shared.next.store(0, SeqCst);
         shared.count.store(count, SeqCst);
+        shared.stretches.store(stretches, SeqCst);
+        for (stretch, next) in shared.next.iter().enumerate().take(stretches) {
+            next.0.store(stretch * count / stretches, SeqCst);
+        }
         shared.open.store(true, SeqCst);
         shared.epoch.fetch_add(1, SeqCst);
         if shared.sleepers.load(SeqCst) > 0 {
             let _guard = shared.lock.lock().unwrap_or_else(PoisonError::into_inner);
             shared.wake.notify_all();
         }
-        shared.take_tasks(task);
+        shared.take_tasks(0, task);
         shared.open.store(false, SeqCst);
         let mut turns = 0;
         while shared.active.load(SeqCst) != 0 {
@@ -130,27 +152,32 @@ impl Pool {
 }
 
 impl Shared {
-    fn take_tasks(&self, task: &(dyn Fn(usize) + Sync)) {
+    /// Takes tasks in the thread `thread` of the pool.
+    fn take_tasks(&self, thread: usize, task: &(dyn Fn(usize) + Sync)) {
         INSIDE.set(true);
-        let count = self.count.load(SeqCst);
+        let (count, stretches) = (self.count.load(SeqCst), self.stretches.load(SeqCst));
         let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let i = self.next.fetch_add(1, SeqCst);
-                if i >= count {
-                    break;
+            for turn in 0..stretches {
+                let stretch = (thread + turn) % stretches;
+                let end = (stretch + 1) * count / stretches;
+                loop {
+                    let i = self.next[stretch].0.fetch_add(1, SeqCst);
+                    if i >= end {
+                        break;
+                    }
+                    task(i);
                 }
-                task(i);
             }
         }));
         INSIDE.set(false);
         if let Err(panic) = result {
-            self.next.store(count, SeqCst);
+            self.next.iter().for_each(|next| next.0.store(count, SeqCst));
             *self.panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
     }
 }
 
-fn work(shared: &Shared) {
+fn work(shared: &Shared, thread: usize) {
     let mut seen = 0;
     loop {
         let mut turns = 0;
@@ -176,7 +203,7 @@ fn work(shared: &Shared) {
             let pointer = *shared.task.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(SendPointer(pointer)) = pointer {
                 // SAFETY: the region is open and this thread counted as active, so `run` has not returned.
-                shared.take_tasks(unsafe { &*pointer });
+                shared.take_tasks(thread, unsafe { &*pointer });
             }
         }
         shared.active.fetch_sub(1, SeqCst);
@@ -259,6 +286,10 @@ mod tests {
                     // SAFETY: each task has its own element.
                     pool.run(count, &|i| unsafe { parts.get(i..i + 1) }[0] += 1);
                     assert!(hits.iter().all(|&h| h == 1), "{threads} threads, {count} tasks");
+                    let parts = Parts::new(&mut hits);
+                    // SAFETY: as above.
+                    pool.run_apart(count, &|i| unsafe { parts.get(i..i + 1) }[0] += 1);
+                    assert!(hits.iter().all(|&h| h == 2), "{threads} threads, {count} tasks apart");
                 }
             }
         }

@@ -131,6 +131,7 @@ impl Backend for Profiled {
 
         "products with weights" =>
         fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool);
+        fn products(&self, left: &Packed, rights: &[&Packed], outs: &mut [Tensor]);
 
         "weight gradients" =>
         fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::attention::{self, KvPages};
 use super::buffer::Store as Memory;
 use super::gemm::{self, LeftMatrix, Product, RightMatrix};
+use super::memory::Regions;
 use super::{Cpu, activation, elementwise, embedding, norm, optimizer, rope, vocabulary};
 use crate::backend::{
     Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
@@ -19,6 +20,8 @@ use crate::tensor::Tensor;
 pub(crate) struct CpuBackend {
     pub(super) cpu: Cpu,
     memory: Arc<Memory>,
+    /// Where packed weights are.
+    weights: Arc<Regions>,
     lefts: Spare<LeftMatrix>,
     rights: Spare<RightMatrix>,
 }
@@ -70,6 +73,7 @@ impl CpuBackend {
         Self {
             cpu: Cpu::new(isa, precision, threads),
             memory: Arc::default(),
+            weights: Arc::default(),
             lefts: Spare(Arc::default()),
             rights: Spare(Arc::default()),
         }
@@ -95,6 +99,12 @@ impl CpuBackend {
         (self.memory.waiting(), cells)
     }
 
+    /// Bytes of pages of keys and values that wait.
+    #[cfg(test)]
+    pub(crate) fn waiting_pages(&self) -> usize {
+        self.cpu.pages.idle_bytes()
+    }
+
     pub(super) fn scratch(&self, length: usize) -> super::buffer::Buffer {
         self.memory.take(length)
     }
@@ -106,14 +116,6 @@ pub(crate) fn right_matrix(packed: &Packed) -> &RightMatrix {
         Some(lent) => lent.get(),
         None => packed.0.downcast_ref().expect("a right operand packed by this backend"),
     }
-}
-
-fn pack_weight(reuse: Option<Packed>, pack: impl FnOnce(&mut RightMatrix)) -> Packed {
-    let mut right = reuse
-        .and_then(|p| p.0.downcast::<RightMatrix>().ok())
-        .unwrap_or_else(|| Box::new(RightMatrix::new()));
-    pack(&mut right);
-    Packed(right)
 }
 
 impl Backend for CpuBackend {
@@ -148,11 +150,12 @@ impl Backend for CpuBackend {
     }
 
     fn idle_bytes(&self) -> usize {
-        self.memory.idle_bytes()
+        self.memory.idle_bytes() + self.cpu.pages.idle_bytes()
     }
 
     fn release_idle_memory(&self) {
         self.memory.clear();
+        self.cpu.pages.clear();
         self.lefts.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.rights.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -200,9 +203,11 @@ impl Backend for CpuBackend {
     }
 
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
-        pack_weight(reuse, |right| {
-            right.pack_transposed(&self.cpu, weight.cpu(), weight.cols(), weight.rows())
-        })
+        let mut right = reuse
+            .and_then(|p| p.0.downcast::<RightMatrix>().ok())
+            .unwrap_or_else(|| Box::new(RightMatrix::within(Arc::clone(&self.weights))));
+        right.pack_transposed(&self.cpu, weight.cpu(), weight.cols(), weight.rows());
+        Packed(right)
     }
 
     fn pack_right(&self, x: &Tensor) -> Packed {
@@ -237,6 +242,20 @@ impl Backend for CpuBackend {
         let product = if accumulate { product.accumulate() } else { product };
         let cols = out.cols();
         gemm::multiply(&self.cpu, &product, out.cpu_mut(), cols);
+    }
+
+    fn products(&self, left: &Packed, rights: &[&Packed], outs: &mut [Tensor]) {
+        assert_eq!(rights.len(), outs.len(), "an output for each weight");
+        let left: &Lent<LeftMatrix> = left.0.downcast_ref().expect("a left operand packed by this backend");
+        let products: Vec<_> = rights
+            .iter()
+            .map(|right| Product::of(left.get(), right_matrix(right)))
+            .collect();
+        let outs = products.iter().zip(outs).map(|(product, out)| {
+            let cols = out.cols();
+            (product, out.cpu_mut(), cols)
+        });
+        gemm::multiply_all(&self.cpu, outs.collect());
     }
 
     fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool) {

@@ -5,6 +5,7 @@
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytemuck::Pod;
 
@@ -17,6 +18,8 @@ pub(crate) struct Memory<T> {
     pointer: NonNull<T>,
     written: usize,
     capacity: usize,
+    /// Where the places are, if not in memory of their own.
+    region: Option<Arc<Region>>,
 }
 // SAFETY: the array owns its memory, and gives it out under the rules of borrowing.
 unsafe impl<T: Send> Send for Memory<T> {}
@@ -30,6 +33,7 @@ impl<T> Memory<T> {
             pointer: NonNull::dangling(),
             written: 0,
             capacity: 0,
+            region: None,
         }
     }
 
@@ -68,6 +72,25 @@ impl<T: Pod> Memory<T> {
             pointer,
             written: 0,
             capacity,
+            region: None,
+        }
+    }
+
+    /// The same next to other arrays of `regions`, if it is large enough to gain by it and too small for huge pages of its
+    /// own.
+    pub fn within(regions: &Regions, capacity: usize) -> Self {
+        let size = capacity * size_of::<T>();
+        if !(SHARED..HUGE).contains(&size) {
+            return Self::with_capacity(capacity);
+        }
+        let Some((pointer, region)) = regions.take(size) else {
+            return Self::with_capacity(capacity);
+        };
+        Self {
+            pointer: pointer.cast(),
+            written: 0,
+            capacity,
+            region: Some(region),
         }
     }
 
@@ -78,7 +101,9 @@ impl<T: Pod> Memory<T> {
     pub fn write_up_to(&mut self, length: usize) {
         assert!(length <= self.capacity, "{length} of {} places", self.capacity);
         if length > self.written {
-            self.ask_for_huge_pages(length);
+            if self.region.is_none() {
+                self.ask_for_huge_pages(length);
+            }
             // SAFETY: the places lie in the array; zeros are numbers of every `Pod` type.
             unsafe { self.pointer.add(self.written).write_bytes(0, length - self.written) };
             self.written = length;
@@ -109,7 +134,10 @@ impl<T: Pod> Memory<T> {
 
 impl<T> Drop for Memory<T> {
     fn drop(&mut self) {
-        if self.capacity > 0 {
+        if self.region.is_some() {
+            // SAFETY: the places are this array's, and used no more.
+            unsafe { system::forget(self.pointer.as_ptr().cast(), self.capacity * size_of::<T>()) };
+        } else if self.capacity > 0 {
             // SAFETY: taken with this layout.
             unsafe { system::give_back(self.pointer.as_ptr().cast(), Self::layout(self.capacity)) };
         }
@@ -119,6 +147,64 @@ impl<T> Drop for Memory<T> {
 impl<T> Default for Memory<T> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// The least size of an array that shares huge pages with others.
+const SHARED: usize = 1 << 14;
+/// The size of a region: of addresses, for memory is there once it is written to.
+const REGION: usize = 16 * HUGE;
+
+/// Huge pages of which several arrays have a part each. A part is not given out twice.
+struct Region {
+    start: NonNull<u8>,
+}
+// SAFETY: a region only keeps the memory; those who have a part of it say what they do with it.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn layout() -> Layout {
+        Layout::from_size_align(REGION, HUGE).expect("a region fits the address space")
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: taken with this layout; no array has a part of it any more.
+        unsafe { system::give_back(self.start.as_ptr(), Self::layout()) };
+    }
+}
+
+/// Memory for arrays that live long and are read one after another, such as a model's weights: close together on huge pages,
+/// so that fetching ahead is not held up by looking for pages.
+#[derive(Default)]
+pub(crate) struct Regions {
+    /// The region whose end is free, and where that begins.
+    open: Mutex<Option<(Arc<Region>, usize)>>,
+}
+
+impl Regions {
+    /// `size` bytes, at most [`HUGE`], on a cache line; none where a system has no memory to be asked for in advance.
+    fn take(&self, size: usize) -> Option<(NonNull<u8>, Arc<Region>)> {
+        if !cfg!(target_os = "linux") {
+            return None;
+        }
+        let size = size.next_multiple_of(LINE);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.as_ref().is_none_or(|(_, used)| used + size > REGION) {
+            // SAFETY: the size is not zero.
+            let start = NonNull::new(unsafe { system::take(Region::layout()) })?;
+            // SAFETY: whole huge pages of this region.
+            unsafe { system::advise(start.as_ptr(), REGION) };
+            *open = Some((Arc::new(Region { start }), 0));
+        }
+        let (region, used) = open.as_mut()?;
+        // SAFETY: the part ends within the region.
+        let part = unsafe { region.start.add(*used) };
+        *used += size;
+        Some((part, Arc::clone(region)))
     }
 }
 
@@ -178,9 +264,25 @@ mod system {
         unsafe { libc::madvise(pages.cast(), bytes, libc::MADV_HUGEPAGE) };
     }
 
-    /// Whole pages of at most 64 KiB, the largest that are usual.
+    /// Gives the memory of whole pages back and keeps the addresses.
+    ///
+    /// # Safety
+    /// What they hold is not read again.
+    pub unsafe fn forget(memory: *mut u8, bytes: usize) {
+        let before = memory.align_offset(PAGE).min(bytes);
+        let whole = (bytes - before) / PAGE * PAGE;
+        if whole > 0 {
+            // SAFETY: as promised.
+            unsafe { libc::madvise(memory.add(before).cast(), whole, libc::MADV_DONTNEED) };
+        }
+    }
+
+    /// The largest size of an ordinary page.
+    const PAGE: usize = 1 << 16;
+
+    /// Whole pages.
     fn pages(layout: Layout) -> usize {
-        layout.size().next_multiple_of(1 << 16)
+        layout.size().next_multiple_of(PAGE)
     }
 }
 
@@ -189,6 +291,8 @@ mod system {
     pub use std::alloc::{alloc as take, dealloc as give_back};
 
     pub unsafe fn advise(_: *mut u8, _: usize) {}
+
+    pub unsafe fn forget(_: *mut u8, _: usize) {}
 }
 
 #[cfg(test)]
@@ -206,6 +310,37 @@ mod tests {
         memory.write_up_to(50);
         assert_eq!(memory.numbers()[..40], [1.0; 40]);
         assert_eq!(memory.numbers()[40..], [0.0; 10]);
+    }
+
+    #[test]
+    fn arrays_of_a_region_lie_next_to_each_other_and_outlive_it() {
+        let regions = Regions::default();
+        let (small, large) = (SHARED / 4 - 1, HUGE / 4);
+        assert!(Memory::<u32>::within(&regions, small).region.is_none());
+        assert!(Memory::<u32>::within(&regions, large).region.is_none());
+        if !cfg!(target_os = "linux") {
+            return;
+        }
+        let count = HUGE / 4 - 3;
+        let mut arrays: Vec<Memory<u32>> = (0..20).map(|_| Memory::within(&regions, count)).collect();
+        for (i, array) in arrays.iter_mut().enumerate() {
+            array.write_up_to(count);
+            assert!(array.numbers().iter().all(|&x| x == 0), "new memory");
+            array.numbers_mut().fill(i as u32);
+        }
+        let address = |array: &Memory<u32>| array.numbers().as_ptr().addr();
+        assert_eq!(address(&arrays[1]) - address(&arrays[0]), HUGE);
+        // More than a region holds; of some only every second is left
+        drop(regions);
+        let mut i = 0;
+        arrays.retain(|_| {
+            i += 1;
+            i % 2 == 0
+        });
+        for (i, array) in arrays.iter().enumerate() {
+            let expected = 2 * i as u32 + 1;
+            assert!(array.numbers().iter().all(|&x| x == expected), "array {expected}");
+        }
     }
 
     #[test]

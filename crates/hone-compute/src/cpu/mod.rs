@@ -19,8 +19,11 @@ pub(crate) mod simd;
 pub(crate) mod testing;
 pub(crate) mod vocabulary;
 
+use std::sync::Arc;
+
 use crate::isa::{Isa, Level, Precision};
 use crate::pool::Pool;
+use attention::PageStore;
 
 /// What every kernel needs to know.
 pub(crate) struct Cpu {
@@ -28,6 +31,8 @@ pub(crate) struct Cpu {
     pub level: Level,
     pub precision: Precision,
     pub pool: Pool,
+    /// Memory of the keys and values of caches.
+    pub pages: Arc<PageStore>,
 }
 
 impl Cpu {
@@ -41,6 +46,7 @@ impl Cpu {
             level: isa.level(),
             precision,
             pool: Pool::new(threads),
+            pages: Arc::default(),
         }
     }
 }

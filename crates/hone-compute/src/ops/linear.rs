@@ -39,6 +39,7 @@ impl Tape<'_> {
         let backend = self.engine.backend();
         let left = backend.pack_left(&x.value);
         let mut outputs = Vec::with_capacity(weights.len());
+        let mut packed = Vec::with_capacity(weights.len());
         for w in weights {
             let parameter = self.parameters.get(w.weight);
             assert_eq!(
@@ -47,13 +48,16 @@ impl Tape<'_> {
                 "the input of {} is as wide as it",
                 parameter.name()
             );
-            let mut y = backend.empty(x.value.rows(), parameter.value().rows());
-            backend.product(&left, parameter.packed_forward(self.engine), &mut y, false);
-            if let Some(bias) = w.bias {
-                backend.add_bias(&mut y, self.parameters.get(bias).value());
-            }
-            outputs.push(Arc::new(y));
+            outputs.push(backend.empty(x.value.rows(), parameter.value().rows()));
+            packed.push(parameter.packed_forward(self.engine));
         }
+        backend.products(&left, &packed, &mut outputs);
+        for (y, w) in outputs.iter_mut().zip(weights) {
+            if let Some(bias) = w.bias {
+                backend.add_bias(y, self.parameters.get(bias).value());
+            }
+        }
+        let outputs: Vec<_> = outputs.into_iter().map(Arc::new).collect();
         let ids: Vec<_> = weights
             .iter()
             .flat_map(|w| std::iter::once(w.weight).chain(w.bias))

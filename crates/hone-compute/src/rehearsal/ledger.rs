@@ -64,6 +64,8 @@ struct State {
     free: BTreeMap<usize, Vec<usize>>,
     /// Cells that idle left and right operands have room for, the last used last.
     spare: [Vec<usize>; 2],
+    /// Freed pages by their bytes.
+    pages: BTreeMap<usize, usize>,
 }
 
 /// The ledger of one rehearsal.
@@ -73,6 +75,11 @@ pub(crate) struct Ledger {
 }
 
 impl State {
+    /// Bytes of pages that wait for use.
+    fn idle_pages(&self) -> usize {
+        self.pages.iter().map(|(bytes, count)| bytes * count).sum()
+    }
+
     fn moved(&mut self) {
         if self.account.now.total() > self.account.peak.total() {
             self.account.peak = self.account.now;
@@ -123,6 +130,8 @@ impl Ledger {
         let cells: usize = state.spare.iter().flatten().sum();
         state.account.now.operands -= cells * size_of::<u32>();
         state.spare = Default::default();
+        state.account.now.pages -= state.idle_pages();
+        state.pages.clear();
     }
 
     /// The lengths that waiting tensors of each capacity were used to, and the cells of waiting left and right operands.
@@ -132,15 +141,23 @@ impl Ledger {
         (state.free.clone(), state.spare.clone())
     }
 
-    /// Bytes of tensors that wait for use.
+    /// Bytes of tensors and pages that wait for use.
     pub fn idle(&self) -> usize {
-        self.state().free.values().flatten().sum::<usize>() * size_of::<f32>()
+        let state = self.state();
+        state.free.values().flatten().sum::<usize>() * size_of::<f32>() + state.idle_pages()
     }
 
-    /// Memory that is given back when dropped.
+    /// Memory that is given back when dropped; that of pages waits for the next.
     pub fn hold(self: &Arc<Self>, kind: Kind, bytes: usize) -> Held {
         let mut state = self.state();
-        *place(&mut state.account.now, kind) += bytes;
+        match state
+            .pages
+            .get_mut(&bytes)
+            .filter(|idle| kind == Kind::Pages && **idle > 0)
+        {
+            Some(idle) => *idle -= 1,
+            None => *place(&mut state.account.now, kind) += bytes,
+        }
         state.moved();
         Held {
             ledger: Arc::clone(self),
@@ -232,7 +249,11 @@ impl Clone for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        *place(&mut self.ledger.state().account.now, self.kind) -= self.bytes;
+        let mut state = self.ledger.state();
+        match self.kind {
+            Kind::Pages => *state.pages.entry(self.bytes).or_default() += 1,
+            Kind::Packed => state.account.now.packed -= self.bytes,
+        }
     }
 }
 

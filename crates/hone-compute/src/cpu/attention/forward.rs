@@ -240,13 +240,18 @@ unsafe fn attend_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>) {
 #[inline(always)]
 unsafe fn block_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, block: usize) {
     let rows = task.rows();
-    if rows <= FEW_ROWS {
-        task.span.kv.fetch_values(block, task.kv_head);
-        if (block + 1) * BLOCK < task.span.kv.len() {
-            task.span.kv.fetch_keys(block + 1, task.kv_head);
-        } else if let Some((kv, kv_head)) = task.next.filter(|(kv, _)| kv.len() > 0) {
-            kv.fetch_keys(0, kv_head);
-        }
+    // What is read after this block, so that it comes while this one is computed
+    let next = if rows > FEW_ROWS {
+        None
+    } else if (block + 1) * BLOCK < task.span.kv.len() {
+        Some((task.span.kv, block + 1, task.kv_head))
+    } else {
+        task.next
+            .filter(|(kv, _)| kv.len() > 0)
+            .map(|(kv, kv_head)| (kv, 0, kv_head))
+    };
+    if let Some((kv, block, kv_head)) = next {
+        kv.fetch_keys(block, kv_head);
     }
     for first in (s.first_row(block)..rows).step_by(BAND) {
         let band = first..rows.min(first + BAND);
@@ -254,6 +259,9 @@ unsafe fn block_kernel<A: Arithmetic>(task: &Task<'_>, s: &mut Scratch<'_>, bloc
         unsafe {
             by_tiles!(band.clone(), score::<A>(task, s, (block, first)));
             by_tiles!(band.clone(), weigh::<A>(s, (block, first)));
+            if let (Some((kv, block, kv_head)), true) = (next, band.end == rows) {
+                kv.fetch_values(block, kv_head);
+            }
             by_tiles!(band, add_values::<A>(task, s, (block, first)));
         }
     }

@@ -33,7 +33,7 @@ use std::cell::RefCell;
 
 pub(crate) use backward::{Backward, backward};
 pub(crate) use forward::forward;
-pub(crate) use pages::{KvPages, append_all};
+pub(crate) use pages::{KvPages, PageStore, append_all};
 
 use crate::isa::Precision;
 pub(crate) use crate::layout::{AttentionShape, Mask};

@@ -7,12 +7,13 @@
 //! of a cache until one of them writes to it.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::BLOCK;
 use super::fill::{clear, fill};
 use crate::cpu::Cpu;
-use crate::cpu::gemm::{Form, fetch};
+use crate::cpu::gemm::{Form, fetch, fetch_near};
+use crate::cpu::memory::{Memory, Regions};
 use crate::isa::{Level, Precision};
 use crate::pool::Parts;
 use crate::rehearsal::Held;
@@ -29,21 +30,84 @@ impl Line {
     pub(super) const ZERO: Self = Self([0; LINE]);
 }
 
+/// Memory of pages: near each other, and used again.
+#[derive(Default)]
+pub(crate) struct PageStore {
+    regions: Regions,
+    free: Mutex<Vec<Memory<u32>>>,
+}
+
+impl PageStore {
+    /// Memory for `cells`, of any numbers.
+    fn take(&self, cells: usize) -> Memory<u32> {
+        let found = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let place = free.iter().rposition(|idle| idle.capacity() == cells);
+            place.map(|place| free.swap_remove(place))
+        };
+        found.unwrap_or_else(|| {
+            let mut cells = Memory::within(&self.regions, cells);
+            cells.write_up_to(cells.capacity());
+            cells
+        })
+    }
+
+    /// Bytes that wait for use.
+    pub fn idle_bytes(&self) -> usize {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        free.iter().map(|idle| idle.capacity() * size_of::<u32>()).sum()
+    }
+
+    /// Gives idle memory back to the system.
+    pub fn clear(&self) {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 /// Cells that start on a cache line.
-#[derive(Clone)]
 struct Page {
-    lines: Vec<Line>,
+    cells: Memory<u32>,
+    /// Where the memory goes when it is dropped.
+    home: Arc<PageStore>,
     /// In a rehearsal, which has no numbers: what they would take.
     _counted: Option<Held>,
 }
 
 impl Page {
     fn cells(&self) -> &[u32] {
-        bytemuck::cast_slice(&self.lines)
+        self.cells.numbers()
     }
 
     fn cells_mut(&mut self) -> &mut [u32] {
-        bytemuck::cast_slice_mut(&mut self.lines)
+        self.cells.numbers_mut()
+    }
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        let mut cells = Memory::new();
+        if self.cells.capacity() > 0 {
+            cells = self.home.take(self.cells.capacity());
+            cells.numbers_mut().copy_from_slice(self.cells.numbers());
+        }
+        Self {
+            cells,
+            home: Arc::clone(&self.home),
+            _counted: self._counted.clone(),
+        }
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let cells = std::mem::take(&mut self.cells);
+        if cells.capacity() > 0 {
+            self.home
+                .free
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(cells);
+        }
     }
 }
 
@@ -79,8 +143,13 @@ impl Layout {
         self.keys() + self.form().cells(BLOCK) * self.padded()
     }
 
-    fn lines(self) -> usize {
-        (self.kv_heads * self.head() * size_of::<u32>()).div_ceil(size_of::<Line>())
+    /// Cells of a page.
+    fn cells(self) -> usize {
+        (self.kv_heads * self.head()).next_multiple_of(LINE)
+    }
+
+    fn bytes(self) -> usize {
+        self.cells() * size_of::<u32>()
     }
 }
 
@@ -101,6 +170,8 @@ const SMALL: usize = 4096;
 struct Fill<'a> {
     layout: Layout,
     page: &'a mut Page,
+    /// Whether the page holds what was there before, not zeros.
+    new: bool,
     first: usize,
     rows: Range<usize>,
 }
@@ -127,7 +198,7 @@ impl KvPages {
 
     /// Bytes of the pages, those shared with clones counted in full.
     pub fn bytes(&self) -> usize {
-        self.pages.len() * self.layout.lines() * size_of::<Line>()
+        self.pages.len() * self.layout.bytes()
     }
 
     /// Adds `rows` positions; `k` and `v` are `[rows, kv_heads * head_dim]` and are rounded here.
@@ -141,7 +212,7 @@ impl KvPages {
             v.len()
         );
         let mut fills = Vec::new();
-        self.extend(0..rows, &mut fills);
+        self.extend(0..rows, &Arc::default(), &mut fills);
         for mut fill in fills {
             fill.run(Level::Portable, k, v);
         }
@@ -153,8 +224,9 @@ impl KvPages {
         self.length += rows;
         while self.pages.len() * BLOCK < self.length {
             let page = Page {
-                lines: Vec::new(),
-                _counted: Some(count(self.layout.lines() * size_of::<Line>())),
+                cells: Memory::new(),
+                home: Arc::default(),
+                _counted: Some(count(self.layout.bytes())),
             };
             self.pages.push(Arc::new(page));
         }
@@ -201,7 +273,7 @@ impl KvPages {
     pub(super) fn fetch_keys(&self, block: usize, kv_head: usize) {
         let filled = (self.length - block * BLOCK).min(BLOCK);
         for column in self.block(block, kv_head).0.chunks_exact(BLOCK) {
-            column[..filled].chunks(LINE).for_each(|line| fetch(line.as_ptr()));
+            column[..filled].chunks(LINE).for_each(|line| fetch_near(line.as_ptr()));
         }
     }
 
@@ -211,7 +283,7 @@ impl KvPages {
         let filled = (self.length - block * BLOCK).min(BLOCK);
         let values = self.block(block, kv_head).1;
         let cells = self.layout.form().cells(filled) * self.layout.padded();
-        values[..cells].chunks(LINE).for_each(|line| fetch(line.as_ptr()));
+        values[..cells].chunks(LINE).for_each(|line| fetch_near(line.as_ptr()));
     }
 
     fn width(&self) -> usize {
@@ -219,19 +291,21 @@ impl KvPages {
     }
 
     /// Makes room for the rows `rows` of some array and says where each goes.
-    fn extend<'a>(&'a mut self, rows: Range<usize>, fills: &mut Vec<Fill<'a>>) {
+    fn extend<'a>(&'a mut self, rows: Range<usize>, store: &Arc<PageStore>, fills: &mut Vec<Fill<'a>>) {
         let start = self.length;
         self.length += rows.len();
+        let before = self.pages.len();
         while self.pages.len() * BLOCK < self.length {
             let page = Page {
-                lines: vec![Line::ZERO; self.layout.lines()],
+                cells: store.take(self.layout.cells()),
+                home: Arc::clone(store),
                 _counted: None,
             };
             self.pages.push(Arc::new(page));
         }
         let mut position = start;
         let mut row = rows.start;
-        for page in self.pages.iter_mut().skip(start / BLOCK) {
+        for (i, page) in self.pages.iter_mut().enumerate().skip(start / BLOCK) {
             let first = position % BLOCK;
             let count = (BLOCK - first).min(rows.end - row);
             if count == 0 {
@@ -240,6 +314,7 @@ impl KvPages {
             fills.push(Fill {
                 layout: self.layout,
                 page: Arc::make_mut(page),
+                new: i >= before,
                 first,
                 rows: row..row + count,
             });
@@ -250,10 +325,31 @@ impl KvPages {
 }
 
 impl Fill<'_> {
+    /// Asks for the cells of a single row to be brought nearer.
+    fn fetch(&self) {
+        if self.rows.len() != 1 || self.new {
+            return;
+        }
+        let (layout, place) = (self.layout, self.first);
+        let row = place / (BLOCK / layout.form().cells(BLOCK)) * layout.padded();
+        for head in self.page.cells().chunks_exact(layout.head()).take(layout.kv_heads) {
+            let (keys, values) = head.split_at(layout.keys());
+            keys[place..].iter().step_by(BLOCK).for_each(|cell| fetch(cell));
+            values[row..][..layout.head_dim]
+                .chunks(LINE)
+                .for_each(|line| fetch(line.as_ptr()));
+        }
+    }
+
     fn run(&mut self, level: Level, k: &[f32], v: &[f32]) {
         let width = self.layout.kv_heads * self.layout.head_dim;
         let part = self.rows.start * width..self.rows.end * width;
         let page = self.page.cells_mut();
+        // A page whose places are all written needs no zeros, if there is no padding
+        let whole = self.rows.len() == BLOCK && self.layout.padded() == self.layout.head_dim;
+        if self.new && !whole {
+            page.fill(0);
+        }
         fill(level, self.layout, page, self.first, &k[part.clone()], &v[part]);
     }
 }
@@ -270,7 +366,7 @@ pub(crate) fn append_all(cpu: &Cpu, pages: &mut [&mut KvPages], k: &[f32], v: &[
             k.len(),
             pages.width()
         );
-        pages.extend(rows.clone(), &mut fills);
+        pages.extend(rows.clone(), &cpu.pages, &mut fills);
     }
     let count = fills.len();
     let parts = Parts::new(&mut fills);
@@ -281,8 +377,13 @@ pub(crate) fn append_all(cpu: &Cpu, pages: &mut [&mut KvPages], k: &[f32], v: &[
     };
     cpu.pool.ranges(count, grain, &|range| {
         // SAFETY: each task has its own elements.
-        for fill in unsafe { parts.get(range) } {
+        let mut fills = unsafe { parts.get(range) };
+        while let Some((fill, rest)) = fills.split_first_mut() {
+            if let Some(next) = rest.first() {
+                next.fetch();
+            }
             fill.run(cpu.level, k, v);
+            fills = rest;
         }
     });
 }

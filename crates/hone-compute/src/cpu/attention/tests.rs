@@ -444,6 +444,32 @@ fn truncating_and_appending_again_leaves_no_trace() {
 }
 
 #[test]
+fn pages_that_are_used_again_hold_nothing_of_before() {
+    for cpu in cpus(1) {
+        // With padding behind the head's numbers, and without
+        for dim in [20, 32] {
+            let width = 2 * dim;
+            let empty = || KvPages::new(cpu.precision, 2, dim);
+            let mut before = empty();
+            let ones = vec![1.0; 128 * width];
+            append_all(&cpu, &mut [&mut before], &ones, &ones, &[0..128]);
+            drop(before);
+            let waiting = cpu.pages.idle_bytes();
+            let s = Sequence::new(5, shape(2, 2, dim, Mask::Causal), 67);
+            let (mut kv, mut fresh) = (empty(), empty());
+            append_all(&cpu, &mut [&mut kv], &s.k, &s.v, &[0..67]);
+            assert!(waiting > 0 && cpu.pages.idle_bytes() == 0, "{}", name(&cpu));
+            fresh.append(&s.k, &s.v, 67);
+            let same = |block| (0..2).all(|head| kv.block(block, head) == fresh.block(block, head));
+            assert!(same(0) && same(1), "{} {dim}", name(&cpu));
+            drop(kv);
+            cpu.pages.clear();
+            assert_eq!(cpu.pages.idle_bytes(), 0);
+        }
+    }
+}
+
+#[test]
 fn an_empty_cache_gives_zeros() {
     let cpu = Cpu::new(Isa::Portable, Precision::F32, 1);
     let shape = shape(2, 1, 8, Mask::Full);

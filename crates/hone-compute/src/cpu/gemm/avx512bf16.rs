@@ -6,7 +6,7 @@
 //! # Soundness
 //! As in [`fma`](super::fma); the caller has seen to it that the processor has AVX512-BF16, too.
 
-use super::fma::strip_by_rows;
+use super::fma::{strip_by_rows, strip_of_wide_panel};
 use super::{PANEL, Strip};
 use crate::cpu::simd::{Avx512, Simd};
 use std::arch::x86_64::*;
@@ -15,17 +15,11 @@ use std::arch::x86_64::*;
 /// The processor has AVX512-BF16, and the strip's pointers are good for its sizes, with panels of 64 columns.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,avx512bf16")]
 pub(super) unsafe fn strip(strip: &Strip) {
-    unsafe {
-        if strip.columns == PANEL {
-            strip_by_rows!(strip, block::<Avx512, 4>, [1, 2, 3, 4, 5, 6])
-        } else {
-            strip_by_rows!(strip, block::<Avx512, 2>, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
-        }
-    }
+    unsafe { strip_of_wide_panel!(strip, block, Avx512) }
 }
 
 #[inline(always)]
-unsafe fn block<S: Simd, const R: usize, const V: usize>(
+unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
     strip: &Strip,
     a: *const u32,
     c: *mut f32,
@@ -42,7 +36,9 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
         }
         let mut b = strip.b;
         for k in 0..strip.depth {
-            super::fetch(line);
+            for i in 0..N {
+                super::fetch(line.wrapping_add(i * super::LINE));
+            }
             line = line.wrapping_add(line_step);
             let mut right = [_mm512_setzero_si512(); V];
             for v in 0..V {

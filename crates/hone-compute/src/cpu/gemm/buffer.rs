@@ -1,11 +1,14 @@
 //! Memory for packed matrices.
 
-use crate::cpu::memory::Memory;
+use crate::cpu::memory::{Memory, Regions};
+use std::sync::Arc;
 
 /// A growing array of 32-bit cells that is reused, never copied.
 pub(super) struct Buffer {
     memory: Memory<u32>,
     length: usize,
+    /// Where to take memory from, if not on its own.
+    regions: Option<Arc<Regions>>,
 }
 
 impl Buffer {
@@ -13,6 +16,16 @@ impl Buffer {
         Self {
             memory: Memory::new(),
             length: 0,
+            regions: None,
+        }
+    }
+
+    /// The same next to other arrays.
+    pub const fn within(regions: Arc<Regions>) -> Self {
+        Self {
+            memory: Memory::new(),
+            length: 0,
+            regions: Some(regions),
         }
     }
 
@@ -21,7 +34,10 @@ impl Buffer {
         if length > self.memory.capacity() {
             // The old array goes first
             self.memory = Memory::new();
-            self.memory = Memory::with_capacity(length);
+            self.memory = match &self.regions {
+                Some(regions) => Memory::within(regions, length),
+                None => Memory::with_capacity(length),
+            };
         }
         self.memory.write_up_to(length);
         self.length = length;

@@ -7,9 +7,9 @@
 use super::{PANEL, Strip};
 use crate::cpu::simd::{Portable, Simd};
 
-/// Computes a strip `V` vectors wide, some rows at a time.
+/// Computes a strip `V` vectors wide, some rows at a time; a step along `k` fetches `N` lines ahead.
 macro_rules! strip_by_rows {
-    ($strip:expr, $kernel:ident::<$s:ty, $v:literal>, [$($r:literal),*]) => {{
+    ($strip:expr, $kernel:ident::<$s:ty, $v:literal, $n:literal>, [$($r:literal),*]) => {{
         let strip: &Strip = $strip;
         const MOST: usize = { let rows = [$($r),*]; rows[rows.len() - 1] };
         let mut row = 0;
@@ -17,16 +17,38 @@ macro_rules! strip_by_rows {
             let left = strip.rows - row;
             let a = strip.a.add(row * strip.a_stride);
             let c = strip.c.add(row * strip.c_stride);
-            let ahead = strip.ahead(row, MOST);
+            let ahead = strip.ahead(row, MOST, $n);
             row += match super::next_rows(left, MOST) {
-                $($r => { $kernel::<$s, $r, $v>(strip, a, c, ahead); $r })*
+                $($r => { $kernel::<$s, $r, $v, $n>(strip, a, c, ahead); $r })*
                 _ => unreachable!("at most {MOST} rows"),
             };
         }
     }};
 }
 
-pub(super) use strip_by_rows;
+/// Computes a strip of panels of 64 columns: whole panels, or for few rows their halves one after the other, in which
+/// blocks have twice as many rows, so that the passes over a panel fetch all of the next one.
+macro_rules! strip_of_wide_panel {
+    ($strip:expr, $kernel:ident, $s:ty) => {{
+        let strip: &Strip = $strip;
+        match (strip.columns == PANEL, strip.rows) {
+            (true, 7..=12) => {
+                for half in strip.halves() {
+                    strip_by_rows!(&half, $kernel::<$s, 2, 2>, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+                }
+            }
+            (true, 13..=24) => {
+                for half in strip.halves() {
+                    strip_by_rows!(&half, $kernel::<$s, 2, 1>, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+                }
+            }
+            (true, _) => strip_by_rows!(strip, $kernel::<$s, 4, 1>, [1, 2, 3, 4, 5, 6]),
+            (false, _) => strip_by_rows!(strip, $kernel::<$s, 2, 1>, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+        }
+    }};
+}
+
+pub(super) use {strip_by_rows, strip_of_wide_panel};
 
 /// # Safety
 /// The processor has AVX-512, and the strip's pointers are good for its sizes, with panels of 64 columns.
@@ -34,13 +56,7 @@ pub(super) use strip_by_rows;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 pub(super) unsafe fn avx512(strip: &Strip) {
     use crate::cpu::simd::Avx512;
-    unsafe {
-        if strip.columns == PANEL {
-            strip_by_rows!(strip, block::<Avx512, 4>, [1, 2, 3, 4, 5, 6])
-        } else {
-            strip_by_rows!(strip, block::<Avx512, 2>, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
-        }
-    }
+    unsafe { strip_of_wide_panel!(strip, block, Avx512) }
 }
 
 /// # Safety
@@ -49,17 +65,17 @@ pub(super) unsafe fn avx512(strip: &Strip) {
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn avx2(strip: &Strip) {
     use crate::cpu::simd::Avx2;
-    unsafe { strip_by_rows!(strip, block::<Avx2, 2>, [1, 2, 3, 4, 5, 6]) }
+    unsafe { strip_by_rows!(strip, block::<Avx2, 2, 1>, [1, 2, 3, 4, 5, 6]) }
 }
 
 /// # Safety
 /// The strip's pointers are good for its sizes, with panels of 16 columns.
 pub(super) unsafe fn portable(strip: &Strip) {
-    unsafe { strip_by_rows!(strip, block::<Portable, 2>, [1, 2]) }
+    unsafe { strip_by_rows!(strip, block::<Portable, 2, 1>, [1, 2]) }
 }
 
 #[inline(always)]
-unsafe fn block<S: Simd, const R: usize, const V: usize>(
+unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
     strip: &Strip,
     a: *const u32,
     c: *mut f32,
@@ -79,7 +95,9 @@ unsafe fn block<S: Simd, const R: usize, const V: usize>(
         // Half a panel of the widest vectors has the stride of a whole one.
         let panel = if S::LANES == 16 { PANEL } else { V * S::LANES };
         for k in 0..strip.depth {
-            super::fetch(line);
+            for i in 0..N {
+                super::fetch(line.wrapping_add(i * super::LINE));
+            }
             line = line.wrapping_add(line_step);
             let mut right = [S::splat(0.0); V];
             for v in 0..V {

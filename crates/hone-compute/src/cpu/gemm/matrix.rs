@@ -10,9 +10,11 @@ use super::pack::{
 };
 use super::transpose::SIDE;
 use crate::cpu::Cpu;
+use crate::cpu::memory::Regions;
 use crate::isa::{Isa, Level, Precision};
 use crate::pool::Parts;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Columns of a right operand that [`Product::cols`](super::Product) may start at are multiples of this.
 pub(crate) const PANEL: usize = 64;
@@ -253,8 +255,17 @@ pub(crate) struct RightMatrix {
 impl RightMatrix {
     /// An empty one.
     pub const fn new() -> Self {
+        Self::of(Buffer::new())
+    }
+
+    /// An empty one whose memory will be next to that of others: a weight.
+    pub const fn within(regions: Arc<Regions>) -> Self {
+        Self::of(Buffer::within(regions))
+    }
+
+    const fn of(cells: Buffer) -> Self {
         Self {
-            cells: Buffer::new(),
+            cells,
             form: Form::Full,
             width: PANEL,
             depth: 0,

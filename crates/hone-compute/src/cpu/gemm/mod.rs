@@ -47,8 +47,10 @@ const BLOCK_DEPTH: usize = 256;
 const TASK_LEAST: usize = 1 << 17;
 /// Tasks wanted for each thread, so that none waits long for another.
 const TASKS_PER_THREAD: usize = 8;
-/// Rows up to which a task streams the right operand, each panel once and whole.
+/// Rows that tasks have at least, where there are as many.
 const STREAM_ROWS: usize = 32;
+/// Rows up to which a task takes a panel whole, each of its blocks of rows in one go.
+const WHOLE_ROWS: usize = 96;
 /// Cells of the left operand that the second cache holds beside the rest.
 const NEAR_CELLS: usize = 1 << 17;
 /// Rows of the scratch block that takes the columns of an incomplete panel.
@@ -116,6 +118,10 @@ struct Strip {
     next: *const u32,
     rows: usize,
     columns: usize,
+    /// Columns of the panel, of which the strip has all or half.
+    panel: usize,
+    /// Strips of the same panel and rows that came before this one.
+    pass: usize,
     depth: usize,
     c: *mut f32,
     /// Numbers from one row of `c` to the next.
@@ -136,19 +142,35 @@ fn next_rows(left: usize, most: usize) -> usize {
     }
 }
 
+/// Cells of a cache line.
+const LINE: usize = 16;
+
 impl Strip {
-    /// What to fetch while the block that starts at `row` is computed, a line for each cell of the depth, and how far
-    /// apart: four blocks of wide panels fetch all of the next one, and later blocks nothing new. A single
-    /// block reads memory in one stream, which the processor itself fetches ahead.
+    /// What to fetch while the block that starts at `row` is computed, `lines` cache lines for each cell of the depth, and
+    /// how far apart: the first passes over a panel fetch all of the next one, and later ones nothing new. A single
+    /// pass reads memory in one stream, which the processor itself fetches ahead.
     #[inline(always)]
-    fn ahead(&self, row: usize, block_rows: usize) -> (*const u32, usize) {
-        const LINE: usize = 16;
-        let block = row.div_ceil(block_rows);
-        if self.rows > block_rows && block * LINE < self.columns {
-            (self.next.wrapping_add(block * self.depth * LINE), LINE)
+    fn ahead(&self, row: usize, block_rows: usize, lines: usize) -> (*const u32, usize) {
+        let blocks = self.rows.div_ceil(block_rows);
+        let pass = self.pass * blocks + row.div_ceil(block_rows);
+        if (blocks > 1 || self.columns < self.panel) && pass * lines * LINE < self.panel {
+            (self.next.wrapping_add(pass * lines * self.depth * LINE), lines * LINE)
         } else {
             (self.b, 0)
         }
+    }
+
+    /// The two halves of the columns of a strip of a whole panel.
+    #[inline(always)]
+    fn halves(&self) -> [Self; 2] {
+        let half = self.columns / 2;
+        [0, 1].map(|pass| Self {
+            b: self.b.wrapping_add(pass * half),
+            c: self.c.wrapping_add(pass * half),
+            columns: half,
+            pass,
+            ..*self
+        })
     }
 }
 
@@ -160,6 +182,19 @@ pub(crate) fn fetch(line: *const u32) {
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(line.cast())
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// Asks for a cache line to be brought to the first cache.
+#[inline(always)]
+pub(crate) fn fetch_near(line: *const u32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(line.cast())
     };
     #[cfg(not(target_arch = "x86_64"))]
     let _ = line;
@@ -221,58 +256,120 @@ impl Finished<'_> {
 
 /// Computes `product` into `c`, whose row `i` starts at `i * ldc` and has as many elements as there are columns.
 pub(crate) fn multiply(cpu: &Cpu, product: &Product<'_>, c: &mut [f32], ldc: usize) {
-    run(cpu, product, (c, ldc), None);
+    Region::of(cpu, vec![(product, c, ldc)], None).run();
 }
 
 /// The same, and runs `epilogue` on every block of the output. The blocks are of the size it asks for (but for the last
 /// rows and columns), or have fewer rows, so that all threads have work.
 pub(crate) fn multiply_then(cpu: &Cpu, product: &Product<'_>, c: &mut [f32], ldc: usize, epilogue: &Epilogue<'_>) {
-    run(cpu, product, (c, ldc), Some(epilogue));
+    Region::of(cpu, vec![(product, c, ldc)], Some(epilogue)).run();
 }
 
-fn run(cpu: &Cpu, product: &Product<'_>, (c, ldc): (&mut [f32], usize), epilogue: Option<&Epilogue<'_>>) {
-    let Product { a, b, .. } = *product;
-    let (rows, cols) = (product.rows.clone(), product.cols.clone());
-    assert_eq!(a.k(), b.k(), "multiply: lengths of the sums");
-    assert!(rows.end <= a.m() && cols.end <= b.n(), "multiply: range");
-    assert_eq!(cols.start % PANEL, 0, "multiply: first column");
-    if rows.is_empty() || cols.is_empty() {
-        return;
+/// The same for several products at once, so that threads wait for each other once.
+pub(crate) fn multiply_all(cpu: &Cpu, products: Vec<(&Product<'_>, &mut [f32], usize)>) {
+    Region::of(cpu, products, None).run();
+}
+
+/// Products that are computed in one parallel region.
+struct Region<'a> {
+    cpu: &'a Cpu,
+    jobs: Vec<Job<'a>>,
+    tasks: usize,
+    epilogue: Option<&'a Epilogue<'a>>,
+}
+
+/// A product of a region, cut into tasks.
+struct Job<'a> {
+    work: Work<'a>,
+    /// Rows and columns of the output.
+    size: (usize, usize),
+    cut: Cut,
+    /// Tasks of a column of blocks.
+    down: usize,
+    /// The number of its first task.
+    first: usize,
+}
+
+impl<'a> Region<'a> {
+    fn of(
+        cpu: &'a Cpu,
+        products: Vec<(&'a Product<'a>, &'a mut [f32], usize)>,
+        epilogue: Option<&'a Epilogue<'a>>,
+    ) -> Self {
+        let form = Form::of(cpu);
+        let mut region = Self {
+            cpu,
+            jobs: Vec::with_capacity(products.len()),
+            tasks: 0,
+            epilogue,
+        };
+        for (product, c, ldc) in products {
+            let Product { a, b, .. } = *product;
+            let (rows, cols) = (product.rows.clone(), product.cols.clone());
+            assert_eq!(a.k(), b.k(), "multiply: lengths of the sums");
+            assert!(rows.end <= a.m() && cols.end <= b.n(), "multiply: range");
+            assert_eq!(cols.start % PANEL, 0, "multiply: first column");
+            if rows.is_empty() || cols.is_empty() {
+                continue;
+            }
+            let (m, n) = (rows.len(), cols.len());
+            assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "multiply: output");
+            assert!(
+                a.form == form && b.form == form && b.width == panel_width(cpu.level),
+                "multiply: operands packed for something else"
+            );
+            let kernel = Kernel::of(cpu, form);
+            let work = Work {
+                product,
+                depth: form.cells(a.k()).next_multiple_of(kernel.step),
+                kernel,
+                c: c.as_mut_ptr(),
+                ldc,
+            };
+            let cut = match epilogue {
+                None => Cut::of(m, n, work.depth, cpu.pool.threads()),
+                Some(epilogue) => Cut::with_columns(m, n, epilogue, cpu.pool.threads()),
+            };
+            let down = m.div_ceil(cut.rows);
+            let tasks = down * n.div_ceil(cut.columns);
+            region.jobs.push(Job {
+                work,
+                size: (m, n),
+                cut,
+                down,
+                first: region.tasks,
+            });
+            region.tasks += tasks;
+        }
+        region
     }
-    let (m, n) = (rows.len(), cols.len());
-    assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "multiply: output");
-    let form = Form::of(cpu);
-    assert!(
-        a.form == form && b.form == form && b.width == panel_width(cpu.level),
-        "multiply: operands packed for something else"
-    );
-    let kernel = Kernel::of(cpu, form);
-    let work = Work {
-        product,
-        kernel: &kernel,
-        depth: form.cells(a.k()).next_multiple_of(kernel.step),
-        c: c.as_mut_ptr(),
-        ldc,
-    };
-    let cut = match epilogue {
-        None => Cut::of(m, n, work.depth, cpu.pool.threads()),
-        Some(epilogue) => Cut::with_columns(m, n, epilogue, cpu.pool.threads()),
-    };
-    let (down, across) = (m.div_ceil(cut.rows), n.div_ceil(cut.columns));
-    // Tasks that follow each other share columns, so that threads read the same panels at about the same time.
-    cpu.pool.run(down * across, &|task| {
-        let (i, j) = (task % down, task / down);
-        let rows = i * cut.rows..m.min((i + 1) * cut.rows);
-        let columns = j * cut.columns..n.min((j + 1) * cut.columns);
-        work.block(rows.clone(), columns.clone());
-        if let Some(epilogue) = epilogue {
+
+    fn run(&self) {
+        let pool = &self.cpu.pool;
+        if self.jobs.iter().all(|job| job.size.0 * job.work.depth <= NEAR_CELLS) {
+            // Each thread goes through panels of its own, fetching the next one.
+            pool.run_apart(self.tasks, &|task| self.task(task));
+        } else {
+            // Tasks that follow each other share columns, so that threads read the same panels at about the same time.
+            pool.run(self.tasks, &|task| self.task(task));
+        }
+    }
+
+    fn task(&self, task: usize) {
+        let job = &self.jobs[self.jobs.partition_point(|job| job.first <= task) - 1];
+        let (task, (m, n)) = (task - job.first, job.size);
+        let (i, j) = (task % job.down, task / job.down);
+        let rows = i * job.cut.rows..m.min((i + 1) * job.cut.rows);
+        let columns = j * job.cut.columns..n.min((j + 1) * job.cut.columns);
+        job.work.block(rows.clone(), columns.clone());
+        if let Some(epilogue) = self.epilogue {
             (epilogue.run)(&Finished {
                 rows,
                 columns,
-                work: &work,
+                work: &job.work,
             });
         }
-    });
+    }
 }
 
 /// The size of a task.
@@ -326,7 +423,7 @@ impl Cut {
 
 struct Work<'a> {
     product: &'a Product<'a>,
-    kernel: &'a Kernel,
+    kernel: Kernel,
     /// Cells along `k`.
     depth: usize,
     /// The output: `m` rows of `n` numbers, `ldc` apart.
@@ -348,7 +445,7 @@ impl Work<'_> {
             }
             return;
         }
-        let step = if rows.len() <= STREAM_ROWS {
+        let step = if rows.len() <= WHOLE_ROWS {
             self.depth
         } else {
             BLOCK_DEPTH
@@ -397,6 +494,8 @@ impl Work<'_> {
             next: (&raw const b_cells[right]).wrapping_add(next),
             rows: rows.len(),
             columns: columns.len().next_multiple_of(unit),
+            panel: width,
+            pass: 0,
             depth: depths.len(),
             c: self.at(rows.start, columns.start),
             c_stride: self.ldc,

@@ -155,6 +155,8 @@ fn every_element_is_the_scalar_chain() {
         (33, 540, 70),
         (41, 48, 96),
         (15, 64, 224),
+        (9, 540, 130),
+        (24, 70, 192),
         (75, 20, 40),
         (197, 64, 66),
         // So deep that a task goes through its columns more than once.
@@ -190,6 +192,88 @@ fn every_element_is_the_scalar_chain() {
                 assert_bits(&c, &model(&start), &what);
             }
         }
+    }
+}
+
+#[test]
+fn products_of_one_region_are_those_of_each_alone() {
+    for cpu in everywhere(3) {
+        let mut random = Random::new(3);
+        for m in [1, 16, 70, 300] {
+            let k = 96;
+            let a = random.vector(m * k);
+            let weights: Vec<_> = [64, 3, 0, 500].map(|n| (n, random.vector(k * n))).into();
+            let (mut left, mut rights) = (LeftMatrix::new(), Vec::new());
+            left.pack(&cpu, &a, m, k);
+            for (n, b) in &weights {
+                let mut right = RightMatrix::new();
+                right.pack(&cpu, b, k, *n);
+                rights.push(right);
+            }
+            let products: Vec<_> = rights.iter().map(|right| Product::of(&left, right)).collect();
+            let mut alone: Vec<_> = weights.iter().map(|(n, _)| vec![f32::NAN; m * n]).collect();
+            let mut together = alone.clone();
+            for (product, c) in products.iter().zip(&mut alone) {
+                multiply(&cpu, product, c, product.b.n());
+            }
+            let outs = products.iter().zip(&mut together);
+            multiply_all(&cpu, outs.map(|(p, c)| (p, &mut c[..], p.b.n())).collect());
+            for (i, (alone, together)) in alone.iter().zip(&together).enumerate() {
+                assert!(alone.iter().all(|x| !x.is_nan()));
+                assert_bits(together, alone, &format!("{} {m} rows, product {i}", cpu.isa));
+            }
+        }
+    }
+}
+
+/// The passes over a panel of 64 columns ask for every line of the next one, each once, where more than one pass is made.
+#[test]
+fn passes_fetch_all_of_the_next_panel() {
+    let cells = vec![0_u32; 2 * 40 * PANEL];
+    for (rows, most, lines) in [
+        (7, 12, 2),
+        (12, 12, 2),
+        (13, 12, 1),
+        (16, 12, 1),
+        (24, 12, 1),
+        (25, 6, 1),
+        (64, 6, 1),
+    ] {
+        let whole = Strip {
+            a: cells.as_ptr(),
+            a_stride: 40,
+            b: cells.as_ptr(),
+            next: cells[40 * PANEL..].as_ptr(),
+            rows,
+            columns: PANEL,
+            panel: PANEL,
+            pass: 0,
+            depth: 40,
+            c: std::ptr::null_mut(),
+            c_stride: PANEL,
+            load: false,
+        };
+        let next = whole.next;
+        let strips = if rows <= 24 {
+            Vec::from(whole.halves())
+        } else {
+            vec![whole]
+        };
+        let mut fetched = Vec::new();
+        for strip in strips {
+            let mut row = 0;
+            while row < rows {
+                let (line, step) = strip.ahead(row, most, lines);
+                assert!(step == 0 || step == lines * LINE);
+                if step > 0 {
+                    let first = (line.addr() - next.addr()) / size_of::<u32>();
+                    fetched.extend((0..40 * lines).map(|i| first + i * LINE));
+                }
+                row += next_rows(rows - row, most);
+            }
+        }
+        let all: Vec<_> = (0..40 * PANEL).step_by(LINE).collect();
+        assert_eq!(fetched, all, "{rows} rows");
     }
 }
 

@@ -262,6 +262,8 @@ fn the_kernel_of_tiles_agrees_with_its_emulation() {
                     next: b.as_ptr(),
                     rows,
                     columns,
+                    panel: PANEL,
+                    pass: 0,
                     depth,
                     c: c.as_mut_ptr(),
                     c_stride,
