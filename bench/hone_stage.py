@@ -132,7 +132,7 @@ def trained(a, folder):
     return {"value": tokens / seconds, "unit": "tokens/s", "runs": [step["tokens_per_second"] for step in steps]}
 
 
-def main():
+def parsed(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["sft", "pretrain", "ppo"])
     parser.add_argument("hone")
@@ -146,7 +146,11 @@ def main():
     parser.add_argument("--plan", choices=["trained", "peak"])
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--losses", action="store_true")
-    a = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main():
+    a = parsed()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "stage.toml").write_text(configuration(a, folder))

@@ -321,8 +321,8 @@ fn cli_bench_and_doctor_report_figures() {
         report["operations"].as_f64().unwrap()
     };
     // A weight is multiplied three times a token, on the way forward and for both gradients
-    let shape = architecture().architecture(280).unwrap();
-    let weights = (shape.layers * shape.block_weights()) as f64;
+    let sizes = architecture().architecture(280).unwrap();
+    let weights = (sizes.layers * sizes.block_weights()) as f64;
     assert!(operations("2") > 6.0 * weights * 32.0);
     assert_eq!(operations("4"), 2.0 * operations("2"));
     let works: [&[&str]; 4] = [
