@@ -1,10 +1,14 @@
 """Writes the models and the data on which hone and its peers are measured. All weights are random: speed does not depend on them.
 
 usage: models.py OUT [TEXT...]     TEXT: plain text (.gz is unpacked) for the tokenizer and the data; default: what this repository holds
+       models.py OUT --missing     only what an earlier version of this script did not make; all else in OUT stays as it is
 
 OUT/model-s, -m, -b     Llama architecture; 8.5, 31.6 and 88.1 M parameters; vocabulary 16,384, tied; context 1,024; f32
 OUT/model-m.gguf, -b    the same weights for llama.cpp, in bf16
-OUT/model-q             the shape of Qwen2.5-0.5B, in bf16, without a tokenizer
+OUT/model-q             the shape of Qwen2.5-0.5B, in bf16, with the tokenizer of the others
+OUT/model-q-reward      the same weights with a head of zeros that gives a score
+OUT/model-m-NAME        m with other sizes (SHAPES), in bf16
+OUT/windows.jsonl       texts of 255 tokens each
 OUT/sft.jsonl           conversations of one question and one answer, 128 tokens each on average, none above 250
 OUT/text.jsonl          the same as plain texts
 OUT/prompts.jsonl       prompts of 64 tokens
@@ -17,8 +21,9 @@ import pathlib
 import random
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 import llama_gguf
 
@@ -31,7 +36,19 @@ CHATML = (
 #        width, blocks, heads, key and value heads, width of the feed-forward layer
 LLAMAS = {"s": (256, 6, 8, 4, 688), "m": (512, 8, 8, 4, 1376), "b": (768, 12, 12, 4, 2048)}
 IN_GGUF = ("m", "b")
+# m with other sizes. Those with -round behind are what the odd ones are compared with
+SHAPES = {
+    # The embedding of a padding token is zeros, and a norm of zeros multiplies gradients by a thousand in every block
+    "start": {"pad_token_id": None},
+    "long": {"max_position_embeddings": 4096},
+    "heads-8": {"num_attention_heads": 64, "num_key_value_heads": 32},
+    "heads-80": {"hidden_size": 640, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 80, "intermediate_size": 1728},
+    "heads-80-round": {"hidden_size": 640, "num_attention_heads": 10, "num_key_value_heads": 5, "head_dim": 64, "intermediate_size": 1728},
+    "vocabulary-50257": {"vocab_size": 50257},
+    "vocabulary-50257-round": {"vocab_size": 50176},
+}
 CONVERSATIONS, PROMPTS, PROMPT_TOKENS, LONGEST = 2000, 512, 64, 250
+WINDOWS, WINDOW_TOKENS = 480, 255
 
 
 def read(path):
@@ -61,18 +78,30 @@ def train_tokenizer(texts):
     return tokenizer
 
 
-def write_llama(out, name, tokenizer):
+def llama(name, **sizes):
+    """A model of random weights, of LLAMAS' sizes but for those that are given."""
     width, blocks, heads, kv_heads, intermediate = LLAMAS[name]
     torch.manual_seed(1)
-    model = LlamaForCausalLM(LlamaConfig(
+    usual = dict(
         vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=blocks, num_attention_heads=heads, num_key_value_heads=kv_heads,
         intermediate_size=intermediate, max_position_embeddings=1024, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=SPECIAL.index("<|im_end|>"), pad_token_id=SPECIAL.index("<|endoftext|>")))
+        eos_token_id=SPECIAL.index("<|im_end|>"), pad_token_id=SPECIAL.index("<|endoftext|>"))
+    return LlamaForCausalLM(LlamaConfig(**usual | sizes))
+
+
+def write_llama(out, name, tokenizer):
+    model = llama(name)
     folder = out / f"model-{name}"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if name in IN_GGUF:
         llama_gguf.write(folder, out / f"model-{name}.gguf")
+    return model.num_parameters()
+
+
+def write_shape(out, name):
+    model = llama("m", **SHAPES[name])
+    model.to(torch.bfloat16).save_pretrained(out / f"model-m-{name}")
     return model.num_parameters()
 
 
@@ -83,6 +112,18 @@ def write_qwen(out):
         max_position_embeddings=32768, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=True))
     model.to(torch.bfloat16).save_pretrained(out / "model-q")
     return model.num_parameters()
+
+
+def write_reward(out):
+    """model-q with a head of zeros: who scores is not asked, only how much work it is."""
+    weights = load_file(out / "model-q/model.safetensors")
+    configuration = json.loads((out / "model-q/config.json").read_text())
+    configuration |= {"architectures": ["Qwen2ForSequenceClassification"], "num_labels": 1}
+    weights["score.weight"] = torch.zeros(1, configuration["hidden_size"], dtype=torch.bfloat16)
+    folder = out / "model-q-reward"
+    folder.mkdir(exist_ok=True)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(configuration, indent=1) + "\n")
 
 
 def write_lines(path, rows):
@@ -117,13 +158,49 @@ def data(texts, tokenizer):
     return [conversation() for _ in range(CONVERSATIONS)], [prompt() for _ in range(PROMPTS)]
 
 
+def windows(texts, tokenizer):
+    """Texts that follow each other, of WINDOW_TOKENS tokens each: with the end of a document before and behind, windows of 256 predictions."""
+    ids = tokenizer("\n".join(texts), add_special_tokens=False).input_ids
+    found, start = [], 0
+    while len(found) < WINDOWS and start + WINDOW_TOKENS <= len(ids):
+        text = tokenizer.decode(ids[start:start + WINDOW_TOKENS])
+        # Tokens of a text that was cut may be others, and more or fewer; hone takes control tokens in a text for text
+        if len(tokenizer(text, add_special_tokens=False).input_ids) == WINDOW_TOKENS and not any(token in text for token in SPECIAL):
+            found.append(text)
+        start += WINDOW_TOKENS
+    if len(found) < WINDOWS:
+        raise SystemExit(f"the texts gave {len(found)} windows, expected {WINDOWS}: give more text")
+    return found
+
+
+def further(out):
+    """What is measured besides speed against peers, as far as it is not there."""
+    tokenizer = AutoTokenizer.from_pretrained(out / "model-m")
+    if not (out / "model-q/tokenizer.json").exists():
+        tokenizer.save_pretrained(out / "model-q")
+    if not (out / "model-q-reward/tokenizer.json").exists():
+        write_reward(out)
+        tokenizer.save_pretrained(out / "model-q-reward")
+    for name in SHAPES:
+        if not (out / f"model-m-{name}/tokenizer.json").exists():
+            write_shape(out, name)
+            tokenizer.save_pretrained(out / f"model-m-{name}")
+    if not (out / "windows.jsonl").exists():
+        with open(out / "text.jsonl") as file:
+            texts = [json.loads(line)["text"] for line in file]
+        write_lines(out / "windows.jsonl", [{"text": text} for text in windows(texts, tokenizer)])
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("out", type=pathlib.Path)
     arguments.add_argument("text", type=pathlib.Path, nargs="*")
+    arguments.add_argument("--missing", action="store_true")
     arguments = arguments.parse_args()
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
+    if arguments.missing:
+        return further(out)
     texts = [read(path) for path in arguments.text or own_texts()]
     tokenizer = train_tokenizer(texts)
     parameters = {name: write_llama(out, name, tokenizer) for name in LLAMAS}
@@ -135,6 +212,7 @@ def main():
     lengths = [length for _, length in conversations]
     manifest = {"parameters": parameters, "vocabulary": VOCABULARY, "conversations": len(lengths),
                 "mean_tokens": round(sum(lengths) / len(lengths), 1), "most_tokens": max(lengths)}
+    further(out)
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     print(json.dumps(manifest))
 

@@ -3,10 +3,12 @@ import json
 import statistics
 from dataclasses import dataclass
 
+import figures
 import machine
 import rows
 
-UNITS = {"bytes": (1e6, "MB"), "tokens/s": (1, "tokens/s"), "GFLOP/s": (1, "GFLOP/s"), "GB/s": (1, "GB/s")}
+UNITS = {
+    "bytes": (1e6, "MB"), "tokens/s": (1, "tokens/s"), "GFLOP/s": (1, "GFLOP/s"), "GB/s": (1, "GB/s"), "nats": (1, "nats"), "of the time": (0.01, "% of the time")}
 
 
 def as_json(record):
@@ -21,13 +23,15 @@ def failures(record):
     return {key: found["error"] for r in record["rounds"] for key, found in r.items() if "error" in found}
 
 
-def figures(record, key, what="value"):
+def each_round(record, key, what="value"):
     return [r[key][what] for r in record["rounds"]]
 
 
 def amount(value, unit):
     scale, name = UNITS[unit]
     value /= scale
+    if unit == "nats":
+        return f"{value:.4f} {name}"
     return f"{value:,.0f} {name}" if value >= 100 else f"{value:.1f} {name}"
 
 
@@ -49,29 +53,56 @@ def outcome(line, record):
         return Outcome("", "", "", "not measured")
     failed = failures(record)
     theirs = [key for key in line.theirs if key not in failed]
-    if line.ours in failed or not theirs:
-        told = failed.get(line.ours) or failed[line.theirs[0]]
+    # Of several peers one may fail; of what stands side by side, none
+    needed = [line.ours, *([line.base] if line.base else []), *(line.theirs if line.kind in ("level", "straight") else ())]
+    if not theirs and line.theirs:
+        needed.append(line.theirs[0])
+    if told := next((failed[key] for key in needed if key in failed), None):
         return Outcome("", "", "", f"failed: {told}", state="failed")
-    what = "max_rss_bytes" if line.kind == "memory" else "value"
     # The best of the peers: the least memory, else the highest figure
+    what = "max_rss_bytes" if line.kind == "memory" else "value"
     best = min if line.kind in ("memory", "part") else max
-    them = best(theirs, key=lambda key: statistics.median(figures(record, key, what)))
-    ours, peers = figures(record, line.ours, what), figures(record, them, what)
-    factor = record["setup"]["parameters"][line.model] * line.a_weight if line.kind == "share" else 1.0
-    over = (lambda mine, other: other / mine) if line.kind == "memory" else (lambda mine, other: mine * factor / other)
-    ratio, pairs = over(statistics.median(ours), statistics.median(peers)), [over(m, o) for m, o in zip(ours, peers)]
-    show = percent if line.kind in ("share", "part") else times
-    figure = show(ratio)
-    if max(pairs) > min(pairs):
-        figure += f" ({show(min(pairs))} to {show(max(pairs))})"
-    first = record["rounds"][0]
-    our_unit, their_unit = ("bytes", "bytes") if line.kind == "memory" else (first[line.ours]["unit"], first[them]["unit"])
-    words, state = judged(line, ratio)
-    return Outcome(amount(statistics.median(ours), our_unit), amount(statistics.median(peers), their_unit), figure, words, ratio, state)
+    them = best(theirs, key=lambda key: figures.median(record, key, what)) if theirs else None
+    factor = record["setup"]["parameters"][line.model] * line.a_weight if line.model else 1.0
+    found = figures.ratio(line, them, lambda key, what: figures.median(record, key, what), factor)
+    each = [figures.ratio(line, them, lambda key, what, r=r: r[key][what], factor) for r in record["rounds"]]
+    show = shown(line)
+    figure = show(found)
+    if max(each) > min(each):
+        figure += f" ({show(min(each))} to {show(max(each))})"
+    words, state = judged(line, found)
+    return Outcome(*both(line, them, record), figure, words, found, state)
+
+
+def both(line, them, record):
+    """What stands for hone, and for what it is compared with."""
+    def told(key):
+        what = "max_rss_bytes" if line.kind == "memory" else "value"
+        return amount(figures.median(record, key, what), "bytes" if line.kind == "memory" else record["rounds"][0][key]["unit"])
+
+    if line.kind in ("level", "straight"):
+        inner = [told(key) for key in (line.ours, *line.theirs)]
+        return ", ".join(text.rpartition(" ")[0] for text in inner[:-1]) + f", {inner[-1]}", ""
+    if line.kind == "noise":
+        def curve(key):
+            runs = figures.median(record, key, "runs")
+            return f"{figures.apart(runs, figures.median(record, line.base, 'runs')):.2g} apart, {told(key)} at last"
+        return curve(line.ours), curve(them)
+    return told(line.ours), told(them) if them else ""
+
+
+def shown(line):
+    """How a line's figure is written."""
+    if line.kind in ("speed", "memory", "noise"):
+        return times
+    unit = line.unit
+    return percent if unit is None else lambda value: amount(value, unit)
 
 
 def judged(line, ratio):
-    if line.kind == "part":
+    if line.kind in figures.SMALL:
+        if line.least is None:
+            return "no target", "untargeted"
         return ("reached", "reached") if ratio <= line.least else ("not reached", "missed")
     slower = line.kind == "speed" and ratio < 1.0
     if line.least is None:
@@ -88,14 +119,16 @@ def times(ratio):
 
 
 def percent(ratio):
-    return f"{100 * ratio:.1f}%" if ratio < 0.1 else f"{100 * ratio:.0f}%"
+    return f"{100 * ratio:.1f}%" if abs(ratio) < 0.1 else f"{100 * ratio:.0f}%"
 
 
 def target(line, value):
     if value is None:
         return "-"
-    if line.kind == "part":
-        return f"at most {value:.0%}"
+    if line.kind == "noise":
+        return f"at most {value:g}x"
+    if line.kind in figures.SMALL:
+        return "at most " + (f"{value:.0%}" if line.unit is None else amount(value, line.unit))
     return f"{value:.0%}" if line.kind == "share" else f"{value:g}x"
 
 
@@ -108,6 +141,7 @@ hone and what one would use otherwise, on the same work and the same machine. `b
 - **In turn.** In each round every command runs once, hone and peers one after the other, and in the next round in the opposite order. Figures are medians over the rounds; the ratio is that of the medians, in brackets the least and the greatest of the single rounds.
 - **The same work.** Same shapes, same random weights, same precision, same number of threads, batch, lengths and new tokens. Where the work differs, the row's notes say so.
 - **The peers as a careful user runs them.** bf16 where it is faster, fused AdamW, scaled dot-product attention. Where there are two ways, both are measured and the faster counts.
+- **hone with itself.** The rows from *growth-training* on say how time and memory grow, whether odd shapes are slower, what `hone plan` is worth and what exactness costs; only *losses* has a peer. Their figure is a share that is to be small, or, of shapes, large.
 - **Nothing else.** Before each command the script waits for the machine to be quiet, and runs a command again that was disturbed. What other programs took is given with each row. (On a busy machine PyTorch and llama.cpp, whose threads wait for each other often, lose far more than hone: ratios taken there mean nothing.)
 - **Memory** is the most that a process held (`ru_maxrss` of `wait4`), for all alike.
 - **The commands** below are those that were run, in the folder `bench`; `DATA` is the folder of the models, `python` the peers' Python.
@@ -195,9 +229,9 @@ def details(row, record, setups):
         if measure.key in failed:
             lines.append(f"| {measure.who} | failed: {failed[measure.key].replace('|', '/')} | | | |")
             continue
-        values, unit = figures(record, measure.key), record["rounds"][0][measure.key]["unit"]
+        values, unit = each_round(record, measure.key), record["rounds"][0][measure.key]["unit"]
         spread = f"{amount(min(values), unit)} to {amount(max(values), unit)}"
-        memory, wall = (statistics.median(figures(record, measure.key, what)) for what in ("max_rss_bytes", "wall_seconds"))
+        memory, wall = (statistics.median(each_round(record, measure.key, what)) for what in ("max_rss_bytes", "wall_seconds"))
         lines.append(f"| {measure.who} | {amount(statistics.median(values), unit)} | {spread} | {amount(memory, 'bytes')} | {wall:.0f} s |")
     lines += ["", "```sh", *(record["commands"][measure.key] for measure in row.measures), "```", ""]
     return "\n".join(lines)

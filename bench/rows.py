@@ -14,6 +14,7 @@ class Measure:
     command: str
     steps: tuple = (0, 0)  # in a measurement, and in a trial of the script
     unit: str = "tokens/s"
+    reads: str = "speed"  # which figure is taken from what the command prints: run.READERS
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,10 @@ class Line:
     """A line of the table: a figure made of hone's measure and the best of the others.
 
     speed: hone's figure over the peer's. memory: the peer's peak memory over hone's. share: hone's figure, times what a token
-    takes of the unit of the other, over the other. part: hone's figure over the other's, which is to be small.
+    takes of the unit of the other, over the other. part: hone's figure over the other's.
+    level: how much the largest of all figures is above the smallest. straight: how far they are from a straight line over `at`.
+    near: how far hone's figure is from the other's. cost: how much the other's is above hone's. most: hone's figure itself.
+    noise: how far hone's curve is from `base`, over how far the other's is. From `part` on all are to be small.
     """
 
     work: str
@@ -29,10 +33,13 @@ class Line:
     ours: str
     theirs: tuple
     kind: str
-    least: float = None  # the target; of a part, the most
+    least: float = None  # the target; where the figure is to be small, the most
     aim: float = None
     model: str = None
     a_weight: float = 0.0  # share: how much of the other's unit a weight takes for each token
+    at: tuple = ()  # straight: where each figure belongs
+    base: str = None  # noise: the measure whose curve is the true one
+    unit: str = None  # most: the unit of the figure
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class Row:
     measures: tuple
     lines: tuple
     note: str = ""
+    rounds: int = None  # where fewer than asked for say it all
 
 
 def train(model, precision="bf16", batch=8, length=256, options=""):
@@ -148,14 +156,17 @@ def llama_rows():
 
 
 def ppo_row():
+    rl = "HONE bench rl --model DATA/model-m --batch 16 --length 64 --new 64 --epochs 1 --steps STEPS --threads THREADS --json"
     measures = (
-        Measure("hone", "hone bench rl", "HONE bench rl --model DATA/model-m --batch 16 --length 64 --new 64 --epochs 1 --steps STEPS --threads THREADS --json", (6, 2)),
+        Measure("hone", "hone bench rl, 2 prompts x 8 responses", f"{rl} --samples 8", (6, 2)),
+        Measure("apart", "hone bench rl, 16 prompts", rl, (6, 2)),
         Measure("grpo", "TRL GRPO", "PYTHON peers/grpo.py --model DATA/model-m --data DATA/prompts.jsonl --prompts 2 --completions 8 --new 64 --steps STEPS --threads THREADS", (5, 2)),
     )
-    return Row("ppo-m", measures, (Line(
-        "PPO update, 16 responses of 64 tokens, m: policy, value network, reference, reward model", "TRL GRPO: 2 prompts x 8 completions of 64 tokens, KL to a reference",
-        "hone", ("grpo",), "speed", 5, 8),),
-        "Tokens of responses a second, end to end, the first update left out. Prompts of 64 tokens. A response of hone's may end before its 64th token; what was not made does not count. **hone does more**: TRL has no PPO any more, and its GRPO "
+    against = "TRL GRPO: 2 prompts x 8 completions of 64 tokens, KL to a reference"
+    return Row("ppo-m", measures, (
+        Line("PPO update, 2 prompts x 8 responses of 64 tokens, m: policy, value network, reference, reward model", against, "hone", ("grpo",), "speed", 5, 8),
+        Line("the same of 16 prompts x 1 response, which share nothing", against, "apart", ("grpo",), "speed"),
+    ), "hone computes a prompt once for its 8 responses in every pass. Tokens of responses a second, end to end, the first update left out. Prompts of 64 tokens. A response of hone's may end before its 64th token; what was not made does not count. **hone does more**: TRL has no PPO any more, and its GRPO "
         "trains no value network and asks no reward model (its reward is a function of the text).")
 
 
@@ -192,7 +203,127 @@ def gemm_row():
        "spares PyTorch that, too, for its right operand.")
 
 
-ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), ppo_row(), *lora_rows(), gemm_row())
+LENGTHS = (256, 512, 1024, 2048, 4096)
+
+
+def growth_rows():
+    long = "HONE bench {} --model DATA/model-m-long --precision bf16 --threads THREADS --json"
+    shape = f"{long.format('train')} --batch {{}} --length {{}} --microbatch-tokens 4096 --steps STEPS"
+    times = [Measure(f"time-{n}", f"{4096 // n} x {n}", f"{shape.format(4096 // n, n)} --profile", (5, 3), reads="without attention") for n in LENGTHS]
+    bytes_ = [Measure(f"bytes-{n}", f"1 x {n}", shape.format(1, n), (3, 3), "bytes", reads="memory") for n in LENGTHS[1:]]
+    keys = [[m.key for m in measures] for measures in (times, bytes_)]
+    yield Row("growth-training", (*times, *bytes_), (
+        Line("training by length, 256 to 4,096, m: tokens a second of the time without attention", "one another", keys[0][0], tuple(keys[0][1:]), "level", 0.10),
+        Line("peak memory of a step on one sequence of 512, 1,024, 2,048 and 4,096, m", "a straight line", keys[1][0], tuple(keys[1][1:]), "straight", 0.05,
+             at=LENGTHS[1:]),
+    ), "m with a context of 4,096. The first line has 4,096 tokens a step, all in one micro-batch, and takes attention's time, which grows with the length, "
+       "out of the profile. The second line's figure is the largest deviation from the line of least squares.", rounds=3)
+    news = (64, 256, 1024, 4000)
+    shape = f"{long.format('generate')} --batch 16 --length 1 --new {{}} --steps STEPS --profile"
+    times = tuple(Measure(f"new-{n}", f"16 x {n} new tokens", shape.format(n), (2 if n < 1000 else 1, 1), reads="without attention") for n in news)
+    yield Row("growth-sampling", times, (Line(
+        "sampling by position, 16 sequences of up to 64, 256, 1,024 and 4,000 tokens, m: tokens a second of the time without attention", "one another",
+        "new-64", tuple(f"new-{n}" for n in news[1:]), "level", 0.10),),
+        "After prompts of one token. Each pass gives every sequence of a batch its next token, so that the place in the batch cannot matter; the position "
+        "in the sequence could. A figure is the mean over all positions up to the last.", rounds=3)
+
+
+def shape_row():
+    def step(key, who, model="m", options="--batch 8 --length 256"):
+        return Measure(key, who, f"HONE bench train --model DATA/model-{model} --precision bf16 {options} --steps STEPS --threads THREADS --json", (8, 3),
+                       "GFLOP/s", reads="arithmetic")
+
+    measures = (
+        step("round", "8 x 256"), step("length", "8 x 251", options="--batch 8 --length 251"),
+        step("ragged", "2,048 tokens in sequences of 1 to 256", options="--batch 8 --length 256 --ragged"),
+        step("heads-8", "64 heads of 8", "m-heads-8"),
+        step("heads-80", "width 640, 8 heads of 80", "m-heads-80"), step("heads-80-round", "width 640, 10 heads of 64", "m-heads-80-round"),
+        step("vocabulary", "vocabulary 50,257", "m-vocabulary-50257"), step("vocabulary-round", "vocabulary 50,176", "m-vocabulary-50257-round"),
+    )
+
+    def line(work, against, ours, theirs):
+        return Line(f"training step, bf16, {work}: operations a second", against, ours, (theirs,), "share", 0.75)
+
+    return Row("shapes", measures, (
+        line("m, length 251", "length 256", "length", "round"),
+        line("m, ragged: lengths of 1 to 256", "length 256", "ragged", "round"),
+        line("m, 64 heads of 8 and 32 of keys", "8 heads of 64 and 4 of keys", "heads-8", "round"),
+        line("width 640, 8 heads of 80 and 4 of keys", "10 heads of 64 and 5 of keys", "heads-80", "heads-80-round"),
+        line("m, vocabulary 50,257", "vocabulary 50,176", "vocabulary", "vocabulary-round"),
+    ), "Operations are those of the matrix products and of attention, where each query counts the keys that it sees.", rounds=3)
+
+
+def losses_row():
+    hone = "PYTHON hone_stage.py pretrain HONE --losses"
+    torch = "PYTHON peers/losses.py"
+    rest = "--model DATA/model-m-start --data DATA/windows.jsonl --batch 8 --rate 3e-4 --steps STEPS --threads THREADS"
+
+    def curve(key, who, script, precision):
+        return Measure(key, who, f"{script} --precision {precision} {rest}", (60, 3), "nats")
+
+    measures = (curve("hone-bf16", "hone, bf16", hone, "bf16"), curve("hone-f32", "hone, f32", hone, "f32"),
+                curve("torch-bf16", "PyTorch, bf16", torch, "bf16"), curve("torch-f32", "PyTorch, f32", torch, "f32"))
+    work, against = "losses of 60 steps of 8 x 256, m, {}: distance from those of PyTorch in f32", "the distance of PyTorch in bf16"
+    return Row("losses", measures, (
+        Line(work.format("bf16"), against, "hone-bf16", ("torch-bf16",), "noise", 1.0, base="torch-f32"),
+        Line(work.format("f32"), against, "hone-f32", ("torch-bf16",), "noise", 0.1, base="torch-f32"),
+    ), "The same weights, the same texts in the same order, all of them new, AdamW with the same constants, clipping at norm 1, a constant learning rate, no dropout. "
+       "Distance: the mean over the steps of the absolute difference of losses. The table below has the losses of the last step; results do not depend on speed, so one "
+       "round says it all.", rounds=1)
+
+
+def plan_row():
+    rest = "--model DATA/model-q --batch {} --length {} --steps STEPS --rank 8 --threads THREADS"
+    sft = f"PYTHON hone_stage.py sft HONE --data DATA/sft.jsonl --join 4 {rest.format(2, 512)}"
+    ppo = f"PYTHON hone_stage.py ppo HONE --data DATA/prompts.jsonl --reward DATA/model-q-reward {rest.format(4, 64)}"
+    measures = tuple(
+        Measure(f"{stage}-{part}", f"{who}, {stage}, LoRA", f"{command} {option}", (steps, 1), "bytes")
+        for stage, command, steps in (("sft", sft, 3), ("ppo", ppo, 1))
+        for part, who, option in (("plan", "hone plan", "--plan peak"), ("peak", "measured", "--memory")))
+    work = {"sft": "LoRA tuning, conversations of up to 512 tokens, shape of Qwen2.5-0.5B", "ppo": "PPO with LoRA, 4 responses of 64 tokens, shape of Qwen2.5-0.5B"}
+    lines = []
+    for stage, words in work.items():
+        lines.append(Line(f"{words}: `hone plan`'s peak", "the peak that is measured", f"{stage}-plan", (f"{stage}-peak",), "near", 0.10))
+        lines.append(Line(f"{words}: peak memory", "8 GB", f"{stage}-peak", (), "most", 8e9, unit="bytes"))
+    return Row("plan-q", measures, tuple(lines),
+               "bf16, rank 8 on q and v. PPO holds four networks of this shape: policy, reference, value network and reward model. Only the policy has an adapter; "
+               "the value network is trained in full. Memory does not depend on speed, so one round says it all.", rounds=1)
+
+
+def exactness_row():
+    train = "LOOSE/{} bench train --model DATA/model-{} --precision bf16 --batch {} --length {} --steps STEPS --threads THREADS --json"
+    sample = "LOOSE/{} bench generate --model DATA/model-m --precision bf16 --batch 16 --length 64 --new 48 --steps STEPS --threads THREADS --json"
+    rl = "LOOSE/{} bench rl --model DATA/model-m --batch 16 --minibatch 4 --length 64 --new 64 --epochs 1 --steps STEPS --threads THREADS --json"
+    tree = "PYTHON hone_stage.py pretrain HONE --model DATA/model-m --data DATA/text.jsonl --batch 16 --length 256 --steps STEPS --threads THREADS --shards {}"
+    long = train.format("{}", "m-long", 2, 2048)
+    measures, lines = [], []
+
+    def pair(key, work, without, programs, command, steps):
+        both = [f"{key}-{program}" for program in programs]
+        measures.extend(Measure(k, f"{key}: {program}", command.format(program), steps) for k, program in zip(both, programs)
+                        if k not in [m.key for m in measures])
+        lines.append(Line(f"cost of exactness, {work}", without, both[0], (both[1],), "cost", 0.05 if programs[1] == "all" else None))
+
+    step = train.format("{}", "m", 8, 256)
+    pair("step", "training step, 8 x 256, m", "all that can be taken out", ("exact", "all"), step, (10, 3))
+    pair("step", "exp of seven digits and divisions", "exp of five digits, approximate reciprocals", ("exact", "functions"), step, (10, 3))
+    pair("step", "sums of a row in one order at every width", "four chains, larger chunks of rows", ("exact", "sums"), step, (10, 3))
+    pair("step", "log-probabilities by chunks of 2,048", "chunks of 8,192", ("exact", "vocabulary"), step, (10, 3))
+    pair("long", "training step, 2 x 2,048, m: segments that are merged", "one running pass over all keys", ("exact", "segments"), long, (6, 3))
+    pair("sampling", "sampling, 64 + 48 tokens, batch 16, m", "all that can be taken out", ("exact", "all"), sample, (5, 1))
+    pair("ppo", "PPO update, 4 minibatches, one epoch, m: the check before the first step", "no check", ("exact", "check"), rl, (4, 2))
+    pair("shards", "gradients in a tree of 4 shards, 16 x 256, m", "1 shard, as it is unless asked for more", ("4", "1"), tree, (8, 4))
+    measures.append(Measure("cache", "the share of keys and values", f"{train.format('exact', 'm', 8, 256)} --profile", (10, 3), "of the time", reads="cache"))
+    lines.append(Line("keys and values by way of pages in training, 8 x 256, m: share of a step", "-", "cache", (), "most", unit="of the time"))
+    return Row("exactness", tuple(measures), tuple(lines),
+               "`bench/loose.py` builds hone as it is and without a constraint; the figure is how much more the loosened program does in the same time. "
+               "**Not taken out**, because another kernel would be needed: products whose sums run over the whole length in one order, whatever the number of rows (how much "
+               "faster other kernels are, the rows against PyTorch and llama.cpp say); attention of one sequence and head on one thread when decoding; randomness as a function of "
+               "place, which costs some operations a token. Keys and values that are rounded once and read from pages in training as in decoding cost less than the time of putting them there.")
+
+
+ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), ppo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
+        exactness_row())
 
 
 def chosen(names):

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 
+import loose
 import machine
 import report
 import rows
@@ -39,13 +40,48 @@ def rounded(number):
     return float(f"{number:.{DIGITS}g}")
 
 
-def figure(found):
-    """What is kept of what a command printed: hone's benches give `tokens_per_second` or `runs`, the other scripts `value`."""
+def figure(found, reads="speed"):
+    """What is kept of what a command printed: hone's benches give `tokens_per_second` or `runs`, the other scripts `value`.
+    `reads` takes another figure from what a bench of hone printed."""
     if "error" in found:
         return found
-    value = found.get("value") or found.get("tokens_per_second") or statistics.median(found["runs"])
-    kept = {"value": rounded(value), "unit": found["unit"], "runs": [rounded(run) for run in found.get("runs", [])]}
+    found = found | READERS[reads](found)
+    keep = rounded if found["unit"] != "nats" else lambda loss: round(loss, 6)
+    kept = {"value": keep(found["value"]), "unit": found["unit"], "runs": [keep(run) for run in found.get("runs", [])]}
     return kept | {key: found[key] for key in ("peak_bytes", "max_rss_bytes", "wall_seconds", "others") if key in found}
+
+
+def speed(found):
+    return {"value": found.get("value") or found.get("tokens_per_second") or statistics.median(found["runs"])}
+
+
+def arithmetic(found):
+    """Operations a second: those of a step are counted, attention's among them."""
+    scale = found["operations"] / found["tokens"] / 1e9
+    return {"value": found["tokens_per_second"] * scale, "unit": "GFLOP/s", "runs": [run * scale for run in found["runs"]]}
+
+
+def seconds_in(found, operations):
+    return sum(part["seconds"] for part in found["profile"] if part["operation"] in operations)
+
+
+def without_attention(found):
+    """Tokens a second of the time that attention did not take."""
+    total = sum(found["tokens"] / run for run in found["runs"])
+    tokens = found["tokens"] * len(found["runs"])
+    return {"value": tokens / (total - seconds_in(found, ("attention", "attention, backward"))), "runs": []}
+
+
+def cache(found):
+    """The share of the time in which keys and values are put into pages."""
+    return {"value": seconds_in(found, ("cache",)) / sum(found["tokens"] / run for run in found["runs"]), "unit": "of the time", "runs": []}
+
+
+def memory(found):
+    return {"value": found["max_rss_bytes"], "unit": "bytes", "runs": []}
+
+
+READERS = {"speed": speed, "arithmetic": arithmetic, "without attention": without_attention, "cache": cache, "memory": memory}
 
 
 class Busy(Exception):
@@ -60,6 +96,7 @@ class Bench:
         self.threads, self.trial, self.busy, self.wait = a.threads, a.trial, a.busy, 0.0 if a.trial else 60 * a.wait
         self.data = pathlib.Path(a.data).absolute() if a.data else peers / "data"
         self.python = pathlib.Path(a.python).absolute() if a.python else peers / "env/bin/python"
+        self.loose = pathlib.Path(a.loose).absolute() if a.loose else peers / "loose"
         built = pathlib.Path(a.hone).absolute()
         for path, hint in ((built, "cargo build --release"), (self.python, "bash bench/setup.sh"), (self.data / "manifest.json", "bash bench/setup.sh")):
             if not path.exists():
@@ -68,7 +105,7 @@ class Bench:
         self.hone = scratch / "hone"
         shutil.copy2(built, self.hone)
         self.manifest = json.loads((self.data / "manifest.json").read_text())
-        self.names = {str(self.hone): "hone", str(self.python): "python", str(self.data): "DATA", str(BENCH): "bench", str(scratch): "SCRATCH",
+        self.names = {str(self.hone): "hone", str(self.python): "python", str(self.data): "DATA", str(self.loose): "LOOSE", str(BENCH): "bench", str(scratch): "SCRATCH",
                       str(peers): "PEERS", str(pathlib.Path.home()): "HOME"}
         # Compiled in the process itself, so that all of its work is seen to be its own
         self.environment = os.environ | {
@@ -96,7 +133,9 @@ class Bench:
         values = {"HONE": str(self.hone), "PYTHON": str(self.python), "THREADS": str(self.threads), "STEPS": str(steps),
                   "WEIGHTS": str(2 * self.manifest["parameters"]["b"])}
         words = [values.get(word, word) for word in measure.command.split()]
-        return [str(self.data) + word[len("DATA"):] if word.startswith("DATA/") else word for word in words]
+        folders = {"DATA": str(self.data), "LOOSE": str(self.loose)}
+        parts = [word.partition("/") for word in words]
+        return ["".join((folders.get(first, first) if slash else first, slash, rest)) for first, slash, rest in parts]
 
     def shown(self, text):
         """A text in which this machine's paths are replaced by what they stand for, the longest first."""
@@ -107,9 +146,13 @@ class Bench:
     def measured(self, measure):
         """Runs the command, again where other programs disturbed it; the least disturbed result, or Busy where that is not allowed."""
         results = []
+        for word in measure.command.split():
+            name = word.removeprefix("LOOSE/")
+            if name != word and not loose.built(self.loose, name):
+                return {"error": f"{word} is not there, or was built from other sources: python3 bench/loose.py"}
         while len(results) < TRIES:
             self.wait = machine.wait_until_quiet(self.wait)
-            found = figure(machine.run(self.command(measure), BENCH, self.environment, LIMIT))
+            found = figure(machine.run(self.command(measure), BENCH, self.environment, LIMIT), measure.reads)
             if "error" in found:
                 return {"error": self.shown(found["error"])}
             results.append(found)
@@ -177,6 +220,7 @@ def main():
     parser.add_argument("--peers", default=str(BENCH / ".peers"), help="what setup.sh made (bench/.peers)")
     parser.add_argument("--python", help="the peers' Python (PEERS/env/bin/python)")
     parser.add_argument("--data", help="models and data (PEERS/data)")
+    parser.add_argument("--loose", help="what loose.py made (PEERS/loose)")
     parser.add_argument("--results", default=str(BENCH / "results"), help="where results are kept (bench/results)")
     parser.add_argument("--document", default=str(REPOSITORY / "docs/benchmarks.md"), help="what is written (docs/benchmarks.md)")
     parser.add_argument("--wait", type=float, default=60, metavar="MINUTES", help="waits for other programs to end, so long in all (60)")
@@ -207,11 +251,11 @@ def measure_all(a, asked, folder, document):
     with tempfile.TemporaryDirectory(prefix="hone-bench-") as scratch:
         bench = Bench(a, pathlib.Path(scratch))
         setup = bench.setup()
-        runs = 1 if a.trial else a.runs
         if a.trial:
             folder = pathlib.Path(scratch) / "results"
         folder.mkdir(parents=True, exist_ok=True)
         for row in asked:
+            runs = 1 if a.trial else min(a.runs, row.rounds or a.runs)
             old = load(folder / f"{row.name}.json")
             if a.fresh:
                 (folder / f"{row.name}.json.part").unlink(missing_ok=True)

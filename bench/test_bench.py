@@ -5,10 +5,14 @@ import json
 import pathlib
 import sys
 import tempfile
+import tomllib
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
+import figures
+import hone_stage
+import loose
 import machine
 import report
 import rows
@@ -68,6 +72,54 @@ class Outcomes(unittest.TestCase):
         self.assertEqual(report.outcome(line("part", least=0.05), r).words, "reached")
         self.assertEqual(report.outcome(line("part", least=0.03), r).words, "not reached")
 
+    def test_what_is_to_be_level_is_the_largest_over_the_smallest(self):
+        r = record([{"a": found(100.0), "b": found(104.0), "c": found(95.0)}])
+        l = rows.Line("work", "one another", "a", ("b", "c"), "level", 0.10)
+        o = report.outcome(l, r)
+        self.assertEqual((o.hone, o.figure, o.words), ("100, 104, 95.0 tokens/s", "9.5%", "reached"))
+        r["rounds"][0]["c"] = found(80.0)
+        self.assertEqual(report.outcome(l, r).words, "not reached")
+        r["rounds"][0]["b"] = {"error": "ended with 2: no memory"}
+        self.assertIn("no memory", report.outcome(l, r).words)
+
+    def test_a_straight_line_has_no_deviation(self):
+        def bent(*values):
+            r = record([{key: found(value, "bytes") for key, value in zip("abcd", values)}])
+            return report.outcome(rows.Line("work", "a line", "a", ("b", "c", "d"), "straight", 0.05, at=(1, 2, 4, 8)), r)
+        self.assertLess(bent(3.0, 5.0, 9.0, 17.0).ratio, 1e-12)
+        quadratic = bent(1.0, 4.0, 16.0, 64.0)
+        self.assertEqual(quadratic.words, "not reached")
+        # By hand: the line of least squares is 9.2609 x - 13.4783, and -4.2174 where 1 is measured
+        self.assertAlmostEqual(quadratic.ratio, 1.0 + 1.0 / 4.2174, places=3)
+
+    def test_noise_compares_distances_of_curves(self):
+        def curve(*losses):
+            return found(losses[-1], "nats") | {"runs": list(losses)}
+        r = record([{"hone": curve(5.0, 4.1, 3.0), "torch": curve(5.2, 4.0, 3.0), "true": curve(5.0, 4.0, 3.0)}])
+        l = rows.Line("work", "bf16", "hone", ("torch",), "noise", 1.0, base="true")
+        o = report.outcome(l, r)
+        self.assertEqual((o.figure, o.words, o.hone), ("0.50x", "reached", "0.033 apart, 3.0000 nats at last"))
+        with self.assertRaises(ValueError):
+            figures.apart([1.0], [1.0, 2.0])
+
+    def test_a_plan_is_near_on_either_side(self):
+        for planned in (95.0, 105.0):
+            r = record([{"plan": found(planned, "bytes"), "peak": found(100.0, "bytes")}])
+            o = report.outcome(rows.Line("work", "peak", "plan", ("peak",), "near", 0.10), r)
+            self.assertEqual((round(o.ratio, 9), o.words), (0.05, "reached"))
+
+    def test_what_a_constraint_costs_is_what_is_gained_without_it(self):
+        r = record([{"exact": found(100.0), "loose": found(107.0)}])
+        o = report.outcome(rows.Line("work", "loose", "exact", ("loose",), "cost", 0.05), r)
+        self.assertEqual((o.figure, o.words), ("7.0%", "not reached"))
+        self.assertEqual(report.outcome(rows.Line("work", "loose", "exact", ("loose",), "cost"), r).words, "no target")
+
+    def test_a_limit_is_shown_in_its_unit(self):
+        r = record([{"hone": found(9e9, "bytes")}])
+        l = rows.Line("work", "8 GB", "hone", (), "most", 8e9, unit="bytes")
+        o = report.outcome(l, r)
+        self.assertEqual((o.figure, o.words, report.target(l, l.least)), ("9,000 MB", "not reached", "at most 8,000 MB"))
+
     def test_a_failure_is_told(self):
         r = record([{"hone": {"error": "ended with 2: no such option"}, "peer": found(1.0)}])
         self.assertIn("no such option", report.outcome(line("speed", least=1.0), r).words)
@@ -93,6 +145,92 @@ class Document(unittest.TestCase):
         self.assertEqual(json.loads(report.as_json(r)), r)
 
 
+class Readings(unittest.TestCase):
+    """What is read from the JSON of a bench: two runs of 100 tokens, of 1 and 2 seconds."""
+
+    printed = {
+        "tokens_per_second": 75.0, "runs": [100.0, 50.0], "unit": "tokens/s", "tokens": 100, "operations": 3e9, "max_rss_bytes": 7,
+        "profile": [{"operation": "attention", "seconds": 0.25}, {"operation": "attention, backward", "seconds": 0.75}, {"operation": "cache", "seconds": 0.3}],
+    }
+
+    def test_readers(self):
+        def read(name):
+            kept = run.figure(self.printed, name)
+            return round(kept["value"], 9), kept["unit"]
+        self.assertEqual(read("speed"), (75.0, "tokens/s"))
+        self.assertEqual(read("arithmetic"), (2.25, "GFLOP/s"))
+        self.assertEqual(read("without attention"), (100.0, "tokens/s"))
+        self.assertEqual(read("cache"), (0.1, "of the time"))
+        self.assertEqual(read("memory"), (7, "bytes"))
+
+    def test_losses_keep_their_digits(self):
+        self.assertEqual(run.figure({"value": 9.8129153, "unit": "nats", "runs": [9.8129153]})["runs"], [9.812915])
+
+    def test_every_measure_has_a_reader_and_every_figure_a_unit(self):
+        for row in rows.ROWS:
+            for m in row.measures:
+                self.assertIn(m.reads, run.READERS)
+                self.assertIn(m.unit, report.UNITS)
+
+
+class Loose(unittest.TestCase):
+    def test_every_change_finds_its_place_once(self):
+        for name in loose.CHANGES:
+            texts = loose.changed(name, lambda path: (loose.REPOSITORY / path).read_text())
+            self.assertTrue(all(text != (loose.REPOSITORY / path).read_text() for path, text in texts.items()))
+        with self.assertRaises(SystemExit):
+            loose.changed("check", lambda path: "nothing")
+
+    def test_a_program_of_other_sources_is_not_measured(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            self.assertFalse(loose.built(folder, "exact"))
+            (folder / "exact").write_text("program")
+            (folder / "exact.sources").write_text("others")
+            self.assertFalse(loose.built(folder, "exact"))
+            (folder / "exact.sources").write_text(loose.digest())
+            self.assertTrue(loose.built(folder, "exact"))
+            bench = object.__new__(run.Bench)
+            bench.loose, bench.wait = folder, 0.0
+            self.assertIn("loose.py", bench.measured(rows.Measure("all", "all", "LOOSE/all bench gemm"))["error"])
+
+    def test_rows_ask_for_programs_that_are_built(self):
+        words = [word for row in rows.ROWS for m in row.measures for word in m.command.split() if word.startswith("LOOSE/")]
+        self.assertEqual({word.removeprefix("LOOSE/") for word in words}, set(loose.PROGRAMS))
+
+
+class Stage(unittest.TestCase):
+    def written(self, stage, *more):
+        arguments = hone_stage.parsed([stage, "hone", "--model", "m", "--data", str(self.data), "--steps", "2", "--batch", "2", *more])
+        return tomllib.loads(hone_stage.configuration(arguments, self.folder))
+
+    def setUp(self):
+        holder = tempfile.TemporaryDirectory()
+        self.addCleanup(holder.cleanup)
+        self.folder = pathlib.Path(holder.name)
+        self.data = self.folder / "data.jsonl"
+        self.data.write_text("".join(json.dumps({"text": f"text {i}", "messages": [i]}) + "\n" for i in range(5)))
+
+    def test_losses_take_a_source_a_text_in_their_order(self):
+        made = self.written("pretrain", "--losses")
+        texts = [json.loads(pathlib.Path(path).read_text())["text"] for path in made["data"]["train"]]
+        self.assertEqual(texts, ["text 0", "text 1", "text 2", "text 3"])
+        self.assertEqual((made["train"]["schedule"], made["train"]["warmup_steps"], made["data"]["cross_document"]), ("constant", 0, True))
+        with self.assertRaises(SystemExit):
+            self.written("pretrain", "--losses", "--batch", "3")
+
+    def test_conversations_are_joined(self):
+        made = self.written("sft", "--join", "2", "--rank", "4")
+        rows_ = pathlib.Path(made["data"]["train"][0]).read_text().splitlines()
+        self.assertEqual([json.loads(row)["messages"] for row in rows_], [[0, 1], [2, 3]])
+        self.assertEqual(made["lora"]["rank"], 4)
+
+    def test_ppo_has_its_own_section(self):
+        made = self.written("ppo", "--reward", "r")
+        self.assertEqual((made["ppo"]["rollout_batch"], made["ppo"]["updates"]), (2, 2))
+        self.assertNotIn("batch", made["train"])
+
+
 class Rows(unittest.TestCase):
     def test_lines_name_measures_that_are_there(self):
         self.assertEqual(len({row.name for row in rows.ROWS}), len(rows.ROWS))
@@ -100,7 +238,9 @@ class Rows(unittest.TestCase):
             keys = [m.key for m in row.measures]
             self.assertEqual(len(set(keys)), len(keys), row.name)
             for l in row.lines:
-                self.assertLessEqual({l.ours, *l.theirs}, set(keys), row.name)
+                self.assertLessEqual({l.ours, *l.theirs, *([l.base] if l.base else [])}, set(keys), row.name)
+                if l.kind == "straight":
+                    self.assertEqual(len(l.at), 1 + len(l.theirs))
 
     def test_every_script_that_is_named_exists(self):
         for row in rows.ROWS:

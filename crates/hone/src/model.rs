@@ -36,16 +36,23 @@ pub struct EngineArguments {
 impl EngineArguments {
     /// Starts the engine.
     pub fn engine(&self) -> Result<Engine> {
-        let precision = match self.precision {
-            PrecisionArgument::Bf16 => Precision::Bf16,
-            PrecisionArgument::F32 => Precision::F32,
-        };
-        let threads = self.threads.map(|threads| threads as usize);
-        Ok(Engine::new(&EngineOptions {
+        Ok(Engine::new(&self.options())?)
+    }
+
+    /// An engine that computes nothing and counts what [`Self::engine`] would do.
+    pub fn rehearsal(&self) -> Result<Engine> {
+        Ok(Engine::rehearsal(&self.options())?)
+    }
+
+    fn options(&self) -> EngineOptions {
+        EngineOptions {
             isa: None,
-            precision,
-            threads,
-        })?)
+            precision: match self.precision {
+                PrecisionArgument::Bf16 => Precision::Bf16,
+                PrecisionArgument::F32 => Precision::F32,
+            },
+            threads: self.threads.map(|threads| threads as usize),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use hone_model::Transformer;
 use super::machine::{MachineMemory, ProcessMemory};
 use super::time::measure_speeds;
 use super::{ModelSize, Part, Plan, SourcePlan, TimePlan};
+use crate::artefact::merges;
 use crate::error::Result;
 use crate::job::Job;
 use crate::learner::Learner;
@@ -87,7 +88,16 @@ impl<'e> Notes<'e> {
             parameters,
             trained,
         });
-        let largest = model.parameters().iter().map(|(_, p)| p.value().len()).max();
+        if trained > 0 {
+            self.written(model);
+        }
+    }
+
+    /// A model that goes into files: of one with an adapter what is trained, unless it is merged for that.
+    pub fn written(&mut self, model: &Transformer) {
+        let whole = model.adapter().is_none() || merges(model);
+        let parameters = model.parameters().iter().filter(|(_, p)| whole || p.trainable());
+        let largest = parameters.map(|(_, p)| p.value().len()).max();
         self.largest = self.largest.max(largest.unwrap_or(0) * size_of::<f32>());
     }
 
@@ -266,6 +276,9 @@ fn bucket(size: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use hone_compute::EngineOptions;
+    use hone_model::{LoraConfig, NewModel};
+
     use super::*;
 
     #[test]
@@ -294,6 +307,35 @@ mod tests {
         assert_eq!(timed, [0, 125, 250, 375, 500, 625, 750, 875]);
         assert_eq!(telling, [77, 901]);
         assert_eq!(telling_steps(2, sizes).unwrap(), (vec![0, 1], vec![]));
+    }
+
+    /// A rehearsal's notes of a model of 1,000 tokens and width 8, with an adapter or without.
+    fn notes_of(lora: Option<LoraConfig>, merge: bool) -> usize {
+        let engine = Engine::rehearsal(&EngineOptions::default()).unwrap();
+        let new = r#"{"width": 8, "layers": 1, "heads": 2}"#;
+        let new: NewModel = serde_json::from_str(new).unwrap();
+        let mut model = Transformer::random(&engine, new.architecture(1000).unwrap(), 1);
+        if let Some(lora) = lora {
+            model.add_adapter(&engine, &lora, 1).unwrap();
+        }
+        let mut notes = Notes::new(&engine);
+        notes.model("model", &model);
+        if merge {
+            notes.written(&model.merge_adapter(&engine));
+        }
+        notes.largest
+    }
+
+    #[test]
+    fn an_adapters_base_is_not_written() {
+        let lora = LoraConfig {
+            rank: 3,
+            ..LoraConfig::default()
+        };
+        let embedding = 4 * 1000 * 8;
+        assert_eq!(notes_of(None, false), embedding);
+        assert_eq!(notes_of(Some(lora.clone()), false), 4 * 3 * 8);
+        assert_eq!(notes_of(Some(lora), true), embedding);
     }
 
     #[test]

@@ -91,6 +91,7 @@ pub(super) fn rehearse(
         scores_of(engine, &result, &held_out);
         Ok(result)
     })?;
+    notes.written(&result);
     let planned = Planned {
         stage: "reward",
         steps: prepared.total,

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::common::{Fixture, keys};
+use crate::common::{Fixture, architecture, keys};
 
 #[test]
 fn cli_export_proves_itself() {
@@ -295,6 +295,36 @@ fn cli_bench_and_doctor_report_figures() {
         "peak_bytes",
         "fraction_of_limit",
     ];
+    let ragged = [
+        "bench",
+        "train",
+        "--model",
+        "model",
+        "--batch",
+        "5",
+        "--length",
+        "32",
+        "--steps",
+        "3",
+        "--ragged",
+        "--microbatch-tokens",
+        "40",
+        "--json",
+    ];
+    let ragged = &fixture.hone(&ragged).json()[0];
+    assert_eq!(ragged["tokens"], 160);
+    assert!(ragged["work"].as_str().unwrap().contains("160 tokens in "));
+    let operations = |batch: &str| {
+        let sizes = ["--batch", batch, "--length", "16", "--steps", "3", "--json"];
+        let train = ["bench", "train", "--model", "model"];
+        let report = &fixture.hone(&[&train[..], &sizes].concat()).json()[0];
+        report["operations"].as_f64().unwrap()
+    };
+    // A weight is multiplied three times a token, on the way forward and for both gradients
+    let sizes = architecture().architecture(280).unwrap();
+    let weights = (sizes.layers * sizes.block_weights()) as f64;
+    assert!(operations("2") > 6.0 * weights * 32.0);
+    assert_eq!(operations("4"), 2.0 * operations("2"));
     let works: [&[&str]; 4] = [
         &[
             "train", "--model", "model", "--batch", "2", "--length", "16", "--steps", "4",
@@ -304,12 +334,26 @@ fn cli_bench_and_doctor_report_figures() {
         ],
         &["prefill", "--model", "model", "--length", "20", "--steps", "2"],
         &[
-            "rl", "--model", "model", "--batch", "2", "--length", "12", "--new", "4", "--steps", "3",
+            "rl",
+            "--model",
+            "model",
+            "--batch",
+            "2",
+            "--minibatch",
+            "1",
+            "--length",
+            "12",
+            "--new",
+            "4",
+            "--steps",
+            "3",
         ],
     ];
-    for work in works {
+    // What a run of the work holds besides
+    let counted: [&[&str]; 4] = [&["tokens", "operations"], &["tokens"], &["tokens"], &[]];
+    for (work, counted) in works.into_iter().zip(counted) {
         let report = &fixture.hone(&[&["bench"], work, &["--json"]].concat()).json()[0];
-        assert_eq!(keys(report), shape);
+        assert_eq!(keys(report), [&shape[..], counted].concat());
         assert_eq!(report["runs"].as_array().unwrap().len(), 2);
         assert!(report["tokens_per_second"].as_f64().unwrap() > 0.0);
         assert!(report["fraction_of_limit"].as_f64().unwrap() > 0.0);

@@ -50,13 +50,11 @@ pub fn gemm(arguments: &GemmArguments) -> Result<()> {
     let runs: Vec<f64> = (0..arguments.steps).map(measure).collect();
     let report = Report {
         work: format!("matrix product {size} x {size} x {size}, {isa}, {precision:?}, {threads} threads"),
-        tokens_per_second: None,
         unit: "GFLOP/s",
         warm_up,
         peak_bytes: machine::peak_bytes(),
-        fraction_of_limit: None,
-        profile: Vec::new(),
         runs,
+        ..Report::default()
     };
     report.print(arguments.json)
 }
@@ -70,13 +68,10 @@ pub fn memory(arguments: &MemoryArguments) -> Result<()> {
         .collect();
     let report = Report {
         work: format!("reading {bytes} bytes, {threads} threads"),
-        tokens_per_second: None,
         unit: "GB/s",
-        warm_up: Vec::new(),
         peak_bytes: machine::peak_bytes(),
-        fraction_of_limit: None,
-        profile: Vec::new(),
         runs,
+        ..Report::default()
     };
     report.print(arguments.json)
 }

@@ -3,6 +3,7 @@
 mod kernels;
 mod model;
 mod rl;
+mod train;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -23,7 +24,7 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Work {
     /// Optimiser steps on random tokens: forward, backward, clipping, AdamW
-    Train(model::TrainArguments),
+    Train(train::TrainArguments),
     /// Sampling with a key-value cache, prompts included
     Generate(model::GenerateArguments),
     /// Reading prompts
@@ -60,7 +61,7 @@ impl On {
 }
 
 /// What was measured.
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
     /// In words: what, on what, how much of it.
     work: String,
@@ -75,6 +76,12 @@ struct Report {
     peak_bytes: Option<u64>,
     /// The figure over what the measured matrix and memory speed would allow.
     fraction_of_limit: Option<f64>,
+    /// Tokens of a run, where every run has the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens: Option<u64>,
+    /// Floating-point operations of a run's matrix products and attention; each query counts the keys that it sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operations: Option<f64>,
     /// What the time of the counted runs went into, the most costly first; empty where it was not asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     profile: Vec<ProfileLine>,
@@ -165,7 +172,7 @@ fn median(numbers: &[f64]) -> f64 {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.work {
-        Work::Train(arguments) => model::train(arguments),
+        Work::Train(arguments) => train::run(arguments),
         Work::Generate(arguments) => model::generate(arguments),
         Work::Prefill(arguments) => model::prefill(arguments),
         Work::Rl(arguments) => rl::run(arguments),

@@ -39,6 +39,9 @@ pub struct RlArguments {
     /// Tokens of each prompt, about
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     length: u32,
+    /// Episodes an optimiser step; divides the batch [default: all of them]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    minibatch: Option<u32>,
     /// Most tokens of a response
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     new: u32,
@@ -139,6 +142,7 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
         peak_bytes,
         fraction_of_limit: Some(speed * least / (batch * new) as f64),
         profile,
+        ..Report::default()
     };
     report.print(arguments.json)
 }
@@ -157,7 +161,7 @@ fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize
             updates: u64::from(arguments.steps),
             rollout_batch: arguments.batch as usize,
             samples_per_prompt: arguments.samples as usize,
-            minibatch: arguments.batch as usize,
+            minibatch: arguments.minibatch.unwrap_or(arguments.batch) as usize,
             ppo_epochs: arguments.epochs as usize,
             max_new_tokens: arguments.new as usize,
             // Random weights seldom end a response, and the reward model is to read all of them
