@@ -447,12 +447,12 @@ fn pages_that_are_used_again_hold_nothing_of_before() {
             let empty = || KvPages::new(cpu.precision, 2, dim);
             let mut before = empty();
             let ones = vec![1.0; 128 * width];
-            append_all(&cpu, &mut [&mut before], &ones, &ones, &[0..128]);
+            append_all(&cpu, &mut [&mut before], &ones, &ones, std::slice::from_ref(&(0..128)));
             drop(before);
             let waiting = cpu.pages.idle_bytes();
             let s = Sequence::new(5, shape(2, 2, dim, Mask::Causal), 67);
             let (mut kv, mut fresh) = (empty(), empty());
-            append_all(&cpu, &mut [&mut kv], &s.k, &s.v, &[0..67]);
+            append_all(&cpu, &mut [&mut kv], &s.k, &s.v, std::slice::from_ref(&(0..67)));
             assert!(waiting > 0 && cpu.pages.idle_bytes() == 0, "{}", name(&cpu));
             fresh.append(&s.k, &s.v, 67);
             let same = |block| (0..2).all(|head| kv.block(block, head) == fresh.block(block, head));
