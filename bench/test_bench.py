@@ -188,7 +188,7 @@ class Loose(unittest.TestCase):
             (folder / "exact").write_text("program")
             (folder / "exact.sources").write_text("others")
             self.assertFalse(loose.built(folder, "exact"))
-            (folder / "exact.sources").write_text(loose.digest())
+            (folder / "exact.sources").write_text(loose.digest("exact"))
             self.assertTrue(loose.built(folder, "exact"))
             bench = object.__new__(run.Bench)
             bench.loose, bench.wait = folder, 0.0

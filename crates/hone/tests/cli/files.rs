@@ -315,7 +315,17 @@ fn cli_bench_and_doctor_report_figures() {
     assert_eq!(ragged["tokens"], 160);
     assert!(ragged["work"].as_str().unwrap().contains("160 tokens in "));
     let operations = |batch: &str| {
-        let sizes = ["--batch", batch, "--length", "16", "--steps", "3", "--json"];
+        let sizes = [
+            "--batch",
+            batch,
+            "--length",
+            "16",
+            "--microbatch-tokens",
+            "16",
+            "--steps",
+            "3",
+            "--json",
+        ];
         let train = ["bench", "train", "--model", "model"];
         let report = &fixture.hone(&[&train[..], &sizes].concat()).json()[0];
         report["operations"].as_f64().unwrap()
