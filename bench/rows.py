@@ -286,8 +286,8 @@ def plan_row():
         lines.append(Line(f"{words}: `hone plan`'s peak", "the peak that is measured", f"{stage}-plan", (f"{stage}-peak",), "near", 0.10))
         lines.append(Line(f"{words}: peak memory", "8 GB", f"{stage}-peak", (), "most", 8e9, unit="bytes"))
     return Row("plan-q", measures, tuple(lines),
-               "bf16, rank 8 on q and v. PPO holds four networks of this shape: policy, reference, value network and reward model. Only the policy has an adapter; "
-               "the value network is trained in full. Memory does not depend on speed, so one round says it all.", rounds=1)
+               "bf16, rank 8 on q and v. PPO holds four networks of this shape: policy, reference, value network and reward model. Policy and value network are "
+               "adapters, whose frozen weights are those of the reference and of the reward model. Memory does not depend on speed, so one round says it all.", rounds=1)
 
 
 def exactness_row():

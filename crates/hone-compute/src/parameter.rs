@@ -1,7 +1,7 @@
 //! Parameters, their packed forms, and gradients.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::backend::Packed;
 use crate::engine::Engine;
@@ -18,14 +18,36 @@ impl ParameterId {
     }
 }
 
-/// One weight: f32 master copy, and the form the kernels of the way forward read, made when first needed. The way back
-/// packs a weight for as long as it is multiplied with.
+/// One weight of a model. Duplicates of a model share its numbers until one of them changes its own.
 pub struct Parameter {
     name: String,
-    value: Tensor,
+    weight: Arc<Weight>,
     trainable: bool,
     decayed: bool,
+}
+
+/// The f32 master copy, and the form the kernels of the way forward read, made when first needed. The way back packs a
+/// weight for as long as it is multiplied with.
+struct Weight {
+    value: Tensor,
     forward: OnceLock<Packed>,
+}
+
+impl Weight {
+    fn new(value: Tensor) -> Arc<Self> {
+        Arc::new(Self {
+            value,
+            forward: OnceLock::new(),
+        })
+    }
+
+    /// The weight to change: its own copy, where another model has the same.
+    fn own<'a>(weight: &'a mut Arc<Self>, engine: &Engine) -> &'a mut Self {
+        if Arc::get_mut(weight).is_none() {
+            *weight = Self::new(engine.backend().duplicate(&weight.value));
+        }
+        Arc::get_mut(weight).expect("a copy of its own")
+    }
 }
 
 impl Parameter {
@@ -36,7 +58,7 @@ impl Parameter {
 
     /// The f32 master copy: `[out, in]` for a matrix, `[1, n]` for a vector.
     pub fn value(&self) -> &Tensor {
-        &self.value
+        &self.weight.value
     }
 
     /// Whether training changes it. Frozen parameters have no gradient and cost no gradient work.
@@ -52,13 +74,14 @@ impl Parameter {
     /// The packed form, if there is one.
     #[cfg(test)]
     pub(crate) fn packed(&self) -> Option<&Packed> {
-        self.forward.get()
+        self.weight.forward.get()
     }
 
     /// The form for `y = x W^T`.
     pub(crate) fn packed_forward(&self, engine: &Engine) -> &Packed {
-        self.forward
-            .get_or_init(|| engine.backend().pack_forward(&self.value, None))
+        self.weight
+            .forward
+            .get_or_init(|| engine.backend().pack_forward(&self.weight.value, None))
     }
 }
 
@@ -89,10 +112,9 @@ impl Parameters {
         let decayed = value.rows() > 1;
         self.items.push(Parameter {
             name,
-            value,
+            weight: Weight::new(value),
             trainable: true,
             decayed,
-            forward: OnceLock::new(),
         });
         id
     }
@@ -136,20 +158,27 @@ impl Parameters {
 
     /// Numbers in all parameters, and in the trainable ones.
     pub fn count(&self) -> (usize, usize) {
-        let all = self.items.iter().map(|p| p.value.len()).sum();
-        let trainable = self.items.iter().filter(|p| p.trainable).map(|p| p.value.len()).sum();
+        let all = self.items.iter().map(|p| p.value().len()).sum();
+        let trainable = self.items.iter().filter(|p| p.trainable).map(|p| p.value().len()).sum();
         (all, trainable)
     }
 
     /// Changes the numbers of one through `change`, and brings its packed form up to date.
     pub fn update<R>(&mut self, engine: &Engine, id: ParameterId, change: impl FnOnce(&mut Tensor) -> R) -> R {
-        let item = &mut self.items[id.0];
-        let result = change(&mut item.value);
-        if let Some(packed) = item.forward.take() {
-            let packed = engine.backend().pack_forward(&item.value, Some(packed));
-            item.forward = OnceLock::from(packed);
+        let weight = Weight::own(&mut self.items[id.0].weight, engine);
+        let result = change(&mut weight.value);
+        if let Some(packed) = weight.forward.take() {
+            let packed = engine.backend().pack_forward(&weight.value, Some(packed));
+            weight.forward = OnceLock::from(packed);
         }
         result
+    }
+
+    /// Takes memory for what training will change, where a duplicate has the same numbers.
+    pub fn own_trainable(&mut self, engine: &Engine) {
+        for item in self.items.iter_mut().filter(|item| item.trainable) {
+            Weight::own(&mut item.weight, engine);
+        }
     }
 
     /// Sets the numbers of one.
@@ -160,14 +189,14 @@ impl Parameters {
         self.update(engine, id, |tensor| engine.write(tensor, values));
     }
 
-    /// A copy with its own numbers.
-    pub fn duplicate(&self, engine: &Engine) -> Self {
+    /// A copy, whose changes do not show in this one, nor this one's in it. Numbers take memory of their own once they are
+    /// changed, so that what is frozen is there once.
+    pub fn duplicate(&self) -> Self {
         let items = self.items.iter().map(|p| Parameter {
             name: p.name.clone(),
-            value: engine.backend().duplicate(&p.value),
+            weight: Arc::clone(&p.weight),
             trainable: p.trainable,
             decayed: p.decayed,
-            forward: OnceLock::new(),
         });
         Self {
             items: items.collect(),
@@ -189,7 +218,7 @@ impl Gradients {
         let tensors = parameters
             .items
             .iter()
-            .map(|p| p.trainable.then(|| engine.zeros(p.value.rows(), p.value.cols())));
+            .map(|p| p.trainable.then(|| engine.zeros(p.value().rows(), p.value().cols())));
         Self {
             tensors: tensors.collect(),
             written: vec![true; parameters.items.len()],
@@ -199,7 +228,7 @@ impl Gradients {
     /// The same for a [`GradientTree`]: what is added to each first is written in place of the zeros, and where nothing was
     /// added the tree writes them.
     pub fn unwritten(engine: &Engine, parameters: &Parameters) -> Self {
-        let empty = |p: &Parameter| engine.backend().empty(p.value.rows(), p.value.cols());
+        let empty = |p: &Parameter| engine.backend().empty(p.value().rows(), p.value().cols());
         Self {
             tensors: parameters.items.iter().map(|p| p.trainable.then(|| empty(p))).collect(),
             written: vec![false; parameters.items.len()],

@@ -315,7 +315,7 @@ fn a_resumed_optimiser_takes_the_same_step() {
             let gradients = token_step(&engine, &parameters, false).gradients;
             optimizer.step(&engine, &mut parameters, &gradients, rate);
         }
-        let mut resumed_parameters = parameters.duplicate(&engine);
+        let mut resumed_parameters = parameters.duplicate();
         let mut resumed = Optimizer::new(&engine, &resumed_parameters, constants);
         resumed.set_steps(optimizer.steps());
         for (id, _) in parameters.iter() {
@@ -334,8 +334,46 @@ fn a_resumed_optimiser_takes_the_same_step() {
         // What kernels read was brought up to date too.
         let [a, b] = [&parameters, &resumed_parameters].map(|p| token_step(&engine, p, false).numbers);
         assert_bits("after the step", &a, &b);
-        let fresh = token_step(&engine, &parameters.duplicate(&engine), false).numbers;
+        let mut again = parameters.duplicate();
+        for (id, parameter) in parameters.iter() {
+            again.set(&engine, id, &engine.read(parameter.value()));
+        }
+        let fresh = token_step(&engine, &again, false).numbers;
         assert_bits("packed again after the step", &a, &fresh);
+    }
+}
+
+#[test]
+fn duplicates_share_what_neither_changes() {
+    for engine in engines() {
+        let original = parameters(&engine);
+        let before = token_step(&engine, &original, false).numbers;
+        let mut copy = original.duplicate();
+        let changed = copy.find("gate").expect("there");
+        let numbers: Vec<f32> = engine
+            .read(copy.get(changed).value())
+            .iter()
+            .map(|x| x + 0.25)
+            .collect();
+        copy.set(&engine, changed, &numbers);
+        for (id, parameter) in original.iter() {
+            let shared = std::ptr::eq(parameter.value(), copy.get(id).value());
+            assert_eq!(shared, id != changed, "{}", parameter.name());
+        }
+        assert_bits("the original", &token_step(&engine, &original, false).numbers, &before);
+        let moved = token_step(&engine, &copy, false).numbers;
+        assert!(
+            moved.iter().zip(&before).any(|(a, b)| a != b),
+            "the copy has not changed"
+        );
+        copy.own_trainable(&engine);
+        for (id, parameter) in original.iter() {
+            assert!(
+                !std::ptr::eq(parameter.value(), copy.get(id).value()),
+                "{}",
+                parameter.name()
+            );
+        }
     }
 }
 

@@ -543,7 +543,7 @@ fn one_unit_in_the_last_place_of_one_weight_shows() {
                         Precision::F32 => name.starts_with("layers.0.") || name.starts_with("embed_tokens"),
                         Precision::Bf16 => !name.starts_with("embed"),
                     };
-                    let mut changed = model.duplicate(&engine);
+                    let mut changed = model.duplicate();
                     nudge(&engine, &mut changed, name, *place);
                     assert!(
                         differs(&engine, &changed, &sequences) || !must_show,
@@ -563,7 +563,7 @@ fn one_cached_number_shows() {
         let shape = architecture("qwen2", (2, 1, 16), 97, true);
         let engine = engine(Isa::detect(), precision, 1);
         let model = random_model(&engine, &shape, 8);
-        let mut other = model.duplicate(&engine);
+        let mut other = model.duplicate();
         let name = "layers.1.self_attn.v_proj.bias";
         let id = other.parameters().find(name).expect("qwen2 has this bias");
         let mut numbers = engine.read(other.parameters().get(id).value());

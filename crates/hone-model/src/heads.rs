@@ -37,6 +37,13 @@ impl Transformer {
         self.head = Some(ScalarHead { weight, offset });
     }
 
+    /// Lets the head learn, which an adapter that was added after it has frozen.
+    pub fn train_head(&mut self) {
+        if let Some(head) = self.head {
+            self.parameters.set_trainable(head.weight, true);
+        }
+    }
+
     /// Whether it has a head.
     pub fn has_head(&self) -> bool {
         self.head.is_some()

@@ -217,9 +217,9 @@ impl Transformer {
         self.recompute = recompute;
     }
 
-    /// A copy with its own weights.
-    pub fn duplicate(&self, engine: &Engine) -> Self {
-        let mut copy = Self::assemble_like(self, self.parameters.duplicate(engine));
+    /// A copy that changes on its own; see [`Parameters::duplicate`].
+    pub fn duplicate(&self) -> Self {
+        let mut copy = Self::assemble_like(self, self.parameters.duplicate());
         copy.recompute = self.recompute;
         copy
     }

@@ -233,7 +233,7 @@ fn a_tensor_in_two_shards_is_refused() {
 /// A base, and the directory of an adapter on it, as hone writes it.
 fn adapter(engine: &Engine) -> (Transformer, tempfile::TempDir) {
     let base = random_model(engine, &named("llama, grouped"), 3);
-    let mut model = base.duplicate(engine);
+    let mut model = base.duplicate();
     model
         .add_adapter(engine, &LoraConfig::default(), 4)
         .expect("an adapter");
@@ -280,7 +280,7 @@ fn adapter_settings_that_hone_lacks_are_refused_by_name() {
     ] {
         std::fs::write(&path, &sound).expect("written");
         change(&path, key, value.clone());
-        let result = load_adapter(&engine, &mut base.duplicate(&engine), directory.path());
+        let result = load_adapter(&engine, &mut base.duplicate(), directory.path());
         let error = result.err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains(&format!("`{key}`")), "{key} {value}: {error}");
     }
@@ -315,7 +315,7 @@ fn adapter_settings_that_hone_lacks_are_refused_by_name() {
     ] {
         change(&path, key, value);
     }
-    load_adapter(&engine, &mut base.duplicate(&engine), directory.path()).expect("what is off is no error");
+    load_adapter(&engine, &mut base.duplicate(), directory.path()).expect("what is off is no error");
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn adapter_tensors_that_would_be_left_out_are_refused() {
         "target_modules",
         json!(["q_proj"]),
     );
-    let error = load_adapter(&engine, &mut base.duplicate(&engine), directory.path()).expect_err("v_proj is left");
+    let error = load_adapter(&engine, &mut base.duplicate(), directory.path()).expect_err("v_proj is left");
     assert!(
         matches!(&error, Error::AdapterTensors { count: 4, example, .. } if example.contains("v_proj")),
         "{error}"
@@ -337,7 +337,7 @@ fn adapter_tensors_that_would_be_left_out_are_refused() {
         "target_modules",
         json!(["q_proj", "v_proj", "k_proj"]),
     );
-    let error = load_adapter(&engine, &mut base.duplicate(&engine), directory.path()).expect_err("no k_proj");
+    let error = load_adapter(&engine, &mut base.duplicate(), directory.path()).expect_err("no k_proj");
     assert!(matches!(error, Error::MissingTensors { .. }), "{error}");
 }
 

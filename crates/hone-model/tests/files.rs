@@ -142,7 +142,7 @@ fn a_fresh_adapter_changes_no_bit_and_trains_alone() {
     for engine in engines() {
         for (name, architecture) in architectures() {
             let base = random_model(&engine, &architecture, 3);
-            let mut model = base.duplicate(&engine);
+            let mut model = base.duplicate();
             model.add_adapter(&engine, &lora(), 4).expect("an adapter");
             assert_bits(name, &numbers(&engine, &model), &numbers(&engine, &base));
 
@@ -204,7 +204,7 @@ fn a_saved_adapter_loads_with_the_same_bits() {
     for engine in engines() {
         for (name, architecture) in architectures() {
             let base = random_model(&engine, &architecture, 5);
-            let mut model = base.duplicate(&engine);
+            let mut model = base.duplicate();
             model.add_adapter(&engine, &lora(), 6).expect("an adapter");
             randomise_adapter(&engine, &mut model);
             let directory = tempfile::tempdir().expect("a directory");
@@ -223,7 +223,7 @@ fn a_saved_adapter_loads_with_the_same_bits() {
             std::fs::write(directory.path().join("adapter_model.safetensors"), bytes).expect("written");
             let config = model.adapter_json("base").expect("an adapter");
             std::fs::write(directory.path().join("adapter_config.json"), config).expect("written");
-            let mut loaded = base.duplicate(&engine);
+            let mut loaded = base.duplicate();
             load_adapter(&engine, &mut loaded, directory.path()).expect("loads");
             assert_eq!(loaded.adapter().expect("one").base.as_deref(), Some("base"));
             assert_eq!(loaded.parameters().count(), model.parameters().count());
@@ -254,7 +254,7 @@ fn an_adapter_brings_the_vocabulary_that_grew_for_it() {
             std::fs::write(path("adapter_model.safetensors"), &bytes).expect("written");
             let config = model.adapter_json("base").expect("an adapter");
             std::fs::write(path("adapter_config.json"), &config).expect("written");
-            let mut loaded = base.duplicate(&engine);
+            let mut loaded = base.duplicate();
             load_adapter(&engine, &mut loaded, directory.path()).expect("loads");
             assert_eq!(loaded.architecture().vocab_size, architecture.vocab_size + 2);
             // What is trained is the same again
@@ -273,7 +273,7 @@ fn an_adapter_brings_the_vocabulary_that_grew_for_it() {
             let other = config.replace("\"lm_head\"", "\"norm\"");
             assert_ne!(other, config);
             std::fs::write(path("adapter_config.json"), other).expect("written");
-            let said = load_adapter(&engine, &mut base.duplicate(&engine), directory.path());
+            let said = load_adapter(&engine, &mut base.duplicate(), directory.path());
             assert!(said.expect_err("norm").to_string().contains("names norm"), "{name}");
         }
     }

@@ -163,7 +163,7 @@ pub(crate) fn merges(model: &Transformer) -> bool {
 
 fn write(engine: &Engine, dir: &Path, companion: &Companion, model: &Transformer) -> Result<(), hone_run::Error> {
     if merges(model) {
-        return write(engine, dir, companion, &model.duplicate(engine).merge_adapter(engine));
+        return write(engine, dir, companion, &model.duplicate().merge_adapter(engine));
     }
     let caller = |error: std::io::Error| hone_run::Error::caller(error);
     companion.tokenizer.save(dir).map_err(hone_run::Error::caller)?;

@@ -32,7 +32,8 @@ pub struct Applied {
 
 impl Learner {
     /// A fresh optimiser for a model.
-    pub fn new(engine: &Engine, model: Transformer, constants: AdamW) -> Self {
+    pub fn new(engine: &Engine, mut model: Transformer, constants: AdamW) -> Self {
+        model.parameters_mut().own_trainable(engine);
         let optimizer = Optimizer::new(engine, model.parameters(), constants);
         Self {
             model,
@@ -186,10 +187,9 @@ pub struct Ema {
 impl Ema {
     /// Starts at the model's weights.
     pub fn new(engine: &Engine, model: &Transformer, decay: f64) -> Self {
-        Self {
-            model: model.duplicate(engine),
-            decay,
-        }
+        let mut model = model.duplicate();
+        model.parameters_mut().own_trainable(engine);
+        Self { model, decay }
     }
 
     /// Moves towards the model's weights.

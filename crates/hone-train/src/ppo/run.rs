@@ -7,7 +7,7 @@ use std::time::Instant;
 use hone_compute::Engine;
 use hone_data::{MixtureOrder, Window};
 use hone_math::Key;
-use hone_model::Transformer;
+use hone_model::{LoraConfig, Transformer};
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
@@ -435,13 +435,14 @@ pub(super) struct State {
 
 impl State {
     pub fn new(engine: &Engine, stage: &Stage, c: &PpoConfig) -> Result<Self> {
-        let mut policy = stage.base.model.duplicate(engine);
+        let mut policy = stage.base.model.duplicate();
         if let Some(lora) = &c.lora {
             policy.add_adapter(engine, lora, c.train.seed)?;
         }
         policy.set_recompute(c.model.recompute);
         let ema = c.ppo.ema_decay.map(|decay| Ema::new(engine, &policy, decay));
-        let mut value = value_network(engine, stage);
+        let lora = policy.adapter().map(|adapter| &adapter.config);
+        let mut value = value_network(engine, stage, (lora, c.train.seed))?;
         value.set_recompute(c.model.recompute);
         let constants = adamw(&c.train)?;
         let kl = match c.ppo.kl_target {
@@ -494,13 +495,26 @@ impl State {
     }
 }
 
-fn value_network(engine: &Engine, stage: &Stage) -> Transformer {
-    if stage.value_start == ValueOrigin::RewardModel {
-        return stage.scorer.model().duplicate(engine);
+/// The value network: with an adapter of the policy's shape, where the policy has one, and a head that learns in any case.
+fn value_network(engine: &Engine, stage: &Stage, (lora, seed): (Option<&LoraConfig>, u64)) -> Result<Transformer> {
+    let mut value = match stage.value_start {
+        ValueOrigin::RewardModel => stage.scorer.model().duplicate(),
+        ValueOrigin::Policy => stage.base.model.duplicate(),
+    };
+    if let Some(lora) = lora.filter(|_| value.adapter().is_none()) {
+        // Its tokens are those that it was trained with
+        let lora = LoraConfig {
+            vocabulary: false,
+            ..lora.clone()
+        };
+        value.add_adapter(engine, &lora, seed.wrapping_add(1))?;
     }
-    let mut value = stage.base.model.duplicate(engine);
-    value.add_value_head(engine);
-    value
+    if value.has_head() {
+        value.train_head();
+    } else {
+        value.add_value_head(engine);
+    }
+    Ok(value)
 }
 
 pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) -> Result<Prepared> {

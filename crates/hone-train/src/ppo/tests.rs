@@ -245,7 +245,7 @@ fn update_after(
     policy.parameters_mut().set(&engine, norm, &numbers);
     let reward = reward_model(&engine, &tokenizer);
     let c = config(1);
-    let scorer = Scorer::new(reward.duplicate(&engine), tokenizer.clone()).unwrap();
+    let scorer = Scorer::new(reward.duplicate(), tokenizer.clone()).unwrap();
     let prompts: Vec<_> = (0..32_u32)
         .map(|i| prompts::PreparedPrompt {
             prompt: hone_data::Prompt {
@@ -281,7 +281,7 @@ fn update_after(
         .unwrap()
         .unwrap()
         .episodes;
-    let mut learner = policy.duplicate(&engine);
+    let mut learner = policy.duplicate();
     fault(&engine, &mut learner, &mut episodes);
     let constants = constants(&episodes, 0.01, &c.ppo).unwrap();
     let rates = || Rates::new(&c.train, 1e-3, 1).unwrap().at(0);
@@ -340,6 +340,48 @@ fn one_unit_in_the_last_place_of_one_weight_stops_the_run() {
         });
         assert!(matches!(result, Err(TrainError::Mismatch { .. })), "{isa}");
     }
+}
+
+#[test]
+fn with_an_adapter_both_networks_train_no_more_than_that_and_the_head() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let mut c = config(4);
+    c.lora = Some(hone_model::LoraConfig {
+        rank: 2,
+        ..hone_model::LoraConfig::default()
+    });
+    c.train.checkpoint_every = 2;
+    run(
+        &job(dir.path(), "run", Shutdown::default()),
+        &Resolved::from_config(c).unwrap(),
+    )
+    .unwrap();
+    let read = |step: u64, network: &str| {
+        let file = format!("run/checkpoints/step-{step:06}/{network}.weights.safetensors");
+        hone_model::TensorFile::open(&dir.path().join(file)).unwrap()
+    };
+    let layers: Vec<String> = (0..2)
+        .flat_map(|i| ["q", "v"].map(|which| format!("layers.{i}.self_attn.{which}_proj")))
+        .flat_map(|place| ["lora_A", "lora_B"].map(|part| format!("{place}.{part}.weight")))
+        .collect();
+    for network in ["policy", "value"] {
+        let mut expected = layers.clone();
+        expected.extend((network == "value").then(|| "score.weight".to_string()));
+        let (mut before, mut after) = (read(2, network), read(4, network));
+        let mut names: Vec<String> = after.names().map(str::to_string).collect();
+        names.sort();
+        expected.sort();
+        assert_eq!(names, expected, "{network}");
+        for name in names {
+            assert_ne!(
+                before.read(&name).unwrap(),
+                after.read(&name).unwrap(),
+                "{network}: {name}"
+            );
+        }
+    }
+    assert_eq!(metrics(&dir.path().join("run"))[0]["policy/first_ratio_var"], 0.0);
 }
 
 #[test]

@@ -199,7 +199,9 @@ pub(super) fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -
         model.add_adapter(engine, lora, c.train.seed)?;
     }
     // After the adapter, which freezes what is there: the head always learns
-    if !model.has_head() {
+    if model.has_head() {
+        model.train_head();
+    } else {
         model.add_reward_head(engine, c.train.seed);
     }
     model.set_head_offset(0.0);
@@ -209,7 +211,7 @@ pub(super) fn with_head(engine: &Engine, model: Transformer, c: &RewardConfig) -
 
 /// The model without its adapter.
 pub(super) fn merged(engine: &Engine, trained: &Transformer) -> Transformer {
-    let copy = trained.duplicate(engine);
+    let copy = trained.duplicate();
     if copy.adapter().is_some() {
         copy.merge_adapter(engine)
     } else {

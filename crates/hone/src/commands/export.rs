@@ -111,7 +111,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(failure.hint("name its directory by --adapter").into());
     }
     let merges = !arguments.unmerged && loaded.model.adapter().is_some();
-    let merged = merges.then(|| loaded.model.duplicate(&engine).merge_adapter(&engine));
+    let merged = merges.then(|| loaded.model.duplicate().merge_adapter(&engine));
     let writes = Writes {
         engine: &engine,
         loaded: &loaded,
