@@ -272,8 +272,13 @@ impl KvPages {
     #[inline(always)]
     pub(super) fn fetch_keys(&self, block: usize, kv_head: usize) {
         let filled = (self.length - block * BLOCK).min(BLOCK);
-        for column in self.block(block, kv_head).0.chunks_exact(BLOCK) {
-            column[..filled].chunks(LINE).for_each(|line| fetch_near(line.as_ptr()));
+        let keys = self.block(block, kv_head).0;
+        // Columns of places that are filled; the first lines of all rows come before the second ones
+        for line in 0..filled.div_ceil(LINE) {
+            keys[line * LINE..]
+                .iter()
+                .step_by(BLOCK)
+                .for_each(|cell| fetch_near(cell));
         }
     }
 
@@ -283,7 +288,7 @@ impl KvPages {
         let filled = (self.length - block * BLOCK).min(BLOCK);
         let values = self.block(block, kv_head).1;
         let cells = self.layout.form().cells(filled) * self.layout.padded();
-        values[..cells].chunks(LINE).for_each(|line| fetch_near(line.as_ptr()));
+        values[..cells].iter().step_by(LINE).for_each(|cell| fetch_near(cell));
     }
 
     fn width(&self) -> usize {
