@@ -80,7 +80,7 @@ impl<'e> Notes<'e> {
         self.engine.account().unwrap_or_default()
     }
 
-    /// A model that is in memory.
+    /// A model that is in memory and learns.
     pub fn model(&mut self, name: &'static str, model: &Transformer) {
         let (parameters, trained) = model.parameters().count();
         self.models.push(ModelSize {
@@ -88,9 +88,16 @@ impl<'e> Notes<'e> {
             parameters,
             trained,
         });
-        if trained > 0 {
-            self.written(model);
-        }
+        self.written(model);
+    }
+
+    /// A model that is in memory and is only read.
+    pub fn read_model(&mut self, name: &'static str, model: &Transformer) {
+        self.models.push(ModelSize {
+            name,
+            parameters: model.parameters().count().0,
+            trained: 0,
+        });
     }
 
     /// A model that goes into files: of one with an adapter what is trained, unless it is merged for that.

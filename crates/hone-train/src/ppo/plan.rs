@@ -42,8 +42,8 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     let (policy, value) = (&state.learners.policy.model, &state.learners.value.model);
     notes.model("policy", policy);
     notes.model("value network", value);
-    notes.model("reference", &stage.base.model);
-    notes.model("reward model", stage.scorer.model());
+    notes.read_model("reference", &stage.base.model);
+    notes.read_model("reward model", stage.scorer.model());
     let trained = policy.parameters().count().1 + value.parameters().count().1;
     let average = if ppo.ema_decay.is_some() {
         " and the moving average"

@@ -161,10 +161,8 @@ fn print(plan: &Plan, out: &mut Output) -> Result<()> {
     out.line(&format!("{}, {isa}, {precision}, {threads} threads", plan.stage))?;
     for model in &plan.models {
         let trained = match model.trained {
-            trained if trained == model.parameters && model.name != "reference" && model.name != "reward model" => {
-                "all trained".to_string()
-            }
-            _ if model.name == "reference" || model.name == "reward model" => "frozen".to_string(),
+            0 => "frozen".to_string(),
+            trained if trained == model.parameters => "all trained".to_string(),
             trained => format!("{} trained", grouped(trained as u64)),
         };
         let parameters = grouped(model.parameters as u64);
