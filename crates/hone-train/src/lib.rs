@@ -18,6 +18,7 @@ pub mod plan;
 pub mod ppo;
 pub mod pretrain;
 pub mod reward;
+pub mod rollout;
 mod schedule;
 mod scorer;
 pub mod sections;

@@ -3,9 +3,10 @@
 use hone_data::Source;
 use hone_model::NewModel;
 use hone_run::{Configuration, Resolved, config as strict};
-use hone_train::ppo::{PpoConfig, PpoData, PpoSection, PtxSection, RewardSection};
+use hone_train::ppo::{PpoConfig, PpoSection, PtxSection};
 use hone_train::pretrain::{PretrainConfig, PretrainData, PretrainModel};
 use hone_train::reward::{RewardConfig, RewardData, RewardSection as RewardMethod};
+use hone_train::rollout::{PromptData, RewardSection};
 use hone_train::sections::{EvalSection, ModelSection, PassesSection, ScheduleSetting, ShownSection, TrainSection};
 use hone_train::sft::{SftConfig, SftData, SftEval};
 use hone_world::{Preferences, Source as Corpus};
@@ -331,7 +332,7 @@ impl QuickstartConfig {
                 reward: RewardSection {
                     path: format!("{}/model", folder::REWARD),
                 },
-                data: PpoData {
+                data: PromptData {
                     prompts: vec![file("prompts.jsonl")],
                     held_out: 0.02,
                     max_prompt_length: 128,

@@ -6,6 +6,7 @@ use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rollout::{MissingEos, PromptData, RewardSection, RolloutSettings};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// Configuration of `hone ppo`.
@@ -17,7 +18,7 @@ pub struct PpoConfig {
     /// What is maximised.
     pub reward: RewardSection,
     /// Prompts.
-    pub data: PpoData,
+    pub data: PromptData,
     /// The method.
     pub ppo: PpoSection,
     /// The pre-training term; absent: none.
@@ -37,7 +38,7 @@ impl Default for PpoConfig {
         Self {
             model: ModelSection::default(),
             reward: RewardSection::default(),
-            data: PpoData::default(),
+            data: PromptData::default(),
             ppo: PpoSection::default(),
             ptx: None,
             train: TrainSection {
@@ -96,40 +97,6 @@ impl PpoConfig {
         config.reward.path = "runs/reward/model".into();
         config.data.prompts = vec![Source::new("prompts.jsonl")];
         config
-    }
-}
-
-/// `[reward]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RewardSection {
-    /// A reward model's directory, or a hub id. Its tokenizer may be another than the policy's: it is scored from text.
-    /// Needed.
-    #[schemars(example = &"runs/reward/model")]
-    pub path: String,
-}
-
-/// `[data]` of PPO.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PpoData {
-    /// Prompts with their weights in the mixture. Needed.
-    #[schemars(example = vec!["prompts.jsonl"])]
-    pub prompts: Vec<Source>,
-    /// The share at the end of each source that is not practised on, so that it can be judged on later. The run measures
-    /// nothing on it.
-    pub held_out: f64,
-    /// Longer prompts are dropped, and counted.
-    pub max_prompt_length: usize,
-}
-
-impl Default for PpoData {
-    fn default() -> Self {
-        Self {
-            prompts: Vec::new(),
-            held_out: 0.05,
-            max_prompt_length: 256,
-        }
     }
 }
 
@@ -200,21 +167,23 @@ pub struct PpoSection {
 }
 
 impl PpoSection {
+    /// What its rollouts are like.
+    pub(super) fn rollout(&self) -> RolloutSettings {
+        RolloutSettings {
+            section: "ppo",
+            rollout_batch: self.rollout_batch,
+            samples_per_prompt: self.samples_per_prompt,
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            missing_eos: self.missing_eos,
+            missing_eos_score: self.missing_eos_score,
+        }
+    }
+
     /// Whether only the value network learns in this update, counted from 0.
     pub(super) fn warms_up_value(&self, update: u64) -> bool {
         update < self.value_warmup_updates
     }
-}
-
-/// What becomes of the score of a response that did not end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum MissingEos {
-    /// It is replaced by `missing_eos_score`.
-    #[default]
-    Replace,
-    /// It stays what the reward model says.
-    Keep,
 }
 
 /// Where the value network starts.

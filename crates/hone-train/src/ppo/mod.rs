@@ -13,19 +13,15 @@
 //! 6. Where policy and reward model share tokenizer and template, the sampled tokens themselves are scored; else the
 //!    reward model reads text, so its tokenizer may be its own. What it cannot read does not stop the run.
 
-mod batch;
 mod config;
 mod plan;
-mod prompts;
-mod rollout;
 mod run;
-mod score;
 #[cfg(test)]
 mod scoring_tests;
 mod step;
 #[cfg(test)]
 mod tests;
 
-pub use config::{MissingEos, PpoConfig, PpoData, PpoSection, PtxSection, RewardSection, ValueStart};
+pub use config::{PpoConfig, PpoSection, PtxSection, ValueStart};
 pub use plan::plan;
 pub use run::run;

@@ -8,12 +8,12 @@ use hone_math::Key;
 use hone_run::Resolved;
 
 use super::config::PpoConfig;
-use super::rollout::Episode;
 use super::run::{Stage, State, check, constants, rates};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::job::Job;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
+use crate::rollout::Episode;
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
@@ -59,7 +59,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     // 2. Updates
     let mut predictions = 0;
     let (timed, telling) = telling_steps(ppo.updates, |number| {
-        let prompts = stage.prompts.rollout(number, ppo);
+        let prompts = stage.prompts.rollout(number, &ppo.rollout());
         let groups = prompts.chunks(ppo.samples_per_prompt);
         let tokens: usize = groups
             .map(|group| group[0].ids.len() + group.len() * ppo.max_new_tokens)
@@ -93,7 +93,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
     notes.logits(predictions.min(train.microbatch_tokens), &state.learners.policy.model);
     let episodes = ppo.updates * ppo.rollout_batch as u64;
-    let prompts = stage.prompts.rollout(0, ppo);
+    let prompts = stage.prompts.rollout(0, &ppo.rollout());
     let read: u64 = prompts.iter().map(|p| (p.ids.len() + ppo.max_new_tokens) as u64).sum();
     let planned = Planned {
         stage: "ppo",
@@ -110,7 +110,7 @@ const MOST: usize = 6;
 
 /// What `rollout::collect` asks of the engine, in its order, and episodes of zeros.
 fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, number: u64) -> Result<Vec<Episode>> {
-    let prompts = stage.prompts.rollout(number, &c.ppo);
+    let prompts = stage.prompts.rollout(number, &c.ppo.rollout());
     let none: Arc<[u32]> = Arc::new([]);
     let request = |(i, ids): (usize, &Arc<[u32]>)| Request {
         prompt: Arc::clone(ids),
@@ -135,7 +135,7 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
     // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other;
     // responses differ
     let reader = stage.scorer.model().architecture();
-    let behind = stage.reading.behind_cut(&c.ppo);
+    let behind = stage.reading.behind_cut(&c.ppo.rollout());
     let read: Vec<Vec<u32>> = prompts
         .iter()
         .zip(&slices)
@@ -154,9 +154,11 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
     );
     let episodes = prompts.iter().zip(sequences).zip(completions);
     Ok(episodes
-        .map(|((prompt, ids), completion)| {
+        .enumerate()
+        .map(|(index, ((prompt, ids), completion))| {
             let zeros = vec![0.0; completion.ids.len()];
             Episode {
+                index,
                 ids,
                 prompt_length: prompt.ids.len(),
                 logprobs: completion.logprobs,

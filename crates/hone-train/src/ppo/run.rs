@@ -17,9 +17,6 @@ use serde_json::{Value, json};
 
 use super::config::{PpoConfig, PpoSection, PtxSection, ValueStart};
 use super::plan::rehearse;
-use super::prompts::Prompts;
-use super::rollout::{Collected, Episode, Models, collect};
-use super::score::Reading;
 use super::step::{Learners, Report, Update, update};
 use crate::artefact::{self, Artefact};
 use crate::corpus::{Corpus, CorpusOptions};
@@ -27,6 +24,7 @@ use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::{Ema, Learner};
 use crate::plan::Notes;
+use crate::rollout::{Collected, Episode, Models, Prompts, Reading, collect};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
 
@@ -331,7 +329,7 @@ impl Stage {
             return Err(TrainError::setting("ppo.max_new_tokens", reason));
         }
         let reading = Reading::of(&scorer, &base.companion.tokenizer)?;
-        reading.check(&scorer, &prompts, &c.ppo)?;
+        reading.check(&scorer, &prompts, &c.ppo.rollout())?;
         let shared = matches!(reading, Reading::Tokens { .. });
         let value_start = match c.ppo.value_start {
             ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => {
@@ -371,20 +369,21 @@ impl Stage {
     fn rollout(&self, engine: &Engine, job: &Job, state: &State, c: &PpoConfig) -> Result<Option<Collected>> {
         let models = Models {
             policy: &state.learners.policy.model,
-            reference: &self.base.model,
-            value: &state.learners.value.model,
+            reference: Some(&self.base.model),
+            value: Some(&state.learners.value.model),
             scorer: &self.scorer,
             reading: self.reading,
             tokenizer: &self.base.companion.tokenizer,
             stop: &self.stop,
             shutdown: &job.shutdown,
         };
-        let prompts = self.prompts.rollout(state.done, &c.ppo);
+        let settings = c.ppo.rollout();
+        let prompts = self.prompts.rollout(state.done, &settings);
         collect(
             engine,
             &models,
             &prompts,
-            &c.ppo,
+            &settings,
             Key::new(c.train.seed, "rollout", state.done),
         )
     }

@@ -8,10 +8,9 @@ use hone_data::{Prompt, PromptInput};
 use hone_run::{Event, ExitStatus, Observer, Resolved, Shutdown};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
 
-use super::prompts::PreparedPrompt;
-use super::score::{Reading, Response, text_of};
 use super::tests::{config, engine, job, metrics, model_of, reward_model, save, tokenizer, world};
-use super::{MissingEos, PpoConfig, run};
+use super::{PpoConfig, run};
+use crate::rollout::{MissingEos, PreparedPrompt, Prompts, Reading, Response, text_of};
 use crate::scorer::Scorer;
 use crate::{Job, Outcome};
 
@@ -54,7 +53,7 @@ fn longest(dir: &Path, tokenizer: &Tokenizer) -> usize {
     data.max_prompt_length = 1_000;
     let job = job(dir, "unused", Shutdown::default());
     let chat = hone_text::Chat::new(tokenizer).unwrap();
-    let prompts = super::prompts::Prompts::load(&job, &data, (tokenizer, Some(&chat)), 1).unwrap();
+    let prompts = Prompts::load(&job, &data, (tokenizer, Some(&chat)), 1).unwrap();
     prompts.longest()
 }
 

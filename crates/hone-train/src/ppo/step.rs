@@ -2,21 +2,19 @@
 
 use hone_compute::{Engine, Gradients, StepRate};
 use hone_data::Window;
-use hone_generate::logprobs_from;
 use hone_math::Key;
-use hone_model::{SharedPrefixes, Transformer};
+use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
 use hone_objective::ppo::{
     ClipRange, PolicyInputs, PolicyStats, Prepared as Constants, ValueConfig, ValueInputs, ValueStats, policy_loss,
     value_loss,
 };
 
-use super::batch::{EpisodeBatch, Prepared};
 use super::config::{PpoSection, PtxSection};
-use super::rollout::Episode;
-use crate::error::{Result, TrainError};
+use crate::error::Result;
 use crate::language::{LanguageBatch, cross_entropy_step, shards_of};
 use crate::learner::{Applied, Ema, Learner};
+use crate::rollout::{Episode, EpisodeBatch, check, check_others, rows_of, tokens_of};
 use crate::sections::TrainSection;
 
 /// What learns.
@@ -24,6 +22,27 @@ pub(super) struct Learners {
     pub policy: Learner,
     pub value: Learner,
     pub ema: Option<Ema>,
+}
+
+/// An episode with its constants for an update, `[t]`.
+struct Prepared<'a> {
+    episode: &'a Episode,
+    advantages: &'a [f32],
+    returns: &'a [f32],
+}
+
+impl AsRef<Episode> for Prepared<'_> {
+    fn as_ref(&self) -> &Episode {
+        self.episode
+    }
+}
+
+/// Numbers of the tokens of some groups, one after another.
+fn flat<'a>(groups: &[&'a [Prepared<'a>]], numbers: impl Fn(&'a Prepared<'a>) -> &'a [f32]) -> Vec<f32> {
+    let episodes = groups.iter().copied().flatten();
+    episodes
+        .flat_map(|prepared| numbers(prepared).iter().copied())
+        .collect()
 }
 
 /// What an update is given.
@@ -76,8 +95,12 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
             let chosen: Vec<&[Prepared<'_>]> = minibatch.iter().map(|&i| groups[i]).collect();
             if first {
                 // 2. Before the first step: episodes of other minibatches are checked by a pass of their own
-                let others = order[minibatch.len()..].iter().map(|&i| groups[i]);
-                check_others(engine, &learners.policy.model, update, others.flatten())?;
+                let others = order[minibatch.len()..]
+                    .iter()
+                    .flat_map(|&i| groups[i])
+                    .map(AsRef::as_ref);
+                let asked = (update.number, update.ppo.temperature);
+                check_others(engine, &learners.policy.model, asked, others)?;
             }
             // 3. Policy and value steps on the same episodes
             let stats = policy_step(engine, learners, update, (&chosen, step, first))?;
@@ -99,11 +122,10 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
 fn split<'a>(episodes: &'a [Episode], constants: &'a Constants) -> Vec<Prepared<'a>> {
     let mut start = 0;
     let mut prepared = Vec::with_capacity(episodes.len());
-    for (index, episode) in episodes.iter().enumerate() {
+    for episode in episodes {
         let range = start..start + episode.length();
         start = range.end;
         prepared.push(Prepared {
-            index,
             episode,
             advantages: &constants.advantages[range.clone()],
             returns: &constants.returns[range],
@@ -120,7 +142,7 @@ fn policy_step(
 ) -> Result<(PolicyStats, TokenStats, Applied)> {
     let clip_range = ClipRange::symmetric(update.ppo.clip_range);
     let temperature = update.ppo.temperature as f32;
-    let global_tokens = tokens(chosen);
+    let global_tokens = tokens_of(chosen);
     let (mut stats, mut ptx_stats) = (PolicyStats::default(), TokenStats::default());
     let (shards, ptx_tokens) = work(update, chosen, step);
     let gradients = learners.policy.gradients(engine, shards, |policy, work, gradients| {
@@ -147,7 +169,7 @@ fn policy_step(
         let inputs = PolicyInputs {
             logprobs: &numbers.logprobs,
             old_logprobs: &batch.old_logprobs,
-            advantages: &batch.advantages,
+            advantages: &flat(&episodes, |prepared| prepared.advantages),
             mask: &batch.mask,
             entropies: Some(&numbers.entropies),
         };
@@ -184,12 +206,12 @@ fn value_step(
         value_clip_range: update.ppo.value_clip_range,
         value_coef: update.ppo.value_coef,
     };
-    let global_tokens = tokens(chosen);
+    let global_tokens = tokens_of(chosen);
     let shards = shards_of(
         chosen.to_vec(),
         update.train.shards,
         update.train.microbatch_tokens,
-        |group| rows(group),
+        |group| rows_of(group),
     );
     let mut stats = ValueStats::default();
     let gradients = learners.value.gradients(
@@ -200,8 +222,8 @@ fn value_step(
             let numbers = batch.values(engine, model);
             let inputs = ValueInputs {
                 values: &numbers.values,
-                old_values: &batch.old_values,
-                returns: &batch.returns,
+                old_values: &flat(&episodes, |prepared| &prepared.episode.values),
+                returns: &flat(&episodes, |prepared| prepared.returns),
                 mask: &batch.mask,
             };
             let loss = value_loss(&inputs, config, global_tokens)?;
@@ -221,7 +243,7 @@ fn value_step(
 /// tokens those windows predict.
 fn work<'a>(update: &'a Update<'_>, chosen: &[&'a [Prepared<'a>]], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
     let (shards, tokens) = (update.train.shards, update.train.microbatch_tokens);
-    let episodes = shards_of(chosen.to_vec(), shards, tokens, |group| rows(group));
+    let episodes = shards_of(chosen.to_vec(), shards, tokens, |group| rows_of(group));
     let mut work: Vec<Vec<Work<'a>>> = episodes
         .into_iter()
         .map(|s| s.into_iter().map(Work::Episodes).collect())
@@ -238,60 +260,4 @@ fn work<'a>(update: &'a Update<'_>, chosen: &[&'a [Prepared<'a>]], step: usize) 
         shard.extend(windows.into_iter().map(Work::Pretraining));
     }
     (work, global)
-}
-
-/// Response tokens of some groups.
-fn tokens(groups: &[&[Prepared<'_>]]) -> u64 {
-    let episodes = groups.iter().copied().flatten();
-    episodes.map(|prepared| prepared.episode.length() as u64).sum()
-}
-
-/// Rows that a group takes.
-fn rows(group: &[Prepared<'_>]) -> usize {
-    let members: Vec<&[u32]> = group.iter().map(|prepared| &*prepared.episode.ids).collect();
-    SharedPrefixes::rows_of(&members)
-}
-
-/// Compares sampled with recomputed log-probabilities of some episodes, bit by bit.
-fn check(update: u64, groups: &[&[Prepared<'_>]], recomputed: &[f32]) -> Result<()> {
-    let mut at = 0;
-    for prepared in groups.iter().copied().flatten() {
-        let trained = &recomputed[at..at + prepared.episode.length()];
-        at += trained.len();
-        equal(update, prepared, trained)?;
-    }
-    Ok(())
-}
-
-fn check_others<'a>(
-    engine: &Engine,
-    policy: &Transformer,
-    update: &Update<'_>,
-    others: impl Iterator<Item = &'a Prepared<'a>>,
-) -> Result<()> {
-    let others: Vec<&Prepared<'_>> = others.collect();
-    let sequences: Vec<&[u32]> = others.iter().map(|prepared| &*prepared.episode.ids).collect();
-    let from: Vec<usize> = others.iter().map(|prepared| prepared.episode.prompt_length).collect();
-    let recomputed = logprobs_from(engine, policy, (&sequences, &from), update.ppo.temperature as f32);
-    for (prepared, scores) in others.into_iter().zip(recomputed) {
-        equal(update.number, prepared, &scores.logprobs)?;
-    }
-    Ok(())
-}
-
-fn equal(update: u64, prepared: &Prepared<'_>, trained: &[f32]) -> Result<()> {
-    let sampled = &prepared.episode.logprobs;
-    let differ = |(a, b): &(&f32, &f32)| a.to_bits() != b.to_bits();
-    let count = sampled.iter().zip(trained).filter(differ).count();
-    match sampled.iter().zip(trained).position(|pair| differ(&pair)) {
-        None => Ok(()),
-        Some(token) => Err(TrainError::Mismatch {
-            update: update + 1,
-            episode: prepared.index,
-            token,
-            sampled: sampled[token],
-            trained: trained[token],
-            count,
-        }),
-    }
 }

@@ -9,12 +9,12 @@ use hone_model::{NewModel, Transformer};
 use hone_run::{Resolved, Shutdown, Silent};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
 
-use super::rollout::{Models, collect};
 use super::run::{constants, load_ptx};
 use super::step::{Learners, Update, update};
 use super::*;
 use crate::artefact::{Companion, publish_at, token_fields};
 use crate::learner::Learner;
+use crate::rollout::{Episode, MissingEos, Models, PreparedPrompt, PromptData, Reading, RewardSection, collect};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
 use crate::sections::{ModelSection, ShownSection, TrainSection};
@@ -121,7 +121,7 @@ pub(super) fn config(updates: u64) -> PpoConfig {
     PpoConfig {
         model: ModelSection::at("policy"),
         reward: RewardSection { path: "reward".into() },
-        data: PpoData {
+        data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
             max_prompt_length: 32,
@@ -234,7 +234,7 @@ fn copy(from: &Path, to: &Path) {
 /// Collects a rollout, lets `fault` change something, and gives what the update says.
 fn update_after(
     (isa, precision): (Isa, Precision),
-    fault: impl Fn(&Engine, &mut Transformer, &mut Vec<rollout::Episode>),
+    fault: impl Fn(&Engine, &mut Transformer, &mut Vec<Episode>),
 ) -> crate::Result<()> {
     let (engine, tokenizer) = (engine_of(isa, precision), tokenizer());
     let mut policy = model(&engine, &tokenizer, 1);
@@ -247,7 +247,7 @@ fn update_after(
     let c = config(1);
     let scorer = Scorer::new(reward.duplicate(), tokenizer.clone()).unwrap();
     let prompts: Vec<_> = (0..32_u32)
-        .map(|i| prompts::PreparedPrompt {
+        .map(|i| PreparedPrompt {
             prompt: hone_data::Prompt {
                 input: hone_data::PromptInput::Text("the cat".into()),
                 extra: serde_json::Map::new(),
@@ -259,10 +259,10 @@ fn update_after(
     let going = Shutdown::default();
     let models = Models {
         policy: &policy,
-        reference: &policy,
-        value: &reward,
+        reference: Some(&policy),
+        value: Some(&reward),
         scorer: &scorer,
-        reading: score::Reading::of(&scorer, &tokenizer).unwrap(),
+        reading: Reading::of(&scorer, &tokenizer).unwrap(),
         tokenizer: &tokenizer,
         stop: &stop,
         shutdown: &going,
@@ -275,9 +275,9 @@ fn update_after(
         shutdown: &asked,
         ..models
     };
-    let nothing = collect(&engine, &stopped, &chosen, &c.ppo, Key::new(1, "rollout", 0)).unwrap();
+    let nothing = collect(&engine, &stopped, &chosen, &c.ppo.rollout(), Key::new(1, "rollout", 0)).unwrap();
     assert!(nothing.is_none());
-    let mut episodes = collect(&engine, &models, &chosen, &c.ppo, Key::new(1, "rollout", 0))
+    let mut episodes = collect(&engine, &models, &chosen, &c.ppo.rollout(), Key::new(1, "rollout", 0))
         .unwrap()
         .unwrap()
         .episodes;

@@ -11,7 +11,8 @@ use hone_model::Transformer;
 use hone_run::{Resolved, Shutdown};
 use hone_text::{AddSpecial, Chat, Message, Tokenizer};
 use hone_train::artefact::{self, Artefact};
-use hone_train::ppo::{self, MissingEos, PpoConfig, PpoData, PpoSection, RewardSection};
+use hone_train::ppo::{self, PpoConfig, PpoSection};
+use hone_train::rollout::{MissingEos, PromptData, RewardSection};
 use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
 use hone_train::{Job, Outcome};
 use serde_json::{Map, Value, json};
@@ -152,7 +153,7 @@ fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize
     PpoConfig {
         model: ModelSection::at(directory.to_string_lossy()),
         reward: RewardSection { path: "reward".into() },
-        data: PpoData {
+        data: PromptData {
             prompts: vec![Source::new("prompts.jsonl")],
             held_out: 0.0,
             max_prompt_length: prompt_length,

@@ -5,55 +5,39 @@ use std::sync::Arc;
 use hone_compute::{Engine, Tape, Var};
 use hone_model::{SharedPrefixes, Transformer};
 
-use super::rollout::Episode;
+use super::collect::Episode;
 
-/// Episodes of a micro-batch with their tokens and constants. All slices are flat over the responses' tokens, `[t]`.
-pub(super) struct EpisodeBatch {
+/// Episodes of a micro-batch. All slices are flat over the responses' tokens, `[t]`.
+pub(crate) struct EpisodeBatch {
     sequences: SharedPrefixes,
     /// The row before each response token.
     rows: Arc<[u32]>,
     /// Each response token.
     targets: Arc<[u32]>,
+    /// Their log-probabilities when they were sampled.
     pub old_logprobs: Vec<f32>,
-    pub old_values: Vec<f32>,
-    pub advantages: Vec<f32>,
-    pub returns: Vec<f32>,
+    /// Every token counts.
     pub mask: Vec<bool>,
-}
-
-/// An episode's constants for an update.
-pub(super) struct Prepared<'a> {
-    /// Which episode of its rollout.
-    pub index: usize,
-    pub episode: &'a Episode,
-    pub advantages: &'a [f32],
-    pub returns: &'a [f32],
 }
 
 impl EpisodeBatch {
     /// Episodes in groups of the answers to one prompt. What those begin with is there once for all of a group.
-    pub fn of(groups: &[&[Prepared<'_>]]) -> Self {
-        let episodes = || groups.iter().copied().flatten();
+    pub fn of<'a, T: AsRef<Episode> + 'a>(groups: &[&'a [T]]) -> Self {
+        let episodes = || groups.iter().copied().flatten().map(AsRef::as_ref);
         // Nothing is asked of the last token's own row.
-        let sequences: Vec<&[u32]> = episodes().map(|p| &p.episode.ids[..p.episode.ids.len() - 1]).collect();
+        let sequences: Vec<&[u32]> = episodes().map(|e: &Episode| &e.ids[..e.ids.len() - 1]).collect();
         let mut rest = &*sequences;
         let shared = SharedPrefixes::of_groups(groups.iter().map(|group| {
             let (members, after) = rest.split_at(group.len());
             rest = after;
             members
         }));
-        let (mut rows, mut targets) = (Vec::new(), Vec::new());
-        let (mut old_logprobs, mut old_values, mut advantages, mut returns) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (i, prepared) in episodes().enumerate() {
-            let episode = prepared.episode;
+        let (mut rows, mut targets, mut old_logprobs) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, episode) in episodes().enumerate() {
             let positions = episode.prompt_length - 1..episode.ids.len() - 1;
             rows.extend(positions.map(|position| shared.row(i, position)));
             targets.extend_from_slice(episode.response());
             old_logprobs.extend_from_slice(&episode.logprobs);
-            old_values.extend_from_slice(&episode.values);
-            advantages.extend_from_slice(prepared.advantages);
-            returns.extend_from_slice(prepared.returns);
         }
         let mask = vec![true; targets.len()];
         Self {
@@ -61,9 +45,6 @@ impl EpisodeBatch {
             rows: rows.into(),
             targets: targets.into(),
             old_logprobs,
-            old_values,
-            advantages,
-            returns,
             mask,
         }
     }
@@ -102,14 +83,14 @@ impl EpisodeBatch {
     }
 }
 
-pub(super) struct PolicyNumbers<'p> {
+pub(crate) struct PolicyNumbers<'p> {
     pub tape: Tape<'p>,
     pub logprob: Var,
     pub logprobs: Vec<f32>,
     pub entropies: Vec<f32>,
 }
 
-pub(super) struct ValueNumbers<'p> {
+pub(crate) struct ValueNumbers<'p> {
     pub tape: Tape<'p>,
     pub output: Var,
     pub values: Vec<f32>,

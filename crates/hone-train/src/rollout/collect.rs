@@ -11,23 +11,25 @@ use hone_model::Transformer;
 use hone_run::Shutdown;
 use hone_text::Tokenizer;
 
-use super::config::{MissingEos, PpoSection};
 use super::prompts::PreparedPrompt;
 use super::score::{Reading, Response, Scores, text_of};
+use super::sections::{MissingEos, RolloutSettings};
 use crate::error::Result;
 use crate::scorer::Scorer;
 
 /// One prompt and its response.
-pub(super) struct Episode {
+pub(crate) struct Episode {
+    /// Which of its rollout.
+    pub index: usize,
     /// Prompt and response, `[p + t]`.
     pub ids: Arc<[u32]>,
     /// Tokens of the prompt.
     pub prompt_length: usize,
     /// Log-probabilities of the response's tokens as they were sampled, `[t]`.
     pub logprobs: Vec<f32>,
-    /// The same under the reference, `[t]`.
+    /// The same under the reference, `[t]`; without one, `[0]`.
     pub ref_logprobs: Vec<f32>,
-    /// Values read at the position before each token, `[t]`.
+    /// Values read at the position before each token, `[t]`; without a value network, `[0]`.
     pub values: Vec<f32>,
     /// The reward model's score, or what replaces it.
     pub score: f32,
@@ -62,10 +64,10 @@ impl Episode {
 
 /// The models that a rollout reads.
 #[derive(Clone, Copy)]
-pub(super) struct Models<'a> {
+pub(crate) struct Models<'a> {
     pub policy: &'a Transformer,
-    pub reference: &'a Transformer,
-    pub value: &'a Transformer,
+    pub reference: Option<&'a Transformer>,
+    pub value: Option<&'a Transformer>,
     pub scorer: &'a Scorer,
     pub reading: Reading,
     pub tokenizer: &'a Tokenizer,
@@ -74,7 +76,7 @@ pub(super) struct Models<'a> {
 }
 
 /// A rollout.
-pub(super) struct Collected {
+pub(crate) struct Collected {
     pub episodes: Vec<Episode>,
     /// Why the first response that could not be scored could not be.
     pub first_refusal: Option<String>,
@@ -83,18 +85,18 @@ pub(super) struct Collected {
 }
 
 /// Samples responses to `prompts` and scores them; none if the run is asked to stop on the way. Nothing has changed then.
-pub(super) fn collect(
+pub(crate) fn collect(
     engine: &Engine,
     models: &Models<'_>,
     prompts: &[&PreparedPrompt],
-    ppo: &PpoSection,
+    settings: &RolloutSettings,
     key: Key,
 ) -> Result<Option<Collected>> {
     let stops = || models.shutdown.requested();
     let mut clock = Clock::start();
     // 1. Responses, with the log-probabilities that their tokens had
     let sampling = SamplingParameters {
-        temperature: ppo.temperature as f32,
+        temperature: settings.temperature as f32,
         ..SamplingParameters::default()
     };
     let requests: Vec<Request> = prompts
@@ -104,7 +106,7 @@ pub(super) fn collect(
             prompt: Arc::clone(&prompt.ids),
             sampling,
             key: key.child(i as u64),
-            max_new_tokens: ppo.max_new_tokens,
+            max_new_tokens: settings.max_new_tokens,
             stop_tokens: Arc::clone(models.stop),
             stop_texts: None,
         })
@@ -123,15 +125,20 @@ pub(super) fn collect(
     let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
     // 2. The reference's log-probabilities of the same tokens, under the same temperature
     let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
-    let references = logprobs_from(engine, models.reference, (&slices, &from), ppo.temperature as f32);
-    clock.lap("time/reference");
+    let references = models.reference.map(|reference| {
+        let scores = logprobs_from(engine, reference, (&slices, &from), settings.temperature as f32);
+        clock.lap("time/reference");
+        scores
+    });
     if stops() {
         return Ok(None);
     }
     // 3. Values at the position before each token
-    let values = heads_before(engine, models.value, &slices, &from);
-    let offset = models.value.head_offset().unwrap_or(0.0);
-    clock.lap("time/values");
+    let values = models.value.map(|value| {
+        let values = heads_before(engine, value, &slices, &from);
+        clock.lap("time/values");
+        (values, value.head_offset().unwrap_or(0.0))
+    });
     if stops() {
         return Ok(None);
     }
@@ -142,7 +149,7 @@ pub(super) fn collect(
         .collect::<Result<_>>()?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
     let asked: Vec<usize> = (0..prompts.len())
-        .filter(|&i| ended[i] || ppo.missing_eos == MissingEos::Keep)
+        .filter(|&i| ended[i] || settings.missing_eos == MissingEos::Keep)
         .collect();
     let to_score: Vec<Response<'_>> = asked
         .iter()
@@ -157,7 +164,7 @@ pub(super) fn collect(
         first_refusal,
     } = models.reading.scores(engine, models.scorer, &to_score)?;
     clock.lap("time/scores");
-    let mut scores = vec![ppo.missing_eos_score as f32; prompts.len()];
+    let mut scores = vec![settings.missing_eos_score as f32; prompts.len()];
     let mut unscorable = vec![false; prompts.len()];
     for (i, score) in asked.into_iter().zip(given) {
         unscorable[i] = score.is_none();
@@ -166,12 +173,17 @@ pub(super) fn collect(
     let mut episodes = Vec::with_capacity(prompts.len());
     for (i, completion) in completions.into_iter().enumerate() {
         let prompt_length = prompts[i].ids.len();
+        let with_offset = |(values, offset): &(Vec<Vec<f32>>, f32)| values[i].iter().map(|v| v + offset).collect();
         episodes.push(Episode {
+            index: i,
             ids: Arc::clone(&sequences[i]),
             prompt_length,
             logprobs: completion.logprobs,
-            ref_logprobs: references[i].logprobs.clone(),
-            values: values[i].iter().map(|v| v + offset).collect(),
+            ref_logprobs: references
+                .as_ref()
+                .map(|all| all[i].logprobs.clone())
+                .unwrap_or_default(),
+            values: values.as_ref().map(with_offset).unwrap_or_default(),
             score: scores[i],
             ended: ended[i],
             unscorable: unscorable[i],

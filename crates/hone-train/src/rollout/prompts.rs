@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hone_data::{MixtureOrder, Prompt, Source, for_each_prompt, hold_out};
 use hone_text::{Chat, Tokenizer};
 
-use super::config::{PpoData, PpoSection};
+use super::sections::{PromptData, RolloutSettings};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::{Encoded, encoding, load_items, tell_split};
@@ -15,13 +15,13 @@ use crate::text::prompt_ids;
 
 /// A prompt with its tokens.
 #[derive(Clone)]
-pub(super) struct PreparedPrompt {
+pub(crate) struct PreparedPrompt {
     pub prompt: Prompt,
     pub ids: Arc<[u32]>,
 }
 
 /// All prompts of all sources.
-pub(super) struct Prompts {
+pub(crate) struct Prompts {
     sources: Vec<Vec<PreparedPrompt>>,
     names: Vec<String>,
     order: MixtureOrder,
@@ -29,7 +29,12 @@ pub(super) struct Prompts {
 
 impl Prompts {
     /// Reads and tokenises the prompts.
-    pub fn load(job: &Job, data: &PpoData, (tokenizer, chat): (&Tokenizer, Option<&Chat>), seed: u64) -> Result<Self> {
+    pub fn load(
+        job: &Job,
+        data: &PromptData,
+        (tokenizer, chat): (&Tokenizer, Option<&Chat>),
+        seed: u64,
+    ) -> Result<Self> {
         if data.prompts.is_empty() {
             return Err(TrainError::setting(
                 "data.prompts",
@@ -113,11 +118,11 @@ impl Prompts {
     }
 
     /// The prompts of a rollout, each as often as it is answered.
-    pub fn rollout(&self, update: u64, ppo: &PpoSection) -> Vec<&PreparedPrompt> {
-        let draws = self.order.batch(update, ppo.rollout_batch / ppo.samples_per_prompt);
+    pub fn rollout(&self, update: u64, settings: &RolloutSettings) -> Vec<&PreparedPrompt> {
+        let draws = self.order.batch(update, settings.prompts());
         let prompts = draws.into_iter().map(|draw| &self.sources[draw.source][draw.item]);
         prompts
-            .flat_map(|prompt| std::iter::repeat_n(prompt, ppo.samples_per_prompt))
+            .flat_map(|prompt| std::iter::repeat_n(prompt, settings.samples_per_prompt))
             .collect()
     }
 }

@@ -4,14 +4,14 @@ use hone_compute::Engine;
 use hone_data::PromptInput;
 use hone_text::{SkipSpecial, Tokenizer};
 
-use super::config::{MissingEos, PpoSection};
 use super::prompts::{PreparedPrompt, Prompts};
+use super::sections::{MissingEos, RolloutSettings};
 use crate::error::{Result, TrainError};
 use crate::scorer::Scorer;
 
 /// How the responses of the policy reach the reward model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     /// Both share tokenizer and template: the tokens that were sampled are scored, the end of a response after them as
     /// the reward stage has it.
     Tokens {
@@ -24,7 +24,7 @@ pub(super) enum Reading {
 }
 
 /// A response as it was sampled.
-pub(super) struct Response<'a> {
+pub(crate) struct Response<'a> {
     pub prompt: &'a PreparedPrompt,
     /// Without the stop token.
     pub ids: &'a [u32],
@@ -33,7 +33,7 @@ pub(super) struct Response<'a> {
 }
 
 /// Scores, and what could not be scored.
-pub(super) struct Scores {
+pub(crate) struct Scores {
     /// One a response; none where the reward model cannot read it.
     pub scores: Vec<Option<f32>>,
     /// Why the first that could not be scored could not be.
@@ -60,12 +60,12 @@ impl Reading {
     ///
     /// # Errors
     /// A setting's, with the numbers.
-    pub fn check(self, scorer: &Scorer, prompts: &Prompts, ppo: &PpoSection) -> Result<()> {
-        let max_new_tokens = ppo.max_new_tokens;
+    pub fn check(self, scorer: &Scorer, prompts: &Prompts, settings: &RolloutSettings) -> Result<()> {
+        let max_new_tokens = settings.max_new_tokens;
         let context = scorer.model().architecture().context;
         match self {
             Self::Tokens { .. } => {
-                let behind = self.behind_cut(ppo);
+                let behind = self.behind_cut(settings);
                 let longest = prompts.longest() + max_new_tokens + behind;
                 if longest <= context {
                     return Ok(());
@@ -76,7 +76,10 @@ impl Reading {
                      model's context is {context}. Lower it, or data.max_prompt_length",
                     prompts.longest()
                 );
-                Err(TrainError::setting("ppo.max_new_tokens", reason))
+                Err(TrainError::setting(
+                    format!("{}.max_new_tokens", settings.section),
+                    reason,
+                ))
             }
             Self::Text => {
                 for prompt in prompts.first_of_each_source() {
@@ -89,9 +92,9 @@ impl Reading {
 
     /// Tokens that are scored behind those of a response as long as it may be, which was cut: one that ended has its end
     /// among its tokens.
-    pub fn behind_cut(self, ppo: &PpoSection) -> usize {
+    pub fn behind_cut(self, settings: &RolloutSettings) -> usize {
         let ends = matches!(self, Self::Tokens { end: Some(_) });
-        usize::from(ends && ppo.missing_eos == MissingEos::Keep)
+        usize::from(ends && settings.missing_eos == MissingEos::Keep)
     }
 
     /// Scores responses. What the reward model cannot read (too long, a token that it lacks, a text that its template
@@ -142,7 +145,7 @@ impl Reading {
 ///
 /// # Errors
 /// If the tokenizer fails.
-pub(super) fn text_of(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String> {
+pub(crate) fn text_of(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String> {
     let known = ids.split(|&id| tokenizer.token_bytes(id).is_none());
     let pieces: Result<Vec<String>> = known.map(|ids| Ok(tokenizer.decode(ids, SkipSpecial::No)?)).collect();
     Ok(pieces?.join("\u{FFFD}"))

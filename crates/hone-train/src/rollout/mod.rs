@@ -1,0 +1,20 @@
+//! Rollouts: prompts answered by a policy, with the numbers that reinforcement learning needs of them. What methods share.
+
+mod batch;
+mod check;
+mod collect;
+mod prompts;
+mod score;
+mod sections;
+
+pub(crate) use batch::EpisodeBatch;
+pub(crate) use check::{check, check_others, rows_of, tokens_of};
+pub(crate) use collect::{Collected, Episode, Models, collect};
+#[cfg(test)]
+pub(crate) use prompts::PreparedPrompt;
+pub(crate) use prompts::Prompts;
+pub(crate) use score::Reading;
+#[cfg(test)]
+pub(crate) use score::{Response, text_of};
+pub(crate) use sections::RolloutSettings;
+pub use sections::{MissingEos, PromptData, RewardSection};
