@@ -54,7 +54,7 @@ CHANGES = {
     # Log-probabilities by chunks of another size
     "vocabulary": [("crates/hone-compute/src/cpu/logprob.rs", "const VOCAB_CHUNK: usize = 2048;", "const VOCAB_CHUNK: usize = 8192;")],
     # No comparison of sampled and recomputed log-probabilities of the episodes that the first step of an update does not train on
-    "check": [("crates/hone-train/src/ppo/step.rs", "check_others(engine, &learners.policy.model, update, others.flatten())?;", "drop(others);")],
+    "check": [("crates/hone-train/src/ppo/step.rs", "check_others(engine, &learners.policy.model, asked, others)?;", "drop((asked, others));")],
 }
 # Another size of chunks may be slower and hide what the others cost
 CHANGES["all"] = [change for name, changes in CHANGES.items() if name != "vocabulary" for change in changes]

@@ -42,8 +42,8 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     let (policy, value) = (&state.learners.policy.model, &state.learners.value.model);
     notes.model("policy", policy);
     notes.model("value network", value);
-    notes.read_model("reference", &stage.base.model);
-    notes.read_model("reward model", stage.scorer.model());
+    notes.read_model("reference", &stage.setup.base.model);
+    notes.read_model("reward model", stage.setup.scorer.model());
     let trained = policy.parameters().count().1 + value.parameters().count().1;
     let average = if ppo.ema_decay.is_some() {
         " and the moving average"
@@ -59,7 +59,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     // 2. Updates
     let mut predictions = 0;
     let (timed, telling) = telling_steps(ppo.updates, |number| {
-        let prompts = stage.prompts.rollout(number, &ppo.rollout());
+        let prompts = stage.setup.prompts.rollout(number, &ppo.rollout());
         let groups = prompts.chunks(ppo.samples_per_prompt);
         let tokens: usize = groups
             .map(|group| group[0].ids.len() + group.len() * ppo.max_new_tokens)
@@ -93,13 +93,13 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
     notes.logits(predictions.min(train.microbatch_tokens), &state.learners.policy.model);
     let episodes = ppo.updates * ppo.rollout_batch as u64;
-    let prompts = stage.prompts.rollout(0, &ppo.rollout());
+    let prompts = stage.setup.prompts.rollout(0, &ppo.rollout());
     let read: u64 = prompts.iter().map(|p| (p.ids.len() + ppo.max_new_tokens) as u64).sum();
     let planned = Planned {
         stage: "ppo",
         steps: ppo.updates,
         tokens: ppo.updates * read,
-        sources: stage.prompts.planned(episodes / ppo.samples_per_prompt as u64),
+        sources: stage.setup.prompts.planned(episodes / ppo.samples_per_prompt as u64),
         step: (seconds / count, operations / count),
     };
     Ok(notes.finish(planned, (c.model.recompute, train)))
@@ -110,7 +110,7 @@ const MOST: usize = 6;
 
 /// What `rollout::collect` asks of the engine, in its order, and episodes of zeros.
 fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, number: u64) -> Result<Vec<Episode>> {
-    let prompts = stage.prompts.rollout(number, &c.ppo.rollout());
+    let prompts = stage.setup.prompts.rollout(number, &c.ppo.rollout());
     let none: Arc<[u32]> = Arc::new([]);
     let request = |(i, ids): (usize, &Arc<[u32]>)| Request {
         prompt: Arc::clone(ids),
@@ -130,12 +130,17 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
         .collect();
     let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
     let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
-    logprobs_from(engine, &stage.base.model, (&slices, &from), c.ppo.temperature as f32);
+    logprobs_from(
+        engine,
+        &stage.setup.base.model,
+        (&slices, &from),
+        c.ppo.temperature as f32,
+    );
     heads_before(engine, value, &slices, &from);
     // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other;
     // responses differ
-    let reader = stage.scorer.model().architecture();
-    let behind = stage.reading.behind_cut(&c.ppo.rollout());
+    let reader = stage.setup.scorer.model().architecture();
+    let behind = stage.setup.reading.behind_cut(&c.ppo.rollout());
     let read: Vec<Vec<u32>> = prompts
         .iter()
         .zip(&slices)
@@ -149,7 +154,7 @@ fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, num
         .collect();
     scores_of(
         engine,
-        stage.scorer.model(),
+        stage.setup.scorer.model(),
         &read.iter().map(Vec::as_slice).collect::<Vec<_>>(),
     );
     let episodes = prompts.iter().zip(sequences).zip(completions);

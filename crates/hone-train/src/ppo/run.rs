@@ -1,7 +1,5 @@
 //! The loop of PPO.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use hone_compute::Engine;
@@ -11,8 +9,7 @@ use hone_model::{LoraConfig, Transformer};
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
-use hone_run::{Checkpoint, Event, Inputs, Resolved, Run, Sample};
-use hone_text::Chat;
+use hone_run::{Checkpoint, Event, Inputs, Resolved, Run};
 use serde_json::{Value, json};
 
 use super::config::{PpoConfig, PpoSection, PtxSection, ValueStart};
@@ -24,9 +21,8 @@ use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::{Ema, Learner};
 use crate::plan::Notes;
-use crate::rollout::{Collected, Episode, Models, Prompts, Reading, collect};
+use crate::rollout::{Collected, Episode, Made, Networks, Reading, Setup, mean, record_samples, tell_unscorable};
 use crate::schedule::{Rates, adamw};
-use crate::scorer::Scorer;
 
 /// Improves a policy as configured, or goes on where it was interrupted.
 ///
@@ -54,7 +50,7 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    stage.load_weights(job, &engine, c)?;
+    stage.setup.load_weights(job, &engine)?;
     let mut state = State::new(&engine, &stage, c)?;
     if let Some(checkpoint) = &started.checkpoint {
         state.load(&engine, checkpoint)?;
@@ -93,7 +89,7 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         };
         if let Some(reason) = first_refusal.filter(|_| !told_of_unscorable) {
             told_of_unscorable = true;
-            tell_unscorable(job, &reason, c.ppo.missing_eos_score);
+            tell_unscorable(job, "ppo", &reason, c.ppo.missing_eos_score);
         }
         // 2. Rewards, advantages and returns of the whole rollout
         let constants = constants(&episodes, state.kl.kl_coef(), &c.ppo)?;
@@ -140,7 +136,7 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         .ema
         .as_ref()
         .map_or(&state.learners.policy.model, |ema| &ema.model);
-    let model = artefact::publish(&engine, &run, &stage.base.companion, result)?;
+    let model = artefact::publish(&engine, &run, &stage.setup.base.companion, result)?;
     let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start.words() });
     job.finish(run, (model, summary), Vec::new(), total)
 }
@@ -263,14 +259,7 @@ type PtxWindows<'a> = (&'a PtxSection, Vec<Vec<Window<'a>>>);
 
 /// What does not change during a run.
 pub(super) struct Stage {
-    pub base: Artefact,
-    pub scorer: Scorer,
-    /// Where the policy and the reward model lie.
-    paths: (PathBuf, PathBuf),
-    pub prompts: Prompts,
-    stop: Arc<[u32]>,
-    /// How responses reach the reward model.
-    pub reading: Reading,
+    pub setup: Setup,
     /// Where the value network starts.
     value_start: ValueOrigin,
     ptx: Option<(Corpus, MixtureOrder)>,
@@ -295,97 +284,42 @@ impl ValueOrigin {
 
 impl Stage {
     pub fn load(job: &Job, engine: &Engine, c: &PpoConfig) -> Result<Self> {
-        let Some(path) = &c.model.path else {
-            return Err(TrainError::setting("model.path", "is missing; PPO starts from a model"));
+        let made = Made {
+            model: &c.model,
+            reward: &c.reward,
+            data: &c.data,
+            seed: c.train.seed,
         };
-        if c.reward.path.is_empty() {
-            return Err(TrainError::setting(
-                "reward.path",
-                "is missing; PPO needs a reward model",
-            ));
-        }
-        let path = job.model("model.path", path)?;
-        let base = artefact::load_language_model(engine, &path)?;
-        job.check_stop()?;
-        let reward_path = job.model("reward.path", &c.reward.path)?;
-        let scorer = Scorer::load(engine, &reward_path)?;
-        let chat = match base.companion.tokenizer.chat_template() {
-            Some(_) => Some(Chat::new(&base.companion.tokenizer)?),
-            None => None,
-        };
-        let prompts = Prompts::load(job, &c.data, (&base.companion.tokenizer, chat.as_ref()), c.train.seed)?;
-        let stop = match &chat {
-            Some(chat) => chat.stop_ids()?,
-            None => base.companion.tokenizer.eos_ids().to_vec(),
-        };
-        let longest = c.data.max_prompt_length + c.ppo.max_new_tokens;
-        if longest > base.model.architecture().context {
-            let reason = format!(
-                "is {}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {}",
-                c.ppo.max_new_tokens,
-                c.data.max_prompt_length,
-                base.model.architecture().context
-            );
-            return Err(TrainError::setting("ppo.max_new_tokens", reason));
-        }
-        let reading = Reading::of(&scorer, &base.companion.tokenizer)?;
-        reading.check(&scorer, &prompts, &c.ppo.rollout())?;
-        let shared = matches!(reading, Reading::Tokens { .. });
+        let setup = Setup::load(job, engine, &made, &c.ppo.rollout())?;
+        let shared = matches!(setup.reading, Reading::Tokens { .. });
         let value_start = match c.ppo.value_start {
-            ValueStart::RewardModel if shared && longest <= scorer.model().architecture().context => {
+            ValueStart::RewardModel if shared && setup.longest <= setup.scorer.model().architecture().context => {
                 ValueOrigin::RewardModel
             }
             _ => ValueOrigin::Policy,
         };
         job.message(format!("the value network starts from the {}", value_start.words()));
         let ptx = match &c.ptx {
-            Some(ptx) => Some(load_ptx(job, ptx, &base, c.train.seed)?),
+            Some(ptx) => Some(load_ptx(job, ptx, &setup.base, c.train.seed)?),
             None => None,
         };
         Ok(Self {
-            base,
-            scorer,
-            paths: (path, reward_path),
-            prompts,
-            stop: stop.into(),
-            reading,
+            setup,
             value_start,
             ptx,
         })
     }
 
-    /// Puts the weights of the reference and of the reward model in the place of those of a rehearsal.
-    fn load_weights(&mut self, job: &Job, engine: &Engine, c: &PpoConfig) -> Result<()> {
-        let (path, reward_path) = &self.paths;
-        if let Some(name) = &c.model.path {
-            job.keep_commit(name, path)?;
-        }
-        job.keep_commit(&c.reward.path, reward_path)?;
-        self.base.model = artefact::load_language_model(engine, path)?.model;
-        self.scorer = Scorer::load(engine, reward_path)?;
-        Ok(())
-    }
-
     fn rollout(&self, engine: &Engine, job: &Job, state: &State, c: &PpoConfig) -> Result<Option<Collected>> {
-        let models = Models {
+        let networks = Networks {
             policy: &state.learners.policy.model,
-            reference: Some(&self.base.model),
             value: Some(&state.learners.value.model),
-            scorer: &self.scorer,
-            reading: self.reading,
-            tokenizer: &self.base.companion.tokenizer,
-            stop: &self.stop,
-            shutdown: &job.shutdown,
+            reference: true,
         };
+        let key = Key::new(c.train.seed, "rollout", state.done);
         let settings = c.ppo.rollout();
-        let prompts = self.prompts.rollout(state.done, &settings);
-        collect(
-            engine,
-            &models,
-            &prompts,
-            &settings,
-            Key::new(c.train.seed, "rollout", state.done),
-        )
+        self.setup
+            .rollout((engine, job), networks, &settings, (state.done, key))
     }
 
     /// The pre-training windows of an update, one list an optimiser step.
@@ -434,7 +368,7 @@ pub(super) struct State {
 
 impl State {
     pub fn new(engine: &Engine, stage: &Stage, c: &PpoConfig) -> Result<Self> {
-        let mut policy = stage.base.model.duplicate();
+        let mut policy = stage.setup.base.model.duplicate();
         if let Some(lora) = &c.lora {
             policy.add_adapter(engine, lora, c.train.seed)?;
         }
@@ -497,8 +431,8 @@ impl State {
 /// The value network: with an adapter of the policy's shape, where the policy has one, and a head that learns in any case.
 fn value_network(engine: &Engine, stage: &Stage, (lora, seed): (Option<&LoraConfig>, u64)) -> Result<Transformer> {
     let mut value = match stage.value_start {
-        ValueOrigin::RewardModel => stage.scorer.model().duplicate(),
-        ValueOrigin::Policy => stage.base.model.duplicate(),
+        ValueOrigin::RewardModel => stage.setup.scorer.model().duplicate(),
+        ValueOrigin::Policy => stage.setup.base.model.duplicate(),
     };
     if let Some(lora) = lora.filter(|_| value.adapter().is_none()) {
         // Its tokens are those that it was trained with
@@ -541,15 +475,6 @@ pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) ->
         whiten_rewards: ppo.whiten_rewards,
     };
     Ok(prepare(&rollout, &config)?)
-}
-
-fn mean(numbers: impl Iterator<Item = f64>) -> f64 {
-    let (mut sum, mut count) = (0.0, 0_u64);
-    for number in numbers {
-        sum += number;
-        count += 1;
-    }
-    sum / count.max(1) as f64
 }
 
 fn record(
@@ -618,33 +543,5 @@ fn record(
         tokens,
         headline,
     });
-    Ok(())
-}
-
-/// Said of the first response that the reward model cannot read; the metric counts all of them.
-fn tell_unscorable(job: &Job, reason: &str, score: f64) {
-    job.message(format!(
-        "a response cannot be scored, and gets ppo.missing_eos_score = {score}: {reason}; the metric \
-         completions/unscorable counts such responses"
-    ));
-}
-
-fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], count: usize) -> Result<()> {
-    let sample = |e: &Episode| {
-        let mut extra = serde_json::Map::new();
-        extra.insert("tokens".into(), e.length().into());
-        extra.insert("ended".into(), e.ended.into());
-        let (prompt, response) = e.text.clone();
-        Sample {
-            step,
-            prompt,
-            response,
-            score: Some(f64::from(e.score)),
-            kl: Some(e.kl()),
-            extra,
-        }
-    };
-    let samples: Vec<Sample> = episodes.iter().take(count).map(sample).collect();
-    run.record_samples(&samples)?;
     Ok(())
 }

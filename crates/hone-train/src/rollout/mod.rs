@@ -4,17 +4,22 @@ mod batch;
 mod check;
 mod collect;
 mod prompts;
+mod record;
 mod score;
 mod sections;
+mod setup;
 
 pub(crate) use batch::EpisodeBatch;
 pub(crate) use check::{check, check_others, rows_of, tokens_of};
-pub(crate) use collect::{Collected, Episode, Models, collect};
+pub(crate) use collect::{Collected, Episode};
 #[cfg(test)]
-pub(crate) use prompts::PreparedPrompt;
-pub(crate) use prompts::Prompts;
+pub(crate) use collect::{Models, collect};
+#[cfg(test)]
+pub(crate) use prompts::{PreparedPrompt, Prompts};
+pub(crate) use record::{mean, record_samples, tell_unscorable};
 pub(crate) use score::Reading;
 #[cfg(test)]
 pub(crate) use score::{Response, text_of};
 pub(crate) use sections::RolloutSettings;
 pub use sections::{MissingEos, PromptData, RewardSection};
+pub(crate) use setup::{Made, Networks, Setup};
