@@ -264,8 +264,9 @@ impl Gradients {
         }
     }
 
-    /// The gradient of one; none if it is frozen.
+    /// The gradient of one; none if it is frozen. Of [`Self::unwritten`], after [`Self::finish`].
     pub fn get(&self, id: ParameterId) -> Option<&Tensor> {
+        debug_assert!(self.written[id.0], "a gradient that holds no sum yet");
         self.tensors[id.0].as_ref()
     }
 
@@ -281,8 +282,12 @@ impl Gradients {
         }
     }
 
-    /// Adds those of another shard.
+    /// Adds those of another shard; both are finished.
     pub fn add(&mut self, engine: &Engine, other: &Self) {
+        debug_assert!(
+            [&self.written, &other.written].iter().all(|w| !w.contains(&false)),
+            "finished gradients"
+        );
         for (mine, theirs) in self.tensors.iter_mut().zip(&other.tensors) {
             if let (Some(mine), Some(theirs)) = (mine, theirs) {
                 engine.backend().add_assign(mine, theirs);
@@ -290,8 +295,9 @@ impl Gradients {
         }
     }
 
-    /// The Euclidean norm over all of them, in a fixed order.
+    /// The Euclidean norm over all of them, which are finished, in a fixed order.
     pub fn norm(&self, engine: &Engine) -> f64 {
+        debug_assert!(!self.written.contains(&false), "finished gradients");
         self.tensors
             .iter()
             .flatten()

@@ -37,11 +37,15 @@ impl SharedPrefixes {
     /// Sequences in groups: for each, how many tokens its members begin with in common (all of the first at most).
     ///
     /// # Panics
-    /// If a member does not begin like the others of its group.
+    /// If a member does not begin like the others of its group, or several share nothing.
     pub fn new<'a>(groups: impl IntoIterator<Item = (usize, &'a [&'a [u32]])>) -> Self {
         let (mut ids, mut sizes, mut places, mut spans) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (shared, members) in groups {
             let Some(first) = members.first() else { continue };
+            assert!(
+                shared > 0 || members.len() == 1,
+                "sequences that share nothing are no group"
+            );
             ids.extend_from_slice(&first[..shared]);
             let beginning = spans;
             spans += 1;
@@ -99,8 +103,16 @@ impl SharedPrefixes {
     }
 
     /// The row of a position of a sequence.
+    ///
+    /// # Panics
+    /// If the sequence has no such position.
     pub fn row(&self, sequence: usize, position: usize) -> u32 {
         let place = &self.places[sequence];
+        assert!(
+            position < place.length,
+            "position {position} of {} tokens",
+            place.length
+        );
         let (span, before) = match place.own {
             Some(own) if position >= place.shared => (own, place.shared),
             _ => (place.beginning, 0),

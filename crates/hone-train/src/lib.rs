@@ -1,4 +1,4 @@
-//! The training stages: pre-training, supervised tuning, reward modelling, PPO.
+//! The training stages: pre-training, supervised tuning, reward modelling, PPO, and group-relative methods.
 //!
 //! Every stage has the same rooms: `config` (what can be set), `batch` or `rollout` (what a step works on), `step` (one
 //! optimiser step or update, readable as the method's paper), `run` (the loop with its checkpoints, metrics and
@@ -9,6 +9,7 @@ pub mod artefact;
 mod corpus;
 mod encode;
 mod error;
+pub mod grpo;
 pub mod hub;
 mod job;
 pub mod language;

@@ -40,6 +40,8 @@ enum Command {
     Reward(stage::Arguments),
     /// Improve a policy against a reward model
     Ppo(stage::Arguments),
+    /// Improve a policy by comparing its responses to a prompt with one another: GRPO, Dr. GRPO, DAPO, RLOO, REINFORCE++
+    Grpo(stage::Arguments),
     Run(recipe::Arguments),
     Plan(plan::Arguments),
     Config(config::Arguments),
@@ -61,7 +63,13 @@ impl Command {
     fn is_resumable(&self) -> bool {
         matches!(
             self,
-            Self::Quickstart(_) | Self::Pretrain(_) | Self::Sft(_) | Self::Reward(_) | Self::Ppo(_) | Self::Run(_)
+            Self::Quickstart(_)
+                | Self::Pretrain(_)
+                | Self::Sft(_)
+                | Self::Reward(_)
+                | Self::Ppo(_)
+                | Self::Grpo(_)
+                | Self::Run(_)
         )
     }
 }
@@ -85,6 +93,7 @@ fn main() -> ExitCode {
         Command::Sft(arguments) => stage::run(&arguments, shutdown, hone_train::sft::run),
         Command::Reward(arguments) => stage::run(&arguments, shutdown, hone_train::reward::run),
         Command::Ppo(arguments) => stage::run(&arguments, shutdown, hone_train::ppo::run),
+        Command::Grpo(arguments) => stage::run(&arguments, shutdown, hone_train::grpo::run),
         Command::Run(arguments) => recipe::run(&arguments, shutdown),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),

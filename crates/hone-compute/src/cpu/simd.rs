@@ -396,7 +396,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn exp2_whole(k: [f32; 8]) -> [f32; 8] {
-        k.map(|k| f32::from_bits(((k as i32 + 127) as u32) << 23))
+        k.map(|k| f32::from_bits(((k as i32).wrapping_add(127) as u32) << 23))
     }
     #[inline(always)]
     unsafe fn round_bf16(x: [f32; 8]) -> [f32; 8] {

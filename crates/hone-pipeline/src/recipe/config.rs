@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hone_data::Source;
 use hone_run::config::parse;
 use hone_run::{Configuration, Resolved};
-use hone_train::{ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
+use hone_train::{grpo::GrpoConfig, ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,8 @@ pub enum StageKind {
     Reward,
     /// Improves a policy by PPO.
     Ppo,
+    /// Improves a policy by a group-relative method.
+    Grpo,
     /// The whole arc on the bundled small world.
     Quickstart,
 }
@@ -77,6 +79,7 @@ impl StageKind {
             Self::Sft => "sft",
             Self::Reward => "reward",
             Self::Ppo => "ppo",
+            Self::Grpo => "grpo",
             Self::Quickstart => "quickstart",
         }
     }
@@ -194,6 +197,7 @@ pub(super) enum Work {
     Sft(Box<Resolved<SftConfig>>),
     Reward(Box<Resolved<RewardConfig>>),
     Ppo(Box<Resolved<PpoConfig>>),
+    Grpo(Box<Resolved<GrpoConfig>>),
     Quickstart(Box<Quickstart>),
 }
 
@@ -206,6 +210,7 @@ impl Work {
             StageKind::Sft => Self::Sft(Box::new(parse(source, text, &overrides)?)),
             StageKind::Reward => Self::Reward(Box::new(parse(source, text, &overrides)?)),
             StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Grpo => Self::Grpo(Box::new(parse(source, text, &overrides)?)),
             StageKind::Quickstart => {
                 let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
                 let config = QuickstartConfig::with_overrides(scale, seed, &overrides)?;
@@ -227,6 +232,7 @@ impl Work {
             Self::Sft(_) => StageKind::Sft,
             Self::Reward(_) => StageKind::Reward,
             Self::Ppo(_) => StageKind::Ppo,
+            Self::Grpo(_) => StageKind::Grpo,
             Self::Quickstart(_) => StageKind::Quickstart,
         }
     }

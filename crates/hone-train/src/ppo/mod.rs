@@ -20,7 +20,7 @@ mod run;
 mod scoring_tests;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use config::{PpoConfig, PpoSection, PtxSection, ValueStart};
 pub use plan::plan;

@@ -1,10 +1,5 @@
 //! What PPO will need. Responses are taken to be as long as they may be.
 
-use std::sync::Arc;
-
-use hone_compute::{Engine, SamplingParameters};
-use hone_generate::{Generator, GeneratorOptions, Request, heads_before, logprobs_from, scores_of};
-use hone_math::Key;
 use hone_run::Resolved;
 
 use super::config::PpoConfig;
@@ -13,7 +8,7 @@ use super::step::{Update, update};
 use crate::error::Result;
 use crate::job::Job;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
-use crate::rollout::Episode;
+use crate::rollout::{Networks, microbatches, rehearse_rollout};
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
@@ -59,20 +54,20 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     // 2. Updates
     let mut predictions = 0;
     let (timed, telling) = telling_steps(ppo.updates, |number| {
-        let prompts = stage.setup.prompts.rollout(number, &ppo.rollout());
-        let groups = prompts.chunks(ppo.samples_per_prompt);
-        let tokens: usize = groups
-            .map(|group| group[0].ids.len() + group.len() * ppo.max_new_tokens)
-            .sum();
-        let tokens = tokens * ppo.minibatch / ppo.rollout_batch / train.shards;
-        predictions = predictions.max(ppo.minibatch * ppo.max_new_tokens / train.shards);
-        Ok(vec![(tokens.min(train.microbatch_tokens), 0)])
+        let sizes = microbatches(&stage.setup, &ppo.rollout(), (ppo.minibatch, train), number);
+        predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
+        Ok(sizes)
     })?;
     // Updates differ in their prompts alone
     let timed: Vec<u64> = timed.into_iter().take(2).collect();
     let count = timed.len().max(1) as f64;
     let mut one = |number: u64| -> Result<()> {
-        let episodes = rollout(engine, (stage, &state), c, number)?;
+        let networks = Networks {
+            policy: &state.learners.policy.model,
+            value: Some(&state.learners.value.model),
+            reference: true,
+        };
+        let episodes = rehearse_rollout(engine, &stage.setup, networks, (&ppo.rollout(), number))?;
         let constants = constants(&episodes, ppo.kl_coef, ppo)?;
         let rates = rates(c)?;
         let step = Update {
@@ -91,7 +86,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     // Of a run that warms up its value network, one in which the policy learns, too
     let learns = Some(ppo.value_warmup_updates).filter(|&number| (1..ppo.updates).contains(&number));
     telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
-    notes.logits(predictions.min(train.microbatch_tokens), &state.learners.policy.model);
+    notes.logits(predictions, &state.learners.policy.model);
     let episodes = ppo.updates * ppo.rollout_batch as u64;
     let prompts = stage.setup.prompts.rollout(0, &ppo.rollout());
     let read: u64 = prompts.iter().map(|p| (p.ids.len() + ppo.max_new_tokens) as u64).sum();
@@ -107,73 +102,3 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
 
 /// Updates that are rehearsed for their sizes.
 const MOST: usize = 6;
-
-/// What `rollout::collect` asks of the engine, in its order, and episodes of zeros.
-fn rollout(engine: &Engine, (stage, state): (&Stage, &State), c: &PpoConfig, number: u64) -> Result<Vec<Episode>> {
-    let prompts = stage.setup.prompts.rollout(number, &c.ppo.rollout());
-    let none: Arc<[u32]> = Arc::new([]);
-    let request = |(i, ids): (usize, &Arc<[u32]>)| Request {
-        prompt: Arc::clone(ids),
-        sampling: SamplingParameters::default(),
-        key: Key::new(0, "plan", i as u64),
-        max_new_tokens: c.ppo.max_new_tokens,
-        // Nothing ends a response before its time
-        stop_tokens: Arc::clone(&none),
-        stop_texts: None,
-    };
-    let requests: Vec<Request> = prompts.iter().map(|p| &p.ids).enumerate().map(request).collect();
-    let (policy, value) = (&state.learners.policy.model, &state.learners.value.model);
-    let completions = Generator::new(engine, policy, GeneratorOptions::default()).run(&requests)?;
-    let both = prompts.iter().zip(&completions);
-    let sequences: Vec<Arc<[u32]>> = both
-        .map(|(p, completion)| p.ids.iter().chain(&completion.ids).copied().collect())
-        .collect();
-    let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
-    let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
-    logprobs_from(
-        engine,
-        &stage.setup.base.model,
-        (&slices, &from),
-        c.ppo.temperature as f32,
-    );
-    heads_before(engine, value, &slices, &from);
-    // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other;
-    // responses differ
-    let reader = stage.setup.scorer.model().architecture();
-    let behind = stage.setup.reading.behind_cut(&c.ppo.rollout());
-    let read: Vec<Vec<u32>> = prompts
-        .iter()
-        .zip(&slices)
-        .enumerate()
-        .map(|(i, (prompt, s))| {
-            let known = |id: &u32| id % reader.vocab_size as u32;
-            let mut ids: Vec<u32> = prompt.ids.iter().map(known).collect();
-            ids.resize((s.len() + behind).min(reader.context), (i % 2) as u32);
-            ids
-        })
-        .collect();
-    scores_of(
-        engine,
-        stage.setup.scorer.model(),
-        &read.iter().map(Vec::as_slice).collect::<Vec<_>>(),
-    );
-    let episodes = prompts.iter().zip(sequences).zip(completions);
-    Ok(episodes
-        .enumerate()
-        .map(|(index, ((prompt, ids), completion))| {
-            let zeros = vec![0.0; completion.ids.len()];
-            Episode {
-                index,
-                ids,
-                prompt_length: prompt.ids.len(),
-                logprobs: completion.logprobs,
-                ref_logprobs: zeros.clone(),
-                values: zeros,
-                score: 0.0,
-                ended: false,
-                unscorable: false,
-                text: (String::new(), String::new()),
-            }
-        })
-        .collect())
-}

@@ -435,12 +435,21 @@ fn value_network(engine: &Engine, stage: &Stage, (lora, seed): (Option<&LoraConf
         ValueOrigin::Policy => stage.setup.base.model.duplicate(),
     };
     if let Some(lora) = lora.filter(|_| value.adapter().is_none()) {
-        // Its tokens are those that it was trained with
+        // Its tokens are those that it was trained with, and it may be narrower than the policy
         let lora = LoraConfig {
+            rank: lora.rank.min(value.architecture().width),
             vocabulary: false,
             ..lora.clone()
         };
-        value.add_adapter(engine, &lora, seed.wrapping_add(1))?;
+        value
+            .add_adapter(engine, &lora, seed.wrapping_add(1))
+            .map_err(|error| {
+                let reason = format!(
+                    "does not fit the value network, which starts from the reward model: {error}; \
+                 ppo.value_start = \"policy\" starts it from the policy"
+                );
+                TrainError::setting("lora", reason)
+            })?;
     }
     if value.has_head() {
         value.train_head();

@@ -22,7 +22,7 @@ use crate::{Job, Outcome, TrainError};
 
 const WORDS: &str = "one two three four five six seven eight nine ten red green blue cat dog bird sees likes the a";
 
-pub(super) fn tokenizer() -> Tokenizer {
+pub(crate) fn tokenizer() -> Tokenizer {
     let options = TrainOptions {
         vocab_size: 300,
         ..TrainOptions::default()
@@ -32,7 +32,7 @@ pub(super) fn tokenizer() -> Tokenizer {
     tokenizer
 }
 
-pub(super) fn engine(isa: Isa) -> Engine {
+pub(crate) fn engine(isa: Isa) -> Engine {
     engine_of(isa, Precision::Bf16)
 }
 
@@ -45,11 +45,11 @@ fn engine_of(isa: Isa, precision: Precision) -> Engine {
     .unwrap()
 }
 
-pub(super) fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
+pub(crate) fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
     model_of(engine, tokenizer, (64, seed))
 }
 
-pub(super) fn model_of(engine: &Engine, tokenizer: &Tokenizer, (context, seed): (usize, u64)) -> Transformer {
+pub(crate) fn model_of(engine: &Engine, tokenizer: &Tokenizer, (context, seed): (usize, u64)) -> Transformer {
     let new = NewModel {
         family: "llama".into(),
         width: 32,
@@ -83,7 +83,7 @@ fn scale(engine: &Engine, model: &mut Transformer, part: &str, factor: f32) {
 }
 
 /// A random reward model whose score depends on the tokens of the response, through a strong attention.
-pub(super) fn reward_model(engine: &Engine, tokenizer: &Tokenizer) -> Transformer {
+pub(crate) fn reward_model(engine: &Engine, tokenizer: &Tokenizer) -> Transformer {
     let mut reward = model(engine, tokenizer, 2);
     scale(engine, &mut reward, "v_proj", 20.0);
     scale(engine, &mut reward, "o_proj", 20.0);
@@ -92,7 +92,7 @@ pub(super) fn reward_model(engine: &Engine, tokenizer: &Tokenizer) -> Transforme
 }
 
 /// A policy, a reward model and prompts on disk.
-pub(super) fn world(dir: &Path) {
+pub(crate) fn world(dir: &Path) {
     let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
     save(&engine, &dir.join("policy"), &tokenizer, &model(&engine, &tokenizer, 1));
     save(
@@ -108,7 +108,7 @@ pub(super) fn world(dir: &Path) {
     std::fs::write(dir.join("prompts.jsonl"), rows.concat()).unwrap();
 }
 
-pub(super) fn save(engine: &Engine, path: &Path, tokenizer: &Tokenizer, model: &Transformer) {
+pub(crate) fn save(engine: &Engine, path: &Path, tokenizer: &Tokenizer, model: &Transformer) {
     let companion = Companion {
         tokenizer: tokenizer.clone(),
         tokens: token_fields(tokenizer),
@@ -117,7 +117,7 @@ pub(super) fn save(engine: &Engine, path: &Path, tokenizer: &Tokenizer, model: &
     publish_at(engine, path, &companion, model).unwrap();
 }
 
-pub(super) fn config(updates: u64) -> PpoConfig {
+pub(crate) fn config(updates: u64) -> PpoConfig {
     PpoConfig {
         model: ModelSection::at("policy"),
         reward: RewardSection { path: "reward".into() },
@@ -146,7 +146,7 @@ pub(super) fn config(updates: u64) -> PpoConfig {
     }
 }
 
-pub(super) fn job(base: &Path, run: &str, shutdown: Shutdown) -> Job {
+pub(crate) fn job(base: &Path, run: &str, shutdown: Shutdown) -> Job {
     Job {
         dir: base.join(run),
         base: base.into(),
@@ -157,7 +157,7 @@ pub(super) fn job(base: &Path, run: &str, shutdown: Shutdown) -> Job {
     }
 }
 
-pub(super) fn metrics(dir: &Path) -> Vec<serde_json::Value> {
+pub(crate) fn metrics(dir: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -223,7 +223,7 @@ fn stopping_and_going_on_changes_no_byte() {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

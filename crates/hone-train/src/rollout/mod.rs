@@ -5,6 +5,7 @@ mod check;
 mod collect;
 mod prompts;
 mod record;
+mod rehearse;
 mod score;
 mod sections;
 mod setup;
@@ -17,6 +18,7 @@ pub(crate) use collect::{Models, collect};
 #[cfg(test)]
 pub(crate) use prompts::{PreparedPrompt, Prompts};
 pub(crate) use record::{mean, record_samples, tell_unscorable};
+pub(crate) use rehearse::{microbatches, rehearse_rollout};
 pub(crate) use score::Reading;
 #[cfg(test)]
 pub(crate) use score::{Response, text_of};

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use hone_run::config;
-use hone_train::{ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
+use hone_train::{grpo::GrpoConfig, ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
 
 use crate::output::Output;
 
@@ -34,6 +34,7 @@ enum Stage {
     Sft,
     Reward,
     Ppo,
+    Grpo,
 }
 
 /// Prints it.
@@ -46,6 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Sft => config::schema::<SftConfig>(),
                 Stage::Reward => config::schema::<RewardConfig>(),
                 Stage::Ppo => config::schema::<PpoConfig>(),
+                Stage::Grpo => config::schema::<GrpoConfig>(),
             };
             out.line(&serde_json::to_string_pretty(&schema)?)?;
         }
@@ -55,6 +57,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Sft => config::commented(&SftConfig::example())?,
                 Stage::Reward => config::commented(&RewardConfig::example())?,
                 Stage::Ppo => config::commented(&PpoConfig::example())?,
+                Stage::Grpo => config::commented(&GrpoConfig::example())?,
             };
             out.stream(&text)?;
         }

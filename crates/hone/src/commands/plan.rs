@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use hone_data::{Kind, Source, inspect};
 use hone_run::{Configuration, Resolved, Shutdown, Silent, config};
 use hone_train::plan::{Bytes, Plan};
-use hone_train::{Job, TrainError, ppo, pretrain, reward, sft};
+use hone_train::{Job, TrainError, grpo, ppo, pretrain, reward, sft};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -45,6 +45,7 @@ enum Stage {
     Sft,
     Reward,
     Ppo,
+    Grpo,
 }
 
 /// Plans a stage.
@@ -62,6 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Stage::Sft => file.plan(sft::plan),
         Stage::Reward => file.plan(reward::plan),
         Stage::Ppo => file.plan(ppo::plan),
+        Stage::Grpo => file.plan(grpo::plan),
     }?;
     let mut out = Output::new();
     if arguments.json {
@@ -112,6 +114,9 @@ impl File<'_> {
         if let Ok(resolved) = self.resolve::<ppo::PpoConfig>() {
             takes.push((Stage::Ppo, resolved.config.data.prompts.first().cloned()));
         }
+        if let Ok(resolved) = self.resolve::<grpo::GrpoConfig>() {
+            takes.push((Stage::Grpo, resolved.config.data.prompts.first().cloned()));
+        }
         match &takes[..] {
             [] => {
                 let message = format!("{}: no stage takes all of its keys", self.path.display());
@@ -152,6 +157,7 @@ impl Stage {
             Self::Sft => "sft",
             Self::Reward => "reward",
             Self::Ppo => "ppo",
+            Self::Grpo => "grpo",
         }
     }
 }
@@ -168,11 +174,9 @@ fn print(plan: &Plan, out: &mut Output) -> Result<()> {
         let parameters = grouped(model.parameters as u64);
         out.line(&format!("{:<16} {parameters} parameters, {trained}", model.name))?;
     }
-    let (steps, what) = (
-        grouped(plan.steps),
-        if plan.stage == "ppo" { "updates" } else { "steps" },
-    );
-    let most = if plan.stage == "ppo" { " at most" } else { "" };
+    let samples = matches!(plan.stage, "ppo" | "grpo");
+    let (steps, what) = (grouped(plan.steps), if samples { "updates" } else { "steps" });
+    let most = if samples { " at most" } else { "" };
     out.line(&format!("{what:<16} {steps}, {} tokens{most}", grouped(plan.tokens)))?;
     for source in &plan.sources {
         let items = grouped(source.items);

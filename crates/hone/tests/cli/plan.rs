@@ -84,6 +84,15 @@ fn place() -> Fixture {
              [train]\nmicrobatch_tokens = 512\n{shown}"
         ),
     );
+    // A group is longer than a micro-batch may be, and its prompt the smaller part; at this temperature few responses end
+    fixture.file(
+        "grpo.toml",
+        format!(
+            "{tuned}[reward]\npath = \"runs/reward/model\"\n[data]\nprompts = [\"prompts.jsonl\"]\nmax_prompt_length = 128\n\
+             [grpo]\nupdates = 1\nrollout_batch = 16\nminibatch = 16\nsamples_per_prompt = 8\nmax_new_tokens = 96\ntemperature = 4.0\n\
+             [train]\nmicrobatch_tokens = 512\n{shown}"
+        ),
+    );
     fixture
 }
 
@@ -152,6 +161,7 @@ fn the_peak_that_is_planned_is_the_peak_that_is_measured() {
         ("sft", "plain-lora.toml"),
         ("reward", "reward.toml"),
         ("ppo", "ppo.toml"),
+        ("grpo", "grpo.toml"),
     ];
     let mut wrong = Vec::new();
     for (stage, config) in stages {

@@ -78,6 +78,10 @@ impl AttentionShape {
                 && taken.last().is_none_or(|range| range.end <= rows),
             "spans overlap or go beyond {rows} rows: {taken:?}"
         );
+        assert!(
+            self.mask == Mask::Causal || spans.iter().all(|span| span.after.is_none()),
+            "a beginning that sees what follows it has no branches"
+        );
         for span in spans {
             assert!(
                 span.kv.precision() == precision

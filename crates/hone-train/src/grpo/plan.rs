@@ -1,0 +1,97 @@
+//! What a run will need. Responses are taken to be as long as they may be.
+
+use hone_run::Resolved;
+
+use super::config::GrpoConfig;
+use super::run::{State, check, load, rates};
+use super::step::{Update, update};
+use crate::error::Result;
+use crate::job::Job;
+use crate::plan::{Notes, Plan, Planned, telling_steps};
+use crate::rollout::{Networks, Setup, microbatches, rehearse_rollout};
+
+/// Updates that are rehearsed for their sizes.
+const MOST: usize = 6;
+
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault.
+pub fn plan(job: &Job, config: &Resolved<GrpoConfig>, timed: bool) -> Result<Plan> {
+    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
+}
+
+fn rehearsed(job: &Job, c: &GrpoConfig, timed: bool) -> Result<Plan> {
+    check(c)?;
+    rates(c)?;
+    let rehearsal = job.rehearsal(&c.train)?;
+    let setup = load(job, &rehearsal, c)?;
+    let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
+    rehearse(notes, &setup, c)
+}
+
+/// Goes through updates on an engine that only counts.
+pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> Result<Plan> {
+    let (train, grpo, settings) = (&c.train, &c.grpo, c.grpo.rollout());
+    let engine = notes.engine();
+    notes.tensors("weights of the reference and the reward model, f32");
+    // 1. What stays
+    let mut state = State::new(engine, setup, c)?;
+    let policy = &state.learners.policy.model;
+    notes.model("policy", policy);
+    notes.read_model("reference", &setup.base.model);
+    notes.read_model("reward model", setup.scorer.model());
+    let average = if grpo.ema_decay.is_some() {
+        " and its moving average"
+    } else {
+        ""
+    };
+    let trained = policy.parameters().count().1;
+    notes.tensors_with(
+        format!("weights of the policy{average}, f32"),
+        (2 * 4 * trained, "moments of the optimiser, f32"),
+    );
+    notes.gradients(&state.learners.policy, train.shards, "")?;
+    // 2. Updates
+    let mut predictions = 0;
+    let (timed, telling) = telling_steps(grpo.updates, |number| {
+        let sizes = microbatches(setup, &settings, (grpo.minibatch, train), number);
+        predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
+        Ok(sizes)
+    })?;
+    // Updates differ in their prompts alone
+    let timed: Vec<u64> = timed.into_iter().take(2).collect();
+    let count = timed.len().max(1) as f64;
+    let rates = rates(c)?;
+    let mut one = |number: u64| -> Result<()> {
+        let networks = Networks {
+            policy: &state.learners.policy.model,
+            value: None,
+            reference: grpo.kl_coef() > 0.0,
+        };
+        let episodes = rehearse_rollout(engine, setup, networks, (&settings, number))?;
+        let step = Update {
+            number,
+            advantages: &vec![0.0; episodes.len()],
+            episodes: &episodes,
+            grpo,
+            train,
+            rate: rates.at(number),
+        };
+        update(engine, &mut state.learners, &step)?;
+        Ok(())
+    };
+    let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
+    telling.into_iter().take(MOST).try_for_each(&mut one)?;
+    notes.logits(predictions, &state.learners.policy.model);
+    let prompts = setup.prompts.rollout(0, &settings);
+    let read: u64 = prompts.iter().map(|p| (p.ids.len() + grpo.max_new_tokens) as u64).sum();
+    let planned = Planned {
+        stage: "grpo",
+        steps: grpo.updates,
+        tokens: grpo.updates * read,
+        sources: setup.prompts.planned(grpo.updates * settings.prompts() as u64),
+        step: (seconds / count, operations / count),
+    };
+    Ok(notes.finish(planned, (c.model.recompute, train)))
+}
