@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+pub mod environment;
 mod error;
 mod normalize;
 mod program;
@@ -17,6 +18,7 @@ mod sample;
 pub mod verifier;
 
 pub use config::{RewardEntry, RewardRule};
+pub use environment::{Environment, EnvironmentSetting};
 pub use error::{BadSetting, Error, Problem};
 pub use normalize::Normalization;
 pub use program::{Journal, Place};
