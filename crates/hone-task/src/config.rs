@@ -48,7 +48,8 @@ pub enum RewardRule {
     },
     /// The response matches a pattern; or what its group `answer` matched last equals the reference: 1 or 0.
     Regex {
-        /// The pattern, in the `regex` crate's syntax; it is looked for anywhere in the response.
+        /// The pattern, in the `regex` crate's syntax; it is looked for anywhere in the response. Needed.
+        #[serde(default)]
         pattern: String,
         /// The column of the reference, where the pattern has a group `(?P<answer>...)`.
         #[serde(default = "answer")]
@@ -59,7 +60,8 @@ pub enum RewardRule {
     },
     /// The response consists of tagged sections in order, `<name>...</name>`: 1 or 0.
     Format {
-        /// The sections' names.
+        /// The sections' names. Needed.
+        #[serde(default)]
         sections: Vec<String>,
         /// Whether other text may stand outside them.
         #[serde(default)]
@@ -82,17 +84,20 @@ pub enum RewardRule {
     },
     /// The response is JSON that fits a schema: 1 or 0.
     JsonSchema {
-        /// The schema as a table, or as a text that holds it as JSON.
+        /// The schema as a table, or as a text that holds it as JSON. Needed.
+        #[serde(default)]
         schema: Value,
     },
     /// A number computed by a rule that is written here.
     Expression {
-        /// The rule, such as `if(contains(response, "please"), 1, 0) - 0.01 * words(response)`.
+        /// The rule, such as `if(contains(response, "please"), 1, 0) - 0.01 * words(response)`. Needed.
+        #[serde(default)]
         expression: String,
     },
     /// A program of one's own, which reads samples and writes rewards as JSON lines.
     Program {
-        /// The program and its arguments. Arguments that name files are passed with their full paths.
+        /// The program and its arguments. Arguments that name files or folders are passed with their full paths. Needed.
+        #[serde(default)]
         command: Vec<String>,
         /// Seconds for one sample.
         #[serde(default = "time_limit")]
@@ -109,7 +114,8 @@ pub enum RewardRule {
     },
     /// A reward model's score.
     Model {
-        /// Its directory, or a hub id.
+        /// Its directory, or a hub id. Needed.
+        #[serde(default)]
         path: String,
     },
 }
@@ -171,6 +177,9 @@ impl RewardRule {
                     marker,
                     fallback,
                 })
+            }
+            Self::Regex { pattern, .. } if pattern.is_empty() => {
+                return Err(BadSetting::new("pattern", "\"\"", "a regular expression"));
             }
             Self::Regex {
                 pattern,

@@ -8,6 +8,10 @@
 //! them may draw a random number that its caller did not key: the same samples get the same scores.
 #![forbid(unsafe_code)]
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/environments.md")]
+struct Documents;
+
 mod config;
 pub mod environment;
 mod error;

@@ -203,6 +203,8 @@ impl Rewards {
     /// Scores samples, the first of which stands at `first` in its update. `models` holds the scores of each of
     /// [`Rewards::models`], `[models][samples]`. Terms are added in order, in double precision.
     ///
+    /// An update may be scored in several calls, so that a caller whose programs are slow can stop in between.
+    ///
     /// # Errors
     /// The entry and the sample that cannot be scored. Rewards that programs gave before are in their journals.
     pub fn score(&mut self, first: Place, samples: &[Sample<'_>], models: &[Vec<f64>]) -> Result<Scores, Error> {
@@ -378,7 +380,6 @@ mod tests {
             ("{kind = 'magic'}", "unknown variant `magic`"),
             ("{kind = 'exact', colum = 'a'}", "unknown field `colum`"),
             ("{kind = 'exact', pattern = 'a'}", "unknown field `pattern`"),
-            ("{kind = 'regex'}", "missing field `pattern`"),
             ("{weight = 1}", "missing field `kind`"),
         ] {
             let message = entries(text).unwrap_err().to_string();
@@ -393,6 +394,14 @@ mod tests {
             (
                 "{kind = 'regex', pattern = '('}",
                 "rewards[1] (regex): `pattern` is \"(\"; expected a regular expression",
+            ),
+            (
+                "{kind = 'regex'}",
+                "rewards[1] (regex): `pattern` is \"\"; expected a regular expression",
+            ),
+            (
+                "{kind = 'json-schema'}",
+                "rewards[1] (json-schema): `schema` is null; expected an object",
             ),
             (
                 "{kind = 'exact'}",
