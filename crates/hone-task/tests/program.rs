@@ -205,6 +205,23 @@ fn a_program_that_hangs_is_ended_with_what_it_started() {
 }
 
 #[test]
+fn a_program_may_end_in_order_when_it_is_not_needed_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let judge = Judge::new(&format!("{GOOD}\nsleep 0.05; echo bye > bye"));
+    let mut rewards = judge.open(folder.path(), &BTreeMap::new()).unwrap();
+    score(&mut rewards, 0).unwrap();
+    drop(rewards);
+    assert!(folder.path().join("judge/bye").exists());
+    // One that does not, is ended
+    let deaf = Judge::new(&format!("{GOOD}\nsleep 600"));
+    let mut rewards = deaf.open(folder.path(), &BTreeMap::new()).unwrap();
+    score(&mut rewards, 1).unwrap();
+    let since = Instant::now();
+    drop(rewards);
+    assert!(since.elapsed() < SOON);
+}
+
+#[test]
 fn a_program_that_does_not_read_cannot_block_the_run() {
     let judge = Judge {
         time_limit: 0.3,

@@ -271,6 +271,8 @@ mod tests {
         assert_eq!(signs("eerie", "crane"), "--+-=");
         assert_eq!(signs("eagle", "apple"), "-+-==");
         assert_eq!(signs("allow", "llama"), "+=+--");
+        // Two for two, and none for the third
+        assert_eq!(signs("geese", "eager"), "+++--");
     }
 
     #[test]

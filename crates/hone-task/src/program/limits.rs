@@ -6,7 +6,7 @@
 //! can write to; the address space (`RLIMIT_AS`) would also count what Java, Go and Node only reserve.
 
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 
 /// Whether memory can be limited here.
 pub(super) const MEMORY: bool = cfg!(unix);
@@ -32,8 +32,21 @@ pub(super) fn command(words: &[String], folder: &Path, memory_mib: Option<u64>) 
     command
 }
 
-/// Ends a program and all that belongs to its process group, and waits for it.
-pub(super) fn end(child: &mut Child) {
+/// Whether a program has ended by itself. It is not waited for, so that its number stays its own.
+pub(super) fn has_ended(child: &mut Child) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(Some(_))))
+    }
+    #[cfg(not(unix))]
+    matches!(child.try_wait(), Ok(Some(_)))
+}
+
+/// Ends a program and all that belongs to its process group, and waits for it. How it ended, if that can be known.
+pub(super) fn end(child: &mut Child) -> Option<ExitStatus> {
     // The group bears the number of its leader, which is not given to another process before the leader was waited for
     #[cfg(unix)]
     if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
@@ -41,5 +54,5 @@ pub(super) fn end(child: &mut Child) {
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     let _ = child.kill();
-    let _ = child.wait();
+    child.wait().ok()
 }

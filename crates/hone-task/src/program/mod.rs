@@ -205,7 +205,12 @@ impl Program {
 
     /// Ends the program, of which nothing is known any more, and says why.
     fn fail(&mut self, place: Place, what: String) -> Error {
-        let said = self.process.take().map(|process| process.said()).unwrap_or_default();
+        let mut process = self.process.take();
+        let said = process.as_mut().map(|process| {
+            process.give_up();
+            process.said()
+        });
+        let said = said.unwrap_or_default();
         Error::Program {
             entry: self.entry.clone(),
             place: place.to_string(),

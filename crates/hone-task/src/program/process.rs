@@ -16,7 +16,8 @@ const LONGEST_ANSWER: u64 = 1 << 20;
 /// Bytes of standard error that are kept for messages.
 const KEPT: usize = 2000;
 
-/// How long a program that closed its output may take to end by itself, so that its exit status can be told.
+/// How long a program may take to end by itself: one that closed its output, so that its exit status can be told, and one that is not
+/// needed any more and whose input was closed.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why there is no answer.
@@ -37,11 +38,14 @@ enum Line {
     TooLong,
 }
 
-/// A program that was started. Dropping it ends the program and all that it started in its group.
+/// A program that was started. Dropping it closes its input, and ends it and all that it started in its group unless that is enough.
 #[derive(Debug)]
 pub(super) struct Process {
     child: Child,
-    input: Sender<Vec<u8>>,
+    /// Nothing: it is to end at once.
+    input: Option<Sender<Vec<u8>>>,
+    /// Whether it was waited for already.
+    ended: bool,
     output: Receiver<Line>,
     said: Arc<Mutex<VecDeque<u8>>>,
 }
@@ -81,7 +85,8 @@ impl Process {
         }
         Ok(Self {
             child,
-            input,
+            input: Some(input),
+            ended: false,
             output,
             said,
         })
@@ -91,7 +96,7 @@ impl Process {
     pub(super) fn ask(&mut self, mut line: String, limit: Duration) -> Result<String, Failure> {
         line.push('\n');
         // Where the writer has ended, so has the program; reading tells why
-        let _ = self.input.send(line.into_bytes());
+        let _ = self.input.as_ref().map(|input| input.send(line.into_bytes()));
         match self.output.recv_timeout(limit) {
             Ok(Line::Text(bytes)) => String::from_utf8(bytes).map_err(|_| Failure::NotText),
             Ok(Line::TooLong) => Err(Failure::TooLong),
@@ -102,14 +107,28 @@ impl Process {
 
     /// How it ended, in words; one that goes on without output is ended.
     fn status(&mut self) -> String {
-        let since = Instant::now();
-        while since.elapsed() < PATIENCE {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                return format!("ended with {status}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        let by_itself = self.ends_by_itself();
+        self.ended = true;
+        match limits::end(&mut self.child) {
+            Some(status) if by_itself => format!("ended with {status}"),
+            _ => "closed its output".to_owned(),
         }
-        "closed its output".to_owned()
+    }
+
+    fn ends_by_itself(&mut self) -> bool {
+        let since = Instant::now();
+        while !limits::has_ended(&mut self.child) {
+            if since.elapsed() > PATIENCE {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+
+    /// Has it ended at once when it is dropped, since nothing good is expected of it any more.
+    pub(super) fn give_up(&mut self) {
+        self.input = None;
     }
 
     /// The end of what it wrote to standard error, on one line.
@@ -129,6 +148,12 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if self.input.take().is_some() {
+            self.ends_by_itself();
+        }
         limits::end(&mut self.child);
     }
 }
