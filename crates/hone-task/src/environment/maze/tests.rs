@@ -54,6 +54,13 @@ fn a_maze_by_hand() {
     // One move fewer reaches one coin only
     assert_eq!(grid("@.o  .#.  ..o", 3).solve().words(), "right right");
     assert_eq!(grid("@.o  .#.  ..o", 1).solve().coins, 0);
+    // Around a wall
+    let walled = grid("@#o  ...  ...", 4);
+    assert_eq!(
+        (walled.solve().coins, &walled.solve().words()[..]),
+        (1, "down right right up")
+    );
+    assert_eq!(grid("@#o  ...  ...", 3).solve().coins, 0);
     // Nearest first would take the single coin and miss the two
     let greedy = grid("..... ..... o.@.. ....o ....o", 5);
     assert_eq!((greedy.solve().coins, greedy.solve().way.len()), (2, 4));
@@ -184,6 +191,12 @@ fn words_cost_moves_and_turns_take_only_so_many() {
     assert_eq!(environment.step("down").unwrap(), Status::Ended);
     assert_eq!(environment.reward(), 0.0);
     assert!(environment.step("down").is_err());
+
+    // A wall inside the maze holds as the edges do
+    environment.grid = grid("@#o  ...  ...", 5);
+    environment.status = Status::Running;
+    environment.step("right right").unwrap();
+    assert_eq!(environment.observe(), "@#o\n...\n...\n3 moves left\n");
 
     // The whole way in one turn; what stands after the last coin is not looked at
     let mut environment = maze("size = 3\ndifficulty = 'easy'\ncoins = 1");
