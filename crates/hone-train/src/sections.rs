@@ -217,6 +217,17 @@ impl Default for ShownSection {
     }
 }
 
+/// Which model a run gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// That of the last step.
+    #[default]
+    Last,
+    /// That of the evaluation with the lowest held-out loss.
+    Best,
+}
+
 /// Whether a dotted key is `table`, or stands in it.
 pub(crate) fn is_in(key: &str, table: &str) -> bool {
     let rest = key.strip_prefix(table);
