@@ -47,8 +47,9 @@ fn near(got: f64, expected: f64, within: f64) {
 fn a_planted_preference_is_learned() {
     let place = Place::with_base();
     for method in METHODS {
-        // KTO's and ORPO's slopes are gentler
-        let toml = with(&with(&of(method, ""), "steps", "60"), "learning_rate", "3e-3");
+        // A prompt has one desirable response and two that are not
+        let settings = if method == "kto" { "desirable_weight = 2.6" } else { "" };
+        let toml = with(&with(&of(method, settings), "steps", "60"), "learning_rate", "3e-3");
         let summary = done(place.preference(method, &toml));
         let held_out = &summary["held_out"];
         let accuracy = held_out["eval/accuracy"].as_f64().unwrap();
@@ -155,12 +156,12 @@ fn labels_serve_kto_alone() {
         let row: Value = serde_json::from_str(line).unwrap();
         let response = row["responses"][i % 3].clone();
         let label = response.as_str().unwrap().contains("gladly");
-        json!({ "prompt": row["prompt"], "completion": response, "label": label && i % 2 == 0 || label })
+        json!({ "prompt": row["prompt"], "completion": response, "label": label })
     });
     place.write_rows("labels.jsonl", rows);
     let toml = with(&of("kto", ""), "train", "[\"labels.jsonl\", \"rankings.jsonl\"]");
     let summary = done(place.preference("both", &toml));
-    assert_eq!(summary["sources"][0]["items"], 90);
+    assert_eq!(summary["sources"][0]["prompts"], 90);
     let alone = with(&of("kto", ""), "train", "[\"labels.jsonl\"]");
     done(place.preference("alone", &alone));
     let metrics = place.metrics("alone");

@@ -38,6 +38,8 @@ enum Command {
     Sft(stage::Arguments),
     /// Train a reward model on rankings
     Reward(stage::Arguments),
+    /// Tune on preferences without a reward model: DPO, IPO, KTO, ORPO, SimPO
+    Preference(stage::Arguments),
     /// Improve a policy against a reward model
     Ppo(stage::Arguments),
     Run(recipe::Arguments),
@@ -61,7 +63,13 @@ impl Command {
     fn is_resumable(&self) -> bool {
         matches!(
             self,
-            Self::Quickstart(_) | Self::Pretrain(_) | Self::Sft(_) | Self::Reward(_) | Self::Ppo(_) | Self::Run(_)
+            Self::Quickstart(_)
+                | Self::Pretrain(_)
+                | Self::Sft(_)
+                | Self::Reward(_)
+                | Self::Preference(_)
+                | Self::Ppo(_)
+                | Self::Run(_)
         )
     }
 }
@@ -84,6 +92,7 @@ fn main() -> ExitCode {
         Command::Pretrain(arguments) => stage::run(&arguments, shutdown, hone_train::pretrain::run),
         Command::Sft(arguments) => stage::run(&arguments, shutdown, hone_train::sft::run),
         Command::Reward(arguments) => stage::run(&arguments, shutdown, hone_train::reward::run),
+        Command::Preference(arguments) => stage::run(&arguments, shutdown, hone_train::preference::run),
         Command::Ppo(arguments) => stage::run(&arguments, shutdown, hone_train::ppo::run),
         Command::Run(arguments) => recipe::run(&arguments, shutdown),
         Command::Plan(arguments) => plan::run(&arguments),

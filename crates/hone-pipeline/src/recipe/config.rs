@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use hone_data::Source;
 use hone_run::config::parse;
 use hone_run::{Configuration, Resolved};
-use hone_train::{ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
+use hone_train::{
+    ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +64,8 @@ pub enum StageKind {
     Sft,
     /// Trains a reward model.
     Reward,
+    /// Tunes on preferences without a reward model.
+    Preference,
     /// Improves a policy by PPO.
     Ppo,
     /// The whole arc on the bundled small world.
@@ -76,6 +80,7 @@ impl StageKind {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Reward => "reward",
+            Self::Preference => "preference",
             Self::Ppo => "ppo",
             Self::Quickstart => "quickstart",
         }
@@ -193,6 +198,7 @@ pub(super) enum Work {
     Pretrain(Box<Resolved<PretrainConfig>>),
     Sft(Box<Resolved<SftConfig>>),
     Reward(Box<Resolved<RewardConfig>>),
+    Preference(Box<Resolved<PreferenceConfig>>),
     Ppo(Box<Resolved<PpoConfig>>),
     Quickstart(Box<Quickstart>),
 }
@@ -205,6 +211,7 @@ impl Work {
             StageKind::Pretrain => Self::Pretrain(Box::new(parse(source, text, &overrides)?)),
             StageKind::Sft => Self::Sft(Box::new(parse(source, text, &overrides)?)),
             StageKind::Reward => Self::Reward(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Preference => Self::Preference(Box::new(parse(source, text, &overrides)?)),
             StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
             StageKind::Quickstart => {
                 let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
@@ -226,6 +233,7 @@ impl Work {
             Self::Pretrain(_) => StageKind::Pretrain,
             Self::Sft(_) => StageKind::Sft,
             Self::Reward(_) => StageKind::Reward,
+            Self::Preference(_) => StageKind::Preference,
             Self::Ppo(_) => StageKind::Ppo,
             Self::Quickstart(_) => StageKind::Quickstart,
         }

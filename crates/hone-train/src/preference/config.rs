@@ -90,7 +90,6 @@ impl PreferenceConfig {
         };
         config.data.train = vec![Source::new("rankings.jsonl")];
         config.train.epochs = Some(EPOCHS);
-        config.preference.resolve();
         config
     }
 }

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use hone_run::config;
-use hone_train::{ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
+use hone_train::{
+    ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig,
+};
 
 use crate::output::Output;
 
@@ -33,6 +35,7 @@ enum Stage {
     Pretrain,
     Sft,
     Reward,
+    Preference,
     Ppo,
 }
 
@@ -45,6 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Pretrain => config::schema::<PretrainConfig>(),
                 Stage::Sft => config::schema::<SftConfig>(),
                 Stage::Reward => config::schema::<RewardConfig>(),
+                Stage::Preference => config::schema::<PreferenceConfig>(),
                 Stage::Ppo => config::schema::<PpoConfig>(),
             };
             out.line(&serde_json::to_string_pretty(&schema)?)?;
@@ -54,6 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Pretrain => config::commented(&PretrainConfig::example())?,
                 Stage::Sft => config::commented(&SftConfig::example())?,
                 Stage::Reward => config::commented(&RewardConfig::example())?,
+                Stage::Preference => config::commented(&PreferenceConfig::example())?,
                 Stage::Ppo => config::commented(&PpoConfig::example())?,
             };
             out.stream(&text)?;

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use hone_data::{Kind, Source, inspect};
 use hone_run::{Configuration, Resolved, Shutdown, Silent, config};
 use hone_train::plan::{Bytes, Plan};
-use hone_train::{Job, TrainError, ppo, pretrain, reward, sft};
+use hone_train::{Job, TrainError, ppo, preference, pretrain, reward, sft};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -44,6 +44,7 @@ enum Stage {
     Pretrain,
     Sft,
     Reward,
+    Preference,
     Ppo,
 }
 
@@ -61,6 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Stage::Pretrain => file.plan(pretrain::plan),
         Stage::Sft => file.plan(sft::plan),
         Stage::Reward => file.plan(reward::plan),
+        Stage::Preference => file.plan(preference::plan),
         Stage::Ppo => file.plan(ppo::plan),
     }?;
     let mut out = Output::new();
@@ -109,6 +111,9 @@ impl File<'_> {
         if let Ok(resolved) = self.resolve::<reward::RewardConfig>() {
             takes.push((Stage::Reward, resolved.config.data.train.first().cloned()));
         }
+        if let Ok(resolved) = self.resolve::<preference::PreferenceConfig>() {
+            takes.push((Stage::Preference, resolved.config.data.train.first().cloned()));
+        }
         if let Ok(resolved) = self.resolve::<ppo::PpoConfig>() {
             takes.push((Stage::Ppo, resolved.config.data.prompts.first().cloned()));
         }
@@ -135,7 +140,9 @@ impl File<'_> {
                 let stage = match kind.ok_or_else(unclear)? {
                     Kind::Text => Stage::Pretrain,
                     Kind::Conversations => Stage::Sft,
-                    Kind::Preferences => Stage::Reward,
+                    // Without [preference] a file that both take is a reward model's
+                    Kind::Preferences if takes.iter().any(|(other, _)| *other == Stage::Reward) => Stage::Reward,
+                    Kind::Preferences => Stage::Preference,
                     Kind::Prompts => Stage::Ppo,
                 };
                 let known = takes.iter().any(|(other, _)| *other == stage);
@@ -151,6 +158,7 @@ impl Stage {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Reward => "reward",
+            Self::Preference => "preference",
             Self::Ppo => "ppo",
         }
     }

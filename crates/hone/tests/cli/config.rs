@@ -123,6 +123,7 @@ fn what_init_comments_out_is_understood() {
         let expected = match stage {
             "pretrain" => "model: expected either path, or [model.new] with tokenizer",
             "ppo" => "runs/sft/model",
+            "preference" => "has no effect: preference.method is dpo",
             _ => "runs/",
         };
         assert!(said.contains(expected), "{stage}: {said}\n{all}");
@@ -141,6 +142,7 @@ fn the_schema_agrees_with_the_stage() {
         ("pretrain", 1e-3, true),
         ("sft", 1e-4, true),
         ("reward", 5e-5, true),
+        ("preference", 1e-5, true),
         ("ppo", 1e-5, false),
     ] {
         let schema: Value = serde_json::from_str(&stages.fixture.hone(&["config", "schema", stage]).stdout()).unwrap();
@@ -149,9 +151,10 @@ fn the_schema_agrees_with_the_stage() {
             schema.pointer(&format!("{}/properties", &reference[1..])).unwrap()
         };
         let train = section("train");
+        let answers = ["sft", "preference"].contains(&stage);
         assert_eq!(train["learning_rate"]["default"], rate, "{stage}");
         assert_eq!(train.get("batch").is_some(), has_batch, "{stage}");
-        assert_eq!(section("eval").get("max_new_tokens").is_some(), stage == "sft");
+        assert_eq!(section("eval").get("max_new_tokens").is_some(), answers);
         assert_eq!(section("eval").get("samples").is_some(), stage != "pretrain");
         assert_eq!(section("model").get("new").is_some(), stage == "pretrain");
         if has_batch {
