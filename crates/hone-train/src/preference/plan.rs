@@ -46,17 +46,17 @@ pub(super) fn rehearse(
     let model = with_adapter(engine, model, c)?;
     notes.tensors("the adapter, f32");
     notes.model("policy", &model);
-    let reference = if c.preference.method.has_reference() {
-        notes.besides(1, || Reference::new(engine, &model, &preferences.all(), |_| Ok(())))?
-    } else {
-        Reference::default()
-    };
     let mut learner = Learner::new(engine, model, AdamW::default());
     notes.tensors("moments of the optimiser, f32");
     let best = (c.keep == Keep::Best).then(|| Ema::new(engine, &learner.model, 0.0));
     notes.tensors("the best weights so far, f32");
     notes.gradients(&learner, train.shards, "")?;
-    // 2. Steps
+    // 2. The reference, whose buffers serve the steps too, and the steps
+    let reference = if c.preference.method.has_reference() {
+        notes.besides(1, || Reference::new(engine, &learner.model, &preferences.all(), |_| Ok(())))?
+    } else {
+        Reference::default()
+    };
     let rate = StepRate {
         learning_rate: 0.0,
         clip: Some(1.0),
