@@ -136,8 +136,8 @@ pub struct PassesSection {
     #[schemars(example = 1000)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Sequences a step: windows in pre-training; conversations in tuning and prompts with all their responses in reward
-    /// modelling, of these never more than there are.
+    /// Sequences a step: windows in pre-training; conversations in supervised tuning and prompts with all their responses in
+    /// reward modelling and preference tuning, of these never more than there are.
     pub batch: usize,
     /// What every stage has.
     #[serde(flatten)]

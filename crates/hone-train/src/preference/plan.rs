@@ -53,7 +53,9 @@ pub(super) fn rehearse(
     notes.gradients(&learner, train.shards, "")?;
     // 2. The reference, whose buffers serve the steps too, and the steps
     let reference = if c.preference.method.has_reference() {
-        notes.besides(1, || Reference::new(engine, &learner.model, &preferences.all(), |_| Ok(())))?
+        notes.besides(1, || {
+            Reference::new(engine, &learner.model, &preferences.all(), |_| Ok(()))
+        })?
     } else {
         Reference::default()
     };

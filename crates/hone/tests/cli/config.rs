@@ -187,7 +187,9 @@ fn relative_paths_are_taken_from_the_working_directory() {
         "settings/recipe.toml",
         "[[stage]]\nname = \"file\"\nkind = \"sft\"\nconfig = \"short.toml\"\n\
          [[stage]]\nname = \"inline\"\nkind = \"sft\"\n[stage.config]\nmodel = { path = \"{runs}/file/model\" }\n\
-         data = { train = [\"demonstrations.jsonl\", \"{recipe}/own.jsonl\"], max_length = 64 }\ntrain = { steps = 1 }\n",
+         data = { train = [\"demonstrations.jsonl\", \"{recipe}/own.jsonl\"], max_length = 64 }\ntrain = { steps = 1 }\n\
+         [[stage]]\nname = \"preferred\"\nkind = \"preference\"\n[stage.config]\nmodel = { path = \"{runs}/inline/model\" }\n\
+         data = { train = [\"rankings.jsonl\"], max_length = 64 }\npreference = { method = \"simpo\" }\ntrain = { steps = 1 }\n",
     );
     let ran = fixture.hone(&["run", "settings/recipe.toml"]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
@@ -197,4 +199,5 @@ fn relative_paths_are_taken_from_the_working_directory() {
         "one configuration, one result"
     );
     assert!(stages.dir("inline/model/model.safetensors").is_file());
+    assert!(stages.dir("preferred/model/model.safetensors").is_file());
 }
