@@ -1,11 +1,13 @@
-//! The training stages: pre-training, supervised tuning, reward modelling, PPO, and group-relative methods.
+//! The training stages: pre-training, supervised tuning, reward modelling, preference tuning, PPO, group-relative methods.
 //!
 //! Every stage has the same rooms: `config` (what can be set), `batch` or `rollout` (what a step works on), `step` (one
 //! optimiser step or update, readable as the method's paper), `run` (the loop with its checkpoints, metrics and
 //! results). What stages share lies beside them; no stage imports another.
 #![forbid(unsafe_code)]
 
+mod answers;
 pub mod artefact;
+mod best;
 mod corpus;
 mod encode;
 mod error;
@@ -17,7 +19,9 @@ mod learner;
 mod mixture;
 pub mod plan;
 pub mod ppo;
+pub mod preference;
 pub mod pretrain;
+mod rankings;
 pub mod reward;
 pub mod rollout;
 mod schedule;

@@ -136,8 +136,8 @@ pub struct PassesSection {
     #[schemars(example = 1000)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
-    /// Sequences a step: windows in pre-training; conversations in tuning and prompts with all their responses in reward
-    /// modelling, of these never more than there are.
+    /// Sequences a step: windows in pre-training; conversations in supervised tuning and prompts with all their responses in
+    /// reward modelling and preference tuning, of these never more than there are.
     pub batch: usize,
     /// What every stage has.
     #[serde(flatten)]
@@ -215,6 +215,17 @@ impl Default for ShownSection {
     fn default() -> Self {
         Self { every: 50, samples: 8 }
     }
+}
+
+/// Which model a run gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// That of the last step.
+    #[default]
+    Last,
+    /// That of the evaluation with the lowest held-out loss.
+    Best,
 }
 
 /// Whether a dotted key is `table`, or stands in it.

@@ -72,12 +72,12 @@ fn an_interrupted_run_gives_the_same_bytes() {
 /// What a run keeps beside its weights comes back too: adapters, the best model so far.
 #[test]
 fn an_interrupted_run_with_an_adapter_gives_the_same_bytes() {
-    for stage in [Stage::Sft, Stage::Reward] {
+    for stage in [Stage::Sft, Stage::Reward, Stage::Preference] {
         let place = Place::with_base();
-        let keep = if matches!(stage, Stage::Sft) {
-            "keep = \"best\"\n"
-        } else {
+        let keep = if matches!(stage, Stage::Reward) {
             ""
+        } else {
+            "keep = \"best\"\n"
         };
         let toml = format!("{keep}{}\n[lora]\nrank = 2", with(&stage.toml(), "every", "2"));
         finish(stage, &place, "whole", &toml);

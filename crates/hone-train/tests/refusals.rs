@@ -77,7 +77,7 @@ fn settings_that_make_no_sense_are_named() {
 #[test]
 fn models_that_are_not_there_are_named() {
     let place = Place::with_base();
-    for stage in [Stage::Sft, Stage::Reward] {
+    for stage in [Stage::Sft, Stage::Reward, Stage::Preference] {
         let said = refusal(stage, &place, "a", &without(&stage.toml(), "path"));
         assert!(said.contains("model.path: is missing"), "{said}");
         let said = refusal(stage, &place, "b", &with(&stage.toml(), "path", "\"nowhere\""));
@@ -120,7 +120,7 @@ fn models_that_are_not_there_are_named() {
 fn data_that_does_not_fit_is_told() {
     let place = Place::with_base();
     // Everything is too long
-    for stage in [Stage::Sft, Stage::Reward] {
+    for stage in [Stage::Sft, Stage::Reward, Stage::Preference] {
         let said = refusal(
             stage,
             &place,

@@ -38,6 +38,8 @@ enum Command {
     Sft(stage::Arguments),
     /// Train a reward model on rankings
     Reward(stage::Arguments),
+    /// Tune on preferences without a reward model: DPO, IPO, KTO, ORPO, SimPO
+    Preference(stage::Arguments),
     /// Improve a policy against a reward model
     Ppo(stage::Arguments),
     /// Improve a policy by comparing its responses to a prompt with one another: GRPO, Dr. GRPO, DAPO, RLOO, REINFORCE++
@@ -67,6 +69,7 @@ impl Command {
                 | Self::Pretrain(_)
                 | Self::Sft(_)
                 | Self::Reward(_)
+                | Self::Preference(_)
                 | Self::Ppo(_)
                 | Self::Grpo(_)
                 | Self::Run(_)
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Command::Pretrain(arguments) => stage::run(&arguments, shutdown, hone_train::pretrain::run),
         Command::Sft(arguments) => stage::run(&arguments, shutdown, hone_train::sft::run),
         Command::Reward(arguments) => stage::run(&arguments, shutdown, hone_train::reward::run),
+        Command::Preference(arguments) => stage::run(&arguments, shutdown, hone_train::preference::run),
         Command::Ppo(arguments) => stage::run(&arguments, shutdown, hone_train::ppo::run),
         Command::Grpo(arguments) => stage::run(&arguments, shutdown, hone_train::grpo::run),
         Command::Run(arguments) => recipe::run(&arguments, shutdown),

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use hone_data::Source;
 use hone_run::config::parse;
 use hone_run::{Configuration, Resolved};
-use hone_train::{grpo::GrpoConfig, ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
+use hone_train::{
+    grpo::GrpoConfig, ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig,
+    sft::SftConfig,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +65,8 @@ pub enum StageKind {
     Sft,
     /// Trains a reward model.
     Reward,
+    /// Tunes on preferences without a reward model.
+    Preference,
     /// Improves a policy by PPO.
     Ppo,
     /// Improves a policy by a group-relative method.
@@ -78,6 +83,7 @@ impl StageKind {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Reward => "reward",
+            Self::Preference => "preference",
             Self::Ppo => "ppo",
             Self::Grpo => "grpo",
             Self::Quickstart => "quickstart",
@@ -196,6 +202,7 @@ pub(super) enum Work {
     Pretrain(Box<Resolved<PretrainConfig>>),
     Sft(Box<Resolved<SftConfig>>),
     Reward(Box<Resolved<RewardConfig>>),
+    Preference(Box<Resolved<PreferenceConfig>>),
     Ppo(Box<Resolved<PpoConfig>>),
     Grpo(Box<Resolved<GrpoConfig>>),
     Quickstart(Box<Quickstart>),
@@ -209,6 +216,7 @@ impl Work {
             StageKind::Pretrain => Self::Pretrain(Box::new(parse(source, text, &overrides)?)),
             StageKind::Sft => Self::Sft(Box::new(parse(source, text, &overrides)?)),
             StageKind::Reward => Self::Reward(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Preference => Self::Preference(Box::new(parse(source, text, &overrides)?)),
             StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
             StageKind::Grpo => Self::Grpo(Box::new(parse(source, text, &overrides)?)),
             StageKind::Quickstart => {
@@ -231,6 +239,7 @@ impl Work {
             Self::Pretrain(_) => StageKind::Pretrain,
             Self::Sft(_) => StageKind::Sft,
             Self::Reward(_) => StageKind::Reward,
+            Self::Preference(_) => StageKind::Preference,
             Self::Ppo(_) => StageKind::Ppo,
             Self::Grpo(_) => StageKind::Grpo,
             Self::Quickstart(_) => StageKind::Quickstart,

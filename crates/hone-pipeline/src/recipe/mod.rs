@@ -3,7 +3,7 @@
 //! ```toml
 //! [[stage]]
 //! name = "base"                       # its folder under the runs' folder
-//! kind = "pretrain"                   # tokenizer, pretrain, sft, reward, ppo, grpo or quickstart
+//! kind = "pretrain"                   # tokenizer, pretrain, sft, reward, preference, ppo, grpo or quickstart
 //! config = "base.toml"                # a file beside the recipe, or the settings themselves
 //!
 //! [[stage]]
@@ -136,6 +136,7 @@ impl Kitchen<'_> {
             Work::Pretrain(config) => self.train(stage, config, dir, hone_train::pretrain::run),
             Work::Sft(config) => self.train(stage, config, dir, hone_train::sft::run),
             Work::Reward(config) => self.train(stage, config, dir, hone_train::reward::run),
+            Work::Preference(config) => self.train(stage, config, dir, hone_train::preference::run),
             Work::Ppo(config) => self.train(stage, config, dir, hone_train::ppo::run),
             Work::Grpo(config) => self.train(stage, config, dir, hone_train::grpo::run),
             Work::Quickstart(settings) => self.quickstart(settings, dir),

@@ -23,7 +23,7 @@ pub(crate) use notes::{Notes, Planned, evaluations, telling_steps};
 /// What a stage will need.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
-    /// The stage: `pretrain`, `sft`, `reward` or `ppo`.
+    /// The stage: `pretrain`, `sft`, `reward`, `preference` or `ppo`.
     pub stage: &'static str,
     /// The instruction set.
     pub isa: &'static str,

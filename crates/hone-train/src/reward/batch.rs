@@ -10,7 +10,8 @@ use hone_text::Chat;
 use super::config::{RewardConfig, RewardData};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_items, load_split, tell_split};
+use crate::mixture::{Mixture, SourceItems, encoding, load_items, load_split, tell_split};
+use crate::rankings::{Fitting, TooLong};
 use crate::sections::resolved;
 use crate::text::{Answered, answered};
 
@@ -31,108 +32,6 @@ pub(super) struct HeldOutRanking {
 pub(super) struct Rankings {
     pub train: Mixture<RankedExample>,
     pub held_out: Vec<HeldOutRanking>,
-}
-
-/// A ranking without the responses that are too long.
-struct Fitting {
-    example: RankedExample,
-    ranking: Ranking,
-    left_out: usize,
-}
-
-impl Fitting {
-    /// Encodes a ranking. Responses that are longer than `max_length` with their prompt are left out; none if the others
-    /// are fewer than two, or all tied.
-    fn new(chat: &Chat, ranking: &Ranking, max_length: usize) -> Result<Option<Self>> {
-        let (mut responses, mut fits) = (Vec::with_capacity(ranking.responses.len()), Vec::new());
-        for response in &ranking.responses {
-            let encoded = answered(chat, &ranking.prompt, response)?;
-            fits.push(encoded.ids.len() <= max_length);
-            if encoded.ids.len() <= max_length {
-                responses.push(encoded);
-            }
-        }
-        let left_out = ranking.responses.len() - responses.len();
-        let ranking = if left_out == 0 {
-            ranking.clone()
-        } else {
-            match reduced(ranking, &fits) {
-                Some(ranking) => ranking,
-                None => return Ok(None),
-            }
-        };
-        let comparison = comparison(&ranking)?;
-        Ok(Some(Self {
-            example: RankedExample { responses, comparison },
-            ranking,
-            left_out,
-        }))
-    }
-}
-
-/// The ranking of the responses that are kept; none if no two of them differ in rank. Margins between groups that become
-/// neighbours add up.
-fn reduced(ranking: &Ranking, kept: &[bool]) -> Option<Ranking> {
-    let mut index = vec![None; kept.len()];
-    for (new, old) in (0..kept.len()).filter(|&old| kept[old]).enumerate() {
-        index[old] = Some(new);
-    }
-    let groups: Vec<(usize, Vec<usize>)> = ranking
-        .groups
-        .iter()
-        .map(|group| group.iter().filter_map(|&old| index[old]).collect())
-        .enumerate()
-        .filter(|(_, group): &(usize, Vec<usize>)| !group.is_empty())
-        .collect();
-    if groups.len() < 2 {
-        return None;
-    }
-    let margins = ranking.margins.as_ref().map(|steps| {
-        let neighbours = groups.windows(2);
-        neighbours
-            .map(|pair| steps[pair[0].0..pair[1].0].iter().sum())
-            .collect()
-    });
-    let responses = ranking.responses.iter().zip(kept).filter(|(_, kept)| **kept);
-    Some(Ranking {
-        prompt: ranking.prompt.clone(),
-        responses: responses.map(|(response, _)| response.clone()).collect(),
-        groups: groups.into_iter().map(|(_, group)| group).collect(),
-        margins,
-    })
-}
-
-/// What was too long.
-#[derive(Default)]
-struct TooLong {
-    rankings: usize,
-    responses: usize,
-}
-
-impl TooLong {
-    /// The rankings that fit; the others are counted.
-    fn keep(&mut self, rows: Vec<Encoded<Ranking, Option<Fitting>>>) -> impl Iterator<Item = Fitting> {
-        for row in &rows {
-            match &row.encoded {
-                Some(fits) => self.responses += fits.left_out,
-                None => self.rankings += 1,
-            }
-        }
-        rows.into_iter().filter_map(|row| row.encoded)
-    }
-
-    fn tell(&self, job: &Job, name: &str, limit: usize) {
-        if self.responses > 0 {
-            let count = self.responses;
-            job.message(format!(
-                "{name}: {count} responses longer than {limit} tokens left out of their rankings"
-            ));
-        }
-        if self.rankings > 0 {
-            let count = self.rankings;
-            job.message(format!("{name}: {count} rankings longer than {limit} tokens dropped"));
-        }
-    }
 }
 
 impl RankedExample {
@@ -164,6 +63,15 @@ impl RankedExample {
     }
 }
 
+fn ranked(fits: Fitting) -> Result<HeldOutRanking> {
+    let comparison = comparison(&fits.ranking)?;
+    let Fitting { responses, ranking, .. } = fits;
+    Ok(HeldOutRanking {
+        example: RankedExample { responses, comparison },
+        ranking,
+    })
+}
+
 /// The ranking as the loss takes it. A margin between two groups that are not neighbours is the sum of those between.
 fn comparison(ranking: &Ranking) -> Result<Comparison> {
     let order = hone_objective::bradley_terry::Ranking::from_groups(&ranking.groups, ranking.responses.len())?;
@@ -193,13 +101,15 @@ impl Rankings {
         let load = |source: &Source| encoding(source, for_each_ranking, |row| Fitting::new(chat, row, data.max_length));
         for split in load_split(job, (&data.train, data.held_out), "rankings.jsonl", load)? {
             let mut too_long = TooLong::default();
-            let train: Vec<_> = too_long.keep(split.train).map(|fits| fits.example).collect();
+            let left_out = |fits: &Fitting| fits.left_out;
+            let train = too_long.keep(split.train, left_out).into_iter();
+            let train = train.map(|(_, fits)| Ok(ranked(fits)?.example));
+            let train = train.collect::<Result<Vec<_>>>()?;
             let before = held_out.len();
-            held_out.extend(too_long.keep(split.held_out).map(|fits| HeldOutRanking {
-                example: fits.example,
-                ranking: fits.ranking,
-            }));
-            too_long.tell(job, &split.name, data.max_length);
+            for (_, fits) in too_long.keep(split.held_out, left_out) {
+                held_out.push(ranked(fits)?);
+            }
+            too_long.tell(job, &split.name, (data.max_length, "rankings"));
             let counts = (train.len(), held_out.len() - before);
             tell_split(job, &split.name, counts, "rankings");
             sources.push(SourceItems::new(split.name, &split.source, train)?);
@@ -303,57 +213,6 @@ mod tests {
         // pairs by index: 0-1 (0 better), 0-2 (2 better), 0-3 tied, 1-2 (2 better), 1-3 (3 better), 2-3 (2 better)
         assert_eq!(comparison.margins, Some(vec![0.25, 1.5, 1.75, 0.25, 1.5]));
         assert_eq!(comparison.ranking.strict_pairs().count(), 5);
-    }
-
-    #[test]
-    fn only_the_responses_that_are_too_long_are_left_out() {
-        let ranking = Ranking {
-            prompt: vec![Message::user("q")],
-            responses: ["a", "b", "c", "d"].map(String::from).to_vec(),
-            groups: vec![vec![2], vec![0, 3], vec![1]],
-            margins: Some(vec![1.5, 0.25]),
-        };
-        // Without the middle group, and without one of a tie
-        let kept = reduced(&ranking, &[false, true, true, false]).unwrap();
-        assert_eq!(kept.responses, ["b", "c"]);
-        assert_eq!(kept.groups, [[1], [0]]);
-        assert_eq!(kept.margins, Some(vec![1.75]));
-        let kept = reduced(&ranking, &[true, true, true, false]).unwrap();
-        assert_eq!(kept.groups, [[2], [0], [1]]);
-        assert_eq!(kept.margins, ranking.margins);
-        // What is left is tied, or alone
-        assert_eq!(reduced(&ranking, &[true, false, false, true]), None);
-        assert_eq!(reduced(&ranking, &[true, false, false, false]), None);
-        assert_eq!(reduced(&ranking, &[false; 4]), None);
-
-        let options = hone_text::TrainOptions {
-            vocab_size: 270,
-            ..hone_text::TrainOptions::default()
-        };
-        let tokenizer = hone_text::train_bpe(std::iter::once("some text".repeat(9)), &options).unwrap();
-        let chat = Chat::new(&tokenizer).unwrap();
-        let long = Ranking {
-            responses: vec!["a".into(), "b".repeat(99), "c".into(), "d".into()],
-            ..ranking
-        };
-        let mut too_long = TooLong::default();
-        let mut fitting = |ranking: &Ranking| {
-            let encoded = Fitting::new(&chat, ranking, 60).unwrap();
-            let row = Encoded {
-                row: ranking.clone(),
-                encoded,
-            };
-            let fitting: Vec<Fitting> = too_long.keep(vec![row]).collect();
-            (fitting, (too_long.responses, too_long.rankings))
-        };
-        let (fits, counts) = fitting(&long);
-        assert_eq!(counts, (1, 0));
-        assert_eq!(fits[0].example.responses.len(), 3);
-        assert_eq!(fits[0].example.comparison.ranking.strict_pairs().count(), 2);
-        let pair = Ranking::pair(long.prompt, "a", "b".repeat(99));
-        let (fits, counts) = fitting(&pair);
-        assert!(fits.is_empty());
-        assert_eq!(counts, (1, 1));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::sections::{ModelSection, PassesSection, not_from_scratch};
+use crate::sections::{Keep, ModelSection, PassesSection, not_from_scratch};
 
 /// Configuration of `hone sft`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -65,17 +65,6 @@ impl SftConfig {
         config.train.epochs = Some(EPOCHS);
         config
     }
-}
-
-/// Which model a run gives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Keep {
-    /// That of the last step.
-    #[default]
-    Last,
-    /// That of the evaluation with the lowest held-out loss.
-    Best,
 }
 
 /// Which assistant turns are trained on.

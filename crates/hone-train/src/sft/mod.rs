@@ -15,6 +15,7 @@ mod plan;
 mod run;
 mod step;
 
-pub use config::{Keep, SftConfig, SftData, SftEval, Turns};
+pub use crate::sections::Keep;
+pub use config::{SftConfig, SftData, SftEval, Turns};
 pub use plan::plan;
 pub use run::run;

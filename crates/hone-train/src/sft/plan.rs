@@ -4,7 +4,7 @@ use hone_compute::{AdamW, StepRate};
 use hone_model::Transformer;
 use hone_run::Resolved;
 
-use super::config::{Keep, SftConfig};
+use super::config::SftConfig;
 use super::run::{Prepared, answers, held_out_loss, prepare, with_adapter, with_tokens};
 use super::step::step;
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::job::Job;
 use crate::language::shards_of;
 use crate::learner::{Ema, Learner};
 use crate::plan::{Notes, Plan, Planned, evaluations, telling_steps};
-use crate::sections::TrainSection;
+use crate::sections::{Keep, TrainSection};
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///

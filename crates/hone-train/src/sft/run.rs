@@ -1,38 +1,30 @@
 //! The loop of supervised tuning.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
-use hone_compute::{AdamW, Engine, SamplingParameters};
+use hone_compute::{AdamW, Engine};
 use hone_data::TokenExample;
-use hone_generate::{Generator, GeneratorOptions, Request};
-use hone_math::Key;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
 use hone_run::{Event, Resolved, Run, Sample};
-use hone_text::{Chat, SkipSpecial};
+use hone_text::Chat;
 use serde_json::{Value, json};
 
 use super::batch::Examples;
-use super::config::{Keep, SftConfig};
+use super::config::SftConfig;
 use super::plan::rehearse;
 use super::step::{Stepped, step};
+use crate::answers::{Asked, mean_figures};
 use crate::artefact::{self, Artefact, Companion};
+use crate::best::Progress;
 use crate::error::{Result, TrainError};
-use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
+use crate::job::{Begun, Cadence, Job, Occasion, Outcome};
 use crate::language::{LanguageBatch, evaluate, shards_of};
-use crate::learner::{Ema, Learner};
+use crate::learner::Learner;
 use crate::plan::Notes;
 use crate::schedule::{Rates, adamw, total_steps};
-
-/// The state of a run beside the learner's.
-struct Progress {
-    done: u64,
-    /// Lowest held-out loss so far, and the weights that had it.
-    best: Option<(f64, u64)>,
-    best_weights: Option<Ema>,
-}
+use crate::sections::Keep;
 
 /// What a run is made of besides its weights.
 pub(super) struct Prepared {
@@ -139,11 +131,7 @@ fn train(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
         ..
     } = prepared;
     let mut learner = Learner::new(&engine, model, constants);
-    let mut progress = Progress {
-        done: 0,
-        best: None,
-        best_weights: None,
-    };
+    let mut progress = Progress::default();
     if let Some(checkpoint) = &started.checkpoint {
         progress.done = checkpoint.step();
         learner.load(&engine, "model", checkpoint, &checkpoint.state()["learner"])?;
@@ -240,35 +228,6 @@ pub(super) fn with_adapter(
     Ok(model)
 }
 
-impl Progress {
-    fn save(&self, engine: &Engine, run: &mut Run, (learner, occasion): (&Learner, Occasion)) -> Result<()> {
-        let state = json!({
-            "learner": learner.state(),
-            "best": self.best.map(|(loss, step)| json!({ "loss_bits": loss.to_bits(), "step": step })),
-        });
-        save(run, (self.done, occasion), state, |writer| {
-            learner.save(engine, "model", writer)?;
-            match &self.best_weights {
-                Some(best) => best.save(engine, "best", writer),
-                None => Ok(()),
-            }
-        })
-    }
-
-    fn load(&mut self, engine: &Engine, learner: &Learner, checkpoint: &hone_run::Checkpoint) -> Result<()> {
-        let best = &checkpoint.state()["best"];
-        if let (Some(bits), Some(step)) = (best["loss_bits"].as_u64(), best["step"].as_u64()) {
-            self.best = Some((f64::from_bits(bits), step));
-        }
-        if checkpoint.path_of("best.weights.safetensors").is_ok() {
-            let mut weights = Ema::new(engine, &learner.model, 0.0);
-            weights.load(engine, "best", checkpoint)?;
-            self.best_weights = Some(weights);
-        }
-        Ok(())
-    }
-}
-
 fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
     let (stats, applied) = (&stepped.stats, &stepped.applied);
     run.record(
@@ -314,17 +273,13 @@ fn evaluate_all(
         let stats = held_out_loss(engine, &learner.model, &examples.held_out, c.train.microbatch_tokens)?;
         let loss = stats.mean_nll();
         metrics.push(("eval/loss", loss));
-        if c.keep == Keep::Best && progress.best.is_none_or(|(best, _)| loss < best) {
-            progress.best = Some((loss, step));
-            progress.best_weights = Some(Ema::new(engine, &learner.model, 0.0));
+        if c.keep == Keep::Best {
+            progress.offer(engine, &learner.model, loss);
         }
     }
     let samples = answers(engine, &learner.model, (examples, chat), c, step)?;
     if !samples.is_empty() {
-        let count = samples.len() as f64;
-        let field = |key: &str| samples.iter().filter_map(|s| s.extra.get(key)?.as_f64()).sum::<f64>() / count;
-        metrics.push(("completions/mean_length", field("tokens")));
-        metrics.push(("completions/ended", field("ended")));
+        metrics.extend(mean_figures(&samples));
         run.record_samples(&samples)?;
     }
     run.record(step, &metrics)?;
@@ -355,48 +310,22 @@ pub(super) fn answers(
     c: &SftConfig,
     step: u64,
 ) -> Result<Vec<Sample>> {
-    let stop: Arc<[u32]> = chat.stop_ids()?.into();
-    let key = Key::new(c.train.seed, "eval samples", step);
-    let (mut requests, mut prompts) = (Vec::new(), Vec::new());
-    for (i, row) in examples.held_out_demonstrations.iter().take(c.eval.samples).enumerate() {
-        let before: Vec<_> = row
-            .messages
-            .iter()
-            .take_while(|m| m.role != "assistant")
-            .cloned()
-            .collect();
-        let prompt: Arc<[u32]> = chat.prompt_ids(&crate::text::messages(&before))?.into();
-        if prompt.len() >= model.architecture().context {
-            continue;
-        }
-        requests.push(Request {
-            prompt,
-            sampling: SamplingParameters::default(),
-            key: key.child(i as u64),
-            max_new_tokens: c.eval.max_new_tokens,
-            stop_tokens: Arc::clone(&stop),
-            stop_texts: None,
-        });
-        prompts.push(before.last().map_or_else(String::new, |m| m.content.clone()));
-    }
-    let completions = Generator::new(engine, model, GeneratorOptions::default()).run(&requests)?;
-    let mut samples = Vec::new();
-    for (prompt, completion) in prompts.into_iter().zip(completions) {
-        let response = chat.tokenizer().decode(&completion.ids, SkipSpecial::Yes)?;
-        let mut extra = serde_json::Map::new();
-        extra.insert("tokens".into(), completion.ids.len().into());
-        let ended = completion.finish == hone_generate::FinishReason::Stop;
-        extra.insert("ended".into(), Value::from(f64::from(u8::from(ended))));
-        samples.push(Sample {
-            step,
-            prompt,
-            response,
-            score: None,
-            kl: None,
-            extra,
-        });
-    }
-    Ok(samples)
+    let rows = examples.held_out_demonstrations.iter().take(c.eval.samples);
+    let prompts: Vec<Vec<_>> = rows
+        .map(|row| {
+            row.messages
+                .iter()
+                .take_while(|m| m.role != "assistant")
+                .cloned()
+                .collect()
+        })
+        .collect();
+    let asked = Asked {
+        prompts: &prompts,
+        seed: c.train.seed,
+        max_new_tokens: c.eval.max_new_tokens,
+    };
+    asked.answers(engine, (model, chat), step)
 }
 
 fn summary(examples: &Examples, (steps, batch): (u64, usize), progress: &Progress) -> Value {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use hone_compute::{Engine, EngineOptions, Precision};
 use hone_run::{Configuration, Event, Observer, Resolved, Shutdown, config};
 use hone_text::{TrainOptions, train_bpe};
+use hone_train::preference::{self, PreferenceConfig};
 use hone_train::pretrain::{self, PretrainConfig};
 use hone_train::reward::{self, RewardConfig};
 use hone_train::sft::{self, SftConfig};
@@ -114,6 +115,10 @@ impl Place {
         Stage::Reward.start(&self.job(run), toml)
     }
 
+    pub fn preference(&self, run: &str, toml: &str) -> Result<Outcome, TrainError> {
+        Stage::Preference.start(&self.job(run), toml)
+    }
+
     /// Metrics of a run: each name with its (step, value) pairs.
     pub fn metrics(&self, run: &str) -> BTreeMap<String, Vec<(u64, f64)>> {
         let mut metrics: BTreeMap<String, Vec<(u64, f64)>> = BTreeMap::new();
@@ -211,16 +216,39 @@ pub const REWARD: &str = r#"
     samples = 2
     "#;
 
+pub const PREFERENCE: &str = r#"
+    [model]
+    path = "base/model"
+    [data]
+    train = ["rankings.jsonl"]
+    held_out = 0.25
+    max_length = 96
+    [preference]
+    method = "dpo"
+    [train]
+    steps = 10
+    batch = 8
+    microbatch_tokens = 256
+    learning_rate = 1e-3
+    checkpoint_every = 4
+    warmup_steps = 2
+    [eval]
+    every = 5
+    samples = 2
+    max_new_tokens = 4
+    "#;
+
 /// A stage, for what is the same in all of them.
 #[derive(Clone, Copy, Debug)]
 pub enum Stage {
     Pretrain,
     Sft,
     Reward,
+    Preference,
 }
 
 impl Stage {
-    pub const ALL: [Self; 3] = [Self::Pretrain, Self::Sft, Self::Reward];
+    pub const ALL: [Self; 4] = [Self::Pretrain, Self::Sft, Self::Reward, Self::Preference];
 
     /// A configuration of ten steps with a checkpoint after every fourth.
     pub fn toml(self) -> String {
@@ -228,6 +256,7 @@ impl Stage {
             Self::Pretrain => pretrain_toml(10),
             Self::Sft => SFT.into(),
             Self::Reward => REWARD.into(),
+            Self::Preference => PREFERENCE.into(),
         }
     }
 
@@ -236,6 +265,7 @@ impl Stage {
             Self::Pretrain => pretrain::run(job, &parsed::<PretrainConfig>(toml)),
             Self::Sft => sft::run(job, &parsed::<SftConfig>(toml)),
             Self::Reward => reward::run(job, &parsed::<RewardConfig>(toml)),
+            Self::Preference => preference::run(job, &parsed::<PreferenceConfig>(toml)),
         }
     }
 }

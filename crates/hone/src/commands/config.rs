@@ -3,7 +3,10 @@
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use hone_run::config;
-use hone_train::{grpo::GrpoConfig, ppo::PpoConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig};
+use hone_train::{
+    grpo::GrpoConfig, ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig,
+    sft::SftConfig,
+};
 
 use crate::output::Output;
 
@@ -33,6 +36,7 @@ enum Stage {
     Pretrain,
     Sft,
     Reward,
+    Preference,
     Ppo,
     Grpo,
 }
@@ -46,6 +50,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Pretrain => config::schema::<PretrainConfig>(),
                 Stage::Sft => config::schema::<SftConfig>(),
                 Stage::Reward => config::schema::<RewardConfig>(),
+                Stage::Preference => config::schema::<PreferenceConfig>(),
                 Stage::Ppo => config::schema::<PpoConfig>(),
                 Stage::Grpo => config::schema::<GrpoConfig>(),
             };
@@ -56,6 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Pretrain => config::commented(&PretrainConfig::example())?,
                 Stage::Sft => config::commented(&SftConfig::example())?,
                 Stage::Reward => config::commented(&RewardConfig::example())?,
+                Stage::Preference => config::commented(&PreferenceConfig::example())?,
                 Stage::Ppo => config::commented(&PpoConfig::example())?,
                 Stage::Grpo => config::commented(&GrpoConfig::example())?,
             };

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use hone_data::{Kind, Source, inspect};
 use hone_run::{Configuration, Resolved, Shutdown, Silent, config};
 use hone_train::plan::{Bytes, Plan};
-use hone_train::{Job, TrainError, grpo, ppo, pretrain, reward, sft};
+use hone_train::{Job, TrainError, grpo, ppo, preference, pretrain, reward, sft};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -44,6 +44,7 @@ enum Stage {
     Pretrain,
     Sft,
     Reward,
+    Preference,
     Ppo,
     Grpo,
 }
@@ -62,6 +63,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Stage::Pretrain => file.plan(pretrain::plan),
         Stage::Sft => file.plan(sft::plan),
         Stage::Reward => file.plan(reward::plan),
+        Stage::Preference => file.plan(preference::plan),
         Stage::Ppo => file.plan(ppo::plan),
         Stage::Grpo => file.plan(grpo::plan),
     }?;
@@ -111,6 +113,9 @@ impl File<'_> {
         if let Ok(resolved) = self.resolve::<reward::RewardConfig>() {
             takes.push((Stage::Reward, resolved.config.data.train.first().cloned()));
         }
+        if let Ok(resolved) = self.resolve::<preference::PreferenceConfig>() {
+            takes.push((Stage::Preference, resolved.config.data.train.first().cloned()));
+        }
         if let Ok(resolved) = self.resolve::<ppo::PpoConfig>() {
             takes.push((Stage::Ppo, resolved.config.data.prompts.first().cloned()));
         }
@@ -140,7 +145,9 @@ impl File<'_> {
                 let stage = match kind.ok_or_else(unclear)? {
                     Kind::Text => Stage::Pretrain,
                     Kind::Conversations => Stage::Sft,
-                    Kind::Preferences => Stage::Reward,
+                    // Without [preference] a file that both take is a reward model's
+                    Kind::Preferences if takes.iter().any(|(other, _)| *other == Stage::Reward) => Stage::Reward,
+                    Kind::Preferences => Stage::Preference,
                     Kind::Prompts => Stage::Ppo,
                 };
                 let known = takes.iter().any(|(other, _)| *other == stage);
@@ -156,6 +163,7 @@ impl Stage {
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
             Self::Reward => "reward",
+            Self::Preference => "preference",
             Self::Ppo => "ppo",
             Self::Grpo => "grpo",
         }

@@ -290,6 +290,47 @@ fn stages_say_what_is_wrong_with_their_configuration() {
             "reward.centre_on=[{path=\"demonstrations.jsonl\",weight=2}]",
             "reward.centre_on: has a source of weight 2",
         ),
+        (
+            "preference",
+            "preference.gamma=1",
+            "preference.gamma: has no effect: preference.method is dpo, and the key belongs to simpo",
+        ),
+        (
+            "preference",
+            "preference.method=orpo preference.beta=0.1",
+            "preference.beta: has no effect: preference.method is orpo",
+        ),
+        (
+            "preference",
+            "preference.beta=0",
+            "preference.beta: is 0; expected a number above 0",
+        ),
+        ("preference", "preference.method=ppo", "preference.method"),
+        (
+            "preference",
+            "preference.loss_type=ipo",
+            "the method is named by preference.method",
+        ),
+        (
+            "preference",
+            "reward.ties=half",
+            "preference tuning has no reward model",
+        ),
+        (
+            "preference",
+            "model.path=reward",
+            "model.path: reward is a reward model",
+        ),
+        (
+            "preference",
+            "data.held_out=0",
+            "keep: is \"best\", and data.held_out is 0",
+        ),
+        (
+            "preference",
+            "model.new.width=8",
+            "this stage starts from a model that exists",
+        ),
         ("sft", "data.held_out=0", "keep: is \"best\", and data.held_out is 0"),
         (
             "sft",

@@ -123,6 +123,7 @@ fn what_init_comments_out_is_understood() {
         let expected = match stage {
             "pretrain" => "model: expected either path, or [model.new] with tokenizer",
             "ppo" => "runs/sft/model",
+            "preference" => "has no effect: preference.method is dpo",
             _ => "runs/",
         };
         assert!(said.contains(expected), "{stage}: {said}\n{all}");
@@ -141,6 +142,7 @@ fn the_schema_agrees_with_the_stage() {
         ("pretrain", 1e-3, true),
         ("sft", 1e-4, true),
         ("reward", 5e-5, true),
+        ("preference", 1e-5, true),
         ("ppo", 1e-5, false),
     ] {
         let schema: Value = serde_json::from_str(&stages.fixture.hone(&["config", "schema", stage]).stdout()).unwrap();
@@ -149,9 +151,10 @@ fn the_schema_agrees_with_the_stage() {
             schema.pointer(&format!("{}/properties", &reference[1..])).unwrap()
         };
         let train = section("train");
+        let answers = ["sft", "preference"].contains(&stage);
         assert_eq!(train["learning_rate"]["default"], rate, "{stage}");
         assert_eq!(train.get("batch").is_some(), has_batch, "{stage}");
-        assert_eq!(section("eval").get("max_new_tokens").is_some(), stage == "sft");
+        assert_eq!(section("eval").get("max_new_tokens").is_some(), answers);
         assert_eq!(section("eval").get("samples").is_some(), stage != "pretrain");
         assert_eq!(section("model").get("new").is_some(), stage == "pretrain");
         if has_batch {
@@ -184,7 +187,9 @@ fn relative_paths_are_taken_from_the_working_directory() {
         "settings/recipe.toml",
         "[[stage]]\nname = \"file\"\nkind = \"sft\"\nconfig = \"short.toml\"\n\
          [[stage]]\nname = \"inline\"\nkind = \"sft\"\n[stage.config]\nmodel = { path = \"{runs}/file/model\" }\n\
-         data = { train = [\"demonstrations.jsonl\", \"{recipe}/own.jsonl\"], max_length = 64 }\ntrain = { steps = 1 }\n",
+         data = { train = [\"demonstrations.jsonl\", \"{recipe}/own.jsonl\"], max_length = 64 }\ntrain = { steps = 1 }\n\
+         [[stage]]\nname = \"preferred\"\nkind = \"preference\"\n[stage.config]\nmodel = { path = \"{runs}/inline/model\" }\n\
+         data = { train = [\"rankings.jsonl\"], max_length = 64 }\npreference = { method = \"simpo\" }\ntrain = { steps = 1 }\n",
     );
     let ran = fixture.hone(&["run", "settings/recipe.toml"]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
@@ -194,4 +199,5 @@ fn relative_paths_are_taken_from_the_working_directory() {
         "one configuration, one result"
     );
     assert!(stages.dir("inline/model/model.safetensors").is_file());
+    assert!(stages.dir("preferred/model/model.safetensors").is_file());
 }

@@ -77,6 +77,13 @@ fn place() -> Fixture {
         format!("{tuned}[data]\ntrain = [\"rankings.jsonl\"]\nmax_length = 256\n{train}batch = 4\n{shown}"),
     );
     fixture.file(
+        "preference.toml",
+        format!(
+            "keep = \"best\"\n{tuned}[data]\ntrain = [\"rankings.jsonl\"]\nmax_length = 256\n[preference]\nmethod = \"kto\"\n\
+             {train}batch = 4\n{answered}"
+        ),
+    );
+    fixture.file(
         "ppo.toml",
         format!(
             "{tuned}[reward]\npath = \"runs/reward/model\"\n[data]\nprompts = [\"prompts.jsonl\"]\nmax_prompt_length = 128\n\
@@ -160,6 +167,7 @@ fn the_peak_that_is_planned_is_the_peak_that_is_measured() {
         ("sft", "sft-lora.toml"),
         ("sft", "plain-lora.toml"),
         ("reward", "reward.toml"),
+        ("preference", "preference.toml"),
         ("ppo", "ppo.toml"),
         ("grpo", "grpo.toml"),
     ];

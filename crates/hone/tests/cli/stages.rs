@@ -1,4 +1,4 @@
-//! The four stages at the smallest scale, for tests that stop them or feed them nonsense.
+//! The stages at the smallest scale, for tests that stop them or feed them nonsense.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use crate::common::{Fixture, Ran};
 
 /// The stages in the order in which they hand models on.
-pub const STAGES: [&str; 4] = ["pretrain", "sft", "reward", "ppo"];
+pub const STAGES: [&str; 5] = ["pretrain", "sft", "reward", "preference", "ppo"];
 
 const PEOPLE: [&str; 4] = ["fox", "dog", "cat", "bird"];
 
@@ -54,6 +54,14 @@ impl Stages {
             format!(
                 "[model]\npath = \"model\"\n[data]\ntrain = [\"rankings.jsonl\"]\nheld_out = 0.2\nmax_length = 64\n{train}\n\
                  steps = 13\nbatch = 2\n{shown}\n"
+            ),
+        );
+        fixture.file(
+            "preference.toml",
+            format!(
+                "keep = \"best\"\n[model]\npath = \"model\"\n[data]\ntrain = [\"rankings.jsonl\"]\nheld_out = 0.2\n\
+                 max_length = 64\n[preference]\nmethod = \"dpo\"\n{train}\nsteps = 13\nbatch = 2\n{shown}\n\
+                 max_new_tokens = 4\n"
             ),
         );
         fixture.file(

@@ -1,0 +1,372 @@
+//! The method that is configured: what a batch's log-probabilities come to.
+
+use hone_objective::preference::{
+    DpoConfig, IpoConfig, IpoForm, KtoConfig, KtoConstants, KtoInputs, OrpoConfig, PairCounts, PairInputs, PairStats,
+    SftMean, SimpoConfig, dpo, ipo, kto, orpo, simpo,
+};
+use hone_objective::statistics::Moments;
+
+use super::batch::{Example, Judgement};
+use super::config::{IpoFormSetting, MethodSetting, PreferenceSection, SftMeanSetting, WeighSetting};
+use super::reference::Reference;
+use crate::error::{Result, TrainError};
+
+/// A method with its settings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Method {
+    loss: Loss,
+    weigh: WeighSetting,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Dpo(DpoConfig),
+    Ipo(IpoConfig),
+    Kto(KtoConfig),
+    Orpo(OrpoConfig),
+    Simpo(SimpoConfig),
+}
+
+/// The constants of a batch, by which all of its parts are normalised.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Constants {
+    prompts: u64,
+    /// Pairs; of KTO, responses.
+    judgements: u64,
+    /// Tokens of chosen responses, each once for each of its pairs.
+    chosen_tokens: u64,
+    /// KTO's estimate of the divergence.
+    pub kl: Option<f64>,
+}
+
+/// What a part of a batch comes to.
+pub(super) struct Judged {
+    /// Gradient with respect to the log-probability of each response token, `[t]`.
+    pub gradient: Vec<f32>,
+    pub stats: Stats,
+}
+
+/// Statistics over pairs, of KTO over responses; parts add up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stats {
+    /// This part's share of the batch's loss.
+    pub loss: f64,
+    pub chosen_rewards: Moments,
+    pub rejected_rewards: Moments,
+    pub chosen_logprobs: Moments,
+    pub rejected_logprobs: Moments,
+    /// Judgements that the implicit rewards agree with, equal ones as a half.
+    pub correct: f64,
+    pub count: u64,
+    /// This part's share of ORPO's supervised term.
+    pub nll: f64,
+    pub log_odds: Moments,
+    pub log_odds_ratio: Moments,
+}
+
+impl Stats {
+    /// Adds another part's.
+    pub fn merge(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.chosen_rewards.merge(&other.chosen_rewards);
+        self.rejected_rewards.merge(&other.rejected_rewards);
+        self.chosen_logprobs.merge(&other.chosen_logprobs);
+        self.rejected_logprobs.merge(&other.rejected_logprobs);
+        self.correct += other.correct;
+        self.count += other.count;
+        self.nll += other.nll;
+        self.log_odds.merge(&other.log_odds);
+        self.log_odds_ratio.merge(&other.log_odds_ratio);
+    }
+
+    /// Share of judgements that the implicit rewards agree with.
+    pub fn accuracy(&self) -> f64 {
+        self.correct / self.count as f64
+    }
+
+    /// Mean implicit reward of chosen responses less that of rejected ones.
+    pub fn margin(&self) -> f64 {
+        self.chosen_rewards.mean() - self.rejected_rewards.mean()
+    }
+
+    fn of_pairs(loss: f64, pairs: &PairStats) -> Self {
+        Self {
+            loss,
+            chosen_rewards: pairs.chosen_rewards,
+            rejected_rewards: pairs.rejected_rewards,
+            chosen_logprobs: pairs.chosen_logprobs,
+            rejected_logprobs: pairs.rejected_logprobs,
+            correct: pairs.correct_sum,
+            count: pairs.pairs(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Method {
+    /// The method of a configuration, whose keys have their values.
+    ///
+    /// # Errors
+    /// A key that the method does not have, and a value out of its range.
+    pub fn new(section: &PreferenceSection) -> Result<Self> {
+        check_keys(section)?;
+        let number = |key: &str, value: Option<f64>, (holds, expected): (fn(f64) -> bool, &str)| -> Result<f64> {
+            let value = value.unwrap_or(f64::NAN);
+            if value.is_finite() && holds(value) {
+                return Ok(value);
+            }
+            let reason = format!("is {value}; expected {expected}");
+            Err(TrainError::setting(format!("preference.{key}"), reason))
+        };
+        let positive: (fn(f64) -> bool, &str) = (|x| x > 0.0, "a number above 0");
+        let not_negative: (fn(f64) -> bool, &str) = (|x| x >= 0.0, "0 or a number above");
+        let beta = || number("beta", section.beta, positive);
+        let loss = match section.method {
+            MethodSetting::Dpo => Loss::Dpo(DpoConfig {
+                beta: beta()?,
+                label_smoothing: number(
+                    "label_smoothing",
+                    section.label_smoothing,
+                    (|x| (0.0..=0.5).contains(&x), "0 to 0.5"),
+                )?,
+            }),
+            MethodSetting::Ipo => Loss::Ipo(IpoConfig {
+                beta: beta()?,
+                form: match section.form.unwrap_or_default() {
+                    IpoFormSetting::Summed => IpoForm::Summed,
+                    IpoFormSetting::PerToken => IpoForm::PerToken,
+                },
+            }),
+            MethodSetting::Kto => Loss::Kto(KtoConfig {
+                beta: beta()?,
+                desirable_weight: number("desirable_weight", section.desirable_weight, not_negative)?,
+                undesirable_weight: number("undesirable_weight", section.undesirable_weight, not_negative)?,
+            }),
+            MethodSetting::Orpo => Loss::Orpo(OrpoConfig {
+                odds_ratio_coef: number("odds_ratio_coef", section.odds_ratio_coef, not_negative)?,
+                sft_mean: match section.sft_mean.unwrap_or_default() {
+                    SftMeanSetting::Responses => SftMean::Responses,
+                    SftMeanSetting::Tokens => SftMean::Tokens,
+                },
+            }),
+            MethodSetting::Simpo => Loss::Simpo(SimpoConfig {
+                beta: beta()?,
+                gamma: number("gamma", section.gamma, not_negative)?,
+            }),
+        };
+        Ok(Self {
+            loss,
+            weigh: section.weigh,
+        })
+    }
+
+    /// Counts of a whole batch. `mismatched` are the log-probabilities of its mismatched responses under the policy and
+    /// under the reference, which KTO alone asks for.
+    pub fn constants(self, examples: &[&Example], mismatched: Option<(&[f64], &[f64])>) -> Result<Constants> {
+        let mut constants = Constants {
+            prompts: examples.len() as u64,
+            judgements: examples.iter().map(|e| e.judgement.count()).sum(),
+            chosen_tokens: examples.iter().map(|e| e.chosen_tokens()).sum(),
+            kl: None,
+        };
+        if let Some((policy, reference)) = mismatched {
+            constants.kl = Some(kto::prepare(policy, reference, constants.judgements)?.kl);
+        }
+        Ok(constants)
+    }
+
+    /// Loss, gradient and statistics of some of a batch's examples, from the log-probabilities of their responses' tokens.
+    pub fn judge(
+        self,
+        examples: &[&Example],
+        logprobs: &[f32],
+        (reference, constants): (&Reference, Constants),
+    ) -> Result<Judged> {
+        let mut judged = Judged {
+            gradient: Vec::with_capacity(logprobs.len()),
+            stats: Stats::default(),
+        };
+        let mut rest = logprobs;
+        for example in examples {
+            let (own, others) = rest.split_at(example.response_tokens());
+            rest = others;
+            let one = self.judge_one(example, own, (reference, constants))?;
+            judged.gradient.extend(one.gradient);
+            judged.stats.merge(&one.stats);
+        }
+        Ok(judged)
+    }
+
+    fn judge_one(
+        self,
+        example: &Example,
+        logprobs: &[f32],
+        (reference, constants): (&Reference, Constants),
+    ) -> Result<Judged> {
+        let lengths: Vec<usize> = example.responses.iter().map(|r| r.response_tokens).collect();
+        let own = example.judgement.count();
+        // What a judgement's loss is divided by
+        let divisor = match self.weigh {
+            WeighSetting::Prompts => constants.prompts * own,
+            WeighSetting::Pairs => constants.judgements,
+        };
+        match &example.judgement {
+            Judgement::Labels(labels) => {
+                let Loss::Kto(config) = self.loss else {
+                    unreachable!("labels are read for KTO alone");
+                };
+                let inputs = KtoInputs {
+                    logprobs,
+                    mask: &vec![true; logprobs.len()],
+                    lengths: &lengths,
+                    ref_logprobs: reference.of(example),
+                    desirable: labels,
+                };
+                let constants = KtoConstants {
+                    kl: constants.kl.unwrap_or(0.0),
+                    responses: divisor,
+                };
+                let loss = kto(&inputs, config, constants)?;
+                let stats = &loss.stats;
+                Ok(Judged {
+                    gradient: loss.grad_logprobs,
+                    stats: Stats {
+                        loss: loss.loss,
+                        chosen_rewards: stats.chosen_rewards,
+                        rejected_rewards: stats.rejected_rewards,
+                        chosen_logprobs: stats.chosen_logprobs,
+                        rejected_logprobs: stats.rejected_logprobs,
+                        correct: stats.correct_sum,
+                        count: stats.loss.count(),
+                        ..Stats::default()
+                    },
+                })
+            }
+            Judgement::Pairs(pairs) => {
+                let counts = PairCounts {
+                    pairs: divisor,
+                    chosen_tokens: constants.chosen_tokens,
+                };
+                let flat = Flat::new(pairs, &lengths, logprobs);
+                let (stats, gradient) = self.judge_pairs(&flat, reference.of(example), counts)?;
+                Ok(Judged {
+                    gradient: flat.gathered(&gradient, logprobs.len()),
+                    stats,
+                })
+            }
+        }
+    }
+
+    fn judge_pairs(self, flat: &Flat, reference: &[f64], counts: PairCounts) -> Result<(Stats, Vec<f32>)> {
+        let inputs = PairInputs {
+            logprobs: &flat.logprobs,
+            mask: &vec![true; flat.logprobs.len()],
+            lengths: &flat.lengths,
+        };
+        let reference: Vec<f64> = match self.loss {
+            Loss::Dpo(_) | Loss::Ipo(_) => flat.responses.iter().map(|&r| reference[r]).collect(),
+            _ => Vec::new(),
+        };
+        let loss = match self.loss {
+            Loss::Dpo(config) => dpo(&inputs, &reference, config, counts)?,
+            Loss::Ipo(config) => ipo(&inputs, &reference, config, counts)?,
+            Loss::Simpo(config) => simpo(&inputs, config, counts)?,
+            Loss::Orpo(config) => {
+                let loss = orpo(&inputs, config, counts)?;
+                let mut stats = Stats::of_pairs(loss.loss, &loss.stats.pairs);
+                stats.nll = loss.stats.nll.mean() * loss.stats.nll.count() as f64 / counts.pairs as f64;
+                stats.log_odds = loss.stats.log_odds;
+                stats.log_odds_ratio = loss.stats.log_odds_ratio;
+                return Ok((stats, loss.grad_logprobs));
+            }
+            Loss::Kto(_) => unreachable!("KTO has labels"),
+        };
+        Ok((Stats::of_pairs(loss.loss, &loss.stats), loss.grad_logprobs))
+    }
+}
+
+/// Refuses keys that the method does not have.
+fn check_keys(section: &PreferenceSection) -> Result<()> {
+    use MethodSetting::{Dpo, Ipo, Kto, Orpo, Simpo};
+    let keys: [(&str, bool, &[MethodSetting]); 8] = [
+        ("beta", section.beta.is_some(), &[Dpo, Ipo, Kto, Simpo]),
+        ("label_smoothing", section.label_smoothing.is_some(), &[Dpo]),
+        ("form", section.form.is_some(), &[Ipo]),
+        ("desirable_weight", section.desirable_weight.is_some(), &[Kto]),
+        ("undesirable_weight", section.undesirable_weight.is_some(), &[Kto]),
+        ("odds_ratio_coef", section.odds_ratio_coef.is_some(), &[Orpo]),
+        ("sft_mean", section.sft_mean.is_some(), &[Orpo]),
+        ("gamma", section.gamma.is_some(), &[Simpo]),
+    ];
+    for (key, set, methods) in keys {
+        if set && !methods.contains(&section.method) {
+            let names: Vec<&str> = methods.iter().map(|method| method.name()).collect();
+            let reason = format!(
+                "has no effect: preference.method is {}, and the key belongs to {}; leave it out",
+                section.method.name(),
+                names.join(", ")
+            );
+            return Err(TrainError::setting(format!("preference.{key}"), reason));
+        }
+    }
+    Ok(())
+}
+
+/// The responses of an example's pairs, of each pair the better one first: a response of several pairs is there several
+/// times.
+struct Flat {
+    /// Which response each is.
+    responses: Vec<usize>,
+    lengths: Vec<usize>,
+    logprobs: Vec<f32>,
+    /// Where each response's tokens begin in the example.
+    starts: Vec<usize>,
+}
+
+impl Flat {
+    fn new(pairs: &[(usize, usize)], lengths: &[usize], logprobs: &[f32]) -> Self {
+        let mut starts = Vec::with_capacity(lengths.len());
+        let mut at = 0;
+        for length in lengths {
+            starts.push(at);
+            at += length;
+        }
+        let responses: Vec<usize> = pairs.iter().flat_map(|&(better, worse)| [better, worse]).collect();
+        let tokens = |&r: &usize| &logprobs[starts[r]..starts[r] + lengths[r]];
+        Self {
+            lengths: responses.iter().map(|&r| lengths[r]).collect(),
+            logprobs: responses.iter().flat_map(tokens).copied().collect(),
+            responses,
+            starts,
+        }
+    }
+
+    /// The gradient of each of the example's tokens: the sum over its response's places.
+    fn gathered(&self, gradient: &[f32], tokens: usize) -> Vec<f32> {
+        let mut sums = vec![0.0f64; tokens];
+        let mut rest = gradient;
+        for (&response, &length) in self.responses.iter().zip(&self.lengths) {
+            let (own, others) = rest.split_at(length);
+            rest = others;
+            for (sum, &g) in sums[self.starts[response]..].iter_mut().zip(own) {
+                *sum += f64::from(g);
+            }
+        }
+        sums.into_iter().map(|sum| sum as f32).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_of_several_pairs_gets_the_sum_of_their_gradients() {
+        // Three responses of 1, 2 and 1 tokens; the second beats both others
+        let flat = Flat::new(&[(1, 0), (1, 2)], &[1, 2, 1], &[-1.0, -2.0, -3.0, -4.0]);
+        assert_eq!(flat.lengths, [2, 1, 2, 1]);
+        assert_eq!(flat.logprobs, [-2.0, -3.0, -1.0, -2.0, -3.0, -4.0]);
+        let gathered = flat.gathered(&[0.5, 0.5, -1.0, 0.25, 0.25, -3.0], 4);
+        assert_eq!(gathered, [-1.0, 0.75, 0.75, -3.0]);
+    }
+}
