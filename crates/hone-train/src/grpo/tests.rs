@@ -140,7 +140,8 @@ fn groups_that_teach_nothing_are_replaced() {
 
 #[test]
 fn settings_that_make_no_sense_are_named() {
-    let refusals: [(&str, fn(&mut GrpoConfig)); 7] = [
+    type Change = fn(&mut GrpoConfig);
+    let refusals: [(&str, Change); 7] = [
         ("grpo.samples_per_prompt: is 1", |c| c.grpo.samples_per_prompt = 1),
         ("grpo.samples_per_prompt: is 3", |c| c.grpo.samples_per_prompt = 3),
         ("grpo.minibatch: is 5", |c| c.grpo.minibatch = 5),
