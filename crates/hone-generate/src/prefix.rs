@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use hone_compute::SequenceCache;
+use hone_model::common_prefix;
 
 /// Caches of beginnings.
 #[derive(Default)]
@@ -29,7 +30,10 @@ impl Prefixes {
     }
 
     fn find(&self, prompt: &[u32]) -> Option<(usize, &SequenceCache)> {
-        let lengths = self.kept.iter().map(|(tokens, cache)| (shared(tokens, prompt), cache));
+        let lengths = self
+            .kept
+            .iter()
+            .map(|(tokens, cache)| (common_prefix(tokens, prompt), cache));
         lengths
             .map(|(length, cache)| (length.min(prompt.len().saturating_sub(1)), cache))
             .filter(|(length, _)| *length > 0)
@@ -55,7 +59,7 @@ impl Prefixes {
         let mut found: Vec<&[u32]> = Vec::new();
         for pair in sorted.windows(2) {
             // The last token of each prompt is its own
-            let length = shared(pair[0], pair[1]).min(pair[0].len().saturating_sub(1));
+            let length = common_prefix(pair[0], pair[1]).min(pair[0].len().saturating_sub(1));
             if length >= self.known(pair[0]).max(self.known(pair[1])) + least.max(1) {
                 found.push(&pair[0][..length]);
             }
@@ -69,11 +73,6 @@ impl Prefixes {
             .map(|i| Arc::from(found[i]))
             .collect()
     }
-}
-
-/// How many tokens two sequences begin with in common.
-fn shared(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 #[cfg(test)]

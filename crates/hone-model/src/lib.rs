@@ -22,7 +22,7 @@ pub use architecture::{Architecture, Biases, Family, MlpKind, NormKind, Position
 pub use config::{ModelConfig, NewModel};
 pub use error::Error;
 pub use lora::{Adapter, LoraConfig};
-pub use prefixes::SharedPrefixes;
+pub use prefixes::{SharedPrefixes, common_prefix};
 pub use read::{load, read_config};
 pub use safetensors_file::{Dtype, TensorFile, TensorToWrite, write_tensors};
 pub use transformer::{Tokens, Transformer};

@@ -163,7 +163,8 @@ impl SharedPrefixes {
     }
 }
 
-fn alike(a: &[u32], b: &[u32]) -> usize {
+/// How many tokens two sequences begin with in common.
+pub fn common_prefix(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
@@ -172,7 +173,7 @@ fn shared(members: &[&[u32]]) -> usize {
     let Some((first, others)) = members.split_first() else {
         return 0;
     };
-    let common = others.iter().map(|other| alike(first, other)).min();
+    let common = others.iter().map(|other| common_prefix(first, other)).min();
     Some(common.unwrap_or(first.len()))
         .filter(|&common| common >= LEAST)
         .unwrap_or(0)
@@ -184,7 +185,7 @@ fn runs(sequences: &[&[u32]], most: impl Fn(usize) -> usize) -> Vec<(usize, Rang
     for (i, sequence) in sequences.iter().enumerate() {
         let own = most(i).min(sequence.len());
         if let Some((shared, run)) = runs.last_mut() {
-            let together = (*shared).min(own).min(alike(sequences[run.start], sequence));
+            let together = (*shared).min(own).min(common_prefix(sequences[run.start], sequence));
             if together >= LEAST && together * run.len() >= *shared * (run.len() - 1) {
                 (*shared, run.end) = (together, i + 1);
                 continue;

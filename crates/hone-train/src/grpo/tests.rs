@@ -116,6 +116,31 @@ fn stopping_and_going_on_changes_no_byte() {
 }
 
 #[test]
+fn threads_change_no_byte_and_micro_batches_only_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let start = |name: &str, threads: usize, microbatch_tokens: usize| {
+        let mut c = config(GroupMethod::Grpo, 2);
+        c.train.microbatch_tokens = microbatch_tokens;
+        let job = crate::Job {
+            threads: Some(threads),
+            ..job(dir.path(), name, Shutdown::default())
+        };
+        run(&job, &Resolved::from_config(c).unwrap()).unwrap();
+        let model = std::fs::read(dir.path().join(name).join("model/model.safetensors")).unwrap();
+        (model, metrics(&dir.path().join(name)))
+    };
+    let (one, lines) = start("one", 1, 1024);
+    assert!(one == start("three", 3, 1024).0, "threads change the result");
+    // A group of answers fits no micro-batch of one token, and stays whole
+    let (_, cut) = start("cut", 2, 1);
+    for key in ["objective/scores", "loss/policy_avg", "grad_norm"] {
+        let (a, b) = (number(&lines[0], key), number(&cut[0], key));
+        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{key}: {a} and {b}");
+    }
+}
+
+#[test]
 fn groups_that_teach_nothing_are_replaced() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
