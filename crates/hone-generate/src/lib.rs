@@ -9,8 +9,12 @@ mod bulk;
 mod logprobs;
 mod prefix;
 mod request;
+mod session;
 
 pub use batch::{Generator, GeneratorOptions};
 pub use bulk::{best_of, samples_of};
-pub use logprobs::{Scored, TokenScores, heads_before, logprobs_from, logprobs_of, scores_of};
-pub use request::{Completion, FinishReason, GenerateError, Request, StopText, TokenEvent};
+pub use logprobs::{
+    Ranked, Scored, TokenScores, embeddings_of, heads_before, logprobs_from, logprobs_of, ranked_of, scores_of,
+};
+pub use request::{Completion, Extras, FinishReason, GenerateError, Request, RequestId, StopText, TokenEvent};
+pub use session::Session;
