@@ -16,8 +16,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
-    tokenizer, world,
+    bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, serve,
+    stage, tokenizer, world,
 };
 use failure::Failure;
 
@@ -51,6 +51,7 @@ enum Command {
     Chat(chat::Arguments),
     Logprobs(logprobs::Arguments),
     Score(score::Arguments),
+    Serve(serve::Arguments),
     Eval(eval::Arguments),
     Export(export::Arguments),
     Tokenizer(tokenizer::Arguments),
@@ -61,8 +62,8 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it stops in good order when it is asked to, and goes on when it is called again.
-    fn is_resumable(&self) -> bool {
+    /// Whether it stops in good order when it is asked to; all but the server go on when they are called again.
+    fn stops_in_order(&self) -> bool {
         matches!(
             self,
             Self::Quickstart(_)
@@ -73,6 +74,7 @@ impl Command {
                 | Self::Ppo(_)
                 | Self::Grpo(_)
                 | Self::Run(_)
+                | Self::Serve(_)
         )
     }
 }
@@ -84,7 +86,7 @@ fn main() -> ExitCode {
         Err(error) => return failure::exit(Err(error.into())),
     };
     let command = Cli::parse().command;
-    if !command.is_resumable() {
+    if !command.stops_in_order() {
         shutdown.stand_down();
         if shutdown.requested() {
             return failure::exit(Err(Failure::failed("interrupted").into()));
@@ -105,6 +107,7 @@ fn main() -> ExitCode {
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Logprobs(arguments) => logprobs::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments, &shutdown),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),
