@@ -10,4 +10,5 @@ mod generate;
 mod hub;
 mod kill;
 mod plan;
+mod serve;
 mod stages;
