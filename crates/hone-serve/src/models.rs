@@ -23,9 +23,9 @@ pub struct ServedModel {
 /// What a model computes.
 pub(crate) enum Weights {
     /// Next tokens.
-    Language(Transformer),
+    Language(Box<Transformer>),
     /// Scores.
-    Reward(Scorer),
+    Reward(Box<Scorer>),
 }
 
 /// A model as the server knows it.
@@ -70,12 +70,13 @@ impl Served {
         };
         let weights = if model.has_head() {
             let scorer = Scorer::new(model, tokenizer.clone());
-            Weights::Reward(scorer.map_err(|source| ServeError::Reward {
+            let scorer = scorer.map_err(|source| ServeError::Reward {
                 name: name.clone(),
                 source,
-            })?)
+            })?;
+            Weights::Reward(Box::new(scorer))
         } else {
-            Weights::Language(model)
+            Weights::Language(Box::new(model))
         };
         Ok(Self {
             name,

@@ -103,7 +103,7 @@ impl Plan {
                     });
                     continue;
                 }
-                let before = if self.continues { &prompt[..] } else { &[] };
+                let before: &[u32] = if self.continues { prompt } else { &[] };
                 let growing = Growing::new(&served.tokenizer, before, &self.common.stops)?;
                 let growth = Growth {
                     growing,
