@@ -15,6 +15,9 @@ pub struct GeneratorOptions {
     pub prefill_tokens: usize,
     /// Beginnings that prompts share are computed once if they are at least so long, in tokens.
     pub least_shared: usize,
+    /// Tokens of sequences that ended whose keys and values are kept, so that a conversation that goes on is not read again
+    /// from its beginning. Results do not depend on it.
+    pub kept_tokens: usize,
 }
 
 impl Default for GeneratorOptions {
@@ -23,6 +26,7 @@ impl Default for GeneratorOptions {
             max_batch: 64,
             prefill_tokens: 2048,
             least_shared: 32,
+            kept_tokens: 0,
         }
     }
 }

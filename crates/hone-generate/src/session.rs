@@ -202,11 +202,29 @@ impl<'m> Session<'m> {
             if self.take(&mut sequence, drawn, on_token) {
                 kept.push(sequence);
             } else {
-                self.finished.push((sequence.asked.id, sequence.completion));
+                self.end(sequence);
             }
         }
         self.active = kept;
         Ok(())
+    }
+
+    /// A sequence leaves its place.
+    fn end(&mut self, sequence: Active) {
+        let Active {
+            asked,
+            cache,
+            completion,
+            ..
+        } = sequence;
+        if self.options.kept_tokens > 0 {
+            // The last token was not read
+            let all = asked.request.prompt.iter().chain(&completion.ids);
+            let tokens: Arc<[u32]> = all.take(cache.len()).copied().collect();
+            let prompt = asked.request.prompt.len().min(tokens.len());
+            self.prefixes.keep_ended(tokens, prompt, cache, self.options.kept_tokens);
+        }
+        self.finished.push((asked.id, completion));
     }
 
     /// Takes out the sequence for which nothing could be drawn; the others read their last token again.
@@ -278,7 +296,7 @@ impl<'m> Session<'m> {
                 if self.take(&mut sequence, drawn, on_token) {
                     self.active.push(sequence);
                 } else {
-                    self.finished.push((sequence.asked.id, sequence.completion));
+                    self.end(sequence);
                 }
             }
         }

@@ -3,12 +3,13 @@
 mod common;
 
 use common::{architecture, engine, random_architecture, random_ids, random_model};
-use hone_compute::{Choice, Isa, Precision, SamplingParameters, choose};
+use hone_compute::{Choice, Engine, EngineOptions, Isa, Precision, SamplingParameters, choose};
 use hone_generate::{
     Completion, Extras, FinishReason, GenerateError, Generator, GeneratorOptions, Ranked, Request, TokenEvent,
     embeddings_of, logprobs_of, ranked_of,
 };
 use hone_math::{Key, Stream};
+use hone_model::Transformer;
 use hone_testing::{assert_bits, assert_near};
 
 fn request(prompt: &[u32], key: Key, max_new_tokens: usize) -> Request {
@@ -70,6 +71,7 @@ fn requests_that_come_and_go_give_what_they_give_alone() {
             max_batch: 1 + r.below(4),
             prefill_tokens: 1 + r.below(60),
             least_shared: 1 + r.below(8),
+            kept_tokens: [0, 50, 1000][r.below(3)],
         };
         let generator = Generator::new(&engine, &model, options);
         // 1. Each alone
@@ -305,6 +307,43 @@ fn a_request_that_fails_leaves_the_others() {
         assert_eq!(got, expected);
         assert_eq!(events[*id], expected.ids);
     }
+}
+
+/// Operations of a rehearsal in which these prompts are asked one after another, each once the one before has ended.
+fn operations(kept_tokens: usize, prompts: &[Vec<u32>]) -> f64 {
+    let options = EngineOptions {
+        isa: Some(Isa::Portable),
+        precision: Precision::F32,
+        threads: Some(1),
+    };
+    let engine = Engine::rehearsal(&options).expect("an instruction set of this machine");
+    let model = Transformer::random(&engine, architecture("llama", (4, 2, 8), 31, true), 1);
+    let options = GeneratorOptions {
+        kept_tokens,
+        ..GeneratorOptions::default()
+    };
+    let mut session = Generator::new(&engine, &model, options).session();
+    for prompt in prompts {
+        let asked = request(prompt, Key::new(1, "request", 0), 4);
+        session.submit(asked, Extras::default()).expect("sound");
+        while !session.is_idle() {
+            session.step().expect("zeros");
+        }
+    }
+    engine.account().expect("a rehearsal").operations
+}
+
+#[test]
+fn a_conversation_that_goes_on_is_not_read_again() {
+    // A rehearsal draws token 0 four times, the last of which is not read
+    let first: Vec<u32> = (1..100).map(|i| i % 31).collect();
+    let second = [&first[..], &[0, 0, 0, 0, 5, 6, 7]].concat();
+    let turns = [first.clone(), second.clone()];
+    let (read, again) = (operations(1000, &turns), operations(0, &turns));
+    let alone = operations(0, &[first]);
+    assert!(read - alone < 0.2 * (again - alone), "{read}, {again}, {alone}");
+    // Without room for it nothing is kept
+    assert_eq!(operations(50, &turns), again);
 }
 
 #[test]

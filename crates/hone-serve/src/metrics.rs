@@ -35,6 +35,11 @@ impl Metrics {
         *answered.entry((route, status)).or_default() += 1;
     }
 
+    /// Answered requests of all routes.
+    pub fn requests(&self) -> u64 {
+        self.answered.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
     /// The page.
     pub fn text(&self) -> String {
         let mut out = String::new();

@@ -37,6 +37,8 @@ use crate::shared::{Shared, now};
 
 /// How often it is asked whether the server is to end.
 const GLANCE: Duration = Duration::from_millis(50);
+/// How often it is said what was done, where something was.
+const SAID: Duration = Duration::from_secs(5);
 /// For the last words of answers that were given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -161,6 +163,8 @@ pub struct Options {
     pub batch: usize,
     /// Sequences and texts that are taken at once, those that wait for a place included.
     pub queue: usize,
+    /// Tokens of ended conversations, of each model, that are kept to go on from.
+    pub kept_tokens: usize,
     /// How long running answers may go on once the server is to end.
     pub grace: Duration,
 }
@@ -174,6 +178,7 @@ impl Default for Options {
             names: Vec::new(),
             batch: 64,
             queue: 2048,
+            kept_tokens: 16_384,
             grace: Duration::from_secs(10),
         }
     }
@@ -223,6 +228,7 @@ impl Server {
             models: models.clone(),
             options: GeneratorOptions {
                 max_batch: options.batch,
+                kept_tokens: options.kept_tokens,
                 ..GeneratorOptions::default()
             },
             messages,
@@ -255,11 +261,11 @@ impl Server {
     }
 
     /// Answers until `stopped` says so; then lets running answers end for as long as the grace lasts, and gives up the rest
-    /// with an error each.
+    /// with an error each. `log` hears every few seconds what was done.
     ///
     /// # Errors
     /// If the system refuses threads or the socket, or the engine's thread ends by itself.
-    pub fn run(self, stopped: &dyn Fn() -> bool) -> Result<(), ServeError> {
+    pub fn run(self, stopped: &dyn Fn() -> bool, log: &dyn Fn(&str)) -> Result<(), ServeError> {
         let refused = |action: &'static str| move |source: io::Error| ServeError::Io { action, source };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -271,7 +277,12 @@ impl Server {
             .name("hone-engine".into())
             .spawn(move || worker.run())
             .map_err(refused("start the engine's thread"))?;
-        let served = runtime.block_on(serve(self.listener, &self.shared, (stopped, self.grace), &worker));
+        let owner = Owner {
+            stopped,
+            log,
+            grace: self.grace,
+        };
+        let served = runtime.block_on(serve(self.listener, &self.shared, &owner, &worker));
         handle.stop();
         let ended = worker.join().is_ok();
         match served {
@@ -303,10 +314,46 @@ fn listen(options: &Options) -> Result<(TcpListener, SocketAddr), ServeError> {
     Ok((listener, address))
 }
 
+/// Who runs the server.
+struct Owner<'a> {
+    stopped: &'a dyn Fn() -> bool,
+    log: &'a dyn Fn(&str),
+    grace: Duration,
+}
+
+/// What was done up to a moment.
+struct Done {
+    at: Instant,
+    requests: u64,
+    tokens: u64,
+}
+
+impl Done {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            at: Instant::now(),
+            requests: metrics.requests(),
+            tokens: metrics.sampled_tokens.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A line on what was done since, where something was.
+    fn since(&self, before: &Self, metrics: &Metrics) -> Option<String> {
+        let (requests, tokens) = (self.requests - before.requests, self.tokens - before.tokens);
+        let seconds = (self.at - before.at).as_secs_f64().max(1e-9);
+        let running = metrics.running.load(Ordering::Relaxed);
+        let waiting = metrics.waiting.load(Ordering::Relaxed) + metrics.unread.load(Ordering::Relaxed);
+        (requests + tokens > 0).then(|| {
+            let rate = tokens as f64 / seconds;
+            format!("{requests} requests answered, {running} sequences running, {waiting} waiting, {rate:.0} tokens/s")
+        })
+    }
+}
+
 async fn serve(
     listener: TcpListener,
     shared: &Arc<Shared>,
-    (stopped, grace): (&dyn Fn() -> bool, Duration),
+    owner: &Owner<'_>,
     worker: &JoinHandle<()>,
 ) -> Result<(), ServeError> {
     let listener = tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Io {
@@ -318,12 +365,20 @@ async fn serve(
     let mut connections = JoinSet::new();
     let mut glance = tokio::time::interval(GLANCE);
     glance.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut before = Done::new(&shared.metrics);
     // 1. Answer
     loop {
         tokio::select! {
             _ = glance.tick() => {
-                if stopped() {
+                if (owner.stopped)() {
                     break;
+                }
+                if before.at.elapsed() >= SAID {
+                    let done = Done::new(&shared.metrics);
+                    if let Some(line) = done.since(&before, &shared.metrics) {
+                        (owner.log)(&line);
+                    }
+                    before = done;
                 }
                 if worker.is_finished() {
                     return Err(ServeError::EngineEnded);
@@ -342,7 +397,7 @@ async fn serve(
     drop(listener);
     shared.stopping.store(true, Ordering::Relaxed);
     let _ = close.send(true);
-    if !all_end(&mut connections, grace).await {
+    if !all_end(&mut connections, owner.grace).await {
         // 3. Those that did not are told
         shared.engine.stop();
         all_end(&mut connections, LAST_WORDS).await;

@@ -149,7 +149,7 @@ impl Running {
         };
         let stop = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || server.run(&|| asked.load(Ordering::Relaxed)));
+        let thread = std::thread::spawn(move || server.run(&|| asked.load(Ordering::Relaxed), &|_| {}));
         Self {
             client,
             stop,

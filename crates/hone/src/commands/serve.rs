@@ -46,6 +46,10 @@ pub struct Arguments {
     /// Sequences that run or wait; more are refused with 429
     #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     queue: u32,
+    /// Tokens of ended conversations whose keys and values are kept on each model, so that the next turn does not read them
+    /// again; answers do not depend on it
+    #[arg(long, value_name = "TOKENS", default_value_t = 16_384)]
+    keep: usize,
     /// Seconds that running answers may go on at the end
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     grace: u64,
@@ -80,6 +84,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         names: arguments.allow_host.clone(),
         batch: arguments.batch as usize,
         queue: arguments.queue as usize,
+        kept_tokens: arguments.keep,
         grace: Duration::from_secs(arguments.grace),
     };
     let server = Server::bind(engine, models, &options)?;
@@ -88,13 +93,14 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         output::note("without a token: whoever can use this machine can use it");
     }
     let told = Cell::new(false);
-    server.run(&|| {
+    let stopped = || {
         let stopping = shutdown.requested();
         if stopping && !told.replace(true) {
             output::note(&format!("stopping: running answers have {} seconds", arguments.grace));
         }
         stopping
-    })?;
+    };
+    server.run(&stopped, &output::note)?;
     output::note("stopped");
     Ok(())
 }
