@@ -191,7 +191,7 @@ fn trap_8_more_than_four_stops() {
 #[test]
 fn trap_9_prompts_together_give_what_each_gives_alone() {
     let server = Running::new();
-    let prompts: Vec<Vec<u32>> = (0..12).map(|i| (0..1 + 17 * i as u32 % 90).map(|j| (7 * j + i) % 250).collect()).collect();
+    let prompts: Vec<Vec<u32>> = (0..12).map(|i| (0..1 + 17 * i % 90).map(|j| (7 * j + i) % 250).collect()).collect();
     let together = choices(&server.client, &request(json!(prompts)));
     assert_eq!(together.len(), prompts.len());
     for (prompt, together) in prompts.iter().zip(&together) {
