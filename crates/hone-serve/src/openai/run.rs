@@ -86,7 +86,7 @@ impl Plan {
     /// If the engine has ended.
     pub fn start(self, shared: &Shared, places: OwnedSemaphorePermit) -> Result<Running, ApiError> {
         let (model, served) = &self.found;
-        let prompt_tokens = self.prompts.iter().map(|(ids, _)| ids.len()).sum();
+        let prompt_tokens: usize = self.prompts.iter().map(|(ids, _)| ids.len()).sum();
         shared.metrics.prompt_tokens.fetch_add(prompt_tokens as u64, Ordering::Relaxed);
         let mut sequences = Vec::new();
         let mut growths = Vec::new();

@@ -30,7 +30,7 @@ pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
 async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let Asked { found, answers } = prepared(shared, request, prepare).await?;
     let _places = shared.places(answers.len())?;
-    let tokens = answers.iter().map(|ids| ids.len()).sum();
+    let tokens: usize = answers.iter().map(|ids| ids.len()).sum();
     let texts = answers.into_iter().map(|ids| (Question::Score, ids)).collect();
     let scores = shared.engine.read(found.0, texts).await?;
     let datum = |(index, answer): (usize, Answer)| {
