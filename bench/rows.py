@@ -171,7 +171,7 @@ def ppo_row():
 
 
 def lora_rows():
-    stage = "PYTHON hone_stage.py sft HONE --model DATA/model-m --data DATA/sft.jsonl --batch 16 --length 256 --threads THREADS --plan"
+    stage = "PYTHON hone_stage.py sft HONE --model DATA/model-m --data DATA/sft.jsonl --batch 16 --length 256 --threads THREADS --plan trained"
     yield Row("lora-m", (
         Measure("hone", "hone, LoRA", train("m", options=" --lora 8").command, (12, 3)),
         Measure("full", "hone, all weights", train("m").command, (12, 3)),

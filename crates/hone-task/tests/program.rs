@@ -86,6 +86,14 @@ fn lines(path: &Path) -> usize {
 }
 
 #[test]
+fn a_crash_is_seen_although_something_it_started_holds_its_output() {
+    let mut judge = Judge::new("sleep 30 & read -r line; exit 7");
+    (judge.time_limit, judge.restarts) = (25.0, 0);
+    let message = failure(&judge, SOON);
+    assert!(message.contains("exit status: 7"), "{message}");
+}
+
+#[test]
 fn a_program_is_started_once_in_its_own_folder_and_asked_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let mut rewards = Judge::new(GOOD).open(folder.path(), &BTreeMap::new()).unwrap();

@@ -407,6 +407,33 @@ fn each_prompt_is_answered_as_often_as_asked_for() {
 }
 
 #[test]
+fn threads_change_no_byte_and_micro_batches_only_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let start = |name: &str, threads: usize, microbatch_tokens: usize| {
+        let mut c = config(2);
+        c.ppo.samples_per_prompt = 4;
+        c.train.microbatch_tokens = microbatch_tokens;
+        let job = Job {
+            threads: Some(threads),
+            ..job(dir.path(), name, Shutdown::default())
+        };
+        run(&job, &Resolved::from_config(c).unwrap()).unwrap();
+        let model = std::fs::read(dir.path().join(name).join("model/model.safetensors")).unwrap();
+        (model, metrics(&dir.path().join(name)))
+    };
+    let (one, lines) = start("one", 1, 1024);
+    assert!(one == start("three", 3, 1024).0, "threads change the result");
+    // The answers to a prompt fit no micro-batch of one token, and stay together
+    let (_, cut) = start("cut", 2, 1);
+    for key in ["objective/scores", "loss/policy_avg", "loss/value_avg", "grad_norm"] {
+        let number = |line: &serde_json::Value| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
+        let (a, b) = (number(&lines[0]), number(&cut[0]));
+        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{key}: {a} and {b}");
+    }
+}
+
+#[test]
 fn a_policy_without_numbers_ends_the_run_as_diverged() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
