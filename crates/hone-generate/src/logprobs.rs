@@ -170,7 +170,9 @@ impl<'a> Pack<'a> {
 
     /// Tokens asked about, a number a sequence.
     fn counts(&self) -> impl Iterator<Item = usize> {
-        self.spans.iter().map(|spans| spans.iter().map(ExactSizeIterator::len).sum())
+        self.spans
+            .iter()
+            .map(|spans| spans.iter().map(ExactSizeIterator::len).sum())
     }
 
     /// The tokens asked about.

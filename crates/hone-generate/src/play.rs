@@ -110,7 +110,9 @@ impl<'a> Dialogue<'a> {
             let ended = last.is_some_and(|bytes| bytes.ends_with(LINE_END.as_bytes()));
             let before = if ended { "" } else { LINE_END };
             // What an environment says may quote the policy, and makes no control token
-            return self.tokenizer.encode_ordinary(&format!("{before}{}", line(observation)));
+            return self
+                .tokenizer
+                .encode_ordinary(&format!("{before}{}", line(observation)));
         };
         let missing = self.end_of_turn.filter(|end| ids.last() != Some(end));
         let mut next: Vec<u32> = missing.into_iter().collect();

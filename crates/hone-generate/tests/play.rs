@@ -110,11 +110,18 @@ fn settings(max_turns: usize) -> PlaySettings {
 }
 
 fn episodes(count: u64) -> Vec<(u64, Key)> {
-    (0..count).map(|i| (i / 2, Key::new(9, "episode", 0).child(i))).collect()
+    (0..count)
+        .map(|i| (i / 2, Key::new(9, "episode", 0).child(i)))
+        .collect()
 }
 
 /// What a played episode must be, told by the environment and the dialogue.
-fn assert_sound(world: &World, environment: &EnvironmentSetting, (index, played): (u64, &Played), plays: &PlaySettings) {
+fn assert_sound(
+    world: &World,
+    environment: &EnvironmentSetting,
+    (index, played): (u64, &Played),
+    plays: &PlaySettings,
+) {
     let dialogue = world.dialogue();
     let mut told = environment.build().unwrap();
     told.reset(plays.seed, index).unwrap();
@@ -125,7 +132,11 @@ fn assert_sound(world: &World, environment: &EnvironmentSetting, (index, played)
     let mut reward = 0.0;
     for (number, (span, turn)) in played.spans.iter().zip(&played.turns).enumerate() {
         assert!(!span.is_empty() && span.len() <= plays.max_new_tokens);
-        assert_eq!(ids.len(), span.start, "turn {number} begins where the environment ended");
+        assert_eq!(
+            ids.len(),
+            span.start,
+            "turn {number} begins where the environment ended"
+        );
         ids.extend_from_slice(&played.ids[span.clone()]);
         assert_eq!(turn.observation, told.observe());
         told.step(&turn.action).unwrap();
@@ -142,7 +153,11 @@ fn assert_sound(world: &World, environment: &EnvironmentSetting, (index, played)
     let scores = logprobs_in(&world.engine, &world.model, (&[&played.ids], &[spans]), 1.0);
     assert_bits("sampled", &played.logprobs, &scores[0].logprobs);
     let all = logprobs_of(&world.engine, &world.model, &[&played.ids], 1.0);
-    let picked: Vec<f32> = spans.iter().flat_map(|span| &all[0].logprobs[span.start - 1..span.end - 1]).copied().collect();
+    let picked: Vec<f32> = spans
+        .iter()
+        .flat_map(|span| &all[0].logprobs[span.start - 1..span.end - 1])
+        .copied()
+        .collect();
     assert_bits("picked", &played.logprobs, &picked);
 }
 
@@ -303,7 +318,10 @@ fn an_episode_ends_with_the_context_and_a_first_turn_must_fit() {
     let tiny = World::new(true, 20);
     let error = tiny.play(&maze(Some(1)), &episodes(1), &plays).unwrap_err();
     assert!(
-        matches!(error, PlayError::Generate(GenerateError::PromptTooLong { context: 20, .. })),
+        matches!(
+            error,
+            PlayError::Generate(GenerateError::PromptTooLong { context: 20, .. })
+        ),
         "{error}"
     );
     let broken = EnvironmentSetting::Maze(MazeConfig {

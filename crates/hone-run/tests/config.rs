@@ -561,7 +561,10 @@ impl Configuration for Kinds {}
 #[test]
 fn of_an_absent_section_with_kinds_the_keys_of_its_example_are_shown() {
     let text = commented(&Kinds::default()).unwrap();
-    assert!(text.contains("# [schedule]\n") && !text.contains("decay_steps"), "{text}");
+    assert!(
+        text.contains("# [schedule]\n") && !text.contains("decay_steps"),
+        "{text}"
+    );
     // Taken in, it is the example
     let all: String = text
         .lines()
@@ -571,5 +574,11 @@ fn of_an_absent_section_with_kinds_the_keys_of_its_example_are_shown() {
         .collect();
     let read = parse::<Kinds>("kinds.toml", &all, &[]).unwrap();
     assert_eq!(read.config.schedule, Some(Schedule::Cosine { floor: 0.5 }));
-    assert!(parse::<Kinds>("kinds.toml", &text, &[]).unwrap().config.schedule.is_none());
+    assert!(
+        parse::<Kinds>("kinds.toml", &text, &[])
+            .unwrap()
+            .config
+            .schedule
+            .is_none()
+    );
 }

@@ -102,7 +102,11 @@ fn a_program_is_started_once_in_its_own_folder_and_asked_in_order() {
     assert_eq!(journal.lines().count(), 8);
     assert!(journal.starts_with("{\"run\":\"ppo\",\"update\":0,\"index\":0,\"sample\":\""));
     let before = |update: u64| rewards.offsets_before(update)["judge"];
-    let first: u64 = journal.split_inclusive('\n').take(4).map(|line| line.len() as u64).sum();
+    let first: u64 = journal
+        .split_inclusive('\n')
+        .take(4)
+        .map(|line| line.len() as u64)
+        .sum();
     assert_eq!((before(0), before(1), before(2)), (0, first, journal.len() as u64));
 }
 

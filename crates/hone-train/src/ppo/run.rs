@@ -50,9 +50,7 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    stage
-        .setup
-        .load_weights(job, &engine, started.checkpoint.as_ref())?;
+    stage.setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
     let mut state = State::new(&engine, &stage, c)?;
     if let Some(checkpoint) = &started.checkpoint {
         state.load(&engine, checkpoint)?;

@@ -1,7 +1,7 @@
 //! An environment that a policy acts in, and how long its episodes may become.
 
-use hone_generate::{Dialogue, PlaySettings};
 use hone_compute::SamplingParameters;
+use hone_generate::{Dialogue, PlaySettings};
 use hone_task::EnvironmentSetting;
 use hone_task::environment::Status;
 
@@ -71,7 +71,10 @@ impl Acting {
         (settings, context): (&RolloutSettings, usize),
     ) -> Result<Self> {
         if section.max_turns == 0 {
-            return Err(TrainError::setting("environment.max_turns", "is 0; expected at least 1"));
+            return Err(TrainError::setting(
+                "environment.max_turns",
+                "is 0; expected at least 1",
+            ));
         }
         let new = settings.max_new_tokens;
         let (name, extent) = Extent::of(section, dialogue, seed)?;
@@ -82,7 +85,10 @@ impl Acting {
                  context is {context}",
                 extent.prompt
             );
-            return Err(TrainError::setting(format!("{}.max_new_tokens", settings.section), reason));
+            return Err(TrainError::setting(
+                format!("{}.max_new_tokens", settings.section),
+                reason,
+            ));
         }
         let longest = extent.longest(new);
         if longest > context {
@@ -126,7 +132,11 @@ impl Acting {
 
     /// What a plan takes for granted.
     pub fn assumed(&self, settings: &RolloutSettings, context: usize) -> String {
-        let Extent { prompt, turns, observation } = self.extent;
+        let Extent {
+            prompt,
+            turns,
+            observation,
+        } = self.extent;
         let new = settings.max_new_tokens;
         let longest = self.extent.longest(new).min(context);
         format!(

@@ -111,7 +111,11 @@ mod tests {
         let metrics = first.and(&second).metrics();
         assert_eq!(
             named(&metrics),
-            [("rollout/tokens", 0.0), ("rewards/a_mean", 2.0), ("rewards/b_mean", 1.0)]
+            [
+                ("rollout/tokens", 0.0),
+                ("rewards/a_mean", 2.0),
+                ("rewards/b_mean", 1.0)
+            ]
         );
         // Where nothing was scored there is no mean
         assert_eq!(Figures::of_parts(&names, &[vec![]]).metrics().len(), 1);

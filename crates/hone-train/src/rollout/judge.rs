@@ -129,12 +129,8 @@ impl Sum {
 
     /// Refuses prompts whose rows a rule cannot be applied to, whatever the response.
     fn check_rows(&self, prompts: &Prompts) -> Result<()> {
-        let is_rule = |entry: &&RewardEntry| {
-            !matches!(
-                entry.rule,
-                RewardRule::Program { .. } | RewardRule::Model { .. }
-            )
-        };
+        let is_rule =
+            |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
         let rules: Vec<RewardEntry> = self.entries.iter().filter(is_rule).cloned().collect();
         if rules.is_empty() {
             return Ok(());
@@ -181,8 +177,7 @@ impl Sum {
             if asked.shutdown.requested() {
                 return Ok(None);
             }
-            let given: Option<Vec<Vec<f64>>> =
-                read.iter().map(|scores| Some(vec![f64::from(scores[i]?)])).collect();
+            let given: Option<Vec<Vec<f64>>> = read.iter().map(|scores| Some(vec![f64::from(scores[i]?)])).collect();
             let Some(given) = given else {
                 scores.push(None);
                 parts.push(Vec::new());
@@ -319,16 +314,8 @@ pub(crate) fn named(names: &[String], parts: &[f64]) -> Map<String, Value> {
     both.map(|(name, &part)| (name.clone(), part.into())).collect()
 }
 
-fn open(
-    (run, entries): (&str, &[RewardEntry]),
-    folder: &Path,
-    offsets: &BTreeMap<String, u64>,
-) -> Result<Rewards> {
-    let setup = RewardSetup {
-        run,
-        folder,
-        offsets,
-    };
+fn open((run, entries): (&str, &[RewardEntry]), folder: &Path, offsets: &BTreeMap<String, u64>) -> Result<Rewards> {
+    let setup = RewardSetup { run, folder, offsets };
     Ok(Rewards::open(entries, setup)?)
 }
 

@@ -38,13 +38,19 @@ pub(crate) fn microbatches(
             let new = samples * settings.max_new_tokens;
             let prompts = prompts.as_ref().map(|prompts| prompts.rollout(number, settings));
             let prompts = prompts.unwrap_or_default();
-            prompts.chunks(samples).map(|group| (group[0].ids.len() + new, new)).collect()
+            prompts
+                .chunks(samples)
+                .map(|group| (group[0].ids.len() + new, new))
+                .collect()
         }
     };
     // 2. Cut as the update cuts them
     let minibatches = groups.chunks(minibatch / samples);
-    let cut = minibatches
-        .flat_map(|groups| shards_of(groups.to_vec(), train.shards, train.microbatch_tokens, |&(rows, _)| rows));
+    let cut = minibatches.flat_map(|groups| {
+        shards_of(groups.to_vec(), train.shards, train.microbatch_tokens, |&(rows, _)| {
+            rows
+        })
+    });
     cut.flatten()
         .map(|groups| {
             let of = |which: fn(&(usize, usize)) -> usize| groups.iter().map(which).sum::<usize>();

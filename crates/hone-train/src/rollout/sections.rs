@@ -86,7 +86,9 @@ impl<'a> Maximised<'a> {
         const ALL: &str = "exactly one of [reward] with a path, [[rewards]] and [environment]";
         let model = (!self.reward.is_empty()).then_some(("reward.path", Chosen::Model(self.reward)));
         let sum = (!self.rewards.is_empty()).then_some(("rewards", Chosen::Rewards(self.rewards)));
-        let acted = self.environment.map(|environment| ("environment", Chosen::Environment(environment)));
+        let acted = self
+            .environment
+            .map(|environment| ("environment", Chosen::Environment(environment)));
         let mut given = model.into_iter().chain(sum).chain(acted);
         match (given.next(), given.next()) {
             (Some((_, chosen)), None) => Ok(chosen),
@@ -107,7 +109,10 @@ impl<'a> Maximised<'a> {
             RewardRule::Model { path } => Some(path.clone()),
             _ => None,
         });
-        std::iter::once(self.reward.path.clone()).chain(entries).map(Some).collect()
+        std::iter::once(self.reward.path.clone())
+            .chain(entries)
+            .map(Some)
+            .collect()
     }
 }
 

@@ -72,7 +72,8 @@ impl Setup {
         };
         let chosen = made.maximised.chosen(section)?;
         if matches!(chosen, Chosen::Environment(_)) && !made.data.prompts.is_empty() {
-            let reason = "stands beside [environment], which shows the policy what it makes itself; leave one of them out";
+            let reason =
+                "stands beside [environment], which shows the policy what it makes itself; leave one of them out";
             return Err(TrainError::setting("data.prompts", reason));
         }
         let path = job.model("model.path", name)?;
@@ -217,7 +218,10 @@ impl Setup {
         match &self.prompts {
             Some(prompts) => {
                 let prompts = prompts.rollout(0, settings);
-                prompts.iter().map(|p| (p.ids.len() + settings.max_new_tokens) as u64).sum()
+                prompts
+                    .iter()
+                    .map(|p| (p.ids.len() + settings.max_new_tokens) as u64)
+                    .sum()
             }
             None => (settings.rollout_batch * self.longest) as u64,
         }
@@ -250,7 +254,10 @@ fn fitting(data: &PromptData, settings: &RolloutSettings, context: usize) -> Res
             "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}",
             data.max_prompt_length
         );
-        return Err(TrainError::setting(format!("{}.max_new_tokens", settings.section), reason));
+        return Err(TrainError::setting(
+            format!("{}.max_new_tokens", settings.section),
+            reason,
+        ));
     }
     Ok(longest)
 }
