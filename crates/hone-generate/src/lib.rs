@@ -2,15 +2,23 @@
 //!
 //! A completion is a function of the model, the prompt, the sampling parameters and the request's key. Which other
 //! requests run beside it, how many, and in which order does not matter: rows do not know each other.
+//!
+//! [`play()`] lets a model act in an environment, turn by turn, in tokens.
 #![forbid(unsafe_code)]
 
 mod batch;
 mod bulk;
+mod decode;
 mod logprobs;
+mod play;
 mod prefix;
 mod request;
 
 pub use batch::{Generator, GeneratorOptions};
 pub use bulk::{best_of, samples_of};
-pub use logprobs::{Scored, TokenScores, heads_before, logprobs_from, logprobs_of, scores_of};
+pub use decode::text_of;
+pub use logprobs::{
+    Scored, TokenScores, heads_before, heads_before_in, logprobs_from, logprobs_in, logprobs_of, scores_of,
+};
+pub use play::{Dialogue, PlayError, PlaySettings, Played, play};
 pub use request::{Completion, FinishReason, GenerateError, Request, StopText, TokenEvent};

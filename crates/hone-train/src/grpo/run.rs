@@ -7,7 +7,7 @@ use hone_math::Key;
 use hone_objective::group::{Advantages, informative};
 use hone_objective::kl::Estimator;
 use hone_run::{Checkpoint, Event, Inputs, Resolved, Run};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::config::{GrpoConfig, GrpoSection};
 use super::plan::rehearse;
@@ -17,7 +17,7 @@ use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::{Ema, Learner};
 use crate::plan::Notes;
-use crate::rollout::{Collected, Episode, Made, Networks, Setup, mean, record_samples, tell_unscorable};
+use crate::rollout::{Collected, Episode, Figures, Made, Networks, Setup, mean, record_samples, tell_unscorable};
 use crate::schedule::{Rates, adamw};
 
 /// Improves a policy as configured, or goes on where it was interrupted.
@@ -46,7 +46,7 @@ fn train(job: &Job, config: &Resolved<GrpoConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    setup.load_weights(job, &engine)?;
+    setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
     let mut state = State::new(&engine, &setup, c)?;
     if let Some(checkpoint) = &started.checkpoint {
         state.load(&engine, checkpoint)?;
@@ -71,7 +71,7 @@ fn train(job: &Job, config: &Resolved<GrpoConfig>) -> Result<Outcome> {
             false => sample((&engine, job), &setup, &state, c)?,
         };
         let Some(mut sampled) = sampled else {
-            state.save(&engine, &mut run, Occasion::Interruption)?;
+            state.save((&engine, &setup, c), &mut run, Occasion::Interruption)?;
             job.observer.event(&Event::Finished {
                 step: state.done,
                 stopped: true,
@@ -110,7 +110,7 @@ fn train(job: &Job, config: &Resolved<GrpoConfig>) -> Result<Outcome> {
             record_samples(&mut run, state.done, &sampled.episodes, c.eval.samples)?;
         }
         if cadence.saves(state.done) {
-            state.save(&engine, &mut run, Occasion::Due)?;
+            state.save((&engine, &setup, c), &mut run, Occasion::Due)?;
         }
     }
     let learners = &state.learners;
@@ -121,14 +121,14 @@ fn train(job: &Job, config: &Resolved<GrpoConfig>) -> Result<Outcome> {
 }
 
 fn inputs(job: &Job, c: &GrpoConfig) -> Inputs {
-    let reward = Some(c.reward.path.clone());
-    job.inputs([&c.model.path, &reward], c.data.prompts.iter())
+    let rewards = c.maximised().models();
+    job.inputs(std::iter::once(&c.model.path).chain(&rewards), c.data.prompts.iter())
 }
 
 pub(super) fn load(job: &Job, engine: &Engine, c: &GrpoConfig) -> Result<Setup> {
     let made = Made {
         model: &c.model,
-        reward: &c.reward,
+        maximised: c.maximised(),
         data: &c.data,
         seed: c.train.seed,
     };
@@ -198,6 +198,10 @@ pub(super) fn check(c: &GrpoConfig) -> Result<()> {
             return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
         }
     }
+    if let Some(cache) = g.overlong_cache.filter(|_| c.environment.is_some()) {
+        let reason = format!("is {cache}, and an environment's episodes have no limit of length; leave it out");
+        return Err(TrainError::setting("grpo.overlong_cache", reason));
+    }
     if let Some(cache) = g.overlong_cache.filter(|&cache| cache > g.max_new_tokens) {
         let reason = format!(
             "is {cache}; expected at most grpo.max_new_tokens = {}",
@@ -237,7 +241,7 @@ fn sample((engine, job): (&Engine, &Job), setup: &Setup, state: &State, c: &Grpo
         return Ok(rollout.map(Sampled::of));
     }
     // Groups that teach nothing are replaced by those of further prompts
-    let attempts = c.grpo.sampling_attempts as u64;
+    let attempts = rollouts_an_update(c);
     let mut sampled: Option<Sampled> = None;
     for attempt in 0..attempts {
         let place = state.done * attempts + attempt;
@@ -263,12 +267,21 @@ fn sample((engine, job): (&Engine, &Job), setup: &Setup, state: &State, c: &Grpo
     }))
 }
 
+/// Numbers of rollouts that are there for one update.
+fn rollouts_an_update(c: &GrpoConfig) -> u64 {
+    match c.grpo.samples_dynamically() {
+        true => c.grpo.sampling_attempts as u64,
+        false => 1,
+    }
+}
+
 /// The episodes of an update, and how they came about.
 struct Sampled {
     episodes: Vec<Episode>,
     /// Scores of all responses that were sampled for it.
     scores: Vec<f32>,
     first_refusal: Option<String>,
+    figures: Figures,
     seconds: Vec<(&'static str, f64)>,
 }
 
@@ -278,6 +291,7 @@ impl Sampled {
             scores: collected.episodes.iter().map(|episode| episode.score).collect(),
             episodes: collected.episodes,
             first_refusal: collected.first_refusal,
+            figures: collected.figures,
             seconds: collected.seconds,
         }
     }
@@ -299,6 +313,7 @@ impl Sampled {
         self.episodes.extend(further.episodes);
         self.scores.extend(further.scores);
         self.first_refusal = self.first_refusal.or(further.first_refusal);
+        self.figures = self.figures.and(&further.figures);
         for (all, (_, seconds)) in self.seconds.iter_mut().zip(further.seconds) {
             all.1 += seconds;
         }
@@ -335,10 +350,17 @@ impl State {
         })
     }
 
-    fn save(&self, engine: &Engine, run: &mut Run, occasion: Occasion) -> Result<()> {
+    fn save(
+        &self,
+        (engine, setup, c): (&Engine, &Setup, &GrpoConfig),
+        run: &mut Run,
+        occasion: Occasion,
+    ) -> Result<()> {
         let learners = &self.learners;
-        let state = json!({ "policy": learners.policy.state() });
-        save(run, (self.done, occasion), state, |writer| {
+        let mut state = Map::new();
+        state.insert("policy".into(), learners.policy.state());
+        setup.keep(&mut state, self.done * rollouts_an_update(c))?;
+        save(run, (self.done, occasion), state.into(), |writer| {
             learners.policy.save(engine, "policy", writer)?;
             learners
                 .ema
@@ -409,6 +431,8 @@ fn record(
         metrics.push(("learning_rate", policy.learning_rate));
         metrics.push(("train/skipped_steps", policy.skipped as f64));
     }
+    let figures = sampled.figures.metrics();
+    metrics.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
     run.record(done, &metrics)?;
     let seconds = started.elapsed().as_secs_f64();
     let mut parts = sampled.seconds.clone();

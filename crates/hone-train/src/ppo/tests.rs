@@ -14,7 +14,7 @@ use super::step::{Learners, Update, update};
 use super::*;
 use crate::artefact::{Companion, publish_at, token_fields};
 use crate::learner::Learner;
-use crate::rollout::{Episode, MissingEos, Models, PreparedPrompt, PromptData, Reading, RewardSection, collect};
+use crate::rollout::{Episode, Judge, MissingEos, Models, PreparedPrompt, PromptData, Reader, RewardSection, collect};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
 use crate::sections::{ModelSection, ShownSection, TrainSection};
@@ -246,6 +246,7 @@ fn update_after(
     let reward = reward_model(&engine, &tokenizer);
     let c = config(1);
     let scorer = Scorer::new(reward.duplicate(), tokenizer.clone()).unwrap();
+    let judge = Judge::Model(Box::new(Reader::new(scorer, &tokenizer).unwrap()));
     let prompts: Vec<_> = (0..32_u32)
         .map(|i| PreparedPrompt {
             prompt: hone_data::Prompt {
@@ -261,9 +262,9 @@ fn update_after(
         policy: &policy,
         reference: Some(&policy),
         value: Some(&reward),
-        scorer: &scorer,
-        reading: Reading::of(&scorer, &tokenizer).unwrap(),
+        judge: &judge,
         tokenizer: &tokenizer,
+        chat: None,
         stop: &stop,
         shutdown: &going,
     };
@@ -275,9 +276,10 @@ fn update_after(
         shutdown: &asked,
         ..models
     };
-    let nothing = collect(&engine, &stopped, &chosen, &c.ppo.rollout(), Key::new(1, "rollout", 0)).unwrap();
+    let key = Key::new(1, "rollout", 0);
+    let nothing = collect(&engine, &stopped, &chosen, &c.ppo.rollout(), (0, key)).unwrap();
     assert!(nothing.is_none());
-    let mut episodes = collect(&engine, &models, &chosen, &c.ppo.rollout(), Key::new(1, "rollout", 0))
+    let mut episodes = collect(&engine, &models, &chosen, &c.ppo.rollout(), (0, key))
         .unwrap()
         .unwrap()
         .episodes;

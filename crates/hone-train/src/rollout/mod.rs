@@ -1,8 +1,12 @@
-//! Rollouts: prompts answered by a policy, with the numbers that reinforcement learning needs of them. What methods share.
+//! Rollouts: prompts answered by a policy, or an environment that it acts in, with the numbers that reinforcement learning
+//! needs of them. What methods share.
 
+mod acting;
 mod batch;
 mod check;
 mod collect;
+mod figures;
+mod judge;
 mod prompts;
 mod record;
 mod rehearse;
@@ -15,13 +19,15 @@ pub(crate) use check::{check, check_others, rows_of, tokens_of};
 pub(crate) use collect::{Collected, Episode};
 #[cfg(test)]
 pub(crate) use collect::{Models, collect};
+pub(crate) use figures::Figures;
+#[cfg(test)]
+pub(crate) use judge::{Judge, Reader};
 #[cfg(test)]
 pub(crate) use prompts::{PreparedPrompt, Prompts};
 pub(crate) use record::{mean, record_samples, tell_unscorable};
 pub(crate) use rehearse::{microbatches, rehearse_rollout};
-pub(crate) use score::Reading;
 #[cfg(test)]
-pub(crate) use score::{Response, text_of};
-pub(crate) use sections::RolloutSettings;
-pub use sections::{MissingEos, PromptData, RewardSection};
+pub(crate) use score::{Reading, Response};
+pub use sections::{EnvironmentSection, MissingEos, PromptData, RewardSection};
+pub(crate) use sections::{Maximised, RolloutSettings, example_environment, example_rewards};
 pub(crate) use setup::{Made, Networks, Setup};

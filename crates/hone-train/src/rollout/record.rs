@@ -33,6 +33,7 @@ pub(crate) fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], cou
         let mut extra = serde_json::Map::new();
         extra.insert("tokens".into(), e.length().into());
         extra.insert("ended".into(), e.ended.into());
+        extra.extend(e.extra.clone());
         let (prompt, response) = e.text.clone();
         Sample {
             step,

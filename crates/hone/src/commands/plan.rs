@@ -193,6 +193,9 @@ fn print(plan: &Plan, out: &mut Output) -> Result<()> {
             source.name, source.unit, source.epochs
         ))?;
     }
+    for what in &plan.assumed {
+        out.line(&format!("{:<16} {what}", "assumed"))?;
+    }
     out.line("\nmemory")?;
     for part in plan.memory.iter().filter(|part| part.bytes >= SHOWN) {
         out.line(&format!("  {:>9}  {}", Bytes(part.bytes).to_string(), part.what))?;
