@@ -211,10 +211,17 @@ mod tests {
 
     #[test]
     fn the_fit_is_a_maximum() {
-        let points: Vec<Point> = [(1.0, 0.9), (0.0, -0.7), (0.5, 0.1), (1.0, -0.2), (0.0, 0.6), (1.0, 0.95)]
-            .iter()
-            .map(|&(y, x)| Point { x, y })
-            .collect();
+        let points: Vec<Point> = [
+            (1.0, 0.9),
+            (0.0, -0.7),
+            (0.5, 0.1),
+            (1.0, -0.2),
+            (0.0, 0.6),
+            (1.0, 0.95),
+        ]
+        .iter()
+        .map(|&(y, x)| Point { x, y })
+        .collect();
         let (a, b) = fit(&points);
         let best = objective(&points, a, b);
         for (da, db) in [(1e-3, 0.0), (-1e-3, 0.0), (0.0, 1e-3), (0.0, -1e-3)] {

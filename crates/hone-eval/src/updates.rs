@@ -109,7 +109,9 @@ fn difference(expected: &[(String, (usize, usize))], weights: &Weights) -> Optio
             Some(_) => {}
         }
     }
-    let more = own.iter().find(|(name, _)| !expected.iter().any(|(other, _)| other == name));
+    let more = own
+        .iter()
+        .find(|(name, _)| !expected.iter().any(|(other, _)| other == name));
     more.map(|(name, _)| format!("has `{name}`, which the start lacks"))
 }
 

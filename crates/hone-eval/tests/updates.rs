@@ -68,7 +68,11 @@ fn updates_are_compared_layer_by_layer() {
         let models = [
             save(&engine, &query, &at("a")),
             // Twice as far in the same direction
-            save(&engine, &moved(&engine, &start, "layers.0.self_attn.q_proj", 0.02), &at("b")),
+            save(
+                &engine,
+                &moved(&engine, &start, "layers.0.self_attn.q_proj", 0.02),
+                &at("b"),
+            ),
             // The opposite direction, and another weight as well
             save(
                 &engine,
@@ -88,7 +92,10 @@ fn updates_are_compared_layer_by_layer() {
         };
         let near = |cosine: Option<f64>, expected: f64| (cosine.unwrap() - expected).abs() < 1e-4;
         let query = part(Some(0), "q_proj");
-        assert!(near(query.cosines[0][1], 1.0) && near(query.cosines[0][2], -1.0), "{family}: {query:?}");
+        assert!(
+            near(query.cosines[0][1], 1.0) && near(query.cosines[0][2], -1.0),
+            "{family}: {query:?}"
+        );
         assert!((query.norms[1] / query.norms[0] - 2.0).abs() < 1e-3);
         // Only the last moved there, so there is no angle to it
         let down = part(Some(1), "down_proj");
@@ -107,13 +114,15 @@ fn updates_are_compared_layer_by_layer() {
 fn models_of_another_shape_are_refused_by_name() {
     let engine = engine();
     let dir = tempfile::tempdir().unwrap();
-    let model = |layers, vocabulary| {
-        Transformer::random(&engine, new("llama", layers).architecture(vocabulary).unwrap(), 1)
-    };
+    let model =
+        |layers, vocabulary| Transformer::random(&engine, new("llama", layers).architecture(vocabulary).unwrap(), 1);
     let start = save(&engine, &model(2, 20), &dir.path().join("start"));
     for (other, message) in [
         (model(1, 20), "has no `layers.1."),
-        (model(2, 24), "`embed_tokens.weight` has the shape [24, 16], the start's [20, 16]"),
+        (
+            model(2, 24),
+            "`embed_tokens.weight` has the shape [24, 16], the start's [20, 16]",
+        ),
         (model(3, 20), "which the start lacks"),
     ] {
         let other = save(&engine, &other, &dir.path().join("other"));

@@ -88,7 +88,9 @@ impl Weights {
     /// hone's names of the weights with their shapes `[rows, columns]`, in a fixed order, the same for all families:
     /// `layers.0.self_attn.q_proj.weight`. A tied output matrix is not there.
     pub fn names(&self) -> impl Iterator<Item = (&str, (usize, usize))> {
-        self.specs.iter().map(|spec| (spec.name.as_str(), (spec.rows, spec.cols)))
+        self.specs
+            .iter()
+            .map(|spec| (spec.name.as_str(), (spec.rows, spec.cols)))
     }
 
     /// The numbers of the weight at this place of [`Self::names`], row by row.

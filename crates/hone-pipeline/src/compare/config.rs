@@ -206,8 +206,7 @@ pub(super) const ITSELF: &str = "compare";
 pub(super) fn load(options: &CompareOptions, out: &Path) -> Result<Ready> {
     let path = &options.path;
     let source = path.display().to_string();
-    let text =
-        std::fs::read_to_string(path).map_err(|e| PipelineError::file(path, format!("cannot be read: {e}")))?;
+    let text = std::fs::read_to_string(path).map_err(|e| PipelineError::file(path, format!("cannot be read: {e}")))?;
     let as_given = parse::<Comparison>(&source, &text, &[])?.config;
     let routed = Routed::new(&as_given, &options.set)?;
     let frame = Frame::new(path, (out, &["{out}", "{runs}"]), &routed.stages)?;
@@ -308,7 +307,10 @@ impl Check<'_> {
         seen.extend(config.stages.iter().map(|stage| stage.name.as_str()));
         for (i, stage) in config.stages.iter().enumerate() {
             if SECTIONS.contains(&stage.name.as_str()) || [METHODS, JUDGED].contains(&stage.name.as_str()) {
-                return self.refuse(&format!("stage[{i}].name"), format!("`{}` has a meaning of its own here", stage.name));
+                return self.refuse(
+                    &format!("stage[{i}].name"),
+                    format!("`{}` has a meaning of its own here", stage.name),
+                );
             }
         }
         for (i, method) in config.methods.iter().enumerate() {
@@ -336,7 +338,12 @@ impl Check<'_> {
         if c.seeds.is_empty() {
             return self.refuse("compare.seeds", "is empty; expected at least one, such as [1]");
         }
-        if let Some(twice) = c.seeds.iter().enumerate().find(|(i, seed)| c.seeds[..*i].contains(seed)) {
+        if let Some(twice) = c
+            .seeds
+            .iter()
+            .enumerate()
+            .find(|(i, seed)| c.seeds[..*i].contains(seed))
+        {
             return self.refuse("compare.seeds", format!("{} stands twice", twice.1));
         }
         let positive = [
@@ -350,7 +357,10 @@ impl Check<'_> {
             }
         }
         if !c.temperature.is_finite() || c.temperature <= 0.0 {
-            let reason = format!("is {}; expected a number above 0, since KL is of a distribution", c.temperature);
+            let reason = format!(
+                "is {}; expected a number above 0, since KL is of a distribution",
+                c.temperature
+            );
             return self.refuse("compare.temperature", reason);
         }
         self.model("compare.start", &c.start)
@@ -365,12 +375,25 @@ impl Check<'_> {
         ];
         match given.iter().filter(|given| **given).count() {
             1 => {}
-            0 => return self.refuse("judge", "has none of environment, rewards and reward; expected one of them"),
-            _ => return self.refuse("judge", "has several of environment, rewards and reward; expected one of them"),
+            0 => {
+                return self.refuse(
+                    "judge",
+                    "has none of environment, rewards and reward; expected one of them",
+                );
+            }
+            _ => {
+                return self.refuse(
+                    "judge",
+                    "has several of environment, rewards and reward; expected one of them",
+                );
+            }
         }
         if let Some(environment) = &judge.environment {
             if !judge.prompts.is_empty() {
-                return self.refuse("judge.prompts", "an environment has episodes instead of prompts; leave it out");
+                return self.refuse(
+                    "judge.prompts",
+                    "an environment has episodes instead of prompts; leave it out",
+                );
             }
             if judge.episodes == Some(0) {
                 return self.refuse("judge.episodes", "is 0; expected at least 1");
@@ -388,7 +411,10 @@ impl Check<'_> {
                 }
             }
             if judge.prompts.is_empty() {
-                return self.refuse("judge.prompts", "is empty; expected at least one source of held-out prompts");
+                return self.refuse(
+                    "judge.prompts",
+                    "is empty; expected at least one source of held-out prompts",
+                );
             }
             self.sources("judge.prompts", &judge.prompts)?;
         }
@@ -441,7 +467,11 @@ impl Check<'_> {
         if there || self.is_made(key, &path)? || (!path.exists() && hub::Id::parse(name).is_some()) {
             return Ok(());
         }
-        let what = if path.exists() { "is no model: it has no config.json" } else { "is not there" };
+        let what = if path.exists() {
+            "is no model: it has no config.json"
+        } else {
+            "is not there"
+        };
         self.refuse(key, format!("{} {what}; expected a model's directory", path.display()))
     }
 
@@ -466,12 +496,19 @@ impl Check<'_> {
         let Ok(inside) = path.strip_prefix(&out) else {
             return Ok(false);
         };
-        let first = inside.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+        let first = inside
+            .components()
+            .next()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned());
         let Some(first) = first else { return Ok(false) };
         let made = self.stages.iter().any(|stage| stage.name == first);
         if !made && !path.exists() {
             let names: Vec<&str> = self.stages.iter().map(|stage| stage.name.as_str()).collect();
-            let reason = format!("is {}, and there is no stage `{first}`; there are: {}", path.display(), names.join(", "));
+            let reason = format!(
+                "is {}, and there is no stage `{first}`; there are: {}",
+                path.display(),
+                names.join(", ")
+            );
             return self.refuse(key, reason);
         }
         Ok(made)

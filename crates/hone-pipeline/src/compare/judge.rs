@@ -116,7 +116,9 @@ fn messages(all: &[(&Asked, Option<&str>)]) -> Vec<Message> {
     let mut messages = Vec::new();
     for (i, (asked, response)) in all.iter().enumerate() {
         match asked {
-            Asked::Episode { rules, observation } if i == 0 => messages.push(Message::user(opening(rules, observation))),
+            Asked::Episode { rules, observation } if i == 0 => {
+                messages.push(Message::user(opening(rules, observation)))
+            }
             Asked::Episode { observation, .. } => messages.push(Message::user(observation)),
             Asked::Prompt(input) => {
                 let turns = input.to_messages().into_iter();
@@ -197,7 +199,11 @@ pub(super) fn answers(
     step: &mut dyn FnMut(usize, usize),
 ) -> Result<Option<Vec<Answer>>> {
     let (stop, stop_texts) = player.stops(tasks)?;
-    let room = player.model.architecture().context.saturating_sub(sampling.max_new_tokens);
+    let room = player
+        .model
+        .architecture()
+        .context
+        .saturating_sub(sampling.max_new_tokens);
     let (mut requests, mut shortened) = (Vec::new(), 0);
     for (i, task) in tasks.tasks.iter().enumerate() {
         let mut shown = examples;
@@ -286,9 +292,7 @@ impl Scale {
         (rewards, reward): (&[RewardEntry], Option<&str>),
         (base, folder, run): (&Path, &Path, &str),
     ) -> Result<Self> {
-        let scorer = |name: &str| -> Result<Scorer> {
-            Ok(Scorer::load(engine, &directory(base, "reward", name)?)?)
-        };
+        let scorer = |name: &str| -> Result<Scorer> { Ok(Scorer::load(engine, &directory(base, "reward", name)?)?) };
         if let Some(name) = reward {
             return Ok(Self::Model(Box::new(scorer(name)?)));
         }
@@ -317,7 +321,9 @@ impl Scale {
                     .collect::<Result<_>>()?;
                 let samples: Vec<Sample<'_>> = answers
                     .iter()
-                    .map(|answer| Sample::new(&tasks.tasks[answer.task].row, &answer.response).with_tokens(answer.tokens()))
+                    .map(|answer| {
+                        Sample::new(&tasks.tasks[answer.task].row, &answer.response).with_tokens(answer.tokens())
+                    })
                     .collect();
                 Ok(rewards.score(Place { update, index: 0 }, &samples, &models)?.total)
             }
@@ -362,7 +368,10 @@ mod tests {
     fn prompts_of_text_need_no_template_and_messages_do() {
         let text = Asked::Prompt(PromptInput::Text("Two and two?".into()));
         let turns = Asked::Prompt(PromptInput::Messages(vec![hone_data::Message::user("Two?")]));
-        assert_eq!(plain(&[(&text, Some("4")), (&text, None)]).unwrap(), "Two and two?4\n\nTwo and two?");
+        assert_eq!(
+            plain(&[(&text, Some("4")), (&text, None)]).unwrap(),
+            "Two and two?4\n\nTwo and two?"
+        );
         assert!(plain(&[(&turns, None)]).is_err());
         assert_eq!(messages(&[(&turns, Some("2")), (&text, None)]).len(), 3);
     }

@@ -155,7 +155,13 @@ fn changed(key: &str, before: &Value, now: &Value) -> Vec<String> {
     match (before, now) {
         (Value::Object(a), Value::Object(b)) => {
             let names: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-            let inside = |name: &String| if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            let inside = |name: &String| {
+                if key.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{key}.{name}")
+                }
+            };
             names
                 .into_iter()
                 .flat_map(|name| changed(&inside(name), &before[name], &now[name]))
@@ -190,13 +196,24 @@ fn answer(
     {
         let tasks = Tasks::practice(&bench.config.judge, prompts, bench.base, (seed, *samples))?;
         let key = Key::new(seed, &format!("compare/practice/{}", method.name), 0);
-        let sampled = sample(bench, (&player, &tasks, &[]), (1, key), &format!("practice of {}, seed {seed}", method.name))?;
+        let sampled = sample(
+            bench,
+            (&player, &tasks, &[]),
+            (1, key),
+            &format!("practice of {}, seed {seed}", method.name),
+        )?;
         practice.tokens = sampled.iter().map(|answer| answer.tokens() as u64).sum();
-        let scores = proxy.as_mut().unwrap_or(&mut judge).score(engine, &tasks, &sampled, 1)?;
+        let scores = proxy
+            .as_mut()
+            .unwrap_or(&mut judge)
+            .score(engine, &tasks, &sampled, 1)?;
         examples = best_examples(&tasks, &sampled, &scores, *shots);
         let shown = |e: &Example| -> (String, String) {
             let task = tasks.tasks.iter().find(|task| task.asked == e.asked);
-            (task.map_or(String::new(), |task| task.row.prompt.clone()), e.response.clone())
+            (
+                task.map_or(String::new(), |task| task.row.prompt.clone()),
+                e.response.clone(),
+            )
         };
         practice.examples = examples.iter().map(shown).collect();
     }
@@ -219,7 +236,10 @@ fn answer(
         }
         chosen = best_of_each(seen.as_ref().unwrap_or(&worth), n);
     }
-    let sampled: Vec<usize> = all.chunks(n).map(|chunk| chunk.iter().map(Answer::tokens).sum()).collect();
+    let sampled: Vec<usize> = all
+        .chunks(n)
+        .map(|chunk| chunk.iter().map(Answer::tokens).sum())
+        .collect();
     let proxies: Option<Vec<f64>> = seen.map(|scores| chosen.iter().map(|&i| scores[i]).collect());
     let picked: Vec<Answer> = chosen.iter().map(|&i| all[i].clone()).collect();
     let rewards = if worth.is_empty() {
@@ -289,7 +309,13 @@ fn sample(
             examples.len()
         ));
     };
-    let found = answers((bench.engine, player), (tasks, examples), &sampling, &mut short, &mut step)?;
+    let found = answers(
+        (bench.engine, player),
+        (tasks, examples),
+        &sampling,
+        &mut short,
+        &mut step,
+    )?;
     bench.event(&Event::Finished {
         step: total,
         stopped: found.is_none(),
@@ -376,7 +402,11 @@ mod tests {
         let best = best_examples(&tasks, &sampled, &[1.0, 2.0, 0.0, 2.0], 3);
         let responses: Vec<&str> = best.iter().map(|e| e.response.as_str()).collect();
         assert_eq!(responses, ["r0", "r3", "r1"]);
-        let asked: Vec<&Asked> = [0, 3, 1].map(|i: usize| &tasks.tasks[i]).iter().map(|task: &&Task| &task.asked).collect();
+        let asked: Vec<&Asked> = [0, 3, 1]
+            .map(|i: usize| &tasks.tasks[i])
+            .iter()
+            .map(|task: &&Task| &task.asked)
+            .collect();
         assert!(best.iter().zip(asked).all(|(e, asked)| e.asked == *asked));
     }
 

@@ -62,17 +62,23 @@ pub(super) fn check_method(
     config: &Comparison,
 ) -> Result<Method> {
     let refused = |name: &str, reason: String| check.error(&format!("{key}.{name}"), reason);
+    let samples_only = ["start", "best-of", "few-shot"].contains(&section.kind.as_str());
+    if !samples_only {
+        stage_kind(check, &section.kind, key)?;
+    }
     for (name, kind, given) in own_keys(section) {
         if given && section.kind != kind {
             return Err(refused(name, format!("is a {kind} method's; this is {}", section.kind)));
         }
     }
-    let samples_only = ["start", "best-of", "few-shot"].contains(&section.kind.as_str());
     if samples_only && (section.config.is_some() || !section.set.is_empty()) {
         let reason = format!("is a stage's; a {} method trains nothing", section.kind);
         return Err(refused("config", reason));
     }
-    if let Some(minutes) = section.minutes.filter(|minutes| !minutes.is_finite() || *minutes <= 0.0) {
+    if let Some(minutes) = section
+        .minutes
+        .filter(|minutes| !minutes.is_finite() || *minutes <= 0.0)
+    {
         return Err(refused("minutes", format!("is {minutes}; expected a number above 0")));
     }
     let at_least = |name: &str, value: Option<usize>, least: usize| match value {
@@ -153,7 +159,9 @@ fn stages(
     for (section, name) in OURS {
         let stated = table.get(section).and_then(|inner| inner.get(name)).is_some();
         let own = format!("{section}.{name}");
-        let set = frame.overrides(&stage).any(|text| text.split('=').next().is_some_and(|key| key.trim() == own));
+        let set = frame
+            .overrides(&stage)
+            .any(|text| text.split('=').next().is_some_and(|key| key.trim() == own));
         if stated || set {
             let reason = "is the comparison's, so that all methods begin alike: leave it out";
             return Err(check.error(&format!("{key}.config.{own}"), reason));

@@ -61,9 +61,7 @@ use tasks::Tasks;
 use updates::Trained;
 
 pub use config::{CompareSection, Comparison, JudgeSection, MethodSection, ProxySection};
-pub use results::{
-    Alarm, CompareResult, Curve, Figure, Measures, MethodResult, Overoptimisation, SeedResult,
-};
+pub use results::{Alarm, CompareResult, Curve, Figure, Measures, MethodResult, Overoptimisation, SeedResult};
 pub use updates::{LeftOut, Part, Updates};
 
 /// The results, in the comparison's folder.
@@ -260,7 +258,8 @@ impl Bench<'_> {
     /// Runs a method's stage; gives its model and what it read.
     fn practise(&self, (method, seed): (&Method, u64), stage: &ReadyStage) -> Result<(PathBuf, Tokens)> {
         let dir = self.out.join(METHODS).join(&method.name).join(format!("seed-{seed}"));
-        self.kitchen.say(format!("method {} ({}), seed {seed}", method.name, method.kind));
+        self.kitchen
+            .say(format!("method {} ({}), seed {seed}", method.name, method.kind));
         if dir.join("finished.json").is_file() {
             self.kitchen.run(stage, &dir)?;
         } else {
@@ -322,7 +321,11 @@ impl Bench<'_> {
         let c = &self.config.compare;
         let draws = draws(c.resamples);
         let optimum: Option<Vec<f64>> = self.tasks.tasks.iter().map(tasks::Task::optimum).collect();
-        let baseline = ready.methods.iter().position(|m| m.name == c.baseline).unwrap_or_default();
+        let baseline = ready
+            .methods
+            .iter()
+            .position(|m| m.name == c.baseline)
+            .unwrap_or_default();
         let per_prompt = |row: &Row| -> Vec<PerPrompt> {
             let pairs = row.judged.iter().zip(&rows[baseline].judged);
             pairs

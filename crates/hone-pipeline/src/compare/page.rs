@@ -39,7 +39,11 @@ pub(super) fn write(bench: &Bench<'_>, (result, rows): (&CompareResult, &[Row]),
 }
 
 fn opening(result: &CompareResult) -> Section {
-    let unit = if result.judge.starts_with("environment") { "episodes" } else { "prompts" };
+    let unit = if result.judge.starts_with("environment") {
+        "episodes"
+    } else {
+        "prompts"
+    };
     let seeds = result.methods.first().map_or(0, |method| method.seeds.len());
     Section::Text {
         title: String::new(),
@@ -63,7 +67,11 @@ fn ends(figure: &Figure) -> (f64, f64) {
 }
 
 /// A method as a point of reward over some other figure.
-fn mark(method: &MethodResult, x: &dyn Fn(&Measures) -> Option<Figure>, y: &dyn Fn(&Measures) -> Option<Figure>) -> Option<Mark> {
+fn mark(
+    method: &MethodResult,
+    x: &dyn Fn(&Measures) -> Option<Figure>,
+    y: &dyn Fn(&Measures) -> Option<Figure>,
+) -> Option<Mark> {
     let (own_x, own_y) = (x(&method.measures)?, y(&method.measures)?);
     let parts = method
         .seeds
@@ -74,7 +82,11 @@ fn mark(method: &MethodResult, x: &dyn Fn(&Measures) -> Option<Figure>, y: &dyn 
         at: (own_x.mean, own_y.mean),
         x_interval: (own_x.low < own_x.high).then(|| ends(&own_x)),
         y_interval: Some(ends(&own_y)),
-        parts: if method.seeds.len() > 1 { parts.collect() } else { Vec::new() },
+        parts: if method.seeds.len() > 1 {
+            parts.collect()
+        } else {
+            Vec::new()
+        },
         hollow: method.control || method.measures.kl_is_bound,
     })
 }
@@ -102,7 +114,10 @@ fn pictures(result: &CompareResult) -> Section {
         .collect();
     let absent = match absent.as_slice() {
         [] => String::new(),
-        names => format!(" Without KL, since it is not defined or not measured: {}.", names.join(", ")),
+        names => format!(
+            " Without KL, since it is not defined or not measured: {}.",
+            names.join(", ")
+        ),
     };
     Section::Scatters {
         title: "Reward against KL, and against what it took".into(),
@@ -132,7 +147,10 @@ fn number(value: Option<f64>, places: usize) -> String {
 }
 
 fn between(figure: &Figure, places: usize) -> String {
-    format!("{:.places$} [{:.places$}, {:.places$}]", figure.mean, figure.low, figure.high)
+    format!(
+        "{:.places$} [{:.places$}, {:.places$}]",
+        figure.mean, figure.low, figure.high
+    )
 }
 
 fn table(result: &CompareResult) -> Section {
@@ -153,8 +171,17 @@ fn table(result: &CompareResult) -> Section {
     ]);
     let row = |method: &MethodResult| {
         let m = &method.measures;
-        let name = if method.control { format!("{} (control)", method.name) } else { method.name.clone() };
-        let mut cells = vec![name, between(&m.reward, 3), between(&m.difference, 3), number(method.reward_seed_deviation, 3)];
+        let name = if method.control {
+            format!("{} (control)", method.name)
+        } else {
+            method.name.clone()
+        };
+        let mut cells = vec![
+            name,
+            between(&m.reward, 3),
+            between(&m.difference, 3),
+            number(method.reward_seed_deviation, 3),
+        ];
         cells.extend(optimum.then(|| number(m.share_of_optimum, 3)));
         cells.extend(proxy.then(|| m.proxy.as_ref().map_or("-".into(), |proxy| between(proxy, 3))));
         let kl = number(m.kl.map(|kl| kl.mean), 3);
@@ -297,10 +324,18 @@ fn update_sections(updates: &Updates) -> Vec<Section> {
         .iter()
         .map(|left| format!("{} ({})", left.name, left.reason))
         .collect();
-    let left = if left.is_empty() { String::new() } else { format!(" Left out: {}.", left.join("; ")) };
+    let left = if left.is_empty() {
+        String::new()
+    } else {
+        format!(" Left out: {}.", left.join("; "))
+    };
     let lengths = methods_of(&updates.names).into_iter().map(|method| {
         let of_method = |name: &&String| name.rsplit_once('/').is_some_and(|(m, _)| m == method);
-        let own = updates.names.iter().zip(&updates.norms).filter(|(name, _)| of_method(name));
+        let own = updates
+            .names
+            .iter()
+            .zip(&updates.norms)
+            .filter(|(name, _)| of_method(name));
         let own: Vec<String> = own.map(|(_, norm)| format!("{norm:.3}")).collect();
         (format!("length of {method}'s updates"), own.join(", "))
     });
@@ -433,7 +468,9 @@ fn side_by_side(bench: &Bench<'_>, rows: &[Row]) -> Result<Vec<Section>> {
 
 fn took(times: &[Took]) -> Section {
     let row = |took: &Took| {
-        let planned = took.planned.map_or(String::new(), |minutes| format!(" of {minutes:.1} planned"));
+        let planned = took
+            .planned
+            .map_or(String::new(), |minutes| format!(" of {minutes:.1} planned"));
         (
             format!("{}, seed {}", took.method, took.seed),
             format!("{:.1} min{planned}", took.minutes),

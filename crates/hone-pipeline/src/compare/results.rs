@@ -192,7 +192,9 @@ impl PerPrompt {
     pub fn new(verdicts: &[Verdict], baseline: &[Verdict], optimum: Option<Vec<f64>>, samples: usize) -> Self {
         let of = |figure: &dyn Fn(&Verdict) -> f64| -> Vec<f64> {
             let prompts = verdicts.chunks(samples);
-            prompts.map(|all| all.iter().map(figure).sum::<f64>() / all.len() as f64).collect()
+            prompts
+                .map(|all| all.iter().map(figure).sum::<f64>() / all.len() as f64)
+                .collect()
         };
         let maybe = |figure: fn(&Verdict) -> Option<f64>| {
             let all = verdicts.iter().all(|v| figure(v).is_some());

@@ -63,7 +63,12 @@ impl Tasks {
     }
 
     /// What may be practised on: other episodes, or other prompts in an order of the seed's own. At most `count`.
-    pub fn practice(judge: &JudgeSection, sources: &[Source], base: &Path, (seed, count): (u64, usize)) -> Result<Self> {
+    pub fn practice(
+        judge: &JudgeSection,
+        sources: &[Source],
+        base: &Path,
+        (seed, count): (u64, usize),
+    ) -> Result<Self> {
         if let Some(environment) = &judge.environment {
             return Self::episodes(environment, seed, count as u64);
         }
@@ -198,7 +203,9 @@ mod tests {
     #[test]
     fn prompts_keep_their_columns_and_practice_their_seeds_order() -> Result<()> {
         let dir = tempfile::tempdir().unwrap();
-        let rows: String = (0..9).map(|i| format!("{{\"prompt\":\"p{i}\",\"answer\":{i}}}\n")).collect();
+        let rows: String = (0..9)
+            .map(|i| format!("{{\"prompt\":\"p{i}\",\"answer\":{i}}}\n"))
+            .collect();
         std::fs::write(dir.path().join("p.jsonl"), rows).unwrap();
         let judge: JudgeSection = toml::from_str("prompts = [\"p.jsonl\"]\nreward = \"r\"").unwrap();
         let all = Tasks::judged(&judge, dir.path())?;

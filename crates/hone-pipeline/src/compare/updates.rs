@@ -77,7 +77,10 @@ pub(super) fn updates(start: &Path, trained: &[Trained]) -> Result<Option<Update
         if !has_weights(start) {
             leave(model, "the start is an adapter; merge it with hone export first".into());
         } else if !has_weights(&model.model) {
-            leave(model, "is an adapter, which has no weights of its own to compare".into());
+            leave(
+                model,
+                "is an adapter, which has no weights of its own to compare".into(),
+            );
         } else {
             match update_similarity(start, std::slice::from_ref(&model.model)) {
                 Ok(_) => compared.push(model),
@@ -167,6 +170,9 @@ mod tests {
             .map(|pair| (pair.first, pair.second, pair.mean.map(|m| (m * 1e6).round() / 1e6)))
             .collect();
         let of = |a: &str, b: &str, mean| (a.to_owned(), b.to_owned(), mean);
-        assert_eq!(found, [of("a", "a", Some(0.5)), of("a", "b", Some(0.3)), of("b", "b", None)]);
+        assert_eq!(
+            found,
+            [of("a", "a", Some(0.5)), of("a", "b", Some(0.3)), of("b", "b", None)]
+        );
     }
 }

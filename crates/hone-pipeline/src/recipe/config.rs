@@ -277,10 +277,7 @@ impl Work {
 
     /// Whether its run writes metrics.
     pub fn has_metrics(&self) -> bool {
-        !matches!(
-            self,
-            Self::Demonstrations(_) | Self::Tokenizer(_) | Self::Quickstart(_)
-        )
+        !matches!(self, Self::Demonstrations(_) | Self::Tokenizer(_) | Self::Quickstart(_))
     }
 }
 
@@ -334,8 +331,7 @@ impl Frame {
     /// The frame of a recipe whose runs lie in a folder, which its texts may call by these names.
     pub fn new(path: &Path, (runs, names): (&Path, &[&'static str]), set: &[String]) -> Result<Self> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let absolute =
-            |path: &Path| std::path::absolute(path).map_err(|e| PipelineError::file(path, e.to_string()));
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|e| PipelineError::file(path, e.to_string()));
         let runs = absolute(runs)?.to_string_lossy().into_owned();
         let own = absolute(if folder == Path::new("") {
             Path::new(".")

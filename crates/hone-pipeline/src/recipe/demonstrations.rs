@@ -252,7 +252,10 @@ mod tests {
     fn what_cannot_be_played_is_refused_by_key() {
         for (more, message) in [
             ("lowest_skill = 0.8", "lowest_skill: is 0.8, and highest_skill is 0.5"),
-            ("highest_skill = 1.5", "expected 0 <= lowest_skill <= highest_skill <= 1"),
+            (
+                "highest_skill = 1.5",
+                "expected 0 <= lowest_skill <= highest_skill <= 1",
+            ),
             ("most_per_row = 0", "most_per_row: is 0; expected at least 1"),
             ("player = \"chess\"", "player"),
         ] {

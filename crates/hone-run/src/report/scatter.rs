@@ -130,7 +130,9 @@ fn draw_dot(out: &mut String, mark: &Mark, colour: usize, (x, y): (&Axis, &Axis)
     };
     let interval = |ends: Option<(f64, f64)>| {
         ends.filter(|ends| is_finite(*ends))
-            .map_or(String::new(), |(low, high)| format!(" [{}, {}]", short(low), short(high)))
+            .map_or(String::new(), |(low, high)| {
+                format!(" [{}, {}]", short(low), short(high))
+            })
     };
     let _ = write!(
         out,
@@ -260,12 +262,19 @@ mod tests {
             .zip(&marks)
             .map(|(place, mark)| {
                 let width = LETTER * mark.name.len() as f64;
-                let left = if place.anchor == "start" { place.x } else { place.x - width };
+                let left = if place.anchor == "start" {
+                    place.x
+                } else {
+                    place.x - width
+                };
                 [left, place.y - 11.0, left + width, place.y + 3.0]
             })
             .collect();
         for i in 0..boxes.len() {
-            assert!(!boxes[..i].iter().any(|other| meet(&boxes[i], other)), "{i}: {places:?}");
+            assert!(
+                !boxes[..i].iter().any(|other| meet(&boxes[i], other)),
+                "{i}: {places:?}"
+            );
         }
     }
 

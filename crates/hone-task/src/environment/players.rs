@@ -132,9 +132,7 @@ mod tests {
 
     /// Mean reward over episodes.
     fn mean(setting: &EnvironmentSetting, player: (Player, f64)) -> f64 {
-        let total: f64 = (0..60)
-            .map(|i| played(setting, player, i).episode.total_reward())
-            .sum();
+        let total: f64 = (0..60).map(|i| played(setting, player, i).episode.total_reward()).sum();
         total / 60.0
     }
 
@@ -164,7 +162,10 @@ mod tests {
                     assert_eq!(Some(best.episode.total_reward()), best.optimum, "{text} {index}");
                 }
                 let wanderer = played(&setting, (Player::Wanderer, 0.8), index);
-                assert!(wanderer.episode.total_reward() <= wanderer.optimum.unwrap(), "{text} {index}");
+                assert!(
+                    wanderer.episode.total_reward() <= wanderer.optimum.unwrap(),
+                    "{text} {index}"
+                );
                 assert_eq!(wanderer.episode.turns[0].observation, best.episode.turns[0].observation);
             }
         }
@@ -203,7 +204,10 @@ mod tests {
             let setting = setting("kind = 'maze'");
             let refused = demonstrate(&setting, (Player::Wanderer, skill), (1, 0), Key::new(1, "players", 0));
             let error = refused.unwrap_err();
-            assert!(error.is_configuration() && error.to_string().contains("`skill` is"), "{error}");
+            assert!(
+                error.is_configuration() && error.to_string().contains("`skill` is"),
+                "{error}"
+            );
         }
     }
 }

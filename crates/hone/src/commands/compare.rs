@@ -81,8 +81,13 @@ fn table(out: &mut Output, compared: &Compared) -> Result<()> {
     }
     out.line("")?;
     for took in &compared.times {
-        let planned = took.planned.map_or(String::new(), |minutes| format!(" of {minutes:.1} planned"));
-        out.line(&format!("{}, seed {}: {:.1} minutes{planned}", took.method, took.seed, took.minutes))?;
+        let planned = took
+            .planned
+            .map_or(String::new(), |minutes| format!(" of {minutes:.1} planned"));
+        out.line(&format!(
+            "{}, seed {}: {:.1} minutes{planned}",
+            took.method, took.seed, took.minutes
+        ))?;
     }
     if let Some(found) = &compared.result.overoptimisation {
         for alarm in &found.alarms {

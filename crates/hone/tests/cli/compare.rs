@@ -42,11 +42,17 @@ fn cli_compare_prints_its_results_and_goes_on_where_it_was() {
     for file in ["compare.json", "compare.html", "judged/best-of-3/seed-1/verdicts.jsonl"] {
         assert!(fixture.path("runs/lengths").join(file).is_file(), "{file}");
     }
-    assert_eq!(fixture.hone(&["compare", "lengths.toml", "--json"]).stdout(), ran.stdout());
+    assert_eq!(
+        fixture.hone(&["compare", "lengths.toml", "--json"]).stdout(),
+        ran.stdout()
+    );
     let table = fixture.hone(&["compare", "lengths.toml", "--threads", "1"]);
     assert_eq!(table.code(), 0, "{}", table.stderr());
     let text = table.stdout();
-    assert!(text.contains("best-of-3") && text.contains("page  runs/lengths/compare.html"), "{text}");
+    assert!(
+        text.contains("best-of-3") && text.contains("page  runs/lengths/compare.html"),
+        "{text}"
+    );
     // Other answers than those that are there
     fixture
         .hone(&["compare", "lengths.toml", "--set", "compare.max_new_tokens=5"])
@@ -58,7 +64,13 @@ fn cli_compare_says_what_is_wrong_and_what_was_missed() {
     let fixture = fixture();
     fixture
         .hone(&["compare", "lengths.toml", "--set", "compare.start=modle"])
-        .fails(2, &["lengths.toml: compare.start: ", "modle is not there; expected a model's directory"]);
+        .fails(
+            2,
+            &[
+                "lengths.toml: compare.start: ",
+                "modle is not there; expected a model's directory",
+            ],
+        );
     fixture
         .hone(&["compare", "lengths.toml", "--set", "best-of-3.n=1"])
         .fails(2, &["method[1].n: is 1; expected at least 2"]);
@@ -67,5 +79,9 @@ fn cli_compare_says_what_is_wrong_and_what_was_missed() {
     fixture.file("lengths.toml", format!("{RECIPE}{expect}"));
     let ran = fixture.hone(&["compare", "lengths.toml"]);
     ran.fails(3, &["1 of 1 expectations do not hold"]);
-    assert!(ran.stdout().contains("does not hold: one sample is enough"), "{}", ran.stdout());
+    assert!(
+        ran.stdout().contains("does not hold: one sample is enough"),
+        "{}",
+        ran.stdout()
+    );
 }

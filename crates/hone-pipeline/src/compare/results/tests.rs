@@ -15,8 +15,18 @@ fn verdict(task: usize, reward: f64, tokens: usize) -> Verdict {
 
 /// Two prompts with two answers each.
 fn two() -> (Vec<Verdict>, Vec<Verdict>) {
-    let own = vec![verdict(0, 3.0, 4), verdict(0, 1.0, 2), verdict(1, 0.0, 6), verdict(1, 0.0, 6)];
-    let other = vec![verdict(0, 1.0, 3), verdict(0, 1.0, 3), verdict(1, 2.0, 5), verdict(1, 0.0, 1)];
+    let own = vec![
+        verdict(0, 3.0, 4),
+        verdict(0, 1.0, 2),
+        verdict(1, 0.0, 6),
+        verdict(1, 0.0, 6),
+    ];
+    let other = vec![
+        verdict(0, 1.0, 3),
+        verdict(0, 1.0, 3),
+        verdict(1, 2.0, 5),
+        verdict(1, 0.0, 1),
+    ];
     (own, other)
 }
 
@@ -39,10 +49,19 @@ fn figures_by_hand() {
     // Two prompts with 2 and 0: the mean of two draws is 0, 1 or 2
     assert_eq!((found.reward.low, found.reward.high), (0.0, 2.0));
     assert_eq!((found.difference.low, found.difference.high), (-1.0, 1.0));
-    assert_eq!((found.win_rate.mean, found.win_rate.low, found.win_rate.high), (0.5, 0.25, 0.75));
+    assert_eq!(
+        (found.win_rate.mean, found.win_rate.low, found.win_rate.high),
+        (0.5, 0.25, 0.75)
+    );
     assert_eq!(found.share_of_optimum, Some(0.4));
-    assert_eq!((found.kl.unwrap().mean, found.kl_is_bound, found.proxy), (0.5, false, None));
-    assert_eq!((found.mean_length, found.ended, found.tokens_per_answer), (4.5, 0.5, 9.0));
+    assert_eq!(
+        (found.kl.unwrap().mean, found.kl_is_bound, found.proxy),
+        (0.5, false, None)
+    );
+    assert_eq!(
+        (found.mean_length, found.ended, found.tokens_per_answer),
+        (4.5, 0.5, 9.0)
+    );
     assert_eq!((found.tokens_sampled, found.tokens_trained), (Some(7.0), None));
     // The win goes along with nothing but length here: 0 longer and won, 3 longer and lost
     assert!((0.0..1.0).contains(&found.length_controlled_win_rate));
@@ -50,7 +69,10 @@ fn figures_by_hand() {
     let bound = Measures::new(&own, &baseline, Some(4), tokens, &draws(200)).unwrap();
     assert!(bound.kl_is_bound && (bound.kl.unwrap().mean - 0.636_294_361_119_890_6).abs() < 1e-12);
     let itself = Measures::new(&baseline, &baseline, None, tokens, &draws(200)).unwrap();
-    assert_eq!((itself.win_rate.low, itself.win_rate.high, itself.difference.high), (0.5, 0.5, 0.0));
+    assert_eq!(
+        (itself.win_rate.low, itself.win_rate.high, itself.difference.high),
+        (0.5, 0.5, 0.0)
+    );
     assert_eq!(itself.length_controlled_win_rate, 0.5);
 }
 
@@ -60,13 +82,19 @@ fn the_interval_narrows_with_the_prompts_and_holds_the_mean() {
     let answers: Vec<Verdict> = (0..400).map(|i| verdict(i, (i % 2) as f64, 3)).collect();
     let own = PerPrompt::new(&answers, &answers, None, 1);
     let found = Measures::new(&own, &own, None, Tokens::default(), &draws(1000)).unwrap();
-    assert!((found.reward.low - 0.451).abs() < 0.006 && (found.reward.high - 0.549).abs() < 0.006, "{found:?}");
+    assert!(
+        (found.reward.low - 0.451).abs() < 0.006 && (found.reward.high - 0.549).abs() < 0.006,
+        "{found:?}"
+    );
 }
 
 #[test]
 fn seeds_are_averaged_prompt_by_prompt() {
     let (own, other) = two();
-    let (a, b) = (PerPrompt::new(&own, &other, None, 2), PerPrompt::new(&other, &other, None, 2));
+    let (a, b) = (
+        PerPrompt::new(&own, &other, None, 2),
+        PerPrompt::new(&other, &other, None, 2),
+    );
     let mean = PerPrompt::mean(&[a.clone(), b.clone()]);
     assert_eq!(mean.reward, [1.5, 0.5]);
     assert_eq!(mean.win, [0.625, 0.375]);
@@ -94,9 +122,7 @@ fn tokens_are_read_from_a_runs_metrics() {
     write("{\"step\":1,\"rollout/tokens\":70,\"completions/mean_length\":9,\"episode\":8,\"train/tokens\":30}\n");
     assert_eq!((of(2.0).sampled, of(2.0).trained), (Some(70.0), Some(30.0)));
     // Expert iteration: a round in which nothing is kept trains on nothing
-    write(
-        "{\"step\":1,\"rollout/tokens\":40,\"train/target_tokens\":9}\n{\"step\":2,\"rollout/tokens\":50}\n",
-    );
+    write("{\"step\":1,\"rollout/tokens\":40,\"train/target_tokens\":9}\n{\"step\":2,\"rollout/tokens\":50}\n");
     assert_eq!((of(3.0).sampled, of(3.0).trained), (Some(90.0), Some(9.0)));
     // Supervised tuning: targets, not all that is read; its evaluations have lengths but no episodes
     write(
@@ -152,12 +178,22 @@ fn an_alarm_needs_proxy_and_judge_to_part_beyond_their_intervals() {
     let (results, prompts): (Vec<MethodResult>, Vec<PerPrompt>) = methods.into_iter().unzip();
     let found = overoptimisation(&results, &prompts, &draws(100)).unwrap().unwrap();
     // b is above a in both; c has the highest proxy and the lowest reward
-    let pairs: Vec<(&str, &str)> = found.alarms.iter().map(|a| (a.method.as_str(), a.than.as_str())).collect();
+    let pairs: Vec<(&str, &str)> = found
+        .alarms
+        .iter()
+        .map(|a| (a.method.as_str(), a.than.as_str()))
+        .collect();
     assert_eq!(pairs, [("c", "a"), ("c", "b")], "{:?}", found.alarms);
     assert!(found.alarms.iter().all(|a| a.proxy.low > 0.0 && a.reward.high < 0.0));
     let curve = &found.curves[0];
-    assert_eq!((found.curves.len(), curve.family.as_str(), curve.points), (1, "training", 3));
-    assert!((curve.alpha - 1.5).abs() < 0.02 && (curve.beta - 0.5).abs() < 0.01, "{curve:?}");
+    assert_eq!(
+        (found.curves.len(), curve.family.as_str(), curve.points),
+        (1, "training", 3)
+    );
+    assert!(
+        (curve.alpha - 1.5).abs() < 0.02 && (curve.beta - 0.5).abs() < 0.01,
+        "{curve:?}"
+    );
 
     let mut controls = results.clone();
     controls[2].control = true;

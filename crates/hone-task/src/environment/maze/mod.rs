@@ -183,7 +183,9 @@ impl Grid {
                 as_it_was => as_it_was,
             };
         }
-        let lines = signs.chunks(self.size).map(|line| line.iter().collect::<String>() + "\n");
+        let lines = signs
+            .chunks(self.size)
+            .map(|line| line.iter().collect::<String>() + "\n");
         lines.collect()
     }
 
