@@ -47,6 +47,9 @@ pub enum PipelineError {
     /// A data set.
     #[error(transparent)]
     Data(#[from] hone_data::DataError),
+    /// A reward or an environment.
+    #[error(transparent)]
+    Task(#[from] hone_task::Error),
     /// Configuration, run directory or report.
     #[error(transparent)]
     Run(#[from] hone_run::Error),
@@ -108,6 +111,8 @@ impl PipelineError {
             Self::Train(error) => error.exit_status(),
             Self::Run(error) => error.exit_status(),
             Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
+            Self::Task(error) if error.is_configuration() => ExitStatus::Usage,
+            Self::Task(error) if error.is_full_disk() => ExitStatus::Resumable,
             Self::Stopped { .. } => ExitStatus::Resumable,
             Self::Evaluation(hone_eval::Error::NotFinite { .. } | hone_eval::Error::LogRatio { .. })
             | Self::Generate(hone_generate::GenerateError::Sampling { .. }) => ExitStatus::Diverged,

@@ -22,7 +22,7 @@ mod sample;
 pub mod verifier;
 
 pub use config::{RewardEntry, RewardRule};
-pub use environment::{Environment, EnvironmentSetting};
+pub use environment::{Environment, EnvironmentSetting, Player};
 pub use error::{BadSetting, Error, Problem};
 pub use normalize::Normalization;
 pub use program::{Journal, Place};

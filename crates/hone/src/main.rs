@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
+    bench, chat, compare, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
     tokenizer, world,
 };
 use failure::Failure;
@@ -45,6 +45,7 @@ enum Command {
     /// Improve a policy by comparing its responses to a prompt with one another: GRPO, Dr. GRPO, DAPO, RLOO, REINFORCE++
     Grpo(stage::Arguments),
     Run(recipe::Arguments),
+    Compare(compare::Arguments),
     Plan(plan::Arguments),
     Config(config::Arguments),
     Sample(sample::Arguments),
@@ -73,6 +74,7 @@ impl Command {
                 | Self::Ppo(_)
                 | Self::Grpo(_)
                 | Self::Run(_)
+                | Self::Compare(_)
         )
     }
 }
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         Command::Ppo(arguments) => stage::run(&arguments, shutdown, hone_train::ppo::run),
         Command::Grpo(arguments) => stage::run(&arguments, shutdown, hone_train::grpo::run),
         Command::Run(arguments) => recipe::run(&arguments, shutdown),
+        Command::Compare(arguments) => compare::run(&arguments, shutdown),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
         Command::Sample(arguments) => sample::run(&arguments),

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bad_stage;
 mod common;
+mod compare;
 mod config;
 mod documents;
 mod files;
