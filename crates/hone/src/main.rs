@@ -44,6 +44,10 @@ enum Command {
     Ppo(stage::Arguments),
     /// Improve a policy by comparing its responses to a prompt with one another: GRPO, Dr. GRPO, DAPO, RLOO, REINFORCE++
     Grpo(stage::Arguments),
+    /// Improve a model by tuning it on the best of its own responses, round after round
+    ExpertIteration(stage::Arguments),
+    /// Tune a policy on pairs of its own responses, which a reward model judges: online DPO, IPO, ORPO, SimPO
+    OnlinePreference(stage::Arguments),
     Run(recipe::Arguments),
     Compare(compare::Arguments),
     Plan(plan::Arguments),
@@ -73,6 +77,8 @@ impl Command {
                 | Self::Preference(_)
                 | Self::Ppo(_)
                 | Self::Grpo(_)
+                | Self::ExpertIteration(_)
+                | Self::OnlinePreference(_)
                 | Self::Run(_)
                 | Self::Compare(_)
         )
@@ -100,6 +106,8 @@ fn main() -> ExitCode {
         Command::Preference(arguments) => stage::run(&arguments, shutdown, hone_train::preference::run),
         Command::Ppo(arguments) => stage::run(&arguments, shutdown, hone_train::ppo::run),
         Command::Grpo(arguments) => stage::run(&arguments, shutdown, hone_train::grpo::run),
+        Command::ExpertIteration(arguments) => stage::run(&arguments, shutdown, hone_train::expert_iteration::run),
+        Command::OnlinePreference(arguments) => stage::run(&arguments, shutdown, hone_train::online_preference::run),
         Command::Run(arguments) => recipe::run(&arguments, shutdown),
         Command::Compare(arguments) => compare::run(&arguments, shutdown),
         Command::Plan(arguments) => plan::run(&arguments),

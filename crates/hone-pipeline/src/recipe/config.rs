@@ -6,8 +6,8 @@ use hone_data::Source;
 use hone_run::config::parse;
 use hone_run::{Configuration, Resolved};
 use hone_train::{
-    grpo::GrpoConfig, ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig,
-    sft::SftConfig,
+    expert_iteration::ExpertIterationConfig, grpo::GrpoConfig, online_preference::OnlinePreferenceConfig,
+    ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,7 +56,7 @@ pub struct StageSection {
 
 /// What a stage does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum StageKind {
     /// Writes episodes of a player that is no model.
     Demonstrations,
@@ -74,6 +74,10 @@ pub enum StageKind {
     Ppo,
     /// Improves a policy by a group-relative method.
     Grpo,
+    /// Tunes a model on the best of its own responses, round after round.
+    ExpertIteration,
+    /// Tunes a policy on pairs of its own responses.
+    OnlinePreference,
     /// The whole arc on the bundled small world.
     Quickstart,
 }
@@ -90,6 +94,8 @@ impl StageKind {
             Self::Preference => "preference",
             Self::Ppo => "ppo",
             Self::Grpo => "grpo",
+            Self::ExpertIteration => "expert-iteration",
+            Self::OnlinePreference => "online-preference",
             Self::Quickstart => "quickstart",
         }
     }
@@ -228,6 +234,8 @@ pub(crate) enum Work {
     Preference(Box<Resolved<PreferenceConfig>>),
     Ppo(Box<Resolved<PpoConfig>>),
     Grpo(Box<Resolved<GrpoConfig>>),
+    ExpertIteration(Box<Resolved<ExpertIterationConfig>>),
+    OnlinePreference(Box<Resolved<OnlinePreferenceConfig>>),
     Quickstart(Box<Quickstart>),
 }
 
@@ -247,6 +255,8 @@ impl Work {
             StageKind::Preference => Self::Preference(Box::new(parse(source, text, &overrides)?)),
             StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
             StageKind::Grpo => Self::Grpo(Box::new(parse(source, text, &overrides)?)),
+            StageKind::ExpertIteration => Self::ExpertIteration(Box::new(parse(source, text, &overrides)?)),
+            StageKind::OnlinePreference => Self::OnlinePreference(Box::new(parse(source, text, &overrides)?)),
             StageKind::Quickstart => {
                 let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
                 let config = QuickstartConfig::with_overrides(scale, seed, &overrides)?;
@@ -271,6 +281,8 @@ impl Work {
             Self::Preference(_) => StageKind::Preference,
             Self::Ppo(_) => StageKind::Ppo,
             Self::Grpo(_) => StageKind::Grpo,
+            Self::ExpertIteration(_) => StageKind::ExpertIteration,
+            Self::OnlinePreference(_) => StageKind::OnlinePreference,
             Self::Quickstart(_) => StageKind::Quickstart,
         }
     }

@@ -3,7 +3,8 @@
 //! ```toml
 //! [[stage]]
 //! name = "base"                       # its folder under the runs' folder
-//! kind = "pretrain"                   # demonstrations, tokenizer, pretrain, sft, reward, preference, ppo, grpo or quickstart
+//! kind = "pretrain"                   # demonstrations, tokenizer, pretrain, sft, reward, preference, ppo, grpo,
+//!                                     # expert-iteration, online-preference or quickstart
 //! config = "base.toml"                # a file beside the recipe, or the settings themselves
 //!
 //! [[stage]]
@@ -150,6 +151,8 @@ impl Kitchen {
             Work::Preference(config) => self.train(stage, config, dir, hone_train::preference::run),
             Work::Ppo(config) => self.train(stage, config, dir, hone_train::ppo::run),
             Work::Grpo(config) => self.train(stage, config, dir, hone_train::grpo::run),
+            Work::ExpertIteration(config) => self.train(stage, config, dir, hone_train::expert_iteration::run),
+            Work::OnlinePreference(config) => self.train(stage, config, dir, hone_train::online_preference::run),
             Work::Quickstart(settings) => self.quickstart(settings, dir),
         }
     }

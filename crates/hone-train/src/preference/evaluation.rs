@@ -7,11 +7,11 @@ use hone_objective::statistics::{Bootstrap, Interval, bootstrap_interval, wilson
 use hone_run::report::Section;
 use serde_json::{Map, Value, json};
 
-use super::batch::{Example, HeldOut};
-use super::method::{Method, Stats};
+use super::batch::{Example, HeldOut, compared};
 use super::reference::{Reference, token_logprobs};
 use super::step::constants;
 use crate::error::Result;
+use crate::preferred::{Method, Stats};
 
 const CONFIDENCE: f64 = 0.95;
 
@@ -48,7 +48,7 @@ impl Evaluation {
         for example in examples {
             let (own, others) = rest.split_at(example.response_tokens());
             rest = others;
-            let one = method.judge(&[example], own, (reference, constants))?.stats;
+            let one = method.judge(&compared(&[example], reference), own, constants)?.stats;
             shares.push(one.accuracy());
             stats.merge(&one);
         }

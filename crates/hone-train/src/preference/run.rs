@@ -13,7 +13,6 @@ use serde_json::json;
 use super::batch::Preferences;
 use super::config::PreferenceConfig;
 use super::evaluation::Evaluation;
-use super::method::Method;
 use super::plan::rehearse;
 use super::reference::Reference;
 use super::step::{Stepped, step};
@@ -24,6 +23,7 @@ use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome};
 use crate::learner::Learner;
 use crate::plan::Notes;
+use crate::preferred::Method;
 use crate::schedule::{Rates, adamw, total_steps};
 use crate::sections::Keep;
 
@@ -211,24 +211,7 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
         ("train/judgements", stats.count as f64),
         ("train/skipped_steps", applied.skipped as f64),
     ];
-    // A batch of KTO may be all of one kind
-    let (chosen, rejected) = (&stats.chosen_rewards, &stats.rejected_rewards);
-    if chosen.count() > 0 {
-        metrics.push(("rewards/chosen", chosen.mean()));
-        metrics.push(("logps/chosen", stats.chosen_logprobs.mean()));
-    }
-    if rejected.count() > 0 {
-        metrics.push(("rewards/rejected", rejected.mean()));
-        metrics.push(("logps/rejected", stats.rejected_logprobs.mean()));
-    }
-    if chosen.count() > 0 && rejected.count() > 0 {
-        metrics.push(("rewards/margins", stats.margin()));
-    }
-    if stats.log_odds.count() > 0 {
-        metrics.push(("nll_loss", stats.nll));
-        metrics.push(("log_odds_chosen", stats.log_odds.mean()));
-        metrics.push(("log_odds_ratio", stats.log_odds_ratio.mean()));
-    }
+    metrics.extend(stats.metrics());
     metrics.extend(stepped.kl.map(|kl| ("kl", kl)));
     run.record(done, &metrics)?;
     let seconds = started.elapsed().as_secs_f64();

@@ -2,11 +2,14 @@
 //! needs of them. What methods share.
 
 mod acting;
+mod apart;
 mod batch;
 mod check;
+mod checks;
 mod collect;
 mod figures;
 mod judge;
+mod practice;
 mod prompts;
 mod record;
 mod rehearse;
@@ -14,8 +17,10 @@ mod score;
 mod sections;
 mod setup;
 
+pub(crate) use apart::tell_apart;
 pub(crate) use batch::EpisodeBatch;
 pub(crate) use check::{check, check_others, rows_of, tokens_of};
+pub(crate) use checks::{at_least_one, check_rollout, divides, number};
 pub(crate) use collect::{Collected, Episode};
 #[cfg(test)]
 pub(crate) use collect::{Models, collect};
@@ -23,9 +28,12 @@ pub(crate) use figures::Figures;
 #[cfg(test)]
 pub(crate) use judge::{Judge, Reader};
 #[cfg(test)]
+pub(crate) use practice::made;
+pub(crate) use practice::{Course, Learned, Practice, Sampled, passes, policy, practise};
+#[cfg(test)]
 pub(crate) use prompts::{PreparedPrompt, Prompts};
 pub(crate) use record::{mean, record_samples, tell_unscorable};
-pub(crate) use rehearse::{microbatches, rehearse_rollout};
+pub(crate) use rehearse::{Extent, extents, microbatches, rehearse_rollout};
 #[cfg(test)]
 pub(crate) use score::{Reading, Response};
 pub use sections::{EnvironmentSection, MissingEos, PromptData, RewardSection};

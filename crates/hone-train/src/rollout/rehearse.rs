@@ -12,11 +12,49 @@ use serde_json::Map;
 use super::acting::Acting;
 use super::collect::Episode;
 use super::judge::Judge;
+use super::prompts::PreparedPrompt;
 use super::sections::RolloutSettings;
 use super::setup::{Networks, Setup};
 use crate::error::Result;
 use crate::language::shards_of;
 use crate::sections::TrainSection;
+
+/// How long the responses to a prompt, or the episodes of a start, may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    /// Tokens of the prompt, which they share.
+    pub prompt: usize,
+    /// Tokens of each behind it.
+    pub behind: usize,
+    /// Of these, sampled ones.
+    pub sampled: usize,
+}
+
+/// Those of the groups of a rollout.
+pub(crate) fn extents(setup: &Setup, settings: &RolloutSettings, number: u64) -> Vec<Extent> {
+    match (&setup.judge, &setup.prompts) {
+        (Judge::Environment(acting), _) => {
+            let behind = setup.longest.saturating_sub(acting.extent.prompt);
+            let extent = Extent {
+                prompt: acting.extent.prompt,
+                behind,
+                sampled: behind.min(acting.extent.turns * settings.max_new_tokens),
+            };
+            vec![extent; settings.prompts()]
+        }
+        (_, prompts) => {
+            let prompts = prompts.as_ref().map(|prompts| prompts.rollout(number, settings));
+            let prompts = prompts.unwrap_or_default();
+            let groups = prompts.chunks(settings.samples_per_prompt);
+            let extent = |group: &[&PreparedPrompt]| Extent {
+                prompt: group[0].ids.len(),
+                behind: settings.max_new_tokens,
+                sampled: settings.max_new_tokens,
+            };
+            groups.map(extent).collect()
+        }
+    }
+}
 
 /// Rows and sampled tokens of the micro-batches of an update, whose responses are as long as they may be.
 pub(crate) fn microbatches(
@@ -27,23 +65,10 @@ pub(crate) fn microbatches(
 ) -> Vec<(usize, usize)> {
     let samples = settings.samples_per_prompt;
     // 1. Of each group the rows, and the tokens that are predicted
-    let groups: Vec<(usize, usize)> = match (&setup.judge, &setup.prompts) {
-        (Judge::Environment(acting), _) => {
-            let behind = setup.longest.saturating_sub(acting.extent.prompt);
-            let predicted = behind.min(acting.extent.turns * settings.max_new_tokens);
-            let group = (acting.extent.prompt + samples * behind, samples * predicted);
-            vec![group; settings.prompts()]
-        }
-        (_, prompts) => {
-            let new = samples * settings.max_new_tokens;
-            let prompts = prompts.as_ref().map(|prompts| prompts.rollout(number, settings));
-            let prompts = prompts.unwrap_or_default();
-            prompts
-                .chunks(samples)
-                .map(|group| (group[0].ids.len() + new, new))
-                .collect()
-        }
-    };
+    let groups: Vec<(usize, usize)> = extents(setup, settings, number)
+        .into_iter()
+        .map(|e| (e.prompt + samples * e.behind, samples * e.sampled))
+        .collect();
     // 2. Cut as the update cuts them
     let minibatches = groups.chunks(minibatch / samples);
     let cut = minibatches.flat_map(|groups| {

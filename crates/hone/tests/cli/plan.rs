@@ -109,6 +109,23 @@ fn place() -> Fixture {
              [train]\nmicrobatch_tokens = 512\n{shown}"
         ),
     );
+    let practice =
+        "[reward]\npath = \"runs/reward/model\"\n[data]\nprompts = [\"prompts.jsonl\"]\nmax_prompt_length = 128\n";
+    fixture.file(
+        "expert-iteration.toml",
+        format!(
+            "{tuned}{practice}[expert_iteration]\nrounds = 1\nrollout_batch = 32\nsamples_per_prompt = 8\nkeep_best = 8\n\
+             minibatch = 16\nmax_new_tokens = 96\ntemperature = 4.0\n[train]\nmicrobatch_tokens = 512\n{shown}"
+        ),
+    );
+    fixture.file(
+        "online-preference.toml",
+        format!(
+            "{tuned}{practice}[online_preference]\nupdates = 1\nrollout_batch = 16\nminibatch = 16\nsamples_per_prompt = 8\n\
+             pairs = \"all\"\nmissing_eos = \"keep\"\nmax_new_tokens = 96\ntemperature = 4.0\n[train]\n\
+             microbatch_tokens = 512\n{shown}"
+        ),
+    );
     fixture
 }
 
@@ -180,6 +197,8 @@ fn the_peak_that_is_planned_is_the_peak_that_is_measured() {
         ("ppo", "ppo.toml"),
         ("grpo", "grpo.toml"),
         ("grpo", "maze.toml"),
+        ("expert-iteration", "expert-iteration.toml"),
+        ("online-preference", "online-preference.toml"),
     ];
     let mut wrong = Vec::new();
     for (stage, config) in stages {
