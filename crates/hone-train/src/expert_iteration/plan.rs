@@ -105,7 +105,10 @@ fn microbatches(setup: &Setup, c: &ExpertIterationConfig, number: u64) -> Vec<(u
         let chosen: Vec<(usize, usize)> = chosen
             .map(|places| {
                 let extent = groups[places[0] / most];
-                (extent.prompt + places.len() * extent.behind, places.len() * extent.sampled)
+                (
+                    extent.prompt + places.len() * extent.behind,
+                    places.len() * extent.sampled,
+                )
             })
             .collect();
         let cut = shards_of(chosen, train.shards, train.microbatch_tokens, |group| group.0);

@@ -250,7 +250,8 @@ impl Practice for Stage<'_> {
     }
 
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        self.state.save((self.engine, self.setup, self.c), (run, done), occasion)
+        self.state
+            .save((self.engine, self.setup, self.c), (run, done), occasion)
     }
 }
 
@@ -338,7 +339,9 @@ impl State {
     fn load(&mut self, engine: &Engine, checkpoint: &Checkpoint) -> Result<()> {
         let state = checkpoint.state();
         self.episodes = state["episodes"].as_u64().unwrap_or(0);
-        self.learners.policy.load(engine, "policy", checkpoint, &state["policy"])?;
+        self.learners
+            .policy
+            .load(engine, "policy", checkpoint, &state["policy"])?;
         if let Some(ema) = &mut self.learners.ema {
             ema.load(engine, "ema", checkpoint)?;
         }
@@ -360,8 +363,14 @@ fn learned(episodes: u64, (sampled, constants, report): (&Sampled, &Advantages, 
         ("objective/left_out", (sampled.scores.len() - count) as f64),
         ("policy/approxkl_avg", policy.approxkl(Estimator::K2)),
         ("policy/clipfrac_avg", policy.clipfrac()),
-        ("clip_ratio/low_mean", stats.clipped_low as f64 / policy.ratio.count() as f64),
-        ("clip_ratio/high_mean", stats.clipped_high as f64 / policy.ratio.count() as f64),
+        (
+            "clip_ratio/low_mean",
+            stats.clipped_low as f64 / policy.ratio.count() as f64,
+        ),
+        (
+            "clip_ratio/high_mean",
+            stats.clipped_high as f64 / policy.ratio.count() as f64,
+        ),
         ("policy/entropy_avg", policy.entropy.mean()),
         ("loss/policy_avg", stats.policy_loss / steps),
         ("val/ratio", policy.ratio.mean()),

@@ -10,7 +10,7 @@ use crate::error::{Result, TrainError};
 use crate::preferred::{MethodSetting, PreferenceSection};
 use crate::rollout::{
     EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, at_least_one, check_rollout,
-    example_environment, example_rewards, divides,
+    divides, example_environment, example_rewards,
 };
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
@@ -23,8 +23,17 @@ const SECTION: &str = "online_preference";
 pub struct OnlinePreferenceConfig {
     /// The policy's start, which is also the reference of the methods that have one.
     pub model: ModelSection,
-    /// What says which response is the better one.
+    /// What judges: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
+    #[serde(skip_serializing_if = "RewardSection::is_empty")]
     pub reward: RewardSection,
+    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
+    #[schemars(example = example_rewards())]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<RewardEntry>,
+    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
+    #[schemars(example = example_environment())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentSection>,
     /// Prompts.
     pub data: PromptData,
     /// The method, as in preference tuning; one of those that learn from pairs.

@@ -33,7 +33,7 @@ pub(crate) use practice::{Course, Learned, Practice, Sampled, passes, policy, pr
 #[cfg(test)]
 pub(crate) use prompts::{PreparedPrompt, Prompts};
 pub(crate) use record::{mean, record_samples, tell_unscorable};
-pub(crate) use rehearse::{Extent, extents, microbatches, rehearse_rollout};
+pub(crate) use rehearse::{extents, microbatches, rehearse_rollout};
 #[cfg(test)]
 pub(crate) use score::{Reading, Response};
 pub use sections::{EnvironmentSection, MissingEos, PromptData, RewardSection};
