@@ -7,8 +7,8 @@ use std::ops::Range;
 use common::{architecture, engine, random_model};
 use hone_compute::{Engine, Isa, Precision, SamplingParameters};
 use hone_generate::{
-    Completion, Dialogue, FinishReason, GenerateError, PlayError, PlaySettings, Played, logprobs_in, logprobs_of, play,
-    text_of,
+    Completion, Dialogue, FinishReason, GenerateError, Generator, GeneratorOptions, PlayError, PlaySettings, Played,
+    Request, logprobs_in, logprobs_of, play, text_of,
 };
 use hone_math::Key;
 use hone_model::Transformer;
@@ -119,7 +119,7 @@ fn episodes(count: u64) -> Vec<(u64, Key)> {
 fn assert_sound(
     world: &World,
     environment: &EnvironmentSetting,
-    (index, played): (u64, &Played),
+    ((index, key), played): ((u64, Key), &Played),
     plays: &PlaySettings,
 ) {
     let dialogue = world.dialogue();
@@ -147,6 +147,21 @@ fn assert_sound(
         }
     }
     assert_eq!(&*played.ids, &ids[..]);
+    // Each turn has random numbers of its own, the child of the episode's by its number
+    if let Some(chat) = &world.chat {
+        let generator = Generator::new(&world.engine, &world.model, GeneratorOptions::default());
+        for (number, span) in played.spans.iter().enumerate() {
+            let request = Request {
+                prompt: played.ids[..span.start].into(),
+                sampling: plays.sampling,
+                key: key.child(number as u64),
+                max_new_tokens: plays.max_new_tokens,
+                stop_tokens: chat.stop_ids().unwrap().into(),
+                stop_texts: None,
+            };
+            assert_eq!(generator.run(&[request]).unwrap()[0].ids, played.ids[span.clone()]);
+        }
+    }
     assert_eq!((played.reward, played.optimum), (reward, told.optimum()));
     // What was stored is what these tokens have
     let spans: &[Range<usize>] = &played.spans;
@@ -173,8 +188,8 @@ fn episodes_are_played_in_tokens_that_are_never_written_anew() {
         ] {
             let plays = settings(turns);
             let played = world.play(&environment, &episodes(6), &plays).unwrap().unwrap();
-            for ((index, _), played) in episodes(6).iter().zip(&played) {
-                assert_sound(&world, &environment, (*index, played), &plays);
+            for (episode, played) in episodes(6).into_iter().zip(&played) {
+                assert_sound(&world, &environment, (episode, played), &plays);
                 // By its own rules no episode takes more than six turns
                 assert!(turns == 2 || played.status == Status::Ended);
                 assert!(played.status != Status::CutOff || played.turns.len() == turns);

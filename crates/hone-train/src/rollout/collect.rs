@@ -282,6 +282,9 @@ pub(crate) fn collect_episodes(
     }))
 }
 
+/// All tokens of each sequence, and where in it the sampled ones lie.
+type Sequences<'a> = (&'a [Arc<[u32]>], &'a [Vec<Range<usize>>]);
+
 /// What other models than the policy say of sampled tokens.
 struct Numbers {
     references: Option<Vec<Vec<f32>>>,
@@ -294,7 +297,7 @@ impl Numbers {
     fn of(
         engine: &Engine,
         models: &Models<'_>,
-        (sequences, spans): (&[Arc<[u32]>], &[Vec<Range<usize>>]),
+        (sequences, spans): Sequences<'_>,
         (settings, clock): (&RolloutSettings, &mut Clock),
     ) -> Option<Self> {
         let stops = || models.shutdown.requested();
