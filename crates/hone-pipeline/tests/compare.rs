@@ -686,7 +686,6 @@ fn the_bundled_comparison_runs() -> Result<(), Box<dyn Error>> {
     let result = run(&options)?.result;
     let names: Vec<&str> = result.methods.iter().map(|method| method.name.as_str()).collect();
     assert_eq!(names, ["start", "few-shot", "best-of-16", "more-imitation"]);
-    // Three examples have room before the longest maze
     let few = verdicts(dir.path(), "few-shot", 1)?;
     assert_eq!((few.len(), result.prompts), (3, 3));
     Ok(())
