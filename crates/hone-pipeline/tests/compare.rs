@@ -651,6 +651,46 @@ fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// The bundled comparison, so small that its figures mean nothing, with the kinds of method that need no rollouts.
+#[test]
+fn the_bundled_comparison_runs() -> Result<(), Box<dyn Error>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/compare-maze.toml");
+    let mut recipe: toml::Table = toml::from_str(&std::fs::read_to_string(path)?)?;
+    recipe.remove("expect");
+    let methods = recipe
+        .get_mut("method")
+        .and_then(toml::Value::as_array_mut)
+        .ok_or("no methods")?;
+    methods.retain(|method| {
+        let kind = method.get("kind").and_then(toml::Value::as_str);
+        kind.is_some_and(|kind| ["start", "best-of", "few-shot", "sft"].contains(&kind))
+    });
+    let dir = tempfile::tempdir()?;
+    let mut options = options(dir.path(), &toml::to_string(&recipe)?)?;
+    options.set = [
+        "words.episodes=200",
+        "texts.episodes=200",
+        "conversations.episodes=200",
+        "base.train.steps=2",
+        "imitator.train.epochs=",
+        "imitator.train.steps=2",
+        "imitator.eval.samples=0",
+        "compare.seeds=[1]",
+        "compare.samples=1",
+        "judge.episodes=3",
+        "few-shot.samples=4",
+        "more-imitation.train.steps=1",
+    ]
+    .map(String::from)
+    .to_vec();
+    let result = run(&options)?.result;
+    let names: Vec<&str> = result.methods.iter().map(|method| method.name.as_str()).collect();
+    assert_eq!(names, ["start", "few-shot", "best-of-16", "more-imitation"]);
+    let few = verdicts(dir.path(), "few-shot", 1)?;
+    assert_eq!((few.len(), result.prompts), (3, 3));
+    Ok(())
+}
+
 #[test]
 fn overrides_reach_what_they_name() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;

@@ -135,7 +135,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .collect(),
         },
     );
-    let method = |name: &str, x: f64, y: f64| Mark {
+    let method = |name: &str, (colour, x, y): (usize, f64, f64)| Mark {
+        colour,
         name: name.to_owned(),
         at: (x, y),
         x_interval: Some((x - 0.3, x + 0.3)),
@@ -152,10 +153,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 x_label: "KL to sft, nats a response".to_owned(),
                 y_label: "gold score".to_owned(),
                 marks: vec![
-                    method("sft", 0.0, 0.1),
-                    method("best-of-4", 0.64, 0.41),
-                    method("ppo", 11.9, 0.8),
-                    method("ppo-ptx", 10.8, 0.74),
+                    method("sft", (0, 0.0, 0.1)),
+                    method("best-of-4", (1, 0.64, 0.41)),
+                    method("ppo", (2, 11.9, 0.8)),
+                    method("ppo-ptx", (3, 10.8, 0.74)),
                 ],
             }],
             note: "Best-of-4's KL is a bound.".to_owned(),

@@ -295,12 +295,14 @@ fn sample(
         key,
         shutdown: &bench.kitchen.shutdown,
     };
+    let mut all = 0;
     let mut step = |done: usize, tokens: usize| {
+        all += tokens;
         bench.event(&Event::Step {
             step: done as u64,
             total,
             tokens: tokens as u64,
-            headline: Vec::new(),
+            headline: vec![("length".to_owned(), all as f64 / done as f64)],
         });
     };
     let mut short = |count: usize| {

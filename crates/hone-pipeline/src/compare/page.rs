@@ -44,11 +44,14 @@ fn opening(result: &CompareResult) -> Section {
     } else {
         "prompts"
     };
-    let seeds = result.methods.first().map_or(0, |method| method.seeds.len());
+    let seeds = match result.methods.first().map_or(0, |method| method.seeds.len()) {
+        1 => "one seed".to_owned(),
+        count => format!("{count} seeds"),
+    };
     Section::Text {
         title: String::new(),
         text: format!(
-            "{} methods from one start, with {seeds} seeds each, on the same {} {unit} under the same judge ({}): {} answers \
+            "{} methods from one start, {seeds} each, on the same {} {unit} under the same judge ({}): {} answers \
              to each at temperature {}, at most {} tokens long. Intervals are 95% bootstrap intervals over {unit}; small dots \
              are seeds. Win rates and differences are against `{}`.",
             result.methods.len(),
@@ -68,7 +71,7 @@ fn ends(figure: &Figure) -> (f64, f64) {
 
 /// A method as a point of reward over some other figure.
 fn mark(
-    method: &MethodResult,
+    (colour, method): (usize, &MethodResult),
     x: &dyn Fn(&Measures) -> Option<Figure>,
     y: &dyn Fn(&Measures) -> Option<Figure>,
 ) -> Option<Mark> {
@@ -88,6 +91,7 @@ fn mark(
             Vec::new()
         },
         hollow: method.control || method.measures.kl_is_bound,
+        colour,
     })
 }
 
@@ -103,7 +107,11 @@ fn point(value: f64) -> Figure {
 fn pictures(result: &CompareResult) -> Section {
     let reward = |m: &Measures| Some(m.reward);
     let against = |x: &dyn Fn(&Measures) -> Option<Figure>| -> Vec<Mark> {
-        let marks = result.methods.iter().filter_map(|method| mark(method, x, &reward));
+        let marks = result
+            .methods
+            .iter()
+            .enumerate()
+            .filter_map(|method| mark(method, x, &reward));
         marks.collect()
     };
     let absent: Vec<&str> = result
@@ -231,7 +239,11 @@ fn overoptimisation(result: &CompareResult) -> Vec<Section> {
         return Vec::new();
     };
     let (proxy, reward) = (|m: &Measures| m.proxy, |m: &Measures| Some(m.reward));
-    let marks = result.methods.iter().filter_map(|method| mark(method, &proxy, &reward));
+    let marks = result
+        .methods
+        .iter()
+        .enumerate()
+        .filter_map(|method| mark(method, &proxy, &reward));
     let alarms: Vec<String> = found
         .alarms
         .iter()

@@ -189,6 +189,8 @@ pub struct Mark {
     pub parts: Vec<(f64, f64)>,
     /// Drawn as a ring: its place is a bound or a control, say.
     pub hollow: bool,
+    /// Which colour, counted from 0 and round: one name has one in all pictures.
+    pub colour: usize,
 }
 
 impl Report {

@@ -33,12 +33,12 @@ pub(super) fn figure(scatter: &Scatter) -> String {
         escape(&scatter.title)
     );
     axes(&mut out, (&scatter.x_label, &scatter.y_label), &x, &y);
-    for (index, mark) in marks.iter().enumerate() {
-        draw_spread(&mut out, mark, index % COLOURS, (&x, &y));
+    for mark in &marks {
+        draw_spread(&mut out, mark, (&x, &y));
     }
     // Dots lie over all intervals, names over all dots
-    for (index, mark) in marks.iter().enumerate() {
-        draw_dot(&mut out, mark, index % COLOURS, (&x, &y));
+    for mark in &marks {
+        draw_dot(&mut out, mark, (&x, &y));
     }
     for (mark, place) in marks.iter().zip(places(&marks, (&x, &y))) {
         let _ = write!(
@@ -94,7 +94,8 @@ fn axis_of(marks: &[&Mark], side: Side) -> Axis {
     Axis { low, high, from, to }
 }
 
-fn draw_spread(out: &mut String, mark: &Mark, colour: usize, (x, y): (&Axis, &Axis)) {
+fn draw_spread(out: &mut String, mark: &Mark, (x, y): (&Axis, &Axis)) {
+    let colour = mark.colour % COLOURS;
     let (cx, cy) = (x.pixel(mark.at.0), y.pixel(mark.at.1));
     if let Some((low, high)) = mark.x_interval.filter(|ends| is_finite(*ends)) {
         let _ = write!(
@@ -122,7 +123,8 @@ fn draw_spread(out: &mut String, mark: &Mark, colour: usize, (x, y): (&Axis, &Ax
     }
 }
 
-fn draw_dot(out: &mut String, mark: &Mark, colour: usize, (x, y): (&Axis, &Axis)) {
+fn draw_dot(out: &mut String, mark: &Mark, (x, y): (&Axis, &Axis)) {
+    let colour = mark.colour % COLOURS;
     let class = if mark.hollow {
         format!("ring c{colour}")
     } else {
@@ -226,6 +228,7 @@ mod tests {
                 },
                 Mark {
                     hollow: true,
+                    colour: COLOURS + 1,
                     ..mark("ring", (10.0, 1.0))
                 },
                 mark("absent", (f64::NAN, 1.0)),
