@@ -10,6 +10,7 @@ mod answers;
 pub mod artefact;
 mod best;
 mod corpus;
+mod course;
 mod encode;
 mod error;
 pub mod expert_iteration;
