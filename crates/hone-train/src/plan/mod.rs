@@ -23,7 +23,7 @@ pub(crate) use notes::{Notes, Planned, evaluations, telling_steps};
 /// What a stage will need.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
-    /// The stage: `pretrain`, `sft`, `reward`, `preference` or `ppo`.
+    /// The stage, as its command is called.
     pub stage: &'static str,
     /// The instruction set.
     pub isa: &'static str,
@@ -33,9 +33,9 @@ pub struct Plan {
     pub threads: usize,
     /// The models in memory.
     pub models: Vec<ModelSize>,
-    /// Optimiser steps; of PPO, updates.
+    /// Optimiser steps; of stages that practise, updates or rounds.
     pub steps: u64,
-    /// Tokens that the steps read, prompts and responses; of PPO if every response is as long as it may be.
+    /// Tokens that the steps read, prompts and responses; sampled responses as long as they may be.
     pub tokens: u64,
     /// What is read, and how often.
     pub sources: Vec<SourcePlan>,

@@ -6,12 +6,13 @@ use std::time::Instant;
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_model::{LoraConfig, Transformer};
-use hone_run::{Event, Run};
+use hone_run::Run;
 
 use super::collect::{Collected, Episode};
 use super::figures::Figures;
 use super::record::{mean, record_samples, tell_unscorable};
 use super::sections::RolloutSettings;
+use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Occasion, Outcome};
 use crate::sections::{ModelSection, ShownSection, TrainSection};
@@ -162,84 +163,74 @@ pub(crate) fn passes((count, size): (usize, usize), (update, epochs): (u64, usiz
 /// The stage's, and those of the run's files.
 pub(crate) fn practise(
     job: &Job,
-    (run, mut done): (&mut Run, u64),
+    at: (&mut Run, u64),
     course: &Course<'_>,
     stage: &mut impl Practice,
 ) -> Result<Option<Outcome>> {
-    let total = course.total;
     let cadence = Cadence {
-        total,
+        total: course.total,
         checkpoint_every: course.train.checkpoint_every,
         eval_every: course.eval.every,
     };
-    job.observer.event(&Event::Started {
-        stage: course.stage.into(),
-        step: done,
-        total,
-    });
-    let mut told_of_unscorable = false;
-    while done < total {
-        let started = Instant::now();
+    let mut updates = Updates {
+        job,
+        course,
+        stage,
+        sampled: None,
+        told_of_unscorable: false,
+    };
+    follow(job, at, (course.stage, &cadence), &mut updates)
+}
+
+/// Updates as the steps of a run.
+struct Updates<'a, P> {
+    job: &'a Job,
+    course: &'a Course<'a>,
+    stage: &'a mut P,
+    /// Of the last update.
+    sampled: Option<Sampled>,
+    told_of_unscorable: bool,
+}
+
+impl<P: Practice> Work for Updates<'_, P> {
+    fn step(&mut self, done: u64) -> Result<Option<Told>> {
         // 1. The policy answers prompts
-        let sampled = match job.shutdown.requested() {
-            true => None,
-            false => stage.sample(done)?,
+        self.sampled = None;
+        let Some(mut sampled) = self.stage.sample(done)? else {
+            return Ok(None);
         };
-        let Some(mut sampled) = sampled else {
-            stage.save(run, done, Occasion::Interruption)?;
-            job.observer.event(&Event::Finished {
-                step: done,
-                stopped: true,
-            });
-            return Ok(Some(Outcome::Stopped { step: done }));
-        };
-        if let Some(reason) = sampled.first_refusal.take().filter(|_| !told_of_unscorable) {
-            told_of_unscorable = true;
-            let settings = &course.settings;
-            tell_unscorable(job, settings.section, &reason, settings.missing_eos_score);
+        let new = !self.told_of_unscorable;
+        if let Some(reason) = sampled.first_refusal.take().filter(|_| new) {
+            self.told_of_unscorable = true;
+            let settings = &self.course.settings;
+            tell_unscorable(self.job, settings.section, &reason, settings.missing_eos_score);
         }
         // 2. It learns from its answers
         let learning = Instant::now();
-        let learned = stage.learn(done, &sampled)?;
-        sampled
-            .seconds
-            .push(("time/optimisation", learning.elapsed().as_secs_f64()));
-        done += 1;
-        // 3. What came of it is written down
-        record(job, (run, done, total), (&sampled, learned), started)?;
-        if cadence.evaluates(done) {
-            record_samples(run, done, stage.shown(&sampled), course.eval.samples)?;
-        }
-        if cadence.saves(done) {
-            stage.save(run, done, Occasion::Due)?;
+        let Learned { metrics, headline } = self.stage.learn(done, &sampled)?;
+        let mut seconds = std::mem::take(&mut sampled.seconds);
+        seconds.push(("time/optimisation", learning.elapsed().as_secs_f64()));
+        let told = Told {
+            metrics,
+            named: sampled.figures.metrics(),
+            headline,
+            tokens: sampled.tokens(),
+            seconds,
+        };
+        self.sampled = Some(sampled);
+        Ok(Some(told))
+    }
+
+    fn look(&mut self, run: &mut Run, done: u64) -> Result<()> {
+        match &self.sampled {
+            Some(sampled) => record_samples(run, done, self.stage.shown(sampled), self.course.eval.samples),
+            None => Ok(()),
         }
     }
-    Ok(None)
-}
 
-fn record(
-    job: &Job,
-    (run, done, total): (&mut Run, u64, u64),
-    (sampled, learned): (&Sampled, Learned),
-    started: Instant,
-) -> Result<()> {
-    let figures = sampled.figures.metrics();
-    let mut metrics: Vec<(&str, f64)> = learned.metrics;
-    metrics.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
-    run.record(done, &metrics)?;
-    let (seconds, tokens) = (started.elapsed().as_secs_f64(), sampled.tokens());
-    let mut parts = sampled.seconds.clone();
-    parts.push(("seconds", seconds));
-    parts.push(("tokens_per_second", tokens as f64 / seconds));
-    run.record_timings(done, &parts)?;
-    let headline = learned.headline.into_iter();
-    job.observer.event(&Event::Step {
-        step: done,
-        total,
-        tokens,
-        headline: headline.map(|(name, value)| (name.to_string(), value)).collect(),
-    });
-    Ok(())
+    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
+        self.stage.save(run, done, occasion)
+    }
 }
 
 /// An episode of a test: its prompt and response, the log-probabilities of each of the response's tokens under policy and
