@@ -34,7 +34,7 @@ pub const TESTING: &str = "hone-testing";
 const PROGRAM: &str = "hone-lm";
 
 /// Crates that no command reaches yet, with what is to use them. One that is reached must leave this list.
-const AWAITED: &[(&str, &str)] = &[("hone-task", "the stages that take `rewards` or an `environment`")];
+const AWAITED: &[(&str, &str)] = &[];
 
 /// The one dependency within a layer: the program may start the server.
 const EXCEPTION: (&str, &str) = ("hone-lm", "hone-serve");

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod bad_stage;
+mod best_of;
+mod bulk;
 mod common;
 mod config;
 mod documents;
@@ -10,4 +12,5 @@ mod generate;
 mod hub;
 mod kill;
 mod plan;
+mod prompt;
 mod stages;
