@@ -85,6 +85,16 @@ pub enum Error {
     /// A model's files.
     #[error(transparent)]
     Model(#[from] hone_model::Error),
+    /// Prompts that cannot be compared.
+    #[error("best_of_table: prompt {prompt} has {got} samples; expected {expected}, as the first has")]
+    Samples {
+        /// Which prompt, from 0.
+        prompt: usize,
+        /// Its samples.
+        got: usize,
+        /// Those of the first prompt.
+        expected: usize,
+    },
     /// What the statistics refuse.
     #[error(transparent)]
     Statistics(#[from] hone_objective::Error),

@@ -1,6 +1,7 @@
 //! The `hone` program: arguments in, work done by the libraries, results on stdout, everything else on stderr.
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod commands;
 mod failure;
 mod input;
@@ -16,8 +17,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    bench, chat, compare, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
-    tokenizer, world,
+    bench, best_of, chat, compare, config, data, doctor, eval, export, logprobs, plan, prompt, quickstart, recipe, sample,
+    score, stage, tokenizer, world,
 };
 use failure::Failure;
 
@@ -53,6 +54,8 @@ enum Command {
     Plan(plan::Arguments),
     Config(config::Arguments),
     Sample(sample::Arguments),
+    Prompt(prompt::Arguments),
+    BestOf(best_of::Arguments),
     Chat(chat::Arguments),
     Logprobs(logprobs::Arguments),
     Score(score::Arguments),
@@ -68,20 +71,23 @@ enum Command {
 impl Command {
     /// Whether it stops in good order when it is asked to, and goes on when it is called again.
     fn is_resumable(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Quickstart(_)
-                | Self::Pretrain(_)
-                | Self::Sft(_)
-                | Self::Reward(_)
-                | Self::Preference(_)
-                | Self::Ppo(_)
-                | Self::Grpo(_)
-                | Self::ExpertIteration(_)
-                | Self::OnlinePreference(_)
-                | Self::Run(_)
-                | Self::Compare(_)
-        )
+            | Self::Pretrain(_)
+            | Self::Sft(_)
+            | Self::Reward(_)
+            | Self::Preference(_)
+            | Self::Ppo(_)
+            | Self::Grpo(_)
+            | Self::ExpertIteration(_)
+            | Self::OnlinePreference(_)
+            | Self::Run(_)
+            | Self::Compare(_) => true,
+            Self::Sample(arguments) => arguments.out.is_some(),
+            Self::Prompt(arguments) => arguments.out.is_some(),
+            Self::BestOf(arguments) => arguments.out.is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -112,7 +118,9 @@ fn main() -> ExitCode {
         Command::Compare(arguments) => compare::run(&arguments, shutdown),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
-        Command::Sample(arguments) => sample::run(&arguments),
+        Command::Sample(arguments) => sample::run(&arguments, &shutdown),
+        Command::Prompt(arguments) => prompt::run(&arguments, &shutdown),
+        Command::BestOf(arguments) => best_of::run(&arguments, &shutdown),
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Logprobs(arguments) => logprobs::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),

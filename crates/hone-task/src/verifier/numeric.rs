@@ -21,7 +21,7 @@ pub struct Numeric {
 
 impl Numeric {
     /// The final number of a text in its shortest form.
-    fn of(&self, text: &str, fallback: bool) -> Option<String> {
+    pub(crate) fn of(&self, text: &str, fallback: bool) -> Option<String> {
         if !self.marker.is_empty()
             && let Some(at) = text.rfind(&self.marker)
         {

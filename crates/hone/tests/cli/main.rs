@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod bad_stage;
+mod best_of;
+mod bulk;
 mod common;
 mod compare;
 mod config;
@@ -11,4 +13,5 @@ mod generate;
 mod hub;
 mod kill;
 mod plan;
+mod prompt;
 mod stages;

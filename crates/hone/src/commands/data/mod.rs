@@ -86,7 +86,8 @@ fn parse_format(text: &str) -> Result<Format, String> {
     parsed.map_err(|error| error.to_string())
 }
 
-fn parse_column(text: &str) -> Result<(String, String), String> {
+/// A column of a format and the file's name for it, as an argument.
+pub fn parse_column(text: &str) -> Result<(String, String), String> {
     let (ours, theirs) = text
         .split_once('=')
         .ok_or("expected FORMAT=FILE, such as prompt=question")?;
