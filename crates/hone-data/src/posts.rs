@@ -386,7 +386,7 @@ fn level(score: i64, accepted: bool) -> i64 {
     let n = u128::from(score) + 1;
     let floor = n.ilog2();
     // log2 n is at least floor + 1/2 where n squared is at least 2 to the power 2 floor + 1
-    let rounded = floor + u32::from(n * n >> (2 * floor + 1) > 0);
+    let rounded = floor + u32::from((n * n) >> (2 * floor + 1) > 0);
     i64::from(rounded) + i64::from(accepted)
 }
 

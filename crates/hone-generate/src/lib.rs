@@ -6,7 +6,7 @@
 //! - [`Generator`] samples requests in continuous batches, also in their order ([`Generator::run_in_order`]).
 //! - [`prompting`] puts questions into words, with worked examples before them; [`option_scores`] compares given answers.
 //! - [`logprobs_of`] and its like compute numbers of given tokens.
-//! [`play()`] lets a model act in an environment, turn by turn, in tokens.
+//! - [`play()`] lets a model act in an environment, turn by turn, in tokens.
 #![forbid(unsafe_code)]
 
 mod batch;
@@ -27,7 +27,7 @@ pub use decode::text_of;
 pub use logprobs::{
     Scored, TokenScores, heads_before, heads_before_in, logprobs_from, logprobs_in, logprobs_of, scores_of,
 };
-pub use play::{Dialogue, PlayError, PlaySettings, Played, play};
 pub use options::{OptionMeasure, OptionQuery, OptionScore, choice, option_scores};
+pub use play::{Dialogue, PlayError, PlaySettings, Played, play};
 pub use request::{Completion, FinishReason, GenerateError, Request, StopText, TokenEvent};
 pub use text::{completion_text, raw_stop_tokens, stop_text};

@@ -82,9 +82,6 @@ pub enum PipelineError {
     /// A data set.
     #[error(transparent)]
     Data(#[from] hone_data::DataError),
-    /// A reward or an environment.
-    #[error(transparent)]
-    Task(#[from] hone_task::Error),
     /// Configuration, run directory or report.
     #[error(transparent)]
     Run(#[from] hone_run::Error),
@@ -149,8 +146,6 @@ impl PipelineError {
             Self::Task(error) if error.is_configuration() => ExitStatus::Usage,
             Self::Task(error) if error.is_full_disk() => ExitStatus::Resumable,
             Self::Stopped { .. } => ExitStatus::Resumable,
-            Self::Task(error) if error.is_configuration() => ExitStatus::Usage,
-            Self::Task(error) if error.is_full_disk() => ExitStatus::Resumable,
             Self::Options {
                 source: crate::prompting::OptionProblem::Diverged,
                 ..

@@ -59,7 +59,6 @@ impl Episode {
     }
 
     /// The tokens behind the prompt: the response's; of several turns also what the environment says between them.
-    #[allow(dead_code, reason = "for stages that compare whole responses")]
     pub fn response(&self) -> &[u32] {
         &self.ids[self.spans.first().map_or(self.ids.len(), |span| span.start)..]
     }

@@ -245,7 +245,7 @@ pub(crate) fn made(
     Episode {
         index,
         ids: [prompt, response].concat().into(),
-        spans: vec![prompt.len()..prompt.len() + response.len()],
+        spans: std::iter::once(prompt.len()..prompt.len() + response.len()).collect(),
         logprobs: vec![logprob; response.len()],
         ref_logprobs: vec![ref_logprob; response.len()],
         values: Vec::new(),
