@@ -74,12 +74,8 @@ impl Configuration for GrpoConfig {
     fn resolve(&mut self) {
         let method = self.grpo.method;
         let usual = method.clip_range();
-        let clip_range = *self.grpo.clip_range.get_or_insert(usual.low);
-        let high = if clip_range == usual.low {
-            usual.high
-        } else {
-            clip_range
-        };
+        let high = self.grpo.clip_range.unwrap_or(usual.high);
+        self.grpo.clip_range.get_or_insert(usual.low);
         self.grpo.clip_range_high.get_or_insert(high);
         self.grpo.kl_coef.get_or_insert(method.kl_coef());
         self.grpo.dynamic_sampling.get_or_insert(method == GroupMethod::Dapo);
@@ -311,12 +307,10 @@ impl GrpoSection {
     /// The loss that this method has.
     pub(super) fn loss(&self) -> GroupConfig {
         let usual = self.method.clip_range();
-        let low = self.clip_range.unwrap_or(usual.low);
-        let high = if low == usual.low { usual.high } else { low };
         GroupConfig {
             clip_range: ClipRange {
-                low,
-                high: self.clip_range_high.unwrap_or(high),
+                low: self.clip_range.unwrap_or(usual.low),
+                high: self.clip_range_high.or(self.clip_range).unwrap_or(usual.high),
             },
             token_weight: self.method.token_weight(self.max_new_tokens),
         }

@@ -3,7 +3,7 @@
 use hone_run::Resolved;
 
 use super::config::GrpoConfig;
-use super::run::{State, check, load, rates};
+use super::run::{State, check, load, rates, rollouts_an_update};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::job::Job;
@@ -57,8 +57,14 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
     notes.gradients(&state.learners.policy, train.shards, "")?;
     // 2. Updates
     let mut predictions = 0;
+    let attempts = rollouts_an_update(c);
+    if attempts > 1 {
+        notes.assume(format!(
+            "one rollout an update, of the {attempts} that dynamic sampling may take"
+        ));
+    }
     let (timed, telling) = telling_steps(grpo.updates, |number| {
-        let sizes = microbatches(setup, &settings, (grpo.minibatch, train), number);
+        let sizes = microbatches(setup, &settings, (grpo.minibatch, train), number * attempts);
         predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
         Ok(sizes)
     })?;
@@ -72,7 +78,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
             value: None,
             reference: grpo.kl_coef() > 0.0,
         };
-        let episodes = rehearse_rollout(engine, setup, networks, (&settings, number))?;
+        let episodes = rehearse_rollout(engine, setup, networks, (&settings, number * attempts))?;
         let step = Update {
             number,
             advantages: &vec![0.0; episodes.len()],

@@ -7,7 +7,7 @@ use hone_objective::kl::Estimator;
 use hone_run::{Checkpoint, Inputs, Resolved, Run};
 use serde_json::{Map, json};
 
-use super::config::{GrpoConfig, GrpoSection};
+use super::config::{GroupMethod, GrpoConfig, GrpoSection, KlPlace};
 use super::plan::rehearse;
 use super::step::{Learners, Report, Update, prepare, update};
 use crate::artefact;
@@ -168,6 +168,17 @@ pub(super) fn check(c: &GrpoConfig) -> Result<()> {
             "grpo.ema_decay",
             format!("is {decay}; expected at least 0 and below 1"),
         ));
+    }
+    if g.samples_dynamically() {
+        let taught = match g.method.kl_place() {
+            _ if g.method == GroupMethod::ReinforcePlusPlus => Some("scores are whitened over the rollout"),
+            KlPlace::Score if g.kl_coef() > 0.0 => Some("the divergence is taken off the score"),
+            _ => None,
+        };
+        if let Some(why) = taught {
+            let reason = format!("is true, and {why}, so that groups whose scores are all equal teach, too; leave it out");
+            return Err(TrainError::setting("grpo.dynamic_sampling", reason));
+        }
     }
     if !g.samples_dynamically() && g.sampling_attempts != GrpoSection::default().sampling_attempts {
         let reason = format!(

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::batch::{Example, HeldOut, compared};
 use super::reference::{Reference, token_logprobs};
 use super::step::constants;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::preferred::{Method, Stats};
 
 const CONFIDENCE: f64 = 0.95;
@@ -43,6 +43,13 @@ impl Evaluation {
         let constants = constants(engine, model, &examples, (reference, method))?;
         let responses: Vec<_> = examples.iter().flat_map(|e| &e.responses).collect();
         let logprobs = token_logprobs(engine, model, &responses); // [t]
+        if let Some(&got) = logprobs.iter().find(|number| !number.is_finite()) {
+            return Err(TrainError::Objective(hone_objective::Error::NotFinite {
+                op: "preference",
+                name: "log-probability of a held-out response",
+                got: f64::from(got),
+            }));
+        }
         let (mut stats, mut shares) = (Stats::default(), Vec::with_capacity(examples.len()));
         let mut rest = logprobs.as_slice();
         for example in examples {
