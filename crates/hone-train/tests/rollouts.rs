@@ -10,7 +10,9 @@ use std::time::Duration;
 use common::{CopyAfter, Listening, Place, REWARD, StopAfter, assert_same_results, parsed, pretrain_toml, with};
 use hone_run::ExitStatus;
 use hone_text::{TrainOptions, train_bpe};
+use hone_train::expert_iteration::{self, ExpertIterationConfig};
 use hone_train::grpo::{self, GrpoConfig};
+use hone_train::online_preference::{self, OnlinePreferenceConfig};
 use hone_train::ppo::{self, PpoConfig};
 use hone_train::{Job, Outcome, TrainError};
 use serde_json::{Value, json};
@@ -66,7 +68,7 @@ fn place() -> Place {
     place
 }
 
-/// Eight updates of eight responses, four to a prompt.
+/// Six updates of eight responses, four to a prompt.
 fn grpo_toml(maximised: &str, data: &str) -> String {
     format!(
         r#"
@@ -97,6 +99,15 @@ fn ppo_toml(maximised: &str, data: &str) -> String {
     toml.replace("minibatch = 8", "minibatch = 4\n        ppo_epochs = 2")
 }
 
+fn expert_iteration_toml(maximised: &str, data: &str) -> String {
+    let toml = grpo_toml(maximised, data).replace("[grpo]", "[expert_iteration]");
+    toml.replace("updates = 6", "rounds = 6")
+}
+
+fn online_preference_toml(maximised: &str, data: &str) -> String {
+    grpo_toml(maximised, data).replace("[grpo]", "[online_preference]")
+}
+
 fn judge(place: &Place, pause: &str) -> String {
     let script = place.path("judge.sh");
     fs::write(&script, COUNTING.replace("PAUSE", pause)).unwrap();
@@ -107,9 +118,14 @@ fn judge(place: &Place, pause: &str) -> String {
 }
 
 fn start(job: &Job, toml: &str) -> Result<Outcome, TrainError> {
-    match toml.contains("[ppo]") {
-        true => ppo::run(job, &parsed::<PpoConfig>(toml)),
-        false => grpo::run(job, &parsed::<GrpoConfig>(toml)),
+    if toml.contains("[ppo]") {
+        ppo::run(job, &parsed::<PpoConfig>(toml))
+    } else if toml.contains("[expert_iteration]") {
+        expert_iteration::run(job, &parsed::<ExpertIterationConfig>(toml))
+    } else if toml.contains("[online_preference]") {
+        online_preference::run(job, &parsed::<OnlinePreferenceConfig>(toml))
+    } else {
+        grpo::run(job, &parsed::<GrpoConfig>(toml))
     }
 }
 
@@ -164,9 +180,29 @@ fn column(place: &Place, run: &str, key: &str) -> Vec<f64> {
 #[test]
 fn an_interrupted_run_in_an_environment_gives_the_same_bytes() {
     let place = place();
-    for toml in [grpo_toml(MAZE, ""), grpo_toml(TURNS, ""), ppo_toml(TURNS, "")] {
+    for toml in [
+        grpo_toml(MAZE, ""),
+        grpo_toml(TURNS, ""),
+        ppo_toml(TURNS, ""),
+        expert_iteration_toml(TURNS, ""),
+        online_preference_toml(TURNS, ""),
+    ] {
         assert_interruptions_change_nothing(&place, &toml);
         for run in ["whole", "stopped", "dying-3", "dead-3", "dying-5", "dead-5"] {
+            fs::remove_dir_all(place.path(run)).unwrap();
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_of_every_stage_asks_its_judge_for_nothing_twice() {
+    let place = place();
+    for toml in [expert_iteration_toml, online_preference_toml, ppo_toml] {
+        assert_interruptions_change_nothing(&place, &toml(&judge(&place, "0"), PROMPTS));
+        for run in ["whole", "stopped", "dying-3", "dead-3", "dying-5", "dead-5"] {
+            let asked = lines(&place.path(run).join("rewards/judge/asked")).len();
+            assert_eq!(asked, 6 * 8, "{run}");
             fs::remove_dir_all(place.path(run)).unwrap();
         }
     }
