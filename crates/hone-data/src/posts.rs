@@ -354,21 +354,24 @@ impl Thread<'_> {
         })
     }
 
-    /// The answers in order of [`level`]; equal levels are tied. None where fewer than two levels are there.
+    /// The answers in order of [`level`]; equal levels are tied, and of equal texts there is one, at the best of their places.
+    /// None where fewer than two levels are there.
     pub fn ranking(&self) -> Option<Ranking> {
-        let mut levels: BTreeMap<std::cmp::Reverse<i64>, Vec<usize>> = BTreeMap::new();
-        let mut responses = Vec::new();
+        let mut answers: Vec<(&str, i64)> = Vec::new();
         for (answer, accepted) in self.usable() {
             let level = level(answer.accepted_or_score, accepted);
-            levels
-                .entry(std::cmp::Reverse(level))
-                .or_default()
-                .push(responses.len());
-            responses.push(answer.text.clone());
+            match answers.iter_mut().find(|(text, _)| *text == answer.text) {
+                Some((_, best)) => *best = level.max(*best),
+                None => answers.push((&answer.text, level)),
+            }
+        }
+        let mut levels: BTreeMap<std::cmp::Reverse<i64>, Vec<usize>> = BTreeMap::new();
+        for (place, (_, level)) in answers.iter().enumerate() {
+            levels.entry(std::cmp::Reverse(*level)).or_default().push(place);
         }
         (levels.len() > 1).then(|| Ranking {
             prompt: vec![Message::user(self.question.text.as_str())],
-            responses,
+            responses: answers.into_iter().map(|(text, _)| text.to_owned()).collect(),
             groups: levels.into_values().collect(),
             margins: None,
         })
@@ -462,13 +465,14 @@ mod tests {
         let rows = ROWS.replace("</posts>", "")
             + r#"<row Id="20" PostTypeId="2" ParentId="1" Score="6" Body="also liked" />
                  <row Id="21" PostTypeId="2" ParentId="1" Score="-1" Body="wrong" />
-                 <row Id="22" PostTypeId="2" ParentId="1" Score="50" Body="" />"#;
+                 <row Id="22" PostTypeId="2" ParentId="1" Score="50" Body="" />
+                 <row Id="23" PostTypeId="2" ParentId="1" Score="0" Body="wrong" />"#;
         let (found, report) = read_as(&dump(&rows), BUDGET, |thread| thread.ranking()).unwrap();
         // The second question's answers have equal votes; the others have one or none
         assert_eq!((found.len(), report.unused), (1, 3));
         assert_eq!(found[0].prompt[0].content, "How & why?\n\nTell me.");
         assert_eq!(found[0].responses, ["Popular.", "Accepted `x`.", "also liked", "wrong"]);
-        // Levels 3, 1 + 1, 3 and -1
+        // Levels 3, 1 + 1, 3, and -1 or 0
         assert_eq!(found[0].groups, [vec![0, 2], vec![1], vec![3]]);
     }
 

@@ -154,6 +154,10 @@ pub(super) fn check(c: &GrpoConfig) -> Result<()> {
             return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
         }
     }
+    if let Some(cache) = g.overlong_cache.filter(|_| c.environment.is_some()) {
+        let reason = format!("is {cache}, and an environment's episodes have no limit of length; leave it out");
+        return Err(TrainError::setting("grpo.overlong_cache", reason));
+    }
     if let Some(cache) = g.overlong_cache.filter(|&cache| cache > g.max_new_tokens) {
         let reason = format!(
             "is {cache}; expected at most grpo.max_new_tokens = {}",
@@ -176,7 +180,8 @@ pub(super) fn check(c: &GrpoConfig) -> Result<()> {
             _ => None,
         };
         if let Some(why) = taught {
-            let reason = format!("is true, and {why}, so that groups whose scores are all equal teach, too; leave it out");
+            let reason =
+                format!("is true, and {why}, so that groups whose scores are all equal teach, too; leave it out");
             return Err(TrainError::setting("grpo.dynamic_sampling", reason));
         }
     }
