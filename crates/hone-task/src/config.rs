@@ -194,7 +194,7 @@ impl RewardRule {
                 Box::new(Length::new(unit, min, max.unwrap_or(usize::MAX))?.with_slope(slope))
             }
             Self::JsonSchema { schema } => Box::new(JsonSchemaRule::new(&schema)?),
-            Self::Expression { otherwise, .. } if !otherwise.is_finite() => {
+            Self::Expression { otherwise, .. } if !(otherwise as f32).is_finite() => {
                 return Err(BadSetting::new("otherwise", otherwise, "a finite number"));
             }
             Self::Expression { expression, otherwise } => Box::new(Expression::new(&expression)?.otherwise(otherwise)),

@@ -252,7 +252,8 @@ impl Rewards {
             };
             for (i, (sum, &got)) in scores.total.iter_mut().zip(&part).enumerate() {
                 *sum += term.weight * got;
-                if !sum.is_finite() {
+                // Stages keep scores in single precision
+                if !(*sum as f32).is_finite() {
                     return Err(Error::Sample {
                         entry: term.entry.clone(),
                         place: at(first, i).to_string(),

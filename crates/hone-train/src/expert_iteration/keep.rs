@@ -31,7 +31,8 @@ pub(super) fn distinct(group: &[Candidate<'_>]) -> Vec<usize> {
 /// score the first is the better one; what could not be scored is never kept.
 pub(super) fn kept(group: &[Candidate<'_>], section: &ExpertIterationSection) -> Vec<usize> {
     let scored = distinct(group).into_iter().filter_map(|i| Some((i, group[i].score?)));
-    let reaches = |score: f32| section.threshold.is_none_or(|least| f64::from(score) >= least);
+    // Scores are single precision: 0.7 reaches 0.7 only if both are
+    let reaches = |score: f32| section.threshold.is_none_or(|least| score >= least as f32);
     let mut kept: Vec<(usize, f32)> = scored.filter(|&(_, score)| reaches(score)).collect();
     if section.keep == KeepRule::Best {
         // Stable: equal scores stay in their order
@@ -98,5 +99,12 @@ mod tests {
         assert_eq!(above(3.0), [1, 3]);
         assert_eq!(above(3.1), [0; 0]);
         assert_eq!(above(-1e9), [0, 1, 3, 5, 6]);
+        // A score of 0.7 lies below the double of that name
+        let exactly = [Candidate {
+            ids: &[1],
+            score: Some(0.7),
+        }];
+        let at = |least| kept(&exactly, &section(KeepRule::Above, None, Some(least)));
+        assert_eq!((at(0.7), at(0.71)), (vec![0], vec![]));
     }
 }

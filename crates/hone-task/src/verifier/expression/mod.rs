@@ -269,6 +269,11 @@ fn last_number(text: &str) -> Option<f64> {
 impl Verifier for Expression {
     fn verify(&self, sample: &Sample<'_>) -> Result<Verdict, Problem> {
         match self.number(&self.root, sample) {
+            // Stages keep scores in single precision
+            Ok(score) if !(score as f32).is_finite() => Ok(Verdict {
+                score: self.otherwise,
+                detail: format!("no number: {score} is too large for a score"),
+            }),
             Ok(score) => Ok(Verdict {
                 score,
                 detail: format!("the expression gives {score}"),
@@ -393,6 +398,7 @@ mod tests {
         );
         assert!(judged_as("number(response)", "I don't know").contains("holds no number"));
         assert!(judged_as("number(response)", &"9".repeat(400)).contains("holds no number"));
+        assert!(judged_as("-abs(number(response, 0) - 3)", "1e39").contains("too large for a score"));
         assert!(judged_as("ln(words(response))", "").contains("the logarithm of 0"));
         assert!(judged_as("exp(words(response) * 1000)", "x").contains("it is inf"));
         assert!(judged_as("clamp(1, words(response), 1)", "a b").contains("between 2 and 1"));
