@@ -160,9 +160,11 @@ impl Format {
         }
     }
 
-    /// Whether rows of this format can serve as `wanted`. Prompts can be taken from conversations and from preferences.
+    /// Whether rows of this format can serve as `wanted`. Prompts can be taken from conversations and from preferences, and
+    /// rankings from the votes of a Stack Exchange dump.
     pub fn serves(self, wanted: Kind) -> bool {
         self.kind() == wanted
+            || wanted == Kind::Preferences && self == Format::StackExchange
             || wanted == Kind::Prompts
                 && (self.kind() == Kind::Conversations && self != Format::StackExchange
                     || self.kind() == Kind::Preferences)

@@ -2,7 +2,10 @@
 
 mod bad_input;
 mod bad_stage;
+mod best_of;
+mod bulk;
 mod common;
+mod compare;
 mod config;
 mod documents;
 mod files;
@@ -10,5 +13,6 @@ mod generate;
 mod hub;
 mod kill;
 mod plan;
+mod prompt;
 mod serve;
 mod stages;
