@@ -30,12 +30,14 @@ pub(crate) const PROMPTS: usize = 1024;
 pub(crate) const BIASED: usize = 1024;
 /// Connections at once.
 pub(crate) const CONNECTIONS: usize = 1024;
+/// Files that are being uploaded at once.
+pub(crate) const UPLOADS: usize = 4;
 /// Parts of a streamed answer that wait for a slow reader.
 pub(crate) const WAITING_PARTS: usize = 16;
 
 /// For a request's headers, and between two requests of a connection.
 pub(crate) const HEADER_TIME: Duration = Duration::from_secs(60);
-/// For a request's body.
+/// For a request's body; of an upload between two parts of it.
 pub(crate) const BODY_TIME: Duration = Duration::from_secs(30);
 /// For a reader to take one part of a streamed answer.
 pub(crate) const SEND_TIME: Duration = Duration::from_secs(30);

@@ -68,6 +68,14 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// A folder of jobs that cannot be used.
+    #[error("--jobs: {path}: {reason}")]
+    JobsFolder {
+        /// The folder, or the file in it.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// The system refused something that the server needs.
     #[error("cannot {action}: {source}")]
     Io {
@@ -76,6 +84,9 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// The thread that works through the jobs ended by itself, which is a defect.
+    #[error("the thread of the jobs ended unexpectedly; they go on with the next server")]
+    JobsEnded,
     /// The thread that computes ended by itself, which is a defect.
     #[error("the engine ended unexpectedly; running answers were given up")]
     EngineEnded,
@@ -92,6 +103,7 @@ impl ServeError {
                 | Self::WeakToken { .. }
                 | Self::Token { .. }
                 | Self::Listen { .. }
+                | Self::JobsFolder { .. }
         )
     }
 }

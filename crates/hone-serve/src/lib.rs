@@ -3,8 +3,8 @@
 //! One thread computes ([`engine`]): it owns the turns of a session for each model, takes what was asked since the last
 //! step, and gives every running request one more token. Another thread speaks HTTP ([`server`]): it checks who asks
 //! ([`security`]) and how much ([`bounds`]) before anything is allocated, turns requests into tokens and tokens into text
-//! ([`openai`]), and serves the page ([`pages`]). They meet in bounded channels; a client that leaves drops its end, and its
-//! place is free at the next step.
+//! ([`openai`]), and serves the pages ([`pages`]). They meet in bounded channels; a client that leaves drops its end, and its
+//! place is free at the next step. Where models are tuned, a third thread works through the jobs, each a process ([`jobs`]).
 //!
 //! An answer is a function of the model, the prompt, the parameters and the seed: who else is served does not matter, to the
 //! bit.
@@ -13,15 +13,19 @@
 mod bounds;
 mod engine;
 mod error;
+mod jobs;
 mod metrics;
 mod models;
 mod openai;
 mod pages;
+mod routes;
 mod security;
 mod server;
 mod shared;
 
 pub use error::ServeError;
+pub use jobs::JobOptions;
 pub use models::ServedModel;
+pub use routes::{Access, ROUTES, Route};
 pub use security::{LEAST_TOKEN, read_token};
-pub use server::{Access, Options, ROUTES, Route, Server};
+pub use server::{Options, Server};

@@ -1,6 +1,6 @@
 //! The models that are served, with what their prompts and answers need.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use hone_generate::raw_stop_tokens;
 use hone_model::Transformer;
@@ -19,6 +19,43 @@ pub struct ServedModel {
     pub model: Transformer,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
+}
+
+/// The models that are served. More can be added; none is taken away, so a model's place stays its own.
+pub(crate) struct Models {
+    all: RwLock<Arc<[Arc<Served>]>>,
+    given: usize,
+}
+
+impl Models {
+    /// These, of which the first so many were given to the server and the others were tuned by it.
+    pub fn new(models: Vec<Arc<Served>>, given: usize) -> Self {
+        Self {
+            all: RwLock::new(models.into()),
+            given,
+        }
+    }
+
+    /// How many were given to the server.
+    pub fn given(&self) -> usize {
+        self.given
+    }
+
+    /// All of them at this moment.
+    pub fn all(&self) -> Arc<[Arc<Served>]> {
+        Arc::clone(&self.all.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One more, behind the last.
+    pub fn add(&self, served: Arc<Served>) {
+        let mut models = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        *models = models.iter().cloned().chain([served]).collect();
+    }
+
+    /// The model of this name.
+    pub fn named(&self, name: &str) -> Option<Arc<Served>> {
+        self.all().iter().find(|served| served.name == name).cloned()
+    }
 }
 
 /// What a model computes.

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::error::ServeError;
 use crate::openai::ApiError;
-use crate::server::{Access, route_of};
+use crate::routes::{Access, route_of};
 use crate::shared::Shared;
 
 /// Characters that a token has at least.

@@ -1,4 +1,4 @@
-//! The server: its routes, its socket, and its end.
+//! The server: its parts, its socket, and its end.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -9,12 +9,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
-use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
 use hone_compute::Engine;
 use hone_generate::GeneratorOptions;
 use hyper::server::conn::http1;
@@ -29,10 +23,10 @@ use crate::bounds;
 use crate::engine::{Handle, Worker};
 use crate::error::ServeError;
 use crate::metrics::Metrics;
-use crate::models::{Served, ServedModel};
-use crate::openai::{self, ApiError};
-use crate::pages;
-use crate::security::{Gate, guard};
+use crate::jobs::{JobOptions, Jobs, Runner, Tuned};
+use crate::models::{Models, Served, ServedModel};
+use crate::routes::router;
+use crate::security::Gate;
 use crate::shared::{Shared, now};
 
 /// How often it is asked whether the server is to end.
@@ -41,112 +35,6 @@ const GLANCE: Duration = Duration::from_millis(50);
 const SAID: Duration = Duration::from_secs(5);
 /// For the last words of answers that were given up.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// Whether a route asks for a token, where tokens are set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// No: pages, whether the server lives, and tokenizers.
-    Open,
-    /// Yes.
-    Token,
-}
-
-/// Something that can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// `GET` (which answers `HEAD` as well) or `POST`.
-    pub method: &'static str,
-    /// The path, as axum writes it.
-    pub path: &'static str,
-    /// Who may ask.
-    pub access: Access,
-}
-
-const fn route(method: &'static str, path: &'static str, access: Access) -> Route {
-    Route { method, path, access }
-}
-
-/// All routes. The server is built from this list, and every test of access goes over it.
-pub static ROUTES: [Route; 14] = [
-    route("GET", "/", Access::Open),
-    route("GET", "/assets/chat.css", Access::Open),
-    route("GET", "/assets/chat.js", Access::Open),
-    route("GET", "/health", Access::Open),
-    route("GET", "/metrics", Access::Token),
-    route("GET", "/v1/models", Access::Token),
-    route("GET", "/v1/models/{*model}", Access::Token),
-    route("POST", "/v1/chat/completions", Access::Token),
-    route("POST", "/v1/completions", Access::Token),
-    route("POST", "/v1/embeddings", Access::Token),
-    route("POST", "/score", Access::Token),
-    route("GET", "/tokenizer_info", Access::Open),
-    route("POST", "/tokenize", Access::Open),
-    route("POST", "/detokenize", Access::Open),
-];
-
-/// The route of a path, whatever the method.
-pub(crate) fn route_of(path: &str) -> Option<&'static Route> {
-    ROUTES.iter().find(|route| match route.path.split_once("{*") {
-        Some((start, _)) => path.len() > start.len() && path.starts_with(start),
-        None => route.path == path,
-    })
-}
-
-fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
-    match route.path {
-        "/" => get(pages::chat),
-        "/assets/chat.css" => get(pages::style),
-        "/assets/chat.js" => get(pages::script),
-        "/health" => get(health),
-        "/metrics" => get(metrics),
-        "/v1/models" => get(openai::models::list),
-        "/v1/models/{*model}" => get(openai::models::one),
-        "/v1/chat/completions" => post(openai::chat::answer),
-        "/v1/completions" => post(openai::completions::answer),
-        "/v1/embeddings" => post(openai::embeddings::answer),
-        "/score" => post(openai::score::answer),
-        "/tokenizer_info" => get(openai::tokenize::info),
-        "/tokenize" => post(openai::tokenize::tokenize),
-        "/detokenize" => post(openai::tokenize::detokenize),
-        other => unreachable!("{other} is in ROUTES and has no handler"),
-    }
-}
-
-fn router(shared: &Arc<Shared>) -> Router {
-    let with = |router: Router<Arc<Shared>>, route: &Route| router.route(route.path, handler(route));
-    ROUTES
-        .iter()
-        .fold(Router::new(), with)
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(Arc::clone(shared), guard))
-        .with_state(Arc::clone(shared))
-}
-
-async fn unknown(uri: Uri) -> Response {
-    let path: String = uri.path().chars().take(200).collect();
-    ApiError::of(StatusCode::NOT_FOUND, format!("there is no {path} here")).into_response()
-}
-
-async fn wrong_method(method: Method, uri: Uri) -> Response {
-    let expected = route_of(uri.path()).map_or("another method", |route| route.method);
-    let message = format!("{method} is not for {}; expected {expected}", uri.path());
-    ApiError::of(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
-}
-
-async fn health(State(shared): State<Arc<Shared>>) -> Response {
-    if shared.stopping.load(Ordering::Relaxed) {
-        return ApiError::stopping().into_response();
-    }
-    pages::of("application/json", "{\"status\":\"ok\"}".to_owned())
-}
-
-async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let mut response = shared.metrics.text().into_response();
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
-}
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -167,6 +55,8 @@ pub struct Options {
     pub kept_tokens: usize,
     /// How long running answers may go on once the server is to end.
     pub grace: Duration,
+    /// Where and how models are tuned; none: they are not.
+    pub jobs: Option<JobOptions>,
 }
 
 impl Default for Options {
@@ -180,6 +70,7 @@ impl Default for Options {
             queue: 2048,
             kept_tokens: 16_384,
             grace: Duration::from_secs(10),
+            jobs: None,
         }
     }
 }
@@ -191,13 +82,16 @@ pub struct Server {
     shared: Arc<Shared>,
     worker: Worker,
     grace: Duration,
+    /// What is to be said once it runs.
+    notes: Vec<String>,
 }
 
 impl Server {
     /// Takes the socket, and makes the models ready.
     ///
     /// # Errors
-    /// No models, or two of one name; an address that others reach, without a token; a socket that cannot be had.
+    /// No models, or two of one name; an address that others reach, without a token; a socket or a folder of jobs that cannot
+    /// be had.
     pub fn bind(engine: Engine, models: Vec<ServedModel>, options: &Options) -> Result<Self, ServeError> {
         let models: Vec<Arc<Served>> = models
             .into_iter()
@@ -214,6 +108,15 @@ impl Server {
             }
         }
         let (listener, address) = listen(options)?;
+        let given = models.len();
+        let jobs = match &options.jobs {
+            Some(jobs) => Some(Arc::new(Jobs::open(jobs.clone(), engine.precision())?)),
+            None => None,
+        };
+        let (models, notes) = match &jobs {
+            Some(jobs) => with_results(&engine, models, jobs),
+            None => (models, Vec::new()),
+        };
         let (handle, messages) = Handle::new();
         let metrics = Arc::new(Metrics::default());
         let fingerprint = format!(
@@ -235,7 +138,8 @@ impl Server {
             metrics: Arc::clone(&metrics),
         };
         let shared = Shared {
-            models,
+            models: Models::new(models, given),
+            jobs,
             engine: handle,
             gate: Gate::new(&options.host, address.ip(), &options.names, &options.tokens),
             metrics,
@@ -252,6 +156,7 @@ impl Server {
             shared: Arc::new(shared),
             worker,
             grace: options.grace,
+            notes,
         })
     }
 
@@ -261,7 +166,8 @@ impl Server {
     }
 
     /// Answers until `stopped` says so; then lets running answers end for as long as the grace lasts, and gives up the rest
-    /// with an error each. `log` hears every few seconds what was done.
+    /// with an error each. A job that runs is stopped and goes on with the next server. `log` hears every few seconds what was
+    /// done.
     ///
     /// # Errors
     /// If the system refuses threads or the socket, or the engine's thread ends by itself.
@@ -277,19 +183,63 @@ impl Server {
             .name("hone-engine".into())
             .spawn(move || worker.run())
             .map_err(refused("start the engine's thread"))?;
+        let runner = match &self.shared.jobs {
+            None => None,
+            Some(jobs) => {
+                let runner = Runner {
+                    shared: Arc::clone(&self.shared),
+                    jobs: Arc::clone(jobs),
+                };
+                let thread = std::thread::Builder::new().name("hone-jobs".into());
+                Some(thread.spawn(move || runner.run()).map_err(refused("start the jobs' thread"))?)
+            }
+        };
+        self.notes.iter().for_each(|note| log(note));
         let owner = Owner {
             stopped,
             log,
             grace: self.grace,
         };
         let served = runtime.block_on(serve(self.listener, &self.shared, &owner, &worker));
+        if let Some(jobs) = &self.shared.jobs {
+            jobs.stop();
+        }
+        // It may wait for the engine, which therefore ends after it
+        let jobs_ended = runner.is_none_or(|runner| runner.join().is_ok());
         handle.stop();
         let ended = worker.join().is_ok();
         match served {
             Ok(()) if !ended => Err(ServeError::EngineEnded),
+            Ok(()) if !jobs_ended => Err(ServeError::JobsEnded),
             served => served,
         }
     }
+}
+
+/// The models with those that earlier jobs left, and why some of these are not among them.
+fn with_results(engine: &Engine, mut models: Vec<Arc<Served>>, jobs: &Jobs) -> (Vec<Arc<Served>>, Vec<String>) {
+    let mut notes = Vec::new();
+    for job in jobs.jobs() {
+        let Some(name) = job.fine_tuned_model else { continue };
+        if models.iter().any(|served| served.name == name) {
+            continue;
+        }
+        let Some(parent) = models.iter().find(|served| served.name == job.model).cloned() else {
+            notes.push(format!("{name} is not served: it was made from {}, which is not", job.model));
+            continue;
+        };
+        let tuned = Tuned {
+            name: name.clone(),
+            directory: jobs.result(&job.id),
+            parent,
+            models: models.clone().into(),
+        };
+        match tuned.load(engine) {
+            Ok(served) => models.push(Arc::new(served)),
+            Err(reason) => notes.push(format!("{name} is not served: {reason}")),
+        }
+    }
+    (models, notes)
 }
 
 fn listen(options: &Options) -> Result<(TcpListener, SocketAddr), ServeError> {
@@ -396,6 +346,9 @@ async fn serve(
     // 2. Take nothing new, and let answers end
     drop(listener);
     shared.stopping.store(true, Ordering::Relaxed);
+    if let Some(jobs) = &shared.jobs {
+        jobs.stop();
+    }
     let _ = close.send(true);
     if !all_end(&mut connections, owner.grace).await {
         // 3. Those that did not are told
@@ -433,28 +386,4 @@ async fn connection(stream: TcpStream, router: Router, mut closing: watch::Recei
         _ = closing.changed() => connection.as_mut().graceful_shutdown(),
     }
     let _ = connection.await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_route_has_its_handler() {
-        for route in &ROUTES {
-            let _ = handler(route);
-            assert!(matches!(route.method, "GET" | "POST"));
-        }
-    }
-
-    #[test]
-    fn paths_find_their_routes() {
-        assert_eq!(route_of("/").map(|route| route.path), Some("/"));
-        assert_eq!(route_of("/v1/models").map(|route| route.path), Some("/v1/models"));
-        let one = route_of("/v1/models/org/name").map(|route| route.path);
-        assert_eq!(one, Some("/v1/models/{*model}"));
-        for absent in ["", "/v1/models/", "/v1", "/healthz", "//"] {
-            assert_eq!(route_of(absent), None, "{absent}");
-        }
-    }
 }

@@ -8,14 +8,17 @@ use axum::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::engine::Handle;
+use crate::jobs::Jobs;
 use crate::metrics::Metrics;
-use crate::models::Served;
+use crate::models::{Models, Served};
 use crate::openai::ApiError;
 use crate::security::Gate;
 
 /// The server's state.
 pub(crate) struct Shared {
-    pub models: Vec<Arc<Served>>,
+    pub models: Models,
+    /// Where models are tuned, if anywhere.
+    pub jobs: Option<Arc<Jobs>>,
     pub engine: Handle,
     pub gate: Gate,
     pub metrics: Arc<Metrics>,
@@ -46,16 +49,18 @@ pub(crate) fn now() -> u64 {
 impl Shared {
     /// The model of this name; without a name the only one.
     pub fn model(&self, name: Option<&str>) -> Result<Found, ApiError> {
+        let models = self.models.all();
         let found = match name {
-            None if self.models.len() == 1 => Some(0),
+            // What is tuned later does not change what a request without a name means
+            None if self.models.given() == 1 => Some(0),
             None => {
                 let message = format!("`model` is missing; expected one of {}", self.names());
                 return Err(ApiError::bad("model", message));
             }
-            Some(name) => self.models.iter().position(|model| model.name == name),
+            Some(name) => models.iter().position(|model| model.name == name),
         };
         match found {
-            Some(index) => Ok((index, Arc::clone(&self.models[index]))),
+            Some(index) => Ok((index, Arc::clone(&models[index]))),
             None => {
                 let message = format!(
                     "the model `{}` is not served here; expected one of {}",
@@ -77,8 +82,20 @@ impl Shared {
         Ok((index, served))
     }
 
+    /// The files and jobs of this server.
+    ///
+    /// # Errors
+    /// 404 where it keeps none.
+    pub fn jobs(&self) -> Result<Arc<Jobs>, ApiError> {
+        self.jobs.clone().ok_or_else(|| ApiError {
+            code: Some("fine_tuning_disabled"),
+            ..ApiError::of(StatusCode::NOT_FOUND, "this server does not tune models; start it with --jobs DIR")
+        })
+    }
+
     fn names(&self) -> String {
-        let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+        let models = self.models.all();
+        let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
         names.join(", ")
     }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::verifier::{Exact, Expression, Format, JsonSchemaRule, Length, Numeric, Pattern, Unit};
+use crate::verifier::{Exact, Expression, Format, JsonSchemaRule, Length, Numeric, Pattern, Similarity, SimilarityMetric, Unit};
 use crate::{BadSetting, Normalization, Verifier};
 
 /// One term of the reward: what scores, and how much that counts.
@@ -82,6 +82,15 @@ pub enum RewardRule {
         #[serde(default)]
         slope: usize,
     },
+    /// How alike the response and the reference are: from 0 to 1.
+    Similarity {
+        /// The column of the reference, or of an array of them.
+        #[serde(default = "answer")]
+        column: String,
+        /// How likeness is measured.
+        #[serde(default)]
+        metric: SimilarityMetric,
+    },
     /// The response is JSON that fits a schema: 1 or 0.
     JsonSchema {
         /// The schema as a table, or as a text that holds it as JSON. Needed.
@@ -156,6 +165,7 @@ impl RewardRule {
             Self::Regex { .. } => "regex",
             Self::Format { .. } => "format",
             Self::Length { .. } => "length",
+            Self::Similarity { .. } => "similarity",
             Self::JsonSchema { .. } => "json-schema",
             Self::Expression { .. } => "expression",
             Self::Program { .. } => "program",
@@ -193,6 +203,7 @@ impl RewardRule {
             Self::Length { unit, min, max, slope } => {
                 Box::new(Length::new(unit, min, max.unwrap_or(usize::MAX))?.with_slope(slope))
             }
+            Self::Similarity { column, metric } => Box::new(Similarity { column, metric }),
             Self::JsonSchema { schema } => Box::new(JsonSchemaRule::new(&schema)?),
             Self::Expression { otherwise, .. } if !(otherwise as f32).is_finite() => {
                 return Err(BadSetting::new("otherwise", otherwise, "a finite number"));

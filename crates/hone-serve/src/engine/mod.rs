@@ -7,10 +7,11 @@ mod worker;
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
 
-use hone_compute::Choice;
+use hone_compute::{Choice, Engine};
 use hone_generate::{Extras, FinishReason, Ranked, Request};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::models::Served;
 use crate::openai::ApiError;
 
 pub(crate) use worker::Worker;
@@ -98,10 +99,20 @@ pub(crate) struct Reading {
     pub reply: oneshot::Sender<Result<Answer, Failure>>,
 }
 
+/// Makes a model with the engine that is to run it.
+pub(crate) type Loading = Box<dyn FnOnce(&Engine) -> Result<Served, String> + Send>;
+
+/// A model to be loaded.
+pub(crate) struct Load {
+    pub make: Loading,
+    pub reply: blocking::Sender<Result<Arc<Served>, String>>,
+}
+
 /// What the engine is told.
 pub(crate) enum Message {
     Sample(Sampling),
     Read(Vec<Reading>),
+    Load(Load),
     /// Gives up what runs, and ends.
     Stop,
 }
@@ -161,6 +172,17 @@ impl Handle {
             answers.push(answer?);
         }
         Ok(answers)
+    }
+
+    /// Has a model loaded between two steps, and waits for it. From then on it has the place behind the last.
+    ///
+    /// # Errors
+    /// What the loading says, or that the engine has ended.
+    pub fn load(&self, make: Loading) -> Result<Arc<Served>, String> {
+        let ended = || "the engine has ended".to_owned();
+        let (reply, answer) = blocking::channel();
+        self.tell(Message::Load(Load { make, reply })).map_err(|_| ended())?;
+        answer.recv().map_err(|_| ended())?
     }
 
     /// Tells the engine to end.

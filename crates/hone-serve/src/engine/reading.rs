@@ -1,7 +1,6 @@
 //! Texts that are read: many short ones in one pass.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use hone_compute::Engine;
 use hone_generate::{embeddings_of, ranked_of};
@@ -13,10 +12,10 @@ use crate::models::{Served, Weights};
 const PACK: usize = 4096;
 
 /// Reads the next texts that go into one pass and answers them. What a text gives does not depend on those beside it.
-pub(super) fn read_pack(engine: &Engine, models: &[Arc<Served>], waiting: &mut VecDeque<Reading>) {
+pub(super) fn read_pack(engine: &Engine, models: &[&Served], waiting: &mut VecDeque<Reading>) {
     let Some(pack) = next_pack(waiting) else { return };
     let sequences: Vec<&[u32]> = pack.iter().map(|reading| &*reading.ids).collect();
-    let answers = answer(engine, &models[pack[0].model], &sequences, &pack);
+    let answers = answer(engine, models[pack[0].model], &sequences, &pack);
     match answers {
         Ok(answers) => {
             for (reading, answer) in pack.into_iter().zip(answers) {

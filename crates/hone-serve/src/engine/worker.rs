@@ -1,5 +1,6 @@
 //! The loop of the thread that computes.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use hone_generate::GeneratorOptions;
 
 use crate::engine::lane::Lane;
 use crate::engine::reading::read_pack;
-use crate::engine::{Failure, Message, Reading};
+use crate::engine::{Failure, Load, Message, Reading};
 use crate::metrics::Metrics;
 use crate::models::Served;
 
@@ -23,8 +24,26 @@ pub(crate) struct Worker {
     pub metrics: Arc<Metrics>,
 }
 
+/// Models that are added while others run. Each stays where it is, so that what runs on it is not disturbed by the next.
+#[derive(Default)]
+struct Added(OnceCell<Box<(Arc<Served>, Added)>>);
+
+impl Added {
+    fn keep(&self, served: Arc<Served>) -> &Served {
+        let mut last = self;
+        while let Some(link) = last.0.get() {
+            last = &link.1;
+        }
+        &last.0.get_or_init(|| Box::new((served, Added::default()))).0
+    }
+}
+
 /// What is asked of the engine and not done.
 struct Work<'m> {
+    engine: &'m Engine,
+    options: GeneratorOptions,
+    models: Vec<&'m Served>,
+    added: &'m Added,
     lanes: Vec<Lane<'m>>,
     unread: VecDeque<Reading>,
 }
@@ -39,21 +58,25 @@ enum Next {
 impl Worker {
     /// Computes until it is told to stop, or nobody can ask any more.
     pub fn run(self) {
-        let lanes = self
-            .models
-            .iter()
-            .map(|served| Lane::new(&self.engine, served.transformer(), self.options));
+        let added = Added::default();
         let mut work = Work {
-            lanes: lanes.collect(),
+            engine: &self.engine,
+            options: self.options,
+            models: Vec::with_capacity(self.models.len()),
+            added: &added,
+            lanes: Vec::with_capacity(self.models.len()),
             unread: VecDeque::new(),
         };
+        for served in &self.models {
+            work.open(served);
+        }
         loop {
             // 1. What was asked since the last step; without work, wait for it
             if work.hear(&self.messages) == Next::End {
                 break;
             }
             // 2. A pack of texts
-            read_pack(&self.engine, &self.models, &mut work.unread);
+            read_pack(&self.engine, &work.models, &mut work.unread);
             // 3. A token for every sequence of every model
             for lane in &mut work.lanes {
                 let stepped = lane.step();
@@ -71,7 +94,22 @@ impl Worker {
     }
 }
 
-impl Work<'_> {
+impl<'m> Work<'m> {
+    /// Gives a model its place, behind the last.
+    fn open(&mut self, served: &'m Served) {
+        let lane = Lane::new(self.engine, served.transformer(), self.options);
+        self.models.push(served);
+        self.lanes.push(lane);
+    }
+
+    fn load(&mut self, load: Load) {
+        let loaded = (load.make)(self.engine).map(Arc::new);
+        if let Ok(served) = &loaded {
+            self.open(self.added.keep(Arc::clone(served)));
+        }
+        let _ = load.reply.send(loaded);
+    }
+
     fn is_done(&self) -> bool {
         self.unread.is_empty() && self.lanes.iter().all(Lane::is_idle)
     }
@@ -104,6 +142,7 @@ impl Work<'_> {
         match message {
             Message::Sample(sampling) => self.lanes[sampling.model].take(sampling),
             Message::Read(readings) => self.unread.extend(readings),
+            Message::Load(load) => self.load(load),
             Message::Stop => return Next::End,
         }
         Next::GoOn

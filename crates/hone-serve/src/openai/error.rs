@@ -83,6 +83,15 @@ impl ApiError {
         }
     }
 
+    /// The same of a parameter that stands in this one.
+    pub fn within(mut self, place: &str) -> Self {
+        self.param = Some(match self.param {
+            Some(param) => format!("{place}.{param}"),
+            None => place.to_owned(),
+        });
+        self
+    }
+
     /// The body of the answer.
     pub fn body(&self) -> Value {
         json!({

@@ -97,6 +97,11 @@ impl Fields {
         }
     }
 
+    /// What was not read.
+    pub fn rest(self) -> Map<String, Value> {
+        self.left
+    }
+
     /// Refuses what was not read.
     pub fn finish(self) -> Result<(), ApiError> {
         let Some(name) = self.left.keys().next() else {

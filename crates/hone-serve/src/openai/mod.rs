@@ -5,8 +5,14 @@ pub(crate) mod completions;
 pub(crate) mod embeddings;
 mod error;
 mod fields;
+pub(crate) mod files;
+pub(crate) mod fine_tuning;
+mod graders;
+mod linear;
+mod listing;
 mod logprobs;
 pub(crate) mod models;
+mod multipart;
 mod prompts;
 mod run;
 mod sampling;
@@ -14,6 +20,7 @@ pub(crate) mod score;
 mod stream;
 mod text;
 pub(crate) mod tokenize;
+mod tuning;
 
 use std::sync::Arc;
 

@@ -12,7 +12,8 @@ use crate::shared::Shared;
 
 /// The models that are served.
 pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Response {
-    let data: Vec<Value> = shared.models.iter().map(|served| described(&shared, served)).collect();
+    let models = shared.models.all();
+    let data: Vec<Value> = models.iter().map(|served| described(&shared, served)).collect();
     reply(&json!({"object": "list", "data": data}))
 }
 

@@ -22,7 +22,7 @@ pub(crate) async fn info(State(shared): State<Arc<Shared>>, uri: Uri) -> Respons
         .find_map(|pair| pair.strip_prefix("model="))
         .map(decoded);
     // Without a name the first: clients that ask this way know of one model
-    let name = name.or_else(|| shared.models.first().map(|served| served.name.clone()));
+    let name = name.or_else(|| shared.models.all().first().map(|served| served.name.clone()));
     let found = shared.model(name.as_deref());
     answered(found.map(|(_, served)| {
         let tokenizer = &served.tokenizer;
@@ -47,7 +47,7 @@ fn special(tokenizer: &Tokenizer) -> Vec<&str> {
 }
 
 /// A part of a query, its `%XX` and `+` undone; what is no text stays as it is.
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     let raw = text.as_bytes();
     let digit = |at: usize| raw.get(at).and_then(|&byte| (byte as char).to_digit(16));
     let mut bytes = Vec::with_capacity(raw.len());
@@ -140,7 +140,7 @@ fn try_detokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError
 /// The model that is named, or the first: clients that ask these routes know of one model.
 fn named(shared: &Shared, fields: &mut Fields) -> Result<Option<String>, ApiError> {
     let name = fields.text("model")?;
-    Ok(name.or_else(|| shared.models.first().map(|served| served.name.clone())))
+    Ok(name.or_else(|| shared.models.all().first().map(|served| served.name.clone())))
 }
 
 #[cfg(test)]

@@ -63,6 +63,12 @@ async function askForModels() {
 
 function ready(count) {
   if (count > 1 && panes[1].select.selectedIndex === 0) panes[1].select.selectedIndex = 1;
+  // A link may name one model, or two to be seen side by side
+  for (const [i, name] of new URLSearchParams(location.search).getAll("model").slice(0, 2).entries()) {
+    if (![...panes[i].select.options].some((option) => option.value === name)) continue;
+    panes[i].select.value = name;
+    if (i === 1 && panes[1].pane.hidden) beside();
+  }
   if (count === 0) note("No model here has a chat template.");
 }
 

@@ -94,6 +94,26 @@ impl Client {
         read(&stream)
     }
 
+    /// Uploads a file as a form.
+    pub fn upload(&self, name: &str, content: &[u8]) -> Answer {
+        let file = format!("Content-Disposition: form-data; name=\"file\"; filename=\"{name}\"");
+        let purpose = "Content-Disposition: form-data; name=\"purpose\"";
+        self.form(&[(purpose, b"fine-tune"), (&file, content)])
+    }
+
+    /// Sends a form of these parts.
+    pub fn form(&self, parts: &[(&str, &[u8])]) -> Answer {
+        let mut body = Vec::new();
+        for (head, content) in parts {
+            body.extend_from_slice(format!("--limit\r\n{head}\r\n\r\n").as_bytes());
+            body.extend_from_slice(content);
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(b"--limit--\r\n");
+        let kind = ("Content-Type", "multipart/form-data; boundary=limit");
+        self.ask("POST", "/v1/files", &[kind], &body)
+    }
+
     /// Sends a request and reads nothing yet.
     pub fn begin(&self, path: &str, body: &Value) -> TcpStream {
         let mut stream = self.connect();

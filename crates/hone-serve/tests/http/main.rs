@@ -6,6 +6,11 @@ mod client;
 mod common;
 mod completions;
 mod harness;
+#[cfg(unix)]
+mod jobs;
 mod load;
 mod others;
 mod security;
+#[cfg(unix)]
+mod tuner;
+mod uploads;

@@ -13,8 +13,19 @@ const OTHER: &str = "fedcba9876543210fedcba9876543210";
 fn path(route: &str) -> &str {
     match route {
         "/v1/models/{*model}" => "/v1/models/chat",
+        "/v1/files/{id}" => "/v1/files/file-1",
+        "/v1/files/{id}/content" => "/v1/files/file-1/content",
+        "/v1/fine_tuning/jobs/{id}" => "/v1/fine_tuning/jobs/ftjob-1",
+        "/v1/fine_tuning/jobs/{id}/cancel" => "/v1/fine_tuning/jobs/ftjob-1/cancel",
+        "/v1/fine_tuning/jobs/{id}/events" => "/v1/fine_tuning/jobs/ftjob-1/events",
+        "/v1/fine_tuning/jobs/{id}/checkpoints" => "/v1/fine_tuning/jobs/ftjob-1/checkpoints",
         path => path,
     }
+}
+
+/// Whether a route needs a folder of jobs, which the servers here do not have.
+fn tunes(route: &str) -> bool {
+    ["/fine-tuning", "/v1/files", "/v1/fine_tuning"].iter().any(|start| route.starts_with(start))
 }
 
 fn options(tokens: &[&str]) -> Options {
@@ -71,13 +82,17 @@ fn http_every_route_method_host_origin_and_token() {
                         headers.extend(bearer.as_deref().map(|bearer| ("Authorization", bearer)));
                         let answer = client.ask(method, path(route.path), &headers, b"");
                         let what = format!("{method} {} {headers:?}: {}", route.path, answer.status);
-                        let right = route.method == method || (route.method == "GET" && method == "HEAD");
+                        let right = ROUTES.iter().filter(|other| other.path == route.path).any(|other| {
+                            other.method == method || (other.method == "GET" && method == "HEAD")
+                        });
                         let expected = if !own || !same {
                             403
                         } else if route.access == Access::Token && !known {
                             401
                         } else if !right {
                             405
+                        } else if tunes(route.path) {
+                            404
                         } else if method == "POST" {
                             // An empty body of no kind
                             415
@@ -106,8 +121,11 @@ fn http_every_route_method_host_origin_and_token() {
 fn http_without_a_token_set_none_is_asked_for() {
     let server = Running::with(models, options(&[]));
     for route in ROUTES.iter().filter(|route| route.method == "GET") {
-        assert_eq!(server.client.get(path(route.path)).status, 200, "{}", route.path);
+        let expected = if tunes(route.path) { 404 } else { 200 };
+        assert_eq!(server.client.get(path(route.path)).status, expected, "{}", route.path);
     }
+    let error = server.client.get("/v1/fine_tuning/jobs").error(404);
+    assert!(error["code"] == "fine_tuning_disabled" && error["message"].as_str().unwrap().contains("--jobs DIR"));
     // What is no route is not told apart from one that needs a token
     server.client.get("/absent").error(404);
     let locked = Running::with(models, options(&[TOKEN]));

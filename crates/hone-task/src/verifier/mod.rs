@@ -7,6 +7,7 @@ mod json_schema;
 mod length;
 mod numeric;
 mod pattern;
+mod similarity;
 
 pub use exact::Exact;
 pub use expression::Expression;
@@ -16,6 +17,7 @@ pub use length::{Length, Unit};
 pub use numeric::Numeric;
 pub use pattern::Pattern;
 pub(crate) use pattern::compiled;
+pub use similarity::{Similarity, SimilarityMetric};
 
 use crate::{Problem, Sample};
 

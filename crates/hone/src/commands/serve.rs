@@ -1,6 +1,7 @@
 //! `hone serve`: models over HTTP, in OpenAI's wire format, and a page to talk to them.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use clap::Args;
 use hone_compute::Engine;
 use hone_model::load_adapter;
 use hone_run::{Shutdown, verify_dir};
-use hone_serve::{Options, ServedModel, Server, read_token};
+use hone_serve::{JobOptions, Options, ServedModel, Server, read_token};
 use hone_text::Tokenizer;
 
 use crate::failure::Failure;
@@ -19,7 +20,8 @@ use crate::output;
 /// Serve models over HTTP: OpenAI's wire format, and a page to talk to them
 ///
 /// Routes: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /score (reward models), /tokenize,
-/// /detokenize, /tokenizer_info, /health, /metrics; the page is at /. Ends in good order at Ctrl-C or SIGTERM.
+/// /detokenize, /tokenizer_info, /health, /metrics; with --jobs /v1/files and /v1/fine_tuning/jobs; the pages are at / and
+/// /fine-tuning. Ends in good order at Ctrl-C or SIGTERM.
 #[derive(Args)]
 pub struct Arguments {
     /// A model: a directory, an adapter's directory, or a hub id; NAME=DIR names it [default: the directory's name]. May be given several times
@@ -53,6 +55,15 @@ pub struct Arguments {
     /// Seconds that running answers may go on at the end
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
     grace: u64,
+    /// Tune models on files that clients upload, and keep files and jobs in this folder
+    #[arg(long, value_name = "DIR")]
+    jobs: Option<PathBuf>,
+    /// Threads of a job [default: as many as there are cores]
+    #[arg(long, value_name = "N", requires = "jobs", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    job_threads: Option<u32>,
+    /// Bytes of an uploaded file, at most
+    #[arg(long, value_name = "BYTES", requires = "jobs", default_value_t = JobOptions::FILE_BYTES)]
+    job_file_bytes: u64,
     #[command(flatten)]
     engine: EngineArguments,
 }
@@ -72,11 +83,21 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     let adapters = arguments.adapter.iter().map(|text| named_adapter(text));
     let adapters = adapters.collect::<Result<Vec<Named>>>()?;
     let engine = arguments.engine.engine()?;
-    let models = load(&engine, &bases, &adapters, shutdown)?;
+    let (models, sources) = load(&engine, &bases, &adapters, shutdown)?;
     if shutdown.requested() {
         return Ok(());
     }
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+    let jobs = match &arguments.jobs {
+        None => None,
+        Some(directory) => Some(JobOptions {
+            directory: directory.clone(),
+            program: std::env::current_exe().context("the path of this program")?,
+            sources,
+            threads: arguments.job_threads,
+            file_bytes: arguments.job_file_bytes,
+        }),
+    };
     let options = Options {
         host: arguments.host.clone(),
         port: arguments.port,
@@ -86,11 +107,15 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         queue: arguments.queue as usize,
         kept_tokens: arguments.keep,
         grace: Duration::from_secs(arguments.grace),
+        jobs,
     };
     let server = Server::bind(engine, models, &options)?;
     output::note(&format!("serving {} on http://{}", names.join(", "), server.address()));
     if options.tokens.is_empty() {
         output::note("without a token: whoever can use this machine can use it");
+    }
+    if let Some(directory) = &arguments.jobs {
+        output::note(&format!("tuning on what is uploaded; files and jobs are in {}", directory.display()));
     }
     let told = Cell::new(false);
     let stopped = || {
@@ -151,18 +176,28 @@ fn named_adapter(text: &str) -> Result<Named> {
     }
 }
 
-fn load(engine: &Engine, bases: &[Named], adapters: &[Named], shutdown: &Shutdown) -> Result<Vec<ServedModel>> {
+/// The models that are served, and the directory of each by its name.
+type Loaded = (Vec<ServedModel>, BTreeMap<String, PathBuf>);
+
+fn load(engine: &Engine, bases: &[Named], adapters: &[Named], shutdown: &Shutdown) -> Result<Loaded> {
+    let mut sources = BTreeMap::new();
+    let mut found_at = |name: &str, place: &Path| {
+        let place = place.canonicalize().unwrap_or_else(|_| place.to_path_buf());
+        sources.insert(name.to_owned(), place);
+    };
     let mut models = Vec::with_capacity(bases.len() + adapters.len());
     let mut directories = Vec::with_capacity(bases.len());
     for base in bases {
         if shutdown.requested() {
-            return Ok(models);
+            return Ok((models, sources));
         }
         let arguments = ModelArguments {
             model: base.place.clone(),
             adapter: None,
         };
         let loaded: LoadedModel = arguments.load(engine)?;
+        let place = arguments.resolve()?;
+        found_at(&base.name, place.adapter.as_deref().unwrap_or(&place.base));
         directories.push(loaded.directory);
         models.push(ServedModel {
             name: base.name.clone(),
@@ -185,6 +220,7 @@ fn load(engine: &Engine, bases: &[Named], adapters: &[Named], shutdown: &Shutdow
             models[base].tokenizer.clone()
         };
         check_tokenizer(&tokenizer, model.architecture().vocab_size, &directory)?;
+        found_at(&adapter.name, &directory);
         models.push(ServedModel {
             name: adapter.name.clone(),
             parent: Some(bases[base].name.clone()),
@@ -192,7 +228,7 @@ fn load(engine: &Engine, bases: &[Named], adapters: &[Named], shutdown: &Shutdow
             tokenizer,
         });
     }
-    Ok(models)
+    Ok((models, sources))
 }
 
 /// Which of the models an adapter stands on: the only one, or the one that its `adapter_config.json` names.

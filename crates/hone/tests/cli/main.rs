@@ -15,4 +15,5 @@ mod kill;
 mod plan;
 mod prompt;
 mod serve;
+mod serve_jobs;
 mod stages;

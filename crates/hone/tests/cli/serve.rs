@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use crate::common::{Fixture, copy};
 
 /// A server that listens, and what it writes.
-struct Serving {
-    child: Child,
+pub struct Serving {
+    pub child: Child,
     address: String,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
 }
 
 impl Serving {
-    fn new(fixture: &Fixture, arguments: &[&str]) -> Self {
+    pub fn new(fixture: &Fixture, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_hone"))
             .args(["serve", "--port", "0", "--threads", "1", "--precision", "f32"])
             .args(arguments)
@@ -37,12 +37,17 @@ impl Serving {
         Self { child, address, lines }
     }
 
-    fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
+    pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
         let body = body.map(Value::to_string).unwrap_or_default();
+        self.send((method, path), "application/json", &body)
+    }
+
+    /// Sends a body of this kind.
+    pub fn send(&self, (method, path): (&str, &str), kind: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Type: {kind}\r\n\
              Content-Length: {}\r\n\r\n{body}",
             self.address,
             body.len()
@@ -55,7 +60,7 @@ impl Serving {
     }
 
     /// Sends a signal and gives the exit code and the rest of what was written.
-    fn end(mut self, signal: &str) -> (Option<i32>, Vec<String>) {
+    pub fn end(mut self, signal: &str) -> (Option<i32>, Vec<String>) {
         let sent = Command::new("kill")
             .args([signal, &self.child.id().to_string()])
             .status()

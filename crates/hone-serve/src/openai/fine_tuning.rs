@@ -1,0 +1,167 @@
+//! `/v1/fine_tuning/jobs`: jobs are made, listed, watched and cancelled.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use crate::jobs::record::{Job, Method, Status};
+use crate::jobs::{CancelError, CreateError, Jobs, PrepareError};
+use crate::openai::listing::Query;
+use crate::openai::tuning;
+use crate::openai::{ApiError, answered, prepared, reply};
+use crate::shared::Shared;
+
+/// Makes a job.
+pub(crate) async fn create(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let made = match shared.jobs() {
+        Err(error) => Err(error),
+        Ok(jobs) => {
+            prepared(&shared, request, move |shared, fields| {
+                let new = tuning::read(shared, &jobs, fields)?;
+                let job = jobs.create(new).map_err(not_made)?;
+                Ok(described(&job))
+            })
+            .await
+        }
+    };
+    answered(made.map(|job| reply(&job)))
+}
+
+fn not_made(error: CreateError) -> ApiError {
+    match error {
+        CreateError::Prepare(PrepareError::Rows { param, source }) => ApiError {
+            code: Some("invalid_file_format"),
+            ..ApiError::bad(param, format!("`{param}`: {source}"))
+        },
+        CreateError::TooMany => ApiError::of(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
+        CreateError::Prepare(_) | CreateError::Store(_) => ApiError::internal(error.to_string()),
+    }
+}
+
+/// All jobs, the newest first.
+pub(crate) async fn list(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+    let listed = shared.jobs().and_then(|jobs| {
+        let all = jobs.jobs();
+        Query::of(&uri).page(all.iter().rev().map(described).collect(), 20)
+    });
+    answered(listed.map(|page| reply(&page)))
+}
+
+/// One of them.
+pub(crate) async fn one(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    answered(find(&shared, &id).map(|(_, job)| reply(&described(&job))))
+}
+
+/// Gives one up.
+pub(crate) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let cancelled = shared.jobs().and_then(|jobs| {
+        jobs.cancel(&id).map_err(|error| match error {
+            CancelError::Absent => absent(&id),
+            CancelError::Ended(_) => ApiError {
+                code: Some("job_has_ended"),
+                ..ApiError::bad("fine_tuning_job_id", error.to_string())
+            },
+            CancelError::Store(error) => ApiError::internal(error.to_string()),
+        })
+    });
+    answered(cancelled.map(|job| reply(&described(&job))))
+}
+
+/// What happened to one, the newest first.
+pub(crate) async fn events(State(shared): State<Arc<Shared>>, Path(id): Path<String>, uri: Uri) -> Response {
+    let listed = match find(&shared, &id) {
+        Err(error) => Err(error),
+        Ok((jobs, job)) => {
+            let read = tokio::task::spawn_blocking(move || {
+                let mut events = jobs.store().events(&job.id);
+                events.reverse();
+                Query::of(&uri).page(events, 20)
+            });
+            read.await.unwrap_or_else(|_| Err(ApiError::internal("the events could not be read")))
+        }
+    };
+    answered(listed.map(|page| reply(&page)))
+}
+
+/// The models that one left: the last step's. Those between are states of the run, from which it goes on, and no models.
+pub(crate) async fn checkpoints(State(shared): State<Arc<Shared>>, Path(id): Path<String>, uri: Uri) -> Response {
+    let listed = match find(&shared, &id) {
+        Err(error) => Err(error),
+        Ok((jobs, job)) => {
+            let read = tokio::task::spawn_blocking(move || Query::of(&uri).page(checkpoints_of(&jobs, &job), 10));
+            read.await.unwrap_or_else(|_| Err(ApiError::internal("the events could not be read")))
+        }
+    };
+    answered(listed.map(|page| reply(&page)))
+}
+
+fn checkpoints_of(jobs: &Jobs, job: &Job) -> Vec<Value> {
+    let (Some(model), Status::Succeeded) = (&job.fine_tuned_model, job.status) else {
+        return Vec::new();
+    };
+    let events = jobs.store().events(&job.id);
+    let metrics = events.iter().filter(|event| event["type"] == "metrics").map(|event| &event["data"]);
+    let step = metrics.clone().filter_map(|data| data["step"].as_u64()).max().unwrap_or_default();
+    let mut last = json!({"step": step});
+    for data in metrics.filter(|data| data["step"] == step) {
+        for name in ["train_loss", "train_mean_reward", "valid_loss"] {
+            if !data[name].is_null() {
+                last[name] = data[name].clone();
+            }
+        }
+    }
+    vec![json!({
+        "object": "fine_tuning.job.checkpoint",
+        "id": format!("ftckpt-{}", job.id.trim_start_matches("ftjob-")),
+        "created_at": job.finished_at,
+        "fine_tuned_model_checkpoint": model,
+        "fine_tuning_job_id": job.id,
+        "metrics": last,
+        "step_number": step,
+    })]
+}
+
+fn find(shared: &Shared, id: &str) -> Result<(Arc<Jobs>, Job), ApiError> {
+    let jobs = shared.jobs()?;
+    let job = jobs.job(id).ok_or_else(|| absent(id))?;
+    Ok((jobs, job))
+}
+
+fn absent(id: &str) -> ApiError {
+    let shown: String = id.chars().take(80).collect();
+    ApiError::not_found("fine_tuning_job_id", format!("there is no job `{shown}`"), "job_not_found")
+}
+
+/// A job as the wire format has it.
+pub(crate) fn described(job: &Job) -> Value {
+    let hyperparameters = match job.method {
+        // The older place of them
+        Method::Supervised | Method::Dpo => job.asked[job.method.name()]["hyperparameters"].clone(),
+        Method::Reinforcement => json!({}),
+    };
+    json!({
+        "object": "fine_tuning.job",
+        "id": job.id,
+        "model": job.model,
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "fine_tuned_model": job.fine_tuned_model,
+        "organization_id": "hone",
+        "result_files": job.result_files,
+        "status": job.status.name(),
+        "validation_file": job.validation_file,
+        "training_file": job.training_file,
+        "hyperparameters": hyperparameters,
+        "trained_tokens": job.trained_tokens,
+        "error": job.error,
+        "user_provided_suffix": job.suffix,
+        "seed": job.seed,
+        "estimated_finish": null,
+        "integrations": [],
+        "metadata": job.metadata,
+        "method": job.asked,
+    })
+}
