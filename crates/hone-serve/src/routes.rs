@@ -146,7 +146,11 @@ async fn unknown(uri: Uri) -> Response {
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
     let path = route_of(uri.path()).map_or("", |route| route.path);
-    let methods: Vec<&str> = ROUTES.iter().filter(|route| route.path == path).map(|route| route.method).collect();
+    let methods: Vec<&str> = ROUTES
+        .iter()
+        .filter(|route| route.path == path)
+        .map(|route| route.method)
+        .collect();
     let message = format!("{method} is not for {}; expected {}", uri.path(), methods.join(" or "));
     ApiError::of(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
 }
@@ -177,7 +181,12 @@ mod tests {
             // Access is looked up by the path alone
             let same = ROUTES.iter().filter(|other| other.path == route.path);
             assert!(same.clone().all(|other| other.access == route.access), "{}", route.path);
-            assert_eq!(same.filter(|other| other.method == route.method).count(), 1, "{}", route.path);
+            assert_eq!(
+                same.filter(|other| other.method == route.method).count(),
+                1,
+                "{}",
+                route.path
+            );
         }
     }
 
@@ -189,9 +198,20 @@ mod tests {
         assert_eq!(found("/v1/models/org/name"), Some("/v1/models/{*model}"));
         assert_eq!(found("/v1/files/file-1"), Some("/v1/files/{id}"));
         assert_eq!(found("/v1/files/file-1/content"), Some("/v1/files/{id}/content"));
-        assert_eq!(found("/v1/fine_tuning/jobs/x/events"), Some("/v1/fine_tuning/jobs/{id}/events"));
+        assert_eq!(
+            found("/v1/fine_tuning/jobs/x/events"),
+            Some("/v1/fine_tuning/jobs/{id}/events")
+        );
         for absent in [
-            "", "/v1/models/", "/v1", "/healthz", "//", "/v1/files/", "/v1/files//content", "/v1/files/a/b", "/v1/fine_tuning",
+            "",
+            "/v1/models/",
+            "/v1",
+            "/healthz",
+            "//",
+            "/v1/files/",
+            "/v1/files//content",
+            "/v1/files/a/b",
+            "/v1/fine_tuning",
         ] {
             assert_eq!(found(absent), None, "{absent}");
         }

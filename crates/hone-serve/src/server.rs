@@ -22,8 +22,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::bounds;
 use crate::engine::{Handle, Worker};
 use crate::error::ServeError;
-use crate::metrics::Metrics;
 use crate::jobs::{JobOptions, Jobs, Runner, Tuned};
+use crate::metrics::Metrics;
 use crate::models::{Models, Served, ServedModel};
 use crate::routes::router;
 use crate::security::Gate;
@@ -191,7 +191,11 @@ impl Server {
                     jobs: Arc::clone(jobs),
                 };
                 let thread = std::thread::Builder::new().name("hone-jobs".into());
-                Some(thread.spawn(move || runner.run()).map_err(refused("start the jobs' thread"))?)
+                Some(
+                    thread
+                        .spawn(move || runner.run())
+                        .map_err(refused("start the jobs' thread"))?,
+                )
             }
         };
         self.notes.iter().for_each(|note| log(note));
@@ -225,7 +229,10 @@ fn with_results(engine: &Engine, mut models: Vec<Arc<Served>>, jobs: &Jobs) -> (
             continue;
         }
         let Some(parent) = models.iter().find(|served| served.name == job.model).cloned() else {
-            notes.push(format!("{name} is not served: it was made from {}, which is not", job.model));
+            notes.push(format!(
+                "{name} is not served: it was made from {}, which is not",
+                job.model
+            ));
             continue;
         };
         let tuned = Tuned {

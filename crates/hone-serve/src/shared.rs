@@ -89,7 +89,10 @@ impl Shared {
     pub fn jobs(&self) -> Result<Arc<Jobs>, ApiError> {
         self.jobs.clone().ok_or_else(|| ApiError {
             code: Some("fine_tuning_disabled"),
-            ..ApiError::of(StatusCode::NOT_FOUND, "this server does not tune models; start it with --jobs DIR")
+            ..ApiError::of(
+                StatusCode::NOT_FOUND,
+                "this server does not tune models; start it with --jobs DIR",
+            )
         })
     }
 

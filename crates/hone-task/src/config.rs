@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::verifier::{Exact, Expression, Format, JsonSchemaRule, Length, Numeric, Pattern, Similarity, SimilarityMetric, Unit};
+use crate::verifier::{
+    Exact, Expression, Format, JsonSchemaRule, Length, Numeric, Pattern, Similarity, SimilarityMetric, Unit,
+};
 use crate::{BadSetting, Normalization, Verifier};
 
 /// One term of the reward: what scores, and how much that counts.

@@ -40,9 +40,12 @@ pub(crate) enum End {
 impl Process {
     /// Starts a process. Signals of a terminal do not reach it: it is asked to stop by [`Process::ask_to_stop`] alone.
     pub fn start(start: &Start<'_>) -> io::Result<Self> {
-        let log = OpenOptions::new().create(true).append(true).open(start.folder.join(start.log))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(start.folder.join(start.log))?;
         let output = match start.output {
-            Some(name) => File::create(start.folder.join(name))?.into(),
+            Some(name) => Stdio::from(File::create(start.folder.join(name))?),
             None => Stdio::null(),
         };
         let mut command = Command::new(start.program);
@@ -92,7 +95,9 @@ impl Process {
             Self::Own(child) => Some(child.id()),
             Self::Left(run) => holder(run).flatten(),
         };
-        let id = id.and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        let id = id
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(rustix::process::Pid::from_raw);
         if let Some(id) = id {
             // It may have ended by itself
             let _ = rustix::process::kill_process(id, signal);
@@ -154,7 +159,10 @@ mod tests {
         assert_eq!(end(&mut done), End::Code(3));
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
         assert_eq!((read("out"), read("log")), ("said\n".to_owned(), "so\n".to_owned()));
-        let mut asked = shell(folder.path(), "trap 'exit 75' TERM; echo up; while :; do sleep 0.01; done");
+        let mut asked = shell(
+            folder.path(),
+            "trap 'exit 75' TERM; echo up; while :; do sleep 0.01; done",
+        );
         while read("out") != "up\n" {
             std::thread::sleep(Duration::from_millis(5));
         }

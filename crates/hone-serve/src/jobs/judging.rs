@@ -69,7 +69,9 @@ impl Template {
                     match found {
                         None | Some(Value::Null) => {
                             let place = keys.join(".");
-                            return Err(format!("has no `{place}`, which a grader reads as `{{{{ item.{place} }}}}`"));
+                            return Err(format!(
+                                "has no `{place}`, which a grader reads as `{{{{ item.{place} }}}}`"
+                            ));
                         }
                         Some(Value::String(text)) => out.push_str(text),
                         Some(other) => out.push_str(&other.to_string()),
@@ -112,7 +114,10 @@ mod tests {
         ] {
             assert_eq!(Template::parse(text).unwrap().render(row).unwrap(), expected, "{text}");
         }
-        let absent = Template::parse("{{item.deep.absent}}").unwrap().render(row).unwrap_err();
+        let absent = Template::parse("{{item.deep.absent}}")
+            .unwrap()
+            .render(row)
+            .unwrap_err();
         assert!(absent.contains("has no `deep.absent`"), "{absent}");
         for bad in ["{{item.answer", "{{sample.output_text}}", "{{item.}}", "{{}}"] {
             assert!(Template::parse(bad).is_err(), "{bad}");

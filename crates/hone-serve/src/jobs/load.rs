@@ -44,7 +44,11 @@ impl Tuned {
     }
 
     fn weights(&self, engine: &Engine) -> Result<Transformer, String> {
-        let whole = |directory: &Path| load(engine, directory).map(|(model, _)| model).map_err(|error| error.to_string());
+        let whole = |directory: &Path| {
+            load(engine, directory)
+                .map(|(model, _)| model)
+                .map_err(|error| error.to_string())
+        };
         if self.directory.join("config.json").is_file() {
             return whole(&self.directory);
         }

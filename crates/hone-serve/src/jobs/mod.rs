@@ -119,7 +119,7 @@ pub(crate) enum CreateError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There are too many.
-    #[error("{MOST_OPEN} jobs wait or run already; cancel one, or wait")]
+    #[error("{} jobs wait or run already; cancel one, or wait", MOST_OPEN)]
     TooMany,
 }
 
@@ -141,7 +141,10 @@ impl Jobs {
     /// Opens the folder.
     pub fn open(options: JobOptions, precision: Precision) -> Result<Self, ServeError> {
         let (store, files, jobs) = Store::open(&options.directory)?;
-        let serials = files.iter().map(|file| file.serial).chain(jobs.iter().map(|job| job.serial));
+        let serials = files
+            .iter()
+            .map(|file| file.serial)
+            .chain(jobs.iter().map(|job| job.serial));
         let state = State {
             serial: serials.max().map_or(0, |last| last + 1),
             files,
@@ -287,7 +290,10 @@ impl Jobs {
         state.serial += 1;
         state.jobs.push(job.clone());
         drop(state);
-        self.tell(&job.id, &Told::info("The job is created; its configuration is being checked"));
+        self.tell(
+            &job.id,
+            &Told::info("The job is created; its configuration is being checked"),
+        );
         self.changed.notify_all();
         Ok(job)
     }
@@ -306,7 +312,11 @@ impl Jobs {
     /// Changes a job that has not ended.
     fn change(&self, id: &str, change: impl FnOnce(&mut Job)) -> Result<Job, CancelError> {
         let mut state = self.state();
-        let job = state.jobs.iter_mut().find(|job| job.id == id).ok_or(CancelError::Absent)?;
+        let job = state
+            .jobs
+            .iter_mut()
+            .find(|job| job.id == id)
+            .ok_or(CancelError::Absent)?;
         if job.status.has_ended() {
             return Err(CancelError::Ended(job.status));
         }

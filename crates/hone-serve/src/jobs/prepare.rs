@@ -107,7 +107,9 @@ fn write_rows(materials: &Materials<'_>, path: &Path) -> Result<Counts, PrepareE
     let trained = rows::for_each_row(materials.training, &mut |line, row| {
         let row = made(materials, row)?;
         if remember {
-            begun.entry(blake3::hash(rows::opening(&row).as_bytes())).or_insert(line);
+            begun
+                .entry(blake3::hash(rows::opening(&row).as_bytes()))
+                .or_insert(line);
         }
         // Lines keep their numbers, so that what the stage says of one holds for the file that was uploaded
         for _ in written + 1..line {
@@ -192,7 +194,10 @@ fn config(materials: &Materials<'_>, rows: &Path, counts: Counts) -> Result<Stri
             config.model.path = path;
             config.data.prompts = vec![source(Format::Prompt)];
             config.data.held_out = counts.share();
-            config.rewards = materials.judging.map(|judging| judging.entries.clone()).unwrap_or_default();
+            config.rewards = materials
+                .judging
+                .map(|judging| judging.entries.clone())
+                .unwrap_or_default();
             config.lora = lora(materials.start);
             let most = materials.settings.response_tokens.unwrap_or(config.grpo.max_new_tokens);
             config.grpo.max_new_tokens = most.clamp(1, (materials.context / 2).max(1));
@@ -302,20 +307,32 @@ mod tests {
             ..Settings::default()
         };
         let training = format!("{}\n\n{}\n", conversation("a"), conversation("b"));
-        let text = given.prepare(Method::Supervised, &training, Some(&conversation("c"))).unwrap();
+        let text = given
+            .prepare(Method::Supervised, &training, Some(&conversation("c")))
+            .unwrap();
         // A blank line keeps its place
         assert_eq!(given.rows().lines().count(), 4);
         assert_eq!(given.rows().lines().nth(1), Some(""));
-        let read = hone_run::config::parse::<SftConfig>("config.toml", &text, &[]).unwrap().config;
-        assert_eq!((read.train.epochs, read.train.batch, read.train.seed), (Some(2.0), 3, 9));
+        let read = hone_run::config::parse::<SftConfig>("config.toml", &text, &[])
+            .unwrap()
+            .config;
+        assert_eq!(
+            (read.train.epochs, read.train.batch, read.train.seed),
+            (Some(2.0), 3, 9)
+        );
         assert_eq!(read.train.learning_rate, 5e-5);
         assert_eq!((read.data.max_length, read.lora), (100, Some(LoraConfig::default())));
         let loaded = hone_data::load_demonstrations(&read.data.train[0]).unwrap();
         let split = hone_data::hold_out(loaded.items, read.data.held_out).unwrap();
         assert_eq!((split.train.len(), split.held_out.len()), (2, 1));
         assert_eq!(split.held_out[0].messages[0].content, "c");
-        let error = given.prepare(Method::Supervised, &training, Some(&format!("\n{}", conversation("b")))).unwrap_err();
-        assert!(error.contains("validation_file: line 2: begins as line 3 of the training file"), "{error}");
+        let error = given
+            .prepare(Method::Supervised, &training, Some(&format!("\n{}", conversation("b"))))
+            .unwrap_err();
+        assert!(
+            error.contains("validation_file: line 2: begins as line 3 of the training file"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -323,10 +340,21 @@ mod tests {
         for trained in 1..60 {
             for held_out in 1..60 {
                 let share = Counts { trained, held_out }.share();
-                assert_eq!(((trained + held_out) as f64 * share).ceil() as u64, held_out, "{trained} {held_out}");
+                assert_eq!(
+                    ((trained + held_out) as f64 * share).ceil() as u64,
+                    held_out,
+                    "{trained} {held_out}"
+                );
             }
         }
-        assert_eq!(Counts { trained: 3, held_out: 0 }.share(), 0.0);
+        assert_eq!(
+            Counts {
+                trained: 3,
+                held_out: 0
+            }
+            .share(),
+            0.0
+        );
     }
 
     #[test]
@@ -339,14 +367,19 @@ mod tests {
             "preferred_output": [{"role": "assistant", "content": "good"}],
             "non_preferred_output": [{"role": "assistant", "content": "bad"}]});
         let text = given.prepare(Method::Dpo, &row.to_string(), None).unwrap();
-        let read = hone_run::config::parse::<PreferenceConfig>("config.toml", &text, &[]).unwrap().config;
+        let read = hone_run::config::parse::<PreferenceConfig>("config.toml", &text, &[])
+            .unwrap()
+            .config;
         assert_eq!((read.preference.beta, read.data.held_out), (Some(0.3), 0.0));
         // The model is an adapter: it is tuned further
         assert_eq!(read.lora, None);
         let loaded = hone_data::load_rankings(&read.data.train[0]).unwrap();
         assert_eq!(loaded.items[0].responses, ["good", "bad"]);
         let error = given.prepare(Method::Dpo, &conversation("q"), None).unwrap_err();
-        assert!(error.starts_with("training_file: line 1: `input` is missing"), "{error}");
+        assert!(
+            error.starts_with("training_file: line 1: `input` is missing"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -365,8 +398,13 @@ mod tests {
         let row = |answer: Value| json!({"messages": [{"role": "user", "content": "q"}], "answer": answer}).to_string();
         let rows = format!("{}\n{}\n{}\n", row(json!(4)), row(json!(5)), row(json!(6)));
         let text = given.prepare(Method::Reinforcement, &rows, None).unwrap();
-        let read = hone_run::config::parse::<GrpoConfig>("config.toml", &text, &[]).unwrap().config;
-        assert_eq!((read.grpo.rollout_batch, read.grpo.minibatch, read.grpo.updates), (16, 16, 3));
+        let read = hone_run::config::parse::<GrpoConfig>("config.toml", &text, &[])
+            .unwrap()
+            .config;
+        assert_eq!(
+            (read.grpo.rollout_batch, read.grpo.minibatch, read.grpo.updates),
+            (16, 16, 3)
+        );
         assert_eq!((read.grpo.max_new_tokens, read.data.max_prompt_length), (50, 50));
         assert_eq!(read.rewards.len(), 1);
         let first: Value = serde_json::from_str(given.rows().lines().next().unwrap()).unwrap();

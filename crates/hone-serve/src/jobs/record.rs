@@ -200,7 +200,14 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_store_and_of_the_wire() {
-        for status in [Status::ValidatingFiles, Status::Queued, Status::Running, Status::Succeeded, Status::Failed, Status::Cancelled] {
+        for status in [
+            Status::ValidatingFiles,
+            Status::Queued,
+            Status::Running,
+            Status::Succeeded,
+            Status::Failed,
+            Status::Cancelled,
+        ] {
             assert_eq!(serde_json::to_value(status).unwrap(), status.name());
         }
         for method in [Method::Supervised, Method::Dpo, Method::Reinforcement] {

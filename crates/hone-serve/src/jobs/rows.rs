@@ -95,7 +95,11 @@ pub(crate) fn for_each_row(
             return Err(refuse(format!("is longer than {LINE_BYTES} bytes")));
         }
         let text = std::str::from_utf8(&bytes).map_err(|_| refuse("is not UTF-8 text".to_owned()))?;
-        let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
+        let text = if line == 1 {
+            text.trim_start_matches('\u{feff}')
+        } else {
+            text
+        };
         if text.trim().is_empty() {
             continue;
         }
@@ -103,7 +107,10 @@ pub(crate) fn for_each_row(
             Ok(Value::Object(object)) => object,
             Ok(other) => return Err(refuse(format!("is {}; expected a JSON object", shown(&other)))),
             Err(error) => {
-                let reason = format!("is not JSON: {error}; expected one object a line, such as {}", Shape::Messages.example());
+                let reason = format!(
+                    "is not JSON: {error}; expected one object a line, such as {}",
+                    Shape::Messages.example()
+                );
                 return Err(refuse(reason));
             }
         };
@@ -146,10 +153,10 @@ fn messages(row: &Map<String, Value>) -> Result<Vec<Turn>, String> {
 pub(crate) fn demonstration(row: Map<String, Value>) -> Result<Value, String> {
     let turns = messages(&row)?;
     match &turns[..] {
-        [.., before, last] if last.role == "assistant" && before.role != "assistant" => {
-            Ok(json!({"messages": turns}))
+        [.., before, last] if last.role == "assistant" && before.role != "assistant" => Ok(json!({"messages": turns})),
+        [.., last] if last.role == "assistant" => {
+            Err("`messages` has a reply to nothing; expected a user's message before it".into())
         }
-        [.., last] if last.role == "assistant" => Err("`messages` has a reply to nothing; expected a user's message before it".into()),
         _ => Err("`messages` ends without a reply; the supervised method expects the assistant's message last".into()),
     }
 }
@@ -168,7 +175,10 @@ pub(crate) fn preference(row: Map<String, Value>) -> Result<Value, String> {
         let turns = turns(row.get(name), name)?;
         match &turns[..] {
             [turn] if turn.role == "assistant" => Ok(turn.content.clone()),
-            _ => Err(format!("`{name}` has {} messages; expected one, of the assistant", turns.len())),
+            _ => Err(format!(
+                "`{name}` has {} messages; expected one, of the assistant",
+                turns.len()
+            )),
         }
     };
     let (chosen, rejected) = (reply("preferred_output")?, reply("non_preferred_output")?);
@@ -196,8 +206,14 @@ pub(crate) fn prompt(mut row: Map<String, Value>) -> Result<Map<String, Value>, 
 
 /// What two rows may not share when one is trained on and the other is held out: the conversation up to the first reply.
 pub(crate) fn opening(row: &Value) -> String {
-    let turns = row.get("messages").or_else(|| row.get("prompt")).and_then(Value::as_array);
-    let before = turns.into_iter().flatten().take_while(|turn| turn["role"] != "assistant");
+    let turns = row
+        .get("messages")
+        .or_else(|| row.get("prompt"))
+        .and_then(Value::as_array);
+    let before = turns
+        .into_iter()
+        .flatten()
+        .take_while(|turn| turn["role"] != "assistant");
     before.map(Value::to_string).collect::<Vec<_>>().join("\u{1e}")
 }
 
@@ -232,7 +248,9 @@ fn turn(value: &Value) -> Result<Turn, String> {
         Some("assistant") => "assistant",
         _ => {
             let got = message.get("role").map_or_else(|| "missing".to_owned(), shown);
-            return Err(format!("has a `role` that is {got}; expected system, developer, user or assistant"));
+            return Err(format!(
+                "has a `role` that is {got}; expected system, developer, user or assistant"
+            ));
         }
     };
     for (name, value) in message {
@@ -243,7 +261,10 @@ fn turn(value: &Value) -> Result<Turn, String> {
         };
         if !known && !value.is_null() {
             return Err(match name.as_str() {
-                "weight" => format!("has the weight {}; hone trains on every reply of a conversation", shown(value)),
+                "weight" => format!(
+                    "has the weight {}; hone trains on every reply of a conversation",
+                    shown(value)
+                ),
                 _ => format!("has `{name}`, which hone does not train on; expected `role` and `content`"),
             });
         }
@@ -262,7 +283,10 @@ fn turn(value: &Value) -> Result<Turn, String> {
 fn parts_text(parts: &[Value]) -> Result<String, String> {
     let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
         (Some("text"), Some(text)) => Ok(text.to_owned()),
-        (kind, _) => Err(format!("has a part of type `{}`; expected text", kind.unwrap_or("none"))),
+        (kind, _) => Err(format!(
+            "has a part of type `{}`; expected text",
+            kind.unwrap_or("none")
+        )),
     };
     parts.iter().map(text).collect()
 }
@@ -306,7 +330,10 @@ mod tests {
     #[test]
     fn both_shapes_are_told_and_counted() {
         let conversation = Shape::Messages.example();
-        assert_eq!(inspected(&format!("\u{feff}{conversation}\n\n{conversation}")).unwrap(), (Shape::Messages, 2));
+        assert_eq!(
+            inspected(&format!("\u{feff}{conversation}\n\n{conversation}")).unwrap(),
+            (Shape::Messages, 2)
+        );
         let pair = json!({"input": {"messages": [{"role": "user", "content": "a"}], "tools": []},
             "preferred_output": [{"role": "assistant", "content": "b"}],
             "non_preferred_output": [{"role": "assistant", "content": "c"}]});
@@ -319,17 +346,47 @@ mod tests {
         for (line, said) in [
             ("{", "line 2: is not JSON"),
             ("[1]", "line 2: is a list of 1; expected a JSON object"),
-            (r#"{"text": "x"}"#, "line 2: has the keys [\"text\"]; expected a conversation"),
+            (
+                r#"{"text": "x"}"#,
+                "line 2: has the keys [\"text\"]; expected a conversation",
+            ),
             (r#"{"messages": []}"#, "line 2: `messages` is empty"),
-            (r#"{"messages": "x"}"#, "line 2: `messages` is \"x\"; expected a list of messages"),
-            (r#"{"messages": [{"role": "user"}]}"#, "line 2: `messages[0]` `content` is missing"),
-            (r#"{"messages": [{"role": "critic", "content": "x"}]}"#, "`role` that is \"critic\""),
-            (r#"{"messages": [{"role": "user", "content": " "}]}"#, "an empty `content`"),
-            (r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#, "type `image_url`"),
-            (r#"{"messages": [{"role": "assistant", "content": "x", "weight": 0}]}"#, "the weight 0"),
-            (r#"{"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]}"#, "has `tool_calls`"),
-            (r#"{"messages": [{"role": "user", "content": "x"}], "tools": [1]}"#, "has `tools`"),
-            (r#"{"input": {"messages": [{"role": "user", "content": "x"}]}}"#, "line 2: is of another shape"),
+            (
+                r#"{"messages": "x"}"#,
+                "line 2: `messages` is \"x\"; expected a list of messages",
+            ),
+            (
+                r#"{"messages": [{"role": "user"}]}"#,
+                "line 2: `messages[0]` `content` is missing",
+            ),
+            (
+                r#"{"messages": [{"role": "critic", "content": "x"}]}"#,
+                "`role` that is \"critic\"",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": " "}]}"#,
+                "an empty `content`",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#,
+                "type `image_url`",
+            ),
+            (
+                r#"{"messages": [{"role": "assistant", "content": "x", "weight": 0}]}"#,
+                "the weight 0",
+            ),
+            (
+                r#"{"messages": [{"role": "assistant", "content": "x", "tool_calls": [1]}]}"#,
+                "has `tool_calls`",
+            ),
+            (
+                r#"{"messages": [{"role": "user", "content": "x"}], "tools": [1]}"#,
+                "has `tools`",
+            ),
+            (
+                r#"{"input": {"messages": [{"role": "user", "content": "x"}]}}"#,
+                "line 2: is of another shape",
+            ),
         ] {
             let error = inspected(&format!("{good}\n{line}\n")).unwrap_err();
             assert!(error.contains(said), "{error}\nshould contain {said}");
@@ -343,15 +400,34 @@ mod tests {
         let turns = json!([{"role": "developer", "content": "s"}, {"role": "user", "content": [{"type": "text", "text": "a"}]},
             {"role": "assistant", "content": "b", "weight": 1}]);
         let read = json!([{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]);
-        assert_eq!(demonstration(object(json!({"messages": turns, "kind": "x"}))).unwrap(), json!({"messages": read}));
+        assert_eq!(
+            demonstration(object(json!({"messages": turns, "kind": "x"}))).unwrap(),
+            json!({"messages": read})
+        );
         let question = json!([{"role": "user", "content": "a"}]);
-        assert!(demonstration(object(json!({"messages": question}))).unwrap_err().contains("ends without a reply"));
+        assert!(
+            demonstration(object(json!({"messages": question})))
+                .unwrap_err()
+                .contains("ends without a reply")
+        );
         let alone = json!([{"role": "assistant", "content": "a"}]);
-        assert!(demonstration(object(json!({"messages": alone}))).unwrap_err().contains("a reply to nothing"));
+        assert!(
+            demonstration(object(json!({"messages": alone})))
+                .unwrap_err()
+                .contains("a reply to nothing")
+        );
         let practised = prompt(object(json!({"messages": question, "answer": 4}))).unwrap();
         assert_eq!(Value::Object(practised), json!({"prompt": question, "answer": 4}));
-        assert!(prompt(object(json!({"messages": turns}))).unwrap_err().contains("ends with a reply"));
-        assert!(prompt(object(json!({"messages": question, "prompt": 1}))).unwrap_err().contains("rename"));
+        assert!(
+            prompt(object(json!({"messages": turns})))
+                .unwrap_err()
+                .contains("ends with a reply")
+        );
+        assert!(
+            prompt(object(json!({"messages": question, "prompt": 1})))
+                .unwrap_err()
+                .contains("rename")
+        );
         let pair = json!({"input": {"messages": question}, "preferred_output": alone, "non_preferred_output": alone});
         assert!(preference(object(pair)).unwrap_err().contains("are equal"));
     }
@@ -360,7 +436,13 @@ mod tests {
     fn openings_end_at_the_first_reply() {
         let row = |more: &str| json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": more}]});
         assert_eq!(opening(&row("b")), opening(&row("c")));
-        assert_eq!(opening(&row("b")), opening(&json!({"prompt": [{"role": "user", "content": "a"}]})));
-        assert_ne!(opening(&row("b")), opening(&json!({"prompt": [{"role": "user", "content": "b"}]})));
+        assert_eq!(
+            opening(&row("b")),
+            opening(&json!({"prompt": [{"role": "user", "content": "a"}]}))
+        );
+        assert_ne!(
+            opening(&row("b")),
+            opening(&json!({"prompt": [{"role": "user", "content": "b"}]}))
+        );
     }
 }

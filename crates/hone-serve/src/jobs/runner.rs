@@ -61,6 +61,9 @@ impl Runner {
     /// Has the configurations of new jobs checked: `hone plan` reads what the stage would read, and counts its memory.
     fn check_new(&self) {
         for job in self.jobs.unchecked() {
+            if self.jobs.is_stopping() {
+                return;
+            }
             let folder = self.jobs.store().job_folder(&job.id);
             let arguments = self.arguments(&["plan", "--stage", job.method.stage(), CONFIG, "--json"]);
             let start = Start {
@@ -87,7 +90,8 @@ impl Runner {
 
     fn not_started(&self, id: &str, error: &std::io::Error) {
         let program = self.jobs.options.program.display();
-        self.jobs.fail(id, "not_started", format!("{program} cannot be started: {error}"));
+        self.jobs
+            .fail(id, "not_started", format!("{program} cannot be started: {error}"));
     }
 
     /// The arguments of a process, with the threads that jobs have.
@@ -118,7 +122,9 @@ impl Runner {
             );
             return self.jobs.fail(&job.id, "insufficient_memory", message);
         }
-        let seconds = plan["time"]["seconds"].as_f64().map(|seconds| format!(" and {seconds:.0} seconds"));
+        let seconds = plan["time"]["seconds"]
+            .as_f64()
+            .map(|seconds| format!(" and {seconds:.0} seconds"));
         let message = format!(
             "The job is queued: {} steps, about {needed} MB of memory{}",
             plan["steps"],
@@ -216,7 +222,10 @@ impl Runner {
     fn succeed(&self, job: &Job, run: &Path) {
         let name = job.result_name();
         let Some(parent) = self.shared.models.named(&job.model) else {
-            let message = format!("`{}` is not served here; start the server with it, and create the job again", job.model);
+            let message = format!(
+                "`{}` is not served here; start the server with it, and create the job again",
+                job.model
+            );
             return self.jobs.fail(&job.id, "model_not_found", message);
         };
         let tuned = Tuned {
@@ -247,7 +256,10 @@ impl Runner {
         });
         // A job that was cancelled in this moment has a model that nothing names
         if changed.is_ok() {
-            self.jobs.tell(&job.id, &Told::info(&format!("The job is done; its model is served as {name}")));
+            self.jobs.tell(
+                &job.id,
+                &Told::info(&format!("The job is done; its model is served as {name}")),
+            );
         }
     }
 
@@ -258,7 +270,9 @@ impl Runner {
         fs::write(&incoming, &text).ok()?;
         let filename = format!("{}-metrics.csv", job.id);
         let bytes = text.len() as u64;
-        let kept = self.jobs.keep_file(&incoming, filename, (bytes, Purpose::FineTuneResults), None);
+        let kept = self
+            .jobs
+            .keep_file(&incoming, filename, (bytes, Purpose::FineTuneResults), None);
         kept.ok().map(|file| file.id)
     }
 
@@ -269,7 +283,10 @@ impl Runner {
             End::Code(code) => ("training_failed", format!("its process ended with code {code}")),
             End::Signal(signal) => {
                 let signal = signal.map(|number| format!(" {number}")).unwrap_or_default();
-                ("killed", format!("its process was ended by signal{signal}; is there enough memory?"))
+                (
+                    "killed",
+                    format!("its process was ended by signal{signal}; is there enough memory?"),
+                )
             }
             End::Unknown => ("training_failed", "its process ended".to_owned()),
         };
@@ -284,7 +301,10 @@ impl Runner {
 /// What the log ends with: the error, with its hint.
 fn last_error(log: &Path) -> Option<String> {
     let text = fs::read_to_string(log).ok()?;
-    let at = text.rfind("\nerror: ").map(|at| at + 1).or_else(|| text.starts_with("error: ").then_some(0))?;
+    let at = text
+        .rfind("\nerror: ")
+        .map(|at| at + 1)
+        .or_else(|| text.starts_with("error: ").then_some(0))?;
     let said = text[at..].trim_start_matches("error: ").trim();
     Some(said.chars().take(2000).collect())
 }
@@ -312,7 +332,10 @@ impl<'a> News<'a> {
             runner,
             job,
             metrics: Follow::new(run.join("metrics.jsonl"), told(&|event| event["type"] == "metrics")),
-            samples: Follow::new(run.join("samples.jsonl"), told(&|event| !event["data"]["sample"].is_null())),
+            samples: Follow::new(
+                run.join("samples.jsonl"),
+                told(&|event| !event["data"]["sample"].is_null()),
+            ),
             log: Follow::from_its_end(folder.join(LOG)),
         }
     }
@@ -328,7 +351,9 @@ impl<'a> News<'a> {
             }
         }
         for line in self.metrics.news() {
-            let Ok(Value::Object(metrics)) = serde_json::from_str(&line) else { continue };
+            let Ok(Value::Object(metrics)) = serde_json::from_str(&line) else {
+                continue;
+            };
             let (message, data) = metrics_event(self.job.method, metrics);
             let told = Told {
                 kind: "metrics",
@@ -338,9 +363,16 @@ impl<'a> News<'a> {
             jobs.tell(id, &told);
         }
         for line in self.samples.news() {
-            let Ok(sample) = serde_json::from_str::<Value>(&line) else { continue };
+            let Ok(sample) = serde_json::from_str::<Value>(&line) else {
+                continue;
+            };
             let text = |key: &str| -> String { sample[key].as_str().unwrap_or_default().chars().take(SHOWN).collect() };
-            let message = format!("Step {}: {:?} is answered with {:?}", sample["step"], text("prompt"), text("response"));
+            let message = format!(
+                "Step {}: {:?} is answered with {:?}",
+                sample["step"],
+                text("prompt"),
+                text("response")
+            );
             let told = Told {
                 data: json!({"sample": sample}),
                 ..Told::info(&message)
@@ -368,8 +400,17 @@ fn metrics_event(method: Method, metrics: Map<String, Value>) -> (String, Value)
             data.insert(known.into(), value.into());
         }
     }
-    data.extend(metrics.iter().filter(|(name, _)| *name != "step").map(|(name, value)| (name.clone(), value.clone())));
-    let words = if words.is_empty() { "further figures".to_owned() } else { words.join(", ") };
+    data.extend(
+        metrics
+            .iter()
+            .filter(|(name, _)| *name != "step")
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
+    let words = if words.is_empty() {
+        "further figures".to_owned()
+    } else {
+        words.join(", ")
+    };
     (format!("Step {step}: {words}"), Value::Object(data))
 }
 
@@ -377,7 +418,10 @@ fn metrics_event(method: Method, metrics: Map<String, Value>) -> (String, Value)
 fn metrics_of(run: &Path) -> Vec<Map<String, Value>> {
     let mut follow = Follow::new(PathBuf::from(run).join("metrics.jsonl"), 0);
     let lines = follow.news();
-    lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    lines
+        .iter()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
 }
 
 /// Tokens that were learned from.
@@ -417,14 +461,32 @@ mod tests {
 
     #[test]
     fn metrics_are_told_under_both_names() {
-        let (message, data) = metrics_event(Method::Supervised, line(json!({"step": 3, "grad_norm": 1.0, "train/loss": 2.5})));
+        let (message, data) = metrics_event(
+            Method::Supervised,
+            line(json!({"step": 3, "grad_norm": 1.0, "train/loss": 2.5})),
+        );
         assert_eq!(message, "Step 3: training loss 2.5000");
-        assert_eq!(data, json!({"step": 3, "train_loss": 2.5, "grad_norm": 1.0, "train/loss": 2.5}));
+        assert_eq!(
+            data,
+            json!({"step": 3, "train_loss": 2.5, "grad_norm": 1.0, "train/loss": 2.5})
+        );
         let (message, data) = metrics_event(Method::Dpo, line(json!({"step": 3, "eval/loss": 0.5})));
-        assert_eq!((message.as_str(), &data["valid_loss"]), ("Step 3: validation loss 0.5000", &json!(0.5)));
-        let (message, data) = metrics_event(Method::Reinforcement, line(json!({"step": 1, "objective/scores": -1.0})));
-        assert_eq!((message.as_str(), &data["train_mean_reward"]), ("Step 1: score -1.0000", &json!(-1.0)));
-        assert_eq!(metrics_event(Method::Dpo, line(json!({"step": 3, "kl": 0.5}))).0, "Step 3: further figures");
+        assert_eq!(
+            (message.as_str(), &data["valid_loss"]),
+            ("Step 3: validation loss 0.5000", &json!(0.5))
+        );
+        let (message, data) = metrics_event(
+            Method::Reinforcement,
+            line(json!({"step": 1, "objective/scores": -1.0})),
+        );
+        assert_eq!(
+            (message.as_str(), &data["train_mean_reward"]),
+            ("Step 1: score -1.0000", &json!(-1.0))
+        );
+        assert_eq!(
+            metrics_event(Method::Dpo, line(json!({"step": 3, "kl": 0.5}))).0,
+            "Step 3: further figures"
+        );
     }
 
     #[test]
@@ -434,7 +496,10 @@ mod tests {
             line(json!({"step": 2, "train/loss": null, "train/tokens": 12.0})),
             line(json!({"step": 2, "eval/loss": 0.25})),
         ];
-        assert_eq!(table(&metrics), "step,eval/loss,train/loss,train/tokens\n1,,0.5,10.0\n2,,,12.0\n2,0.25,,\n");
+        assert_eq!(
+            table(&metrics),
+            "step,eval/loss,train/loss,train/tokens\n1,,0.5,10.0\n2,,,12.0\n2,0.25,,\n"
+        );
         assert_eq!(trained_tokens(Method::Supervised, &metrics), 22);
         assert_eq!(trained_tokens(Method::Reinforcement, &metrics), 0);
     }
@@ -444,7 +509,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join(LOG);
         assert_eq!(last_error(&log), None);
-        fs::write(&log, "reading\nerror: first\nmore\nerror: train.batch is 0\n  hint: raise it\n").unwrap();
+        fs::write(
+            &log,
+            "reading\nerror: first\nmore\nerror: train.batch is 0\n  hint: raise it\n",
+        )
+        .unwrap();
         assert_eq!(last_error(&log).unwrap(), "train.batch is 0\n  hint: raise it");
         fs::write(&log, "no such line").unwrap();
         assert_eq!(last_error(&log), None);

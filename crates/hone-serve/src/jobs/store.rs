@@ -126,7 +126,9 @@ impl Store {
     /// What happened to a job, the oldest first.
     pub fn events(&self, job: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.job_folder(job).join(EVENTS)).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 }
 
@@ -211,7 +213,9 @@ fn cut_half_a_line(path: &Path) -> std::io::Result<()> {
 /// An identifier that no other has: from the time, this process and a count.
 pub(crate) fn unique_id(prefix: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let time = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos());
     let count = NEXT.fetch_add(1, Ordering::Relaxed);
     let digest = blake3::hash(format!("{time} {} {count}", std::process::id()).as_bytes());
     format!("{prefix}{}", &digest.to_hex()[..16])
@@ -253,7 +257,11 @@ mod tests {
         store.tell("ftjob-1", &told).unwrap();
         // What a crash leaves
         let events = store.job_folder("ftjob-1").join(EVENTS);
-        fs::write(&events, [&fs::read(&events).unwrap()[..], b"{\"message\": \"ha"].concat()).unwrap();
+        fs::write(
+            &events,
+            [&fs::read(&events).unwrap()[..], b"{\"message\": \"ha"].concat(),
+        )
+        .unwrap();
         fs::create_dir_all(store.job_folder("ftjob-2")).unwrap();
         fs::write(store.incoming(), "half").unwrap();
         let second = Store::open(&root).err().expect("it is in use").to_string();

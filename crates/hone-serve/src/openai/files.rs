@@ -40,7 +40,7 @@ pub(crate) async fn upload(State(shared): State<Arc<Shared>>, request: Request) 
 
 /// An upload on its way to the disk. What is not taken in is removed.
 struct Incoming {
-    path: PathBuf,
+    place: Removed,
     pieces: mpsc::Sender<Vec<u8>>,
     written: tokio::task::JoinHandle<std::io::Result<()>>,
 }
@@ -48,24 +48,23 @@ struct Incoming {
 impl Incoming {
     fn new(path: PathBuf) -> Self {
         let (pieces, mut heard) = mpsc::channel::<Vec<u8>>(WAITING_PIECES);
-        let place = path.clone();
+        let place = Removed(path.clone());
         // Disks are slow: the thread that serves connections does not wait for them
         let written = tokio::task::spawn_blocking(move || {
-            let mut file = File::create_new(place)?;
+            let mut file = File::create_new(path)?;
             while let Some(piece) = heard.blocking_recv() {
                 file.write_all(&piece)?;
             }
             file.sync_all()
         });
-        Self { path, pieces, written }
+        Self { place, pieces, written }
     }
 
     /// Waits until all is written.
     async fn finish(self) -> Result<Removed, ApiError> {
-        let removed = Removed(self.path);
         drop(self.pieces);
         match self.written.await {
-            Ok(Ok(())) => Ok(removed),
+            Ok(Ok(())) => Ok(self.place),
             Ok(Err(error)) => Err(ApiError::internal(format!("the file cannot be written: {error}"))),
             Err(_) => Err(ApiError::internal("the file could not be written")),
         }
@@ -107,7 +106,11 @@ impl Form {
                 self.field = Some(match name.as_str() {
                     "purpose" => Field::Purpose,
                     "file" if self.filename.is_none() => {
-                        self.filename = Some(filename.filter(|name| !name.is_empty()).unwrap_or_else(|| "file".into()));
+                        self.filename = Some(
+                            filename
+                                .filter(|name| !name.is_empty())
+                                .unwrap_or_else(|| "file".into()),
+                        );
                         Field::File
                     }
                     "file" => return Err(ApiError::bad("file", "`file` is given twice; expected one file")),
@@ -210,7 +213,10 @@ async fn receive(jobs: &Jobs, body: Body, mut form: Multipart) -> Result<(Remove
             }
             Ok(None) => break Ok(()),
             Ok(Some(Err(error))) => {
-                break Err(ApiError::of(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}")));
+                break Err(ApiError::of(
+                    StatusCode::BAD_REQUEST,
+                    format!("the body cannot be read: {error}"),
+                ));
             }
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => data,
@@ -223,7 +229,10 @@ async fn receive(jobs: &Jobs, body: Body, mut form: Multipart) -> Result<(Remove
         }
         // What is not the file is bounded, too
         if received.saturating_sub(read.bytes) > REST_BYTES {
-            break Err(ApiError::of(StatusCode::PAYLOAD_TOO_LARGE, "the form is too long beside its file"));
+            break Err(ApiError::of(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the form is too long beside its file",
+            ));
         }
         let mut closed = false;
         for piece in read.pieces.drain(..) {
@@ -238,7 +247,10 @@ async fn receive(jobs: &Jobs, body: Body, mut form: Multipart) -> Result<(Remove
     result?;
     let written = written?;
     if !form.has_ended() {
-        return Err(ApiError::bad("body", "the form is cut off; expected its closing delimiter"));
+        return Err(ApiError::bad(
+            "body",
+            "the form is cut off; expected its closing delimiter",
+        ));
     }
     Ok((written, read.check()?))
 }
@@ -248,7 +260,11 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>, uri: Uri) -> Respons
     let listed = shared.jobs().and_then(|jobs| {
         let query = Query::of(&uri);
         let files = jobs.files();
-        let wanted = files.iter().rev().filter(|file| query.get("purpose").is_none_or(|purpose| purpose == file.purpose.name()));
+        let wanted = files.iter().rev().filter(|file| {
+            query
+                .get("purpose")
+                .is_none_or(|purpose| purpose == file.purpose.name())
+        });
         query.page(wanted.map(described).collect(), 10_000)
     });
     answered(listed.map(|page| reply(&page)))

@@ -80,7 +80,8 @@ pub(crate) async fn events(State(shared): State<Arc<Shared>>, Path(id): Path<Str
                 events.reverse();
                 Query::of(&uri).page(events, 20)
             });
-            read.await.unwrap_or_else(|_| Err(ApiError::internal("the events could not be read")))
+            read.await
+                .unwrap_or_else(|_| Err(ApiError::internal("the events could not be read")))
         }
     };
     answered(listed.map(|page| reply(&page)))
@@ -92,7 +93,8 @@ pub(crate) async fn checkpoints(State(shared): State<Arc<Shared>>, Path(id): Pat
         Err(error) => Err(error),
         Ok((jobs, job)) => {
             let read = tokio::task::spawn_blocking(move || Query::of(&uri).page(checkpoints_of(&jobs, &job), 10));
-            read.await.unwrap_or_else(|_| Err(ApiError::internal("the events could not be read")))
+            read.await
+                .unwrap_or_else(|_| Err(ApiError::internal("the events could not be read")))
         }
     };
     answered(listed.map(|page| reply(&page)))
@@ -103,8 +105,15 @@ fn checkpoints_of(jobs: &Jobs, job: &Job) -> Vec<Value> {
         return Vec::new();
     };
     let events = jobs.store().events(&job.id);
-    let metrics = events.iter().filter(|event| event["type"] == "metrics").map(|event| &event["data"]);
-    let step = metrics.clone().filter_map(|data| data["step"].as_u64()).max().unwrap_or_default();
+    let metrics = events
+        .iter()
+        .filter(|event| event["type"] == "metrics")
+        .map(|event| &event["data"]);
+    let step = metrics
+        .clone()
+        .filter_map(|data| data["step"].as_u64())
+        .max()
+        .unwrap_or_default();
     let mut last = json!({"step": step});
     for data in metrics.filter(|data| data["step"] == step) {
         for name in ["train_loss", "train_mean_reward", "valid_loss"] {
@@ -132,7 +141,11 @@ fn find(shared: &Shared, id: &str) -> Result<(Arc<Jobs>, Job), ApiError> {
 
 fn absent(id: &str) -> ApiError {
     let shown: String = id.chars().take(80).collect();
-    ApiError::not_found("fine_tuning_job_id", format!("there is no job `{shown}`"), "job_not_found")
+    ApiError::not_found(
+        "fine_tuning_job_id",
+        format!("there is no job `{shown}`"),
+        "job_not_found",
+    )
 }
 
 /// A job as the wire format has it.

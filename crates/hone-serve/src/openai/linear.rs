@@ -28,10 +28,16 @@ pub(super) fn weights(formula: &str) -> Result<BTreeMap<String, f64>, String> {
     };
     let linear = reader.sum()?;
     if !reader.rest.is_empty() {
-        return Err(format!("cannot be read at {:?}; expected a weighted sum such as `0.7 * a + 0.3 * b`", reader.rest));
+        return Err(format!(
+            "cannot be read at {:?}; expected a weighted sum such as `0.7 * a + 0.3 * b`",
+            reader.rest
+        ));
     }
     if linear.constant != 0.0 {
-        return Err(format!("adds {}; expected a weighted sum of graders alone", linear.constant));
+        return Err(format!(
+            "adds {}; expected a weighted sum of graders alone",
+            linear.constant
+        ));
     }
     match linear.weights.values().find(|weight| !weight.is_finite()) {
         Some(weight) => Err(format!("has the weight {weight}; expected finite numbers")),
@@ -116,7 +122,10 @@ impl Reader<'_> {
     }
 
     fn word(&mut self) -> Result<Linear, String> {
-        let end = self.rest.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.'))
+            .unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         let first = word.chars().next();
         self.rest = rest.trim_start();
@@ -175,7 +184,10 @@ mod tests {
             ("a +", "ends"),
             ("", "ends"),
             ("1e400 * a", "no number"),
-            ("a / 0.0000000000000000000000000000000000000000000000000000000000000000000001 / 0.000000000000000000000000000000000000000000000000000000000000000000000001 / 0.00000000000000000000000000000000000000000000000000000000000000000000001 / 0.00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000001", "finite"),
+            (
+                "a / 0.0000000000000000000000000000000000000000000000000000000000000000000001 / 0.000000000000000000000000000000000000000000000000000000000000000000000001 / 0.00000000000000000000000000000000000000000000000000000000000000000000001 / 0.00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000001",
+                "finite",
+            ),
         ] {
             let error = weights(formula).unwrap_err();
             assert!(error.contains(said), "{formula}: {error}");

@@ -11,7 +11,11 @@ pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
     pub fn of(uri: &Uri) -> Self {
-        let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+        let pairs = uri
+            .query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|pair| !pair.is_empty());
         let pair = |pair: &str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decoded(name), decoded(value))
@@ -31,15 +35,25 @@ impl Query {
     pub fn page(&self, mut all: Vec<Value>, usual: usize) -> Result<Value, ApiError> {
         let limit = match self.get("limit") {
             None => usual,
-            Some(text) => text.parse().ok().filter(|limit| (1..=10_000).contains(limit)).ok_or_else(|| {
-                ApiError::bad("limit", format!("`limit` is {text:?}; expected a whole number from 1 to 10000"))
-            })?,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=10_000).contains(limit))
+                .ok_or_else(|| {
+                    ApiError::bad(
+                        "limit",
+                        format!("`limit` is {text:?}; expected a whole number from 1 to 10000"),
+                    )
+                })?,
         };
         match self.get("order") {
             None | Some("desc") => {}
             Some("asc") => all.reverse(),
             Some(other) => {
-                return Err(ApiError::bad("order", format!("`order` is {other:?}; expected asc or desc")));
+                return Err(ApiError::bad(
+                    "order",
+                    format!("`order` is {other:?}; expected asc or desc"),
+                ));
             }
         }
         let start = match self.get("after") {
@@ -74,7 +88,12 @@ mod tests {
     }
 
     fn ids(value: &Value) -> String {
-        value["data"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap()).collect()
+        value["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["id"].as_str().unwrap())
+            .collect()
     }
 
     #[test]
@@ -82,7 +101,10 @@ mod tests {
         let all = page("").unwrap();
         assert_eq!((ids(&all).as_str(), &all["has_more"]), ("cba", &json!(false)));
         let first = page("limit=2").unwrap();
-        assert_eq!((ids(&first).as_str(), &first["has_more"], &first["last_id"]), ("cb", &json!(true), &json!("b")));
+        assert_eq!(
+            (ids(&first).as_str(), &first["has_more"], &first["last_id"]),
+            ("cb", &json!(true), &json!("b"))
+        );
         let next = page("limit=2&after=b").unwrap();
         assert_eq!((ids(&next).as_str(), &next["has_more"]), ("a", &json!(false)));
         assert_eq!(ids(&page("order=asc").unwrap()), "abc");

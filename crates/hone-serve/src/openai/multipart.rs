@@ -154,10 +154,14 @@ fn part(headers: &[u8]) -> Result<(String, Option<String>), ApiError> {
         let (name, value) = line.split_once(':')?;
         name.trim().eq_ignore_ascii_case("content-disposition").then_some(value)
     });
-    let parameters = disposition.and_then(|value| value.split_once(';')).map_or("", |(_, rest)| rest);
+    let parameters = disposition
+        .and_then(|value| value.split_once(';'))
+        .map_or("", |(_, rest)| rest);
     match parameter(parameters, "name") {
         Some(name) => Ok((name, parameter(parameters, "filename").map(|name| plain(&name)))),
-        None => Err(bad("a part of the form has no name; expected `Content-Disposition: form-data; name=\"...\"`")),
+        None => Err(bad(
+            "a part of the form has no name; expected `Content-Disposition: form-data; name=\"...\"`",
+        )),
     }
 }
 
@@ -238,7 +242,11 @@ mod tests {
             one\r\n--xY\r\n-\r\n\r\ntwo\r\n\r\n--xYz--\r\nepilogue";
         let expected = vec![
             ("purpose".to_owned(), None, b"fine-tune".to_vec()),
-            ("file".to_owned(), Some("a \"b\".jsonl".to_owned()), b"one\r\n--xY\r\n-\r\n\r\ntwo\r\n".to_vec()),
+            (
+                "file".to_owned(),
+                Some("a \"b\".jsonl".to_owned()),
+                b"one\r\n--xY\r\n-\r\n\r\ntwo\r\n".to_vec(),
+            ),
         ];
         for size in 1..body.len() {
             assert_eq!(read(body, size).unwrap(), expected, "{size}");
@@ -250,7 +258,10 @@ mod tests {
     #[test]
     fn what_is_no_form_is_refused() {
         for (body, said) in [
-            (&b"--xYz\r\nContent-Disposition: form-data; name=a\r\n\r\nabc"[..], "cut off"),
+            (
+                &b"--xYz\r\nContent-Disposition: form-data; name=a\r\n\r\nabc"[..],
+                "cut off",
+            ),
             (b"", "cut off"),
             (b"--xYz!!", "followed by something else"),
             (b"--xYz\r\nContent-Type: text/plain\r\n\r\n", "has no name"),
@@ -265,7 +276,11 @@ mod tests {
         }
         let long = format!("multipart/form-data; boundary={}", "a".repeat(71));
         for kind in ["multipart/form-data", "multipart/form-data; boundary=", &long] {
-            assert_eq!(Multipart::new(Some(kind)).err().map(|error| error.status.as_u16()), Some(400), "{kind}");
+            assert_eq!(
+                Multipart::new(Some(kind)).err().map(|error| error.status.as_u16()),
+                Some(400),
+                "{kind}"
+            );
         }
     }
 

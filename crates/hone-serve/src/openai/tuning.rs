@@ -32,7 +32,10 @@ struct Asked {
 /// A field that is wrong, missing or unknown; a model or file that is not there or does not serve the method.
 pub(super) fn read(shared: &Shared, jobs: &Jobs, mut fields: Fields) -> Result<NewJob, ApiError> {
     let Some(name) = fields.text("model")? else {
-        return Err(ApiError::bad("model", "`model` is missing; expected the name of a model that is served"));
+        return Err(ApiError::bad(
+            "model",
+            "`model` is missing; expected the name of a model that is served",
+        ));
     };
     let (_, served) = shared.language_model(Some(&name))?;
     let start = source(shared, jobs, &name)?;
@@ -54,7 +57,11 @@ pub(super) fn read(shared: &Shared, jobs: &Jobs, mut fields: Fields) -> Result<N
     let seed = fields.whole("seed", 0..=i64::MAX as u64)?.unwrap_or(SEED);
     let metadata = metadata(&mut fields)?;
     let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    fields.only("integrations", is_empty, "hone writes TensorBoard files into the run directory")?;
+    fields.only(
+        "integrations",
+        is_empty,
+        "hone writes TensorBoard files into the run directory",
+    )?;
     fields.finish()?;
     Ok(NewJob {
         model: name,
@@ -78,12 +85,18 @@ fn source(shared: &Shared, jobs: &Jobs, name: &str) -> Result<std::path::PathBuf
         return Ok(directory.clone());
     }
     // A result of an earlier job
-    let made = jobs.jobs().into_iter().find(|job| job.fine_tuned_model.as_deref() == Some(name));
+    let made = jobs
+        .jobs()
+        .into_iter()
+        .find(|job| job.fine_tuned_model.as_deref() == Some(name));
     match made {
         Some(job) => Ok(jobs.result(&job.id)),
         None => {
             let _ = shared.model(Some(name))?;
-            Err(ApiError::bad("model", format!("where `{name}` stands is not known, so it cannot be used by a job")))
+            Err(ApiError::bad(
+                "model",
+                format!("where `{name}` stands is not known, so it cannot be used by a job"),
+            ))
         }
     }
 }
@@ -94,14 +107,20 @@ fn file(jobs: &Jobs, fields: &mut Fields, name: &'static str, method: Method) ->
         let shown: String = id.chars().take(80).collect();
         return Err(ApiError {
             code: Some("file_not_found"),
-            ..ApiError::bad(name, format!("there is no file `{shown}`; upload it to /v1/files first"))
+            ..ApiError::bad(
+                name,
+                format!("there is no file `{shown}`; upload it to /v1/files first"),
+            )
         });
     };
     match file.rows {
         Some((shape, _)) if shape == method.shape() => Ok(Some(file)),
         _ => {
             let expected = method.shape().example();
-            let message = format!("`{id}` does not hold what the {} method learns from; expected lines such as {expected}", method.name());
+            let message = format!(
+                "`{id}` does not hold what the {} method learns from; expected lines such as {expected}",
+                method.name()
+            );
             Err(ApiError {
                 code: Some("invalid_file_format"),
                 ..ApiError::bad(name, message)
@@ -145,7 +164,10 @@ fn method(shared: &Shared, jobs: &Jobs, fields: &mut Fields) -> Result<Asked, Ap
             Some(graders::judging(grader.clone(), &find).map_err(inside)?)
         }
         (Method::Reinforcement, None) => {
-            return Err(inside(ApiError::bad("grader", "`grader` is missing; expected what responses are judged by")));
+            return Err(inside(ApiError::bad(
+                "grader",
+                "`grader` is missing; expected what responses are judged by",
+            )));
         }
         _ => None,
     };
@@ -160,7 +182,10 @@ fn method(shared: &Shared, jobs: &Jobs, fields: &mut Fields) -> Result<Asked, Ap
 fn judge(shared: &Shared, jobs: &Jobs, name: &str) -> Result<String, ApiError> {
     let (_, served) = shared.model(Some(name))?;
     if !served.is_reward() {
-        return Err(ApiError::bad("model", format!("`{name}` is no reward model; expected one that is served")));
+        return Err(ApiError::bad(
+            "model",
+            format!("`{name}` is no reward model; expected one that is served"),
+        ));
     }
     source(shared, jobs, name).map(|path| path.display().to_string())
 }
@@ -176,7 +201,8 @@ fn object(fields: &mut Fields, name: &'static str) -> Result<Option<Map<String, 
 /// A method with its hyperparameters, each a number or `auto`, which is hone's own default.
 fn with(method: Method, given: Map<String, Value>, judging: Option<Judging>) -> Result<Asked, ApiError> {
     let mut wire = Map::new();
-    let mut repeat = |name: &str, value: Option<Value>| wire.insert(name.to_owned(), value.unwrap_or_else(|| "auto".into()));
+    let mut repeat =
+        |name: &str, value: Option<Value>| wire.insert(name.to_owned(), value.unwrap_or_else(|| "auto".into()));
     let mut fields = Fields::of(given.into_iter().filter(|(_, value)| value != "auto").collect());
     let epochs = fields.whole("n_epochs", 1..=1000)?;
     let batch = fields.whole("batch_size", 1..=4096)?;
@@ -200,7 +226,12 @@ fn with(method: Method, given: Map<String, Value>, judging: Option<Judging>) -> 
             let most = fields.whole("max_tokens", 1..=65_536)?;
             settings.response_tokens = most.map(|most| most as usize);
             repeat("max_tokens", most.map(Value::from));
-            for name in ["compute_multiplier", "eval_interval", "eval_samples", "reasoning_effort"] {
+            for name in [
+                "compute_multiplier",
+                "eval_interval",
+                "eval_samples",
+                "reasoning_effort",
+            ] {
                 fields.only(name, |value| value == "default", "hone has nothing like it")?;
             }
         }
@@ -216,14 +247,18 @@ fn with(method: Method, given: Map<String, Value>, judging: Option<Judging>) -> 
 
 fn metadata(fields: &mut Fields) -> Result<Value, ApiError> {
     let (most, key, value) = METADATA;
-    let Some(given) = object(fields, "metadata")? else { return Ok(Value::Null) };
+    let Some(given) = object(fields, "metadata")? else {
+        return Ok(Value::Null);
+    };
     let fits = |(name, text): (&String, &Value)| {
         name.chars().count() <= key && text.as_str().is_some_and(|text| text.chars().count() <= value)
     };
     match given.len() <= most && given.iter().all(fits) {
         true => Ok(Value::Object(given)),
         false => {
-            let message = format!("`metadata` is too long, or holds more than texts; expected up to {most} texts of up to {value} characters");
+            let message = format!(
+                "`metadata` is too long, or holds more than texts; expected up to {most} texts of up to {value} characters"
+            );
             Err(ApiError::bad("metadata", message))
         }
     }
@@ -243,11 +278,18 @@ mod tests {
         let (settings, wire) = read(Method::Supervised, json!({"n_epochs": "auto", "batch_size": 4})).unwrap();
         assert_eq!((settings.epochs, settings.batch), (None, Some(4)));
         let all = json!({"n_epochs": "auto", "batch_size": 4, "learning_rate_multiplier": "auto"});
-        assert_eq!(wire, json!({"type": "supervised", "supervised": {"hyperparameters": all}}));
+        assert_eq!(
+            wire,
+            json!({"type": "supervised", "supervised": {"hyperparameters": all}})
+        );
         let (settings, wire) = read(Method::Dpo, json!({"beta": 0.2, "n_epochs": 2})).unwrap();
         assert_eq!((settings.beta, settings.epochs), (Some(0.2), Some(2.0)));
         assert_eq!(wire["dpo"]["hyperparameters"]["beta"], 0.2);
-        let (settings, _) = read(Method::Reinforcement, json!({"max_tokens": 9, "reasoning_effort": "default"})).unwrap();
+        let (settings, _) = read(
+            Method::Reinforcement,
+            json!({"max_tokens": 9, "reasoning_effort": "default"}),
+        )
+        .unwrap();
         assert_eq!(settings.response_tokens, Some(9));
     }
 
@@ -255,11 +297,23 @@ mod tests {
     fn others_are_refused_by_name() {
         for (method, given, said) in [
             (Method::Supervised, json!({"n_epochs": 0}), "`n_epochs` is 0"),
-            (Method::Supervised, json!({"n_epochs": "many"}), "`n_epochs` is \"many\""),
+            (
+                Method::Supervised,
+                json!({"n_epochs": "many"}),
+                "`n_epochs` is \"many\"",
+            ),
             (Method::Supervised, json!({"beta": 0.1}), "`beta` is no parameter"),
             (Method::Dpo, json!({"bta": 0.1}), "did you mean `beta`?"),
-            (Method::Dpo, json!({"learning_rate_multiplier": -1}), "`learning_rate_multiplier` is -1"),
-            (Method::Reinforcement, json!({"eval_samples": 3}), "`eval_samples` is not supported"),
+            (
+                Method::Dpo,
+                json!({"learning_rate_multiplier": -1}),
+                "`learning_rate_multiplier` is -1",
+            ),
+            (
+                Method::Reinforcement,
+                json!({"eval_samples": 3}),
+                "`eval_samples` is not supported",
+            ),
         ] {
             let error = read(method, given).unwrap_err();
             assert!(error.contains(said), "{error}");

@@ -23,7 +23,9 @@ fn templates() -> Result<&'static Environment<'static>, ApiError> {
     let made = TEMPLATES.get_or_init(|| {
         let mut environment = Environment::new();
         for (name, text) in PAGES {
-            environment.add_template(name, text).map_err(|error| error.to_string())?;
+            environment
+                .add_template(name, text)
+                .map_err(|error| error.to_string())?;
         }
         Ok(environment)
     });

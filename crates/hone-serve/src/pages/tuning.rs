@@ -26,10 +26,25 @@ pub(crate) async fn page(State(shared): State<Arc<Shared>>) -> Response {
         true => Default::default(),
         false => {
             let models = shared.models.all();
-            let models: Vec<String> =
-                models.iter().filter(|served| !served.is_reward()).map(|served| served.name.clone()).collect();
-            let listed: Vec<Value> = jobs.jobs().iter().rev().take(SHOWN).map(fine_tuning::described).collect();
-            let uploaded: Vec<Value> = jobs.files().iter().rev().filter(|file| file.rows.is_some()).map(files::described).collect();
+            let models: Vec<String> = models
+                .iter()
+                .filter(|served| !served.is_reward())
+                .map(|served| served.name.clone())
+                .collect();
+            let listed: Vec<Value> = jobs
+                .jobs()
+                .iter()
+                .rev()
+                .take(SHOWN)
+                .map(fine_tuning::described)
+                .collect();
+            let uploaded: Vec<Value> = jobs
+                .files()
+                .iter()
+                .rev()
+                .filter(|file| file.rows.is_some())
+                .map(files::described)
+                .collect();
             (models, listed, uploaded)
         }
     };
@@ -50,5 +65,8 @@ pub(crate) async fn style() -> Response {
 
 /// The page's program.
 pub(crate) async fn script() -> Response {
-    of("text/javascript; charset=utf-8", include_str!("fine-tuning.js").to_owned())
+    of(
+        "text/javascript; charset=utf-8",
+        include_str!("fine-tuning.js").to_owned(),
+    )
 }

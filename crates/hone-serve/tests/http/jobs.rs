@@ -8,7 +8,11 @@ use crate::common::{Running, asked, with};
 use crate::tuner::{Tuner, begin, conversations, events, job, only_chat, steps, wait_for, wait_for_steps, wait_until};
 
 fn said(events: &[Value]) -> Vec<&str> {
-    events.iter().filter(|event| event["type"] == "message").map(|event| event["message"].as_str().unwrap()).collect()
+    events
+        .iter()
+        .filter(|event| event["type"] == "message")
+        .map(|event| event["message"].as_str().unwrap())
+        .collect()
 }
 
 #[test]
@@ -20,22 +24,34 @@ fn http_jobs_end_in_a_model_that_answers() {
     let short = id.trim_start_matches("ftjob-");
     let name = format!("ft:chat:polite:{short}");
     assert_eq!(done["fine_tuned_model"], name);
-    assert_eq!((&done["trained_tokens"], &done["error"], &done["seed"]), (&json!(50), &Value::Null, &json!(1)));
+    assert_eq!(
+        (&done["trained_tokens"], &done["error"], &done["seed"]),
+        (&json!(50), &Value::Null, &json!(1))
+    );
     assert_eq!(done["method"]["supervised"]["hyperparameters"]["n_epochs"], "auto");
     assert_eq!(done["hyperparameters"], done["method"]["supervised"]["hyperparameters"]);
     assert!(done["finished_at"].as_u64() >= done["created_at"].as_u64());
     // The stage was given the rows and a configuration that names the model
     let folder = tuner.path("store/jobs").join(&id);
-    assert_eq!(fs::read_to_string(folder.join("train.jsonl")).unwrap().lines().count(), 2);
+    assert_eq!(
+        fs::read_to_string(folder.join("train.jsonl")).unwrap().lines().count(),
+        2
+    );
     let config = fs::read_to_string(folder.join("config.toml")).unwrap();
-    assert!(config.contains("[lora]") && config.contains(&tuner.path("base").display().to_string()), "{config}");
+    assert!(
+        config.contains("[lora]") && config.contains(&tuner.path("base").display().to_string()),
+        "{config}"
+    );
     // It is served at once, beside what it was made from, and answers in its own way
     let models = server.client.get("/v1/models").json();
     let last = models["data"].as_array().unwrap().last().unwrap().clone();
     assert_eq!((&last["id"], &last["parent"]), (&json!(name), &json!("chat")));
     let ask = with(asked("hello"), json!({"temperature": 0, "logprobs": true}));
     let base = server.client.post("/v1/chat/completions", &ask).json();
-    let tuned = server.client.post("/v1/chat/completions", &with(ask.clone(), json!({"model": name}))).json();
+    let tuned = server
+        .client
+        .post("/v1/chat/completions", &with(ask.clone(), json!({"model": name})))
+        .json();
     assert_eq!(tuned["model"], name);
     assert_ne!(base["choices"][0]["logprobs"], tuned["choices"][0]["logprobs"]);
     // Events, their pages, and what is left
@@ -53,25 +69,52 @@ fn http_jobs_end_in_a_model_that_answers() {
         assert!(said.iter().any(|said| said.contains(expected)), "{expected}\n{said:?}");
     }
     let metrics = events.iter().find(|event| event["type"] == "metrics").unwrap();
-    assert_eq!((&metrics["message"], &metrics["data"]["train_loss"]), (&json!("Step 1: training loss 1.5000"), &json!(1.5)));
-    let page = server.client.get(&format!("/v1/fine_tuning/jobs/{id}/events?limit=2")).json();
-    assert_eq!((page["data"].as_array().unwrap().len(), &page["has_more"]), (2, &json!(true)));
+    assert_eq!(
+        (&metrics["message"], &metrics["data"]["train_loss"]),
+        (&json!("Step 1: training loss 1.5000"), &json!(1.5))
+    );
+    let page = server
+        .client
+        .get(&format!("/v1/fine_tuning/jobs/{id}/events?limit=2"))
+        .json();
+    assert_eq!(
+        (page["data"].as_array().unwrap().len(), &page["has_more"]),
+        (2, &json!(true))
+    );
     assert!(page["data"][0]["message"].as_str().unwrap().contains("served as"));
-    let checkpoints = server.client.get(&format!("/v1/fine_tuning/jobs/{id}/checkpoints")).json();
+    let checkpoints = server
+        .client
+        .get(&format!("/v1/fine_tuning/jobs/{id}/checkpoints"))
+        .json();
     assert_eq!(checkpoints["data"][0]["fine_tuned_model_checkpoint"], name);
     assert_eq!(checkpoints["data"][0]["metrics"], json!({"step": 5, "train_loss": 5.5}));
     let results = done["result_files"][0].as_str().unwrap();
     let table = server.client.get(&format!("/v1/files/{results}/content"));
-    assert!(table.text().starts_with("step,train/loss,train/tokens\n1,1.5,10.0\n"), "{}", table.text());
+    assert!(
+        table.text().starts_with("step,train/loss,train/tokens\n1,1.5,10.0\n"),
+        "{}",
+        table.text()
+    );
     let list = server.client.get("/v1/fine_tuning/jobs").json();
-    assert_eq!((list["data"].as_array().unwrap().len(), &list["data"][0]["id"]), (1, &json!(id)));
+    assert_eq!(
+        (list["data"].as_array().unwrap().len(), &list["data"][0]["id"]),
+        (1, &json!(id))
+    );
     // The result can be tuned further
     let file = server.client.upload("rows.jsonl", conversations().as_bytes()).json();
     let body = json!({"model": name, "training_file": file["id"]});
     let again = server.client.post("/v1/fine_tuning/jobs", &body).json();
     let again = wait_for(&server, again["id"].as_str().unwrap(), "succeeded");
-    assert!(again["fine_tuned_model"].as_str().unwrap().starts_with("ft:chat::"), "{again}");
-    let config = fs::read_to_string(tuner.path("store/jobs").join(again["id"].as_str().unwrap()).join("config.toml"));
+    assert!(
+        again["fine_tuned_model"].as_str().unwrap().starts_with("ft:chat::"),
+        "{again}"
+    );
+    let config = fs::read_to_string(
+        tuner
+            .path("store/jobs")
+            .join(again["id"].as_str().unwrap())
+            .join("config.toml"),
+    );
     assert!(!config.unwrap().contains("[lora]"), "an adapter is tuned further");
 }
 
@@ -89,7 +132,12 @@ fn http_jobs_run_one_after_the_other() {
     tuner.let_go();
     wait_for(&server, &second, "succeeded");
     assert_eq!(job(&server, &first)["status"], "succeeded");
-    let of = |lines: Vec<String>| -> Vec<String> { lines.iter().map(|line| line.rsplit('/').next().unwrap().to_owned()).collect() };
+    let of = |lines: Vec<String>| -> Vec<String> {
+        lines
+            .iter()
+            .map(|line| line.rsplit('/').next().unwrap().to_owned())
+            .collect()
+    };
     assert_eq!(of(tuner.lines("begun")), [first.clone(), second.clone()]);
     assert_eq!(of(tuner.lines("ended")), [first, second]);
 }
@@ -101,7 +149,11 @@ fn http_jobs_can_be_cancelled() {
     let server = tuner.serve();
     let (first, second) = (begin(&server, "a"), begin(&server, "b"));
     wait_for_steps(&server, &first, 2);
-    let cancel = |id: &str| server.client.ask("POST", &format!("/v1/fine_tuning/jobs/{id}/cancel"), &[], b"");
+    let cancel = |id: &str| {
+        server
+            .client
+            .ask("POST", &format!("/v1/fine_tuning/jobs/{id}/cancel"), &[], b"")
+    };
     // One that waits never begins
     assert_eq!(cancel(&second).json()["status"], "cancelled");
     assert_eq!(cancel(&first).json()["status"], "cancelled");
@@ -109,9 +161,19 @@ fn http_jobs_can_be_cancelled() {
     tuner.let_go();
     wait_for(&server, &third, "succeeded");
     // The one that ran was asked to stop, and had ended before the next began
-    assert_eq!((tuner.lines("stopped").len(), tuner.lines("begun").len(), tuner.lines("ended").len()), (1, 2, 1));
+    assert_eq!(
+        (
+            tuner.lines("stopped").len(),
+            tuner.lines("begun").len(),
+            tuner.lines("ended").len()
+        ),
+        (1, 2, 1)
+    );
     let cancelled = job(&server, &first);
-    assert_eq!((&cancelled["status"], &cancelled["fine_tuned_model"]), (&json!("cancelled"), &Value::Null));
+    assert_eq!(
+        (&cancelled["status"], &cancelled["fine_tuned_model"]),
+        (&json!("cancelled"), &Value::Null)
+    );
     assert!(cancelled["finished_at"].is_u64());
     assert!(said(&events(&server, &first)).contains(&"The job is cancelled"));
     let error = cancel(&third).error(400);
@@ -144,15 +206,24 @@ fn http_jobs_go_on_with_the_next_server() {
     // Results are served by every later server that has their model
     let server = tuner.serve();
     let name = done["fine_tuned_model"].as_str().unwrap();
-    let answer = server.client.post("/v1/chat/completions", &with(asked("hello"), json!({"model": name}))).json();
+    let answer = server
+        .client
+        .post("/v1/chat/completions", &with(asked("hello"), json!({"model": name})))
+        .json();
     assert_eq!(answer["model"], name);
     drop(server);
     // A request without a model still means the one that was given to the server
     let server = Running::with(only_chat, tuner.options());
     let mut nameless = asked("hello");
     nameless.as_object_mut().unwrap().remove("model");
-    assert_eq!(server.client.post("/v1/chat/completions", &nameless).json()["model"], "chat");
-    assert_eq!(server.client.get("/v1/models").json()["data"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        server.client.post("/v1/chat/completions", &nameless).json()["model"],
+        "chat"
+    );
+    assert_eq!(
+        server.client.get("/v1/models").json()["data"].as_array().unwrap().len(),
+        3
+    );
 }
 
 #[test]
@@ -163,7 +234,10 @@ fn http_jobs_that_fail_say_why() {
     let id = begin(&server, "");
     let failed = wait_for(&server, &id, "failed");
     let message = "training went wrong\n  hint: do not";
-    assert_eq!(failed["error"], json!({"code": "training_failed", "message": message, "param": null}));
+    assert_eq!(
+        failed["error"],
+        json!({"code": "training_failed", "message": message, "param": null})
+    );
     let last = events(&server, &id).pop().unwrap();
     assert_eq!((&last["level"], &last["message"]), (&json!("error"), &json!(message)));
     // One that would not fit is not begun
@@ -171,7 +245,12 @@ fn http_jobs_that_fail_say_why() {
     let id = begin(&server, "");
     let failed = wait_for(&server, &id, "failed");
     assert_eq!(failed["error"]["code"], "insufficient_memory");
-    assert!(failed["error"]["message"].as_str().unwrap().contains("about 2000000 MB of memory, and 1 MB are available"));
+    assert!(
+        failed["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("about 2000000 MB of memory, and 1 MB are available")
+    );
     assert_eq!(tuner.lines("begun").len(), 1);
     fs::remove_file(tuner.path("unfit")).unwrap();
     fs::remove_file(tuner.path("fail")).unwrap();
@@ -206,27 +285,79 @@ fn http_jobs_that_cannot_be_are_refused_with_their_field() {
         (json!({"training_file": good}), "model", "is missing"),
         (asked(json!({"model": "absent"})), "model", "not served here"),
         (asked(json!({"model": "reward"})), "model", "is a reward model"),
-        (asked(json!({"model": "tuned"})), "model", "where `tuned` stands is not known"),
+        (
+            asked(json!({"model": "tuned"})),
+            "model",
+            "where `tuned` stands is not known",
+        ),
         (json!({"model": "chat"}), "training_file", "is missing"),
-        (asked(json!({"training_file": "file-absent"})), "training_file", "there is no file"),
-        (asked(json!({"training_file": pairs})), "training_file", "does not hold what the supervised method learns from"),
-        (asked(json!({"training_file": mixed})), "training_file", "line 3: `messages` ends without a reply"),
-        (asked(json!({"validation_file": good})), "validation_file", "line 1: begins as line 1 of the training file"),
-        (asked(json!({"method": {"type": "dpo"}})), "training_file", "non_preferred_output"),
-        (asked(json!({"method": {"type": "magic"}})), "method.type", "expected supervised, dpo or reinforcement"),
-        (asked(json!({"method": {"type": "supervised", "dpo": {}}})), "dpo", "is no parameter"),
+        (
+            asked(json!({"training_file": "file-absent"})),
+            "training_file",
+            "there is no file",
+        ),
+        (
+            asked(json!({"training_file": pairs})),
+            "training_file",
+            "does not hold what the supervised method learns from",
+        ),
+        (
+            asked(json!({"training_file": mixed})),
+            "training_file",
+            "line 3: `messages` ends without a reply",
+        ),
+        (
+            asked(json!({"validation_file": good})),
+            "validation_file",
+            "line 1: begins as line 1 of the training file",
+        ),
+        (
+            asked(json!({"method": {"type": "dpo"}})),
+            "training_file",
+            "non_preferred_output",
+        ),
+        (
+            asked(json!({"method": {"type": "magic"}})),
+            "method.type",
+            "expected supervised, dpo or reinforcement",
+        ),
+        (
+            asked(json!({"method": {"type": "supervised", "dpo": {}}})),
+            "dpo",
+            "is no parameter",
+        ),
         (
             asked(json!({"method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epoch": 1}}}})),
             "method.supervised.hyperparameters.n_epoch",
             "did you mean `n_epochs`?",
         ),
-        (asked(json!({"hyperparameters": {"n_epochs": 0}})), "hyperparameters.n_epochs", "from 1 to 1000"),
+        (
+            asked(json!({"hyperparameters": {"n_epochs": 0}})),
+            "hyperparameters.n_epochs",
+            "from 1 to 1000",
+        ),
         (asked(json!({"suffix": "a:b"})), "suffix", "up to 64 letters"),
         (asked(json!({"seed": -1})), "seed", "whole number"),
-        (asked(json!({"integrations": [{"type": "wandb"}]})), "integrations", "not supported"),
-        (asked(json!({"trainingfile": 1})), "trainingfile", "did you mean `training_file`?"),
-        (asked(json!({"method": {"type": "reinforcement"}})), "method.reinforcement.grader", "is missing"),
-        (asked(json!({"method": practised})), "training_file", "line 1: `messages` ends with a reply"),
+        (
+            asked(json!({"integrations": [{"type": "wandb"}]})),
+            "integrations",
+            "not supported",
+        ),
+        (
+            asked(json!({"trainingfile": 1})),
+            "trainingfile",
+            "did you mean `training_file`?",
+        ),
+        (
+            asked(json!({"method": {"type": "reinforcement"}})),
+            "method.reinforcement.grader",
+            "is missing",
+        ),
+        (
+            asked(json!({"method": practised})),
+            "training_file",
+            "line 1: `messages` ends with a reply",
+        ),
         (
             asked(json!({"method": practised, "training_file": questions})),
             "training_file",
@@ -239,7 +370,10 @@ fn http_jobs_that_cannot_be_are_refused_with_their_field() {
         let error = answer.error(answer.status);
         let message = error["message"].as_str().unwrap();
         let got = error["param"].as_str().unwrap_or_default();
-        assert!(got.ends_with(param) && message.contains(said), "{body}\n{got}: {message}\nshould say {said}");
+        assert!(
+            got.ends_with(param) && message.contains(said),
+            "{body}\n{got}: {message}\nshould say {said}"
+        );
     }
     assert_eq!(server.client.get("/v1/fine_tuning/jobs").json()["data"], json!([]));
     assert_eq!(fs::read_dir(tuner.path("store/jobs")).unwrap().count(), 0);
@@ -267,12 +401,27 @@ fn http_jobs_of_the_other_methods_have_their_stage() {
     assert_eq!(practised["method"]["reinforcement"]["grader"], grader);
     assert_eq!(practised["metadata"], json!({"who": "me"}));
     wait_for(&server, practised["id"].as_str().unwrap(), "succeeded");
-    let stages: Vec<String> = tuner.lines("begun").iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    let stages: Vec<String> = tuner
+        .lines("begun")
+        .iter()
+        .map(|line| line.split(' ').next().unwrap().to_owned())
+        .collect();
     assert_eq!(stages, ["preference", "grpo"]);
-    let config = |job: &Value| fs::read_to_string(tuner.path("store/jobs").join(job["id"].as_str().unwrap()).join("config.toml")).unwrap();
+    let config = |job: &Value| {
+        fs::read_to_string(
+            tuner
+                .path("store/jobs")
+                .join(job["id"].as_str().unwrap())
+                .join("config.toml"),
+        )
+        .unwrap()
+    };
     assert!(config(&dpo).contains("beta = 0.3"));
     let text = config(&practised);
-    assert!(text.contains("[[rewards]]") && text.contains("kind = \"model\"") && text.contains("rollout_batch = 16"), "{text}");
+    assert!(
+        text.contains("[[rewards]]") && text.contains("kind = \"model\"") && text.contains("rollout_batch = 16"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -284,18 +433,46 @@ fn http_the_page_of_jobs_shows_what_there_is() {
     let page = server.client.get("/fine-tuning");
     assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
     let text = page.text();
-    assert!(text.contains(&id) && text.contains("rows.jsonl, 2 rows") && text.contains("data-locked=\"no\""), "{text}");
+    assert!(
+        text.contains(&id) && text.contains("rows.jsonl, 2 rows") && text.contains("data-locked=\"no\""),
+        "{text}"
+    );
     // A reward model cannot be tuned, and what a grader's template says is text
     assert!(!text.contains("<option value=\"reward\">") && text.contains("{{ sample.output_text }}"));
-    assert!(page.header("content-security-policy").unwrap().contains("script-src 'self'"));
+    assert!(
+        page.header("content-security-policy")
+            .unwrap()
+            .contains("script-src 'self'")
+    );
     assert!(server.client.get("/").text().contains("href=\"/fine-tuning\""));
-    for (path, kind) in [("/assets/fine-tuning.js", "text/javascript"), ("/assets/fine-tuning.css", "text/css")] {
-        assert!(server.client.get(path).header("content-type").unwrap().starts_with(kind), "{path}");
+    for (path, kind) in [
+        ("/assets/fine-tuning.js", "text/javascript"),
+        ("/assets/fine-tuning.css", "text/css"),
+    ] {
+        assert!(
+            server
+                .client
+                .get(path)
+                .header("content-type")
+                .unwrap()
+                .starts_with(kind),
+            "{path}"
+        );
     }
     drop(server);
     // Where a token is asked for, the page names nothing
     let token = "0123456789abcdef0123456789abcdef".to_owned();
-    let locked = Running::with(only_chat, hone_serve::Options { tokens: vec![token], ..tuner.options() });
+    let locked = Running::with(
+        only_chat,
+        hone_serve::Options {
+            tokens: vec![token],
+            ..tuner.options()
+        },
+    );
     let page = locked.client.get("/fine-tuning");
-    assert!(page.text().contains("data-locked=\"yes\"") && !page.text().contains(&id) && !page.text().contains("rows.jsonl"));
+    assert!(
+        page.text().contains("data-locked=\"yes\"")
+            && !page.text().contains(&id)
+            && !page.text().contains("rows.jsonl")
+    );
 }

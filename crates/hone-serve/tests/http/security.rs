@@ -25,7 +25,9 @@ fn path(route: &str) -> &str {
 
 /// Whether a route needs a folder of jobs, which the servers here do not have.
 fn tunes(route: &str) -> bool {
-    ["/fine-tuning", "/v1/files", "/v1/fine_tuning"].iter().any(|start| route.starts_with(start))
+    ["/fine-tuning", "/v1/files", "/v1/fine_tuning"]
+        .iter()
+        .any(|start| route.starts_with(start))
 }
 
 fn options(tokens: &[&str]) -> Options {
@@ -82,9 +84,10 @@ fn http_every_route_method_host_origin_and_token() {
                         headers.extend(bearer.as_deref().map(|bearer| ("Authorization", bearer)));
                         let answer = client.ask(method, path(route.path), &headers, b"");
                         let what = format!("{method} {} {headers:?}: {}", route.path, answer.status);
-                        let right = ROUTES.iter().filter(|other| other.path == route.path).any(|other| {
-                            other.method == method || (other.method == "GET" && method == "HEAD")
-                        });
+                        let right = ROUTES
+                            .iter()
+                            .filter(|other| other.path == route.path)
+                            .any(|other| other.method == method || (other.method == "GET" && method == "HEAD"));
                         let expected = if !own || !same {
                             403
                         } else if route.access == Access::Token && !known {

@@ -142,7 +142,8 @@ pub fn only_chat(engine: &Engine) -> Vec<ServedModel> {
 /// Two conversations.
 pub fn conversations() -> String {
     let row = |question: &str| {
-        json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "fox"}]}).to_string()
+        json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": "fox"}]})
+            .to_string()
     };
     format!("{}\n{}\n", row("who runs?"), row("who jumps?"))
 }
@@ -187,14 +188,21 @@ pub fn wait_until(server: &Running, id: &str, holds: &dyn Fn(&Value) -> bool) ->
 #[track_caller]
 pub fn events(server: &Running, id: &str) -> Vec<Value> {
     let path = format!("/v1/fine_tuning/jobs/{id}/events?limit=1000&order=asc");
-    server.client.get(&path).json()["data"].as_array().expect("a list").clone()
+    server.client.get(&path).json()["data"]
+        .as_array()
+        .expect("a list")
+        .clone()
 }
 
 /// The steps of a job's metrics, as they were told.
 #[track_caller]
 pub fn steps(server: &Running, id: &str) -> Vec<u64> {
-    let metrics = events(server, id).into_iter().filter(|event| event["type"] == "metrics");
-    metrics.map(|event| event["data"]["step"].as_u64().expect("a step")).collect()
+    let metrics = events(server, id)
+        .into_iter()
+        .filter(|event| event["type"] == "metrics");
+    metrics
+        .map(|event| event["data"]["step"].as_u64().expect("a step"))
+        .collect()
 }
 
 /// Waits until so many steps of a job were told.

@@ -53,7 +53,9 @@ pub struct Similarity {
 impl Verifier for Similarity {
     fn verify(&self, sample: &Sample<'_>) -> Result<Verdict, Problem> {
         let references = sample.row.references(&self.column)?;
-        let scores = references.iter().map(|reference| self.metric.score(sample.response, reference));
+        let scores = references
+            .iter()
+            .map(|reference| self.metric.score(sample.response, reference));
         let score = scores.fold(0.0, f64::max);
         Ok(Verdict {
             score,
@@ -73,7 +75,12 @@ impl SimilarityMetric {
             }
             Self::Gleu => {
                 let sizes = 1..=4;
-                let count = |words: &[String]| sizes.clone().map(|n| (words.len() + 1).saturating_sub(n)).sum::<usize>();
+                let count = |words: &[String]| {
+                    sizes
+                        .clone()
+                        .map(|n| (words.len() + 1).saturating_sub(n))
+                        .sum::<usize>()
+                };
                 let common: usize = sizes.clone().map(|n| common_runs(&left, &right, n)).sum();
                 match count(&left).max(count(&right)) {
                     0 => 1.0,
@@ -91,7 +98,9 @@ impl SimilarityMetric {
 }
 
 fn words(text: &str) -> Vec<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let words = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
     words.map(str::to_lowercase).collect()
 }
 
@@ -182,7 +191,11 @@ mod tests {
     #[test]
     fn equal_texts_are_one_and_strangers_zero() {
         for metric in METRICS {
-            assert_eq!(metric.score("one two three four five", "one two three four five"), 1.0, "{metric:?}");
+            assert_eq!(
+                metric.score("one two three four five", "one two three four five"),
+                1.0,
+                "{metric:?}"
+            );
             assert_eq!(metric.score("aaa", "bbb ccc ddd eee fff"), 0.0, "{metric:?}");
             assert_eq!(metric.score("", ""), 1.0, "{metric:?}");
         }
@@ -199,7 +212,10 @@ mod tests {
         };
         let row = PromptRow::new("?").with("gold", json!(["red", "green fish"]));
         let verdict = verifier.verify(&Sample::new(&row, "a green fish")).unwrap();
-        assert_eq!((verdict.score, verdict.detail.as_str()), (0.8, "0.800 alike, at best of 2 references"));
+        assert_eq!(
+            (verdict.score, verdict.detail.as_str()),
+            (0.8, "0.800 alike, at best of 2 references")
+        );
         assert!(verifier.verify(&Sample::new(&PromptRow::new("?"), "x")).is_err());
     }
 }

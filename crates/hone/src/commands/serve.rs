@@ -115,7 +115,10 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         output::note("without a token: whoever can use this machine can use it");
     }
     if let Some(directory) = &arguments.jobs {
-        output::note(&format!("tuning on what is uploaded; files and jobs are in {}", directory.display()));
+        output::note(&format!(
+            "tuning on what is uploaded; files and jobs are in {}",
+            directory.display()
+        ));
     }
     let told = Cell::new(false);
     let stopped = || {

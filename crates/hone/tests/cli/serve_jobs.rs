@@ -27,7 +27,10 @@ impl Tuning {
 
     fn serve(&self) -> Serving {
         let models = ["--model", "chat=model", "--model", "judge=reward"];
-        Serving::new(&self.fixture, &[&models[..], &["--jobs", "store", "--job-threads", "1"]].concat())
+        Serving::new(
+            &self.fixture,
+            &[&models[..], &["--jobs", "store", "--job-threads", "1"]].concat(),
+        )
     }
 
     fn folder(&self, id: &str) -> PathBuf {
@@ -44,7 +47,13 @@ impl Tuning {
         let config = self.folder(id).join("config.toml");
         let ran = self.fixture.hone(&[stage, config.to_str().unwrap(), "--name", id]);
         assert_eq!(ran.code(), 0, "{}", ran.stderr());
-        fs::read(self.fixture.path("runs").join(id).join("model/adapter_model.safetensors")).unwrap()
+        fs::read(
+            self.fixture
+                .path("runs")
+                .join(id)
+                .join("model/adapter_model.safetensors"),
+        )
+        .unwrap()
     }
 }
 
@@ -56,8 +65,10 @@ fn value((status, text): (u16, String)) -> Value {
 /// Uploads rows; gives the file's id.
 fn upload(server: &Serving, rows: &dyn Fn(usize, &str) -> Value) -> Value {
     let lines: String = (0..24).map(|i| rows(i, PEOPLE[i % 4]).to_string() + "\n").collect();
-    let part = |head: &str, content: &str| format!("--x\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n");
-    let body = part("name=\"purpose\"", "fine-tune") + &part("name=\"file\"; filename=\"rows.jsonl\"", &lines) + "--x--\r\n";
+    let part =
+        |head: &str, content: &str| format!("--x\r\nContent-Disposition: form-data; {head}\r\n\r\n{content}\r\n");
+    let body =
+        part("name=\"purpose\"", "fine-tune") + &part("name=\"file\"; filename=\"rows.jsonl\"", &lines) + "--x--\r\n";
     let file = value(server.send(("POST", "/v1/files"), "multipart/form-data; boundary=x", &body));
     assert_eq!(file["rows"], 24);
     file["id"].clone()
@@ -76,7 +87,10 @@ fn conversation(i: usize, who: &str) -> Value {
 }
 
 fn create(server: &Serving, body: &Value) -> String {
-    value(server.ask("POST", "/v1/fine_tuning/jobs", Some(body)))["id"].as_str().unwrap().to_owned()
+    value(server.ask("POST", "/v1/fine_tuning/jobs", Some(body)))["id"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 fn job(server: &Serving, id: &str) -> Value {
@@ -85,11 +99,16 @@ fn job(server: &Serving, id: &str) -> Value {
 
 fn events(server: &Serving, id: &str) -> Vec<Value> {
     let path = format!("/v1/fine_tuning/jobs/{id}/events?limit=10000&order=asc");
-    value(server.ask("GET", &path, None))["data"].as_array().unwrap().clone()
+    value(server.ask("GET", &path, None))["data"]
+        .as_array()
+        .unwrap()
+        .clone()
 }
 
 fn steps(server: &Serving, id: &str) -> Vec<u64> {
-    let metrics = events(server, id).into_iter().filter(|event| event["data"]["train_loss"].is_number());
+    let metrics = events(server, id)
+        .into_iter()
+        .filter(|event| event["data"]["train_loss"].is_number());
     metrics.map(|event| event["data"]["step"].as_u64().unwrap()).collect()
 }
 
@@ -127,16 +146,23 @@ fn cli_serve_tunes_by_every_method() {
     let body = json!({"model": "chat", "training_file": rows, "validation_file": held, "suffix": "people", "seed": 7,
         "hyperparameters": {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 10}});
     let supervised = create(&server, &body);
-    let pairs = upload(&server, &|i, who| {
-        json!({"input": {"messages": [question(i)]}, "preferred_output": [reply(who)], "non_preferred_output": [reply("crow")]})
-    });
+    let pairs = upload(
+        &server,
+        &|i, who| json!({"input": {"messages": [question(i)]}, "preferred_output": [reply(who)], "non_preferred_output": [reply("crow")]}),
+    );
     let body = json!({"model": "chat", "training_file": pairs,
         "method": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "batch_size": 8, "beta": 0.2}}}});
     let dpo = create(&server, &body);
-    let prompts = upload(&server, &|i, who| json!({"messages": [question(i)], "gold": {"name": who}}));
+    let prompts = upload(
+        &server,
+        &|i, who| json!({"messages": [question(i)], "gold": {"name": who}}),
+    );
     let text = |kind: &str, more: Value| {
         let mut grader = json!({"type": kind, "name": kind, "input": "{{sample.output_text}}", "reference": "the {{item.gold.name}}"});
-        grader.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        grader
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         grader
     };
     let grader = json!({"type": "multi", "calculate_output": "a + b + 0.5 * c - 0.1 * d", "graders": {
@@ -150,19 +176,33 @@ fn cli_serve_tunes_by_every_method() {
     let practised = create(&server, &body);
     let done = succeeded(&server, &supervised);
     answers(&server, &done);
-    assert!(done["fine_tuned_model"].as_str().unwrap().starts_with("ft:chat:people:"));
+    assert!(
+        done["fine_tuned_model"]
+            .as_str()
+            .unwrap()
+            .starts_with("ft:chat:people:")
+    );
     assert!(done["trained_tokens"].as_u64().unwrap() > 100, "{done}");
     assert_eq!(steps(&server, &supervised), [1, 2, 3, 4, 5, 6]);
     let all = events(&server, &supervised);
-    let says = |part: &str| all.iter().any(|event| event["message"].as_str().unwrap().contains(part));
-    assert!(says("24 conversations to train on, 24 held out") && says("is answered with"), "{all:?}");
+    let says = |part: &str| {
+        all.iter()
+            .any(|event| event["message"].as_str().unwrap().contains(part))
+    };
+    assert!(
+        says("24 conversations to train on, 24 held out") && says("is answered with"),
+        "{all:?}"
+    );
     assert!(all.iter().any(|event| event["data"]["valid_loss"].is_number()));
     // Byte for byte what the command makes of the same configuration
     assert!(tuning.result(&supervised) == tuning.by_hand("sft", &supervised));
     answers(&server, &succeeded(&server, &dpo));
     assert!(tuning.result(&dpo) == tuning.by_hand("preference", &dpo));
     answers(&server, &succeeded(&server, &practised));
-    let scored = events(&server, &practised).iter().filter(|event| event["data"]["train_mean_reward"].is_number()).count();
+    let scored = events(&server, &practised)
+        .iter()
+        .filter(|event| event["data"]["train_mean_reward"].is_number())
+        .count();
     assert_eq!(scored, 3);
     assert!(tuning.result(&practised) == tuning.by_hand("grpo", &practised));
     // A result is tuned further: its adapter grows on
