@@ -131,7 +131,8 @@ impl Reader<'_> {
         self.rest = rest.trim_start();
         match first {
             Some(c) if c.is_ascii_digit() || c == '.' => {
-                let number = word.parse().map_err(|_| format!("has {word:?}, which is no number"))?;
+                let number = word.parse().ok().filter(|number: &f64| number.is_finite());
+                let number = number.ok_or_else(|| format!("has {word:?}, which is no number"))?;
                 Ok(Linear {
                     constant: number,
                     ..Linear::default()
@@ -183,7 +184,7 @@ mod tests {
             ("a b", "cannot be read at \"b\""),
             ("a +", "ends"),
             ("", "ends"),
-            ("1e400 * a", "no number"),
+            ("1e400 * a", "which is no number"),
             (
                 "a / 0.0000000000000000000000000000000000000000000000000000000000000000000001 / 0.000000000000000000000000000000000000000000000000000000000000000000000001 / 0.00000000000000000000000000000000000000000000000000000000000000000000001 / 0.00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000001",
                 "finite",
