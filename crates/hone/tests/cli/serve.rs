@@ -160,7 +160,7 @@ fn cli_serve_answers_and_ends_in_good_order() {
 fn cli_serve_reads_texts_as_hone_logprobs_does_whoever_else_is_served() {
     let fixture = Fixture::new();
     let texts = [
-        "the",
+        "the fox",
         "the quick brown fox",
         "hello there, how are you today?",
         "jumps over",
