@@ -204,8 +204,9 @@ mod tests {
         assert_eq!((pieces.concat().as_str(), cut), ("aXYb", true));
         // What might have become one is given when it did not
         assert_eq!(grown("aXYbXY", &["XYZ"]).0.concat(), "aXYbXY");
-        // The earliest of several, also where one holds another
-        assert_eq!(grown("abcdef", &["e", "cde", "d"]).0.concat(), "ab");
+        // Of several the one that is whole first, and of those that a token completes the earliest
+        assert_eq!(grown("abcdef", &["e", "cde", "d"]).0.concat(), "abc");
+        assert_eq!(grown("abcdef", &["e", "cde"]).0.concat(), "ab");
         assert_eq!(grown("水水x", &["水x"]).0.concat(), "水");
         assert_eq!(grown("QQQ", &["Q"]).0.concat(), "");
     }

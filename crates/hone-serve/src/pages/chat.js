@@ -132,6 +132,7 @@ async function answer(pane, abort) {
   const conversation = pane.messages;
   let said = "";
   let foot = "";
+  let cut = "";
   let failed = false;
   try {
     const response = await fetch("/v1/chat/completions", {
@@ -146,7 +147,7 @@ async function answer(pane, abort) {
       const piece = choice.delta.content || "";
       said += piece;
       write(text, piece, choice.logprobs && choice.logprobs.content);
-      if (choice.finish_reason === "length") foot = "cut off at the most tokens";
+      if (choice.finish_reason === "length") cut = "cut off at the most tokens";
       const end = pane.turns.scrollHeight - pane.turns.scrollTop - pane.turns.clientHeight < 120;
       if (end) pane.turns.scrollTop = pane.turns.scrollHeight;
     }
@@ -159,7 +160,8 @@ async function answer(pane, abort) {
     }
   }
   turn.classList.remove("running");
-  if (foot) turn.append(made("span", "foot", foot));
+  const below = [cut, foot].filter(Boolean).join("; ");
+  if (below) turn.append(made("span", "foot", below));
   // A question without an answer is asked again by whoever wants to
   if (failed && !said) conversation.pop();
   else conversation.push({ role: "assistant", content: said });

@@ -10,16 +10,26 @@ use serde_json::{Value, json};
 
 use crate::common::{Fixture, copy};
 
+/// A process that does not outlive its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A server that listens, and what it writes.
 pub struct Serving {
-    pub child: Child,
+    process: Process,
     address: String,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
 }
 
 impl Serving {
     pub fn new(fixture: &Fixture, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_hone"))
+        let child = Command::new(env!("CARGO_BIN_EXE_hone"))
             .args(["serve", "--port", "0", "--threads", "1", "--precision", "f32"])
             .args(arguments)
             .current_dir(fixture.folder.path())
@@ -27,14 +37,19 @@ impl Serving {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut process = Process(child);
+        let mut lines = BufReader::new(process.0.stderr.take().unwrap()).lines();
         let said = lines.next().expect("a line").unwrap();
         let address = said
             .split("http://")
             .nth(1)
             .unwrap_or_else(|| panic!("{said}"))
             .to_owned();
-        Self { child, address, lines }
+        Self {
+            process,
+            address,
+            lines,
+        }
     }
 
     pub fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, String) {
@@ -62,13 +77,13 @@ impl Serving {
     /// Sends a signal and gives the exit code and the rest of what was written.
     pub fn end(mut self, signal: &str) -> (Option<i32>, Vec<String>) {
         let sent = Command::new("kill")
-            .args([signal, &self.child.id().to_string()])
+            .args([signal, &self.process.0.id().to_string()])
             .status()
             .unwrap();
         assert!(sent.success());
         let started = Instant::now();
         let code = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.process.0.try_wait().unwrap() {
                 break status.code();
             }
             assert!(started.elapsed() < Duration::from_secs(30), "it does not end");
@@ -144,6 +159,61 @@ fn cli_serve_answers_and_ends_in_good_order() {
         assert_eq!(code, Some(0), "{said:?}");
         assert_eq!(said.last().map(String::as_str), Some("stopped"));
     }
+}
+
+#[test]
+fn cli_serve_reads_texts_as_hone_logprobs_does_whoever_else_is_served() {
+    let fixture = Fixture::new();
+    let texts = [
+        "the fox",
+        "the quick brown fox",
+        "hello there, how are you today?",
+        "jumps over",
+        "the lazy dog; Zürich 水",
+    ];
+    let lines: Vec<String> = texts.iter().map(|text| json!({"text": text}).to_string()).collect();
+    fixture.file("texts.jsonl", lines.join("\n"));
+    let arguments = [
+        "logprobs",
+        "--model",
+        "model",
+        "--input",
+        "texts.jsonl",
+        "--precision",
+        "f32",
+        "--json",
+    ];
+    let expected: Vec<Value> = fixture.hone(&arguments).json();
+    let server = Serving::new(&fixture, &["--model", "m=model", "--batch", "3"]);
+    let ask = |body: Value| -> Value {
+        let (status, answer) = server.ask("POST", "/v1/completions", Some(&body));
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).unwrap()
+    };
+    let check = |i: usize| {
+        let answer = ask(json!({"model": "m", "prompt": texts[i], "echo": true, "logprobs": i % 3, "max_tokens": 0}));
+        let got = answer["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap();
+        let expected = expected[i]["logprobs"].as_array().unwrap();
+        assert_eq!(got.len(), expected.len(), "{}", texts[i]);
+        assert!(got[0].is_null() && got.len() > 1);
+        for (got, expected) in got.iter().zip(expected).skip(1) {
+            let [got, expected] = [got, expected].map(|number| number.as_f64().unwrap() as f32);
+            assert_eq!(got.to_bits(), expected.to_bits(), "{}", texts[i]);
+        }
+    };
+    // One by one
+    (0..texts.len()).for_each(&check);
+    // All at once, beside answers that are being sampled
+    let (ask, check) = (&ask, &check);
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || ask(json!({"model": "m", "prompt": "the", "max_tokens": 40, "n": 3, "seed": seed})));
+        }
+        for i in 0..20 {
+            scope.spawn(move || check(i % 5));
+        }
+    });
+    assert_eq!(server.end("-TERM").0, Some(0));
 }
 
 #[test]
