@@ -8,8 +8,8 @@ import tempfile
 
 
 @contextlib.contextmanager
-def served(hone, *models, token=None):
-    """The address of a server of these models, each `DIR` or `NAME=DIR`."""
+def served(hone, *models, token=None, jobs=None):
+    """The address of a server of these models, each `DIR` or `NAME=DIR`; with a folder for jobs it tunes them."""
     with tempfile.TemporaryDirectory() as folder:
         command = [hone, "serve", "--port", "0"]
         for model in models:
@@ -18,6 +18,8 @@ def served(hone, *models, token=None):
             path = pathlib.Path(folder) / "token"
             path.write_text(token + "\n")
             command += ["--token", str(path)]
+        if jobs is not None:
+            command += ["--jobs", str(jobs)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             said = ""

@@ -217,10 +217,13 @@ mod tests {
 
     const KIND: &str = "multipart/form-data; boundary=\"xYz\"";
 
+    /// The name of a field, the name of its file, and its bytes.
+    type Field = (String, Option<String>, Vec<u8>);
+
     /// The parts of a body that comes in pieces of this size.
-    fn read(body: &[u8], size: usize) -> Result<Vec<(String, Option<String>, Vec<u8>)>, String> {
+    fn read(body: &[u8], size: usize) -> Result<Vec<Field>, String> {
         let mut form = Multipart::new(Some(KIND)).unwrap();
-        let mut parts: Vec<(String, Option<String>, Vec<u8>)> = Vec::new();
+        let mut parts: Vec<Field> = Vec::new();
         for piece in body.chunks(size) {
             let taken = form.push(piece, &mut |piece| {
                 match piece {
