@@ -124,7 +124,7 @@ impl Runner {
         }
         let seconds = plan["time"]["seconds"]
             .as_f64()
-            .map(|seconds| format!(" and {seconds:.0} seconds"));
+            .map(|seconds| format!(" and {:.0} seconds", seconds.ceil()));
         let message = format!(
             "The job is queued: {} steps, about {needed} MB of memory{}",
             plan["steps"],

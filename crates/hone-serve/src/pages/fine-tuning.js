@@ -180,6 +180,7 @@ async function look() {
   let goesOn = false;
   try {
     const jobs = (await ask("GET", "/v1/fine_tuning/jobs?limit=100")).data;
+    if (!chosen && jobs.length) chosen = jobs[0].id;
     const focused = document.activeElement && document.activeElement.dataset.id;
     at("jobs").replaceChildren(...jobs.map(row));
     if (jobs.length === 0) {
