@@ -198,6 +198,12 @@ fn http_jobs_go_on_with_the_next_server() {
     tuner.let_go();
     let server = tuner.serve();
     let done = wait_for(&server, &second, "succeeded");
+    // The one that had begun went on before the one that waited began
+    let ended = tuner.lines("ended");
+    assert!(
+        ended.len() == 2 && ended[0].ends_with(&first) && ended[1].ends_with(&second),
+        "{ended:?}"
+    );
     assert_eq!(job(&server, &first)["status"], "succeeded");
     // Every step was told once
     assert_eq!(steps(&server, &first), [1, 2, 3, 4, 5]);
