@@ -287,6 +287,22 @@ impl Work {
         }
     }
 
+    /// Its settings, as they are resolved; none of a quickstart and a tokenizer.
+    pub fn table(&self) -> Option<&toml::Table> {
+        Some(match self {
+            Self::Demonstrations(resolved) => resolved.table(),
+            Self::Pretrain(resolved) => resolved.table(),
+            Self::Sft(resolved) => resolved.table(),
+            Self::Reward(resolved) => resolved.table(),
+            Self::Preference(resolved) => resolved.table(),
+            Self::Ppo(resolved) => resolved.table(),
+            Self::Grpo(resolved) => resolved.table(),
+            Self::ExpertIteration(resolved) => resolved.table(),
+            Self::OnlinePreference(resolved) => resolved.table(),
+            Self::Tokenizer(_) | Self::Quickstart(_) => return None,
+        })
+    }
+
     /// Whether its run writes metrics.
     pub fn has_metrics(&self) -> bool {
         !matches!(self, Self::Demonstrations(_) | Self::Tokenizer(_) | Self::Quickstart(_))

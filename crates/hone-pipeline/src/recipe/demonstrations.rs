@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use hone_generate::{line, opening};
 use hone_math::Key;
 use hone_run::{Configuration, Error as RunError, Resolved, publish_dir};
 use hone_task::EnvironmentSetting;
@@ -87,17 +88,6 @@ impl DemonstrationsConfig {
         }
         Ok(())
     }
-}
-
-/// What a policy with a chat template is first told of an episode.
-pub(crate) fn opening(rules: &str, observation: &str) -> String {
-    format!("{rules}\n\n{observation}")
-}
-
-/// The text with a line's end.
-pub(crate) fn line(text: &str) -> String {
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    format!("{text}{end}")
 }
 
 /// Writes the rows, unless they are there; gives the summary.

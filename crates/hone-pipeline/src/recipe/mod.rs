@@ -41,7 +41,6 @@ use crate::error::{PipelineError, Result};
 use crate::files::{read_json, write_json};
 use crate::quickstart::{self, QuickstartOptions};
 pub(crate) use config::{Frame, ReadyStage, Work, check_name};
-pub(crate) use demonstrations::{line, opening};
 
 pub use config::{Amount, At, Expect, Recipe, Settings, StageKind, StageSection, TokenizerConfig};
 pub use demonstrations::{DemonstrationsConfig, Form};
