@@ -31,6 +31,9 @@ pub enum Scale {
 pub struct QuickstartConfig {
     /// Every random number follows from it, the world included.
     pub seed: u64,
+    /// How far it goes: `table`, or `reward` for all up to the reward model, as a start for comparisons.
+    #[serde(default, skip_serializing_if = "Until::is_table")]
+    pub until: Until,
     /// Text, demonstrations, prompts and the labeler.
     pub world: WorldSection,
     /// The tokenizer.
@@ -47,6 +50,25 @@ pub struct QuickstartConfig {
     pub ptx: PtxSection,
     /// Judging.
     pub judge: JudgeSection,
+}
+
+/// How far a quickstart goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Until {
+    /// To the table of all ways to answer.
+    #[default]
+    Table,
+    /// To the reward model.
+    Reward,
+}
+
+impl Until {
+    // Serde asks by reference
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_table(&self) -> bool {
+        *self == Self::Table
+    }
 }
 
 /// A stage's section, and why a key in it is none of that stage.
@@ -244,6 +266,7 @@ impl QuickstartConfig {
         };
         Self {
             seed,
+            until: Until::Table,
             world: WorldSection {
                 corpus_bytes: sizes.corpus_bytes,
                 demonstrations: sizes.demonstrations,

@@ -262,12 +262,11 @@ impl Kitchen {
             threads: self.threads,
             allow_isa_change: self.allow_isa_change,
         };
-        let result = quickstart::run(
-            &options,
-            &settings.config,
-            Arc::clone(&self.observer),
-            self.shutdown.clone(),
-        )?;
+        let (observer, shutdown) = (Arc::clone(&self.observer), self.shutdown.clone());
+        if settings.config.config.until == quickstart::Until::Reward {
+            return quickstart::run_to_reward(&options, &settings.config, observer, shutdown);
+        }
+        let result = quickstart::run(&options, &settings.config, observer, shutdown)?;
         serde_json::to_value(result).map_err(|e| PipelineError::file(dir, e.to_string()))
     }
 }
