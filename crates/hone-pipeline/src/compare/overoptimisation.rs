@@ -155,17 +155,12 @@ pub(super) fn overoptimisation(
             }
         }
     }
-    let families: [(&str, &dyn Fn(&MethodResult) -> bool); 2] = [
-        ("best-of", &|method| method.measures.kl_is_bound),
-        ("training", &|method| method.trains),
-    ];
     let mut curves = Vec::new();
-    for (family, chosen) in families {
-        curves.extend(
-            gains(methods, chosen)
-                .into_iter()
-                .flat_map(|gains| gains.curves(family)),
-        );
+    if let Some(gains) = gains(methods, &|method| method.measures.kl_is_bound) {
+        curves.extend(gains.curves("best-of"));
+    }
+    if let Some(gains) = gains(methods, &|method| method.trains) {
+        curves.extend(gains.curves("training"));
     }
     for method in methods {
         let gains = super::course::gains(&courses, &method.name);

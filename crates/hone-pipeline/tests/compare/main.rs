@@ -348,7 +348,7 @@ fn a_stop_changes_nothing_and_what_is_done_is_not_done_again() -> Result<(), Box
     let mut other = options.clone();
     other.set = vec!["compare.temperature=0.5".into()];
     match run(&other) {
-        Ok(_) => Err("other settings were accepted".into()),
+        Ok(_) => return Err("other settings were accepted".into()),
         Err(error) => {
             assert_eq!(error.exit_status(), ExitStatus::Usage, "{error}");
             assert!(error.to_string().contains("changed: compare.temperature"), "{error}");
