@@ -199,8 +199,8 @@ fn settings(bench: &Bench<'_>, method: &Method, seed: u64, model: &Path) -> Resu
     };
     Ok(json!({
         "compare": { "samples": c.samples, "temperature": c.temperature, "max_new_tokens": c.max_new_tokens },
-        "start": fingerprint(bench.base, &bench.start.display().to_string())?,
-        "model": fingerprint(bench.base, &model.display().to_string())?,
+        "start": hone_run::digest_of(&bench.start)?,
+        "model": hone_run::digest_of(model)?,
         "tasks": bench.tasks_digest,
         "judge": { "plays": plays, "scale": scale(bench.base, judge.plan())? },
         "proxy": proxy.as_ref().map(|proxy| scale(bench.base, proxy.plan())).transpose()?,

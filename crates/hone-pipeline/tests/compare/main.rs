@@ -527,9 +527,9 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
         ),
     }
     // A row that the judge cannot read is told before anything is sampled
-    let rows = std::fs::read_to_string(dir.path().join("prompts.jsonl"))?;
+    let rows = std::fs::read_to_string(dir.path().join("held-out.jsonl"))?;
     std::fs::write(
-        dir.path().join("prompts.jsonl"),
+        dir.path().join("held-out.jsonl"),
         rows.replacen("\"answer\"", "\"reply\"", 1),
     )?;
     std::fs::write(&options.path, &recipe)?;
@@ -538,7 +538,7 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
         Err(error) => {
             let said = error.to_string();
             assert!(
-                said.contains("method few-shot: prompts: row") && said.contains("answer"),
+                said.contains("judge.prompts: row 1: ") && said.contains("answer"),
                 "{said}"
             );
         }
