@@ -8,7 +8,7 @@ use hone_data::PromptInput;
 use hone_generate::logprobs_from;
 use hone_model::Transformer;
 use hone_run::Configuration;
-use hone_task::{FinalAnswer, Place, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
+use hone_task::{Error as TaskError, FinalAnswer, Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
 use hone_text::{AddSpecial, Chat, Message, TextError, Tokenizer, TrainedTurns};
 use hone_train::{Scorer, TrainError, artefact};
 use schemars::JsonSchema;
@@ -202,6 +202,49 @@ impl Judge {
         }
         Ok(())
     }
+}
+
+/// Refuses questions whose rows a rule cannot be applied to, whatever the answer, before anything is sampled.
+///
+/// # Errors
+/// The first such row, by its number, with the rule and what it needs.
+pub(super) fn check_rows(setting: &JudgeSetting, questions: &[Question]) -> Result<()> {
+    let JudgeSetting::Rewards(entries) = setting else {
+        return Ok(());
+    };
+    let is_rule =
+        |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
+    let rules: Vec<RewardEntry> = entries.iter().filter(is_rule).cloned().collect();
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let setup = RewardSetup {
+        run: "best-of",
+        folder: Path::new(""),
+        offsets: &BTreeMap::new(),
+    };
+    let mut rewards = Rewards::open(&rules, setup)?;
+    for question in questions {
+        let row = PromptRow {
+            prompt: String::new(),
+            columns: question.extra.clone(),
+        };
+        let place = Place { update: 0, index: 0 };
+        let sample = Sample::new(&row, "").with_tokens(0);
+        // What the empty answer makes impossible is no fault of the row
+        if let Err(TaskError::Sample {
+            entry,
+            source: problem @ (Problem::MissingColumn { .. } | Problem::BadColumn { .. }),
+            ..
+        }) = rewards.score(place, &[sample], &[])
+        {
+            return Err(PipelineError::Unscorable {
+                row: question.row + 1,
+                reason: format!("{entry}: {problem}"),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn prompt_row(group: &Group<'_>) -> PromptRow {

@@ -191,7 +191,7 @@ impl Policy<'_> {
     /// than stopped by `on_progress`, which is told of completions and tokens so far.
     ///
     /// # Errors
-    /// A prompt that is too long or has no place in the template; a sample that cannot be judged; a file that cannot be written.
+    /// A row by which no answer can be judged, before anything is sampled; a prompt that is too long or has no place in the template; a sample that cannot be judged; a file that cannot be written.
     pub fn best_of(
         &self,
         questions: &[Question],
@@ -200,6 +200,7 @@ impl Policy<'_> {
         store: &mut Store,
         on_progress: &mut dyn FnMut(u64, u64) -> bool,
     ) -> Result<bool> {
+        judge::check_rows(plan.setting, questions)?;
         let mut judge = Judge::open(self.engine, plan.setting, plan.vote, plan.folder, plan.resolve)?;
         let stop_tokens: Arc<[u32]> = match self.chat {
             Some(chat) => chat.stop_ids()?.into(),

@@ -31,7 +31,14 @@ pub struct Recipe {
     pub expectations: Vec<Expect>,
 }
 
-impl Configuration for Recipe {}
+impl Configuration for Recipe {
+    fn refused(key: &str) -> Option<&'static str> {
+        let table = key.split(['.', '[']).next().unwrap_or_default();
+        ["compare", "judge", "proxy", "method"]
+            .contains(&table)
+            .then_some("this is a part of a comparison, which `hone compare RECIPE` runs")
+    }
+}
 
 /// `[[stage]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -449,7 +449,7 @@ fn cli_best_of_says_what_is_wrong() {
     case(
         "[[rewards]]\nkind = \"exact\"\ncolumn = \"gold\"\n",
         1,
-        &["prompts.jsonl: rewards[0] (exact), ", "has no column `gold`"],
+        &["prompts.jsonl: row 1: rewards[0] (exact): the prompt's row has no column `gold`"],
     );
     fixture.file("prompts.jsonl", format!("{{\"prompt\":\"{}\"}}\n", "a b ".repeat(100)));
     refused(
