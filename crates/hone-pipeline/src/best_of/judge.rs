@@ -8,7 +8,9 @@ use hone_data::PromptInput;
 use hone_generate::logprobs_from;
 use hone_model::Transformer;
 use hone_run::Configuration;
-use hone_task::{Error as TaskError, FinalAnswer, Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
+use hone_task::{
+    Error as TaskError, FinalAnswer, Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample,
+};
 use hone_text::{AddSpecial, Chat, Message, TextError, Tokenizer, TrainedTurns};
 use hone_train::{Scorer, TrainError, artefact};
 use schemars::JsonSchema;
@@ -212,8 +214,7 @@ pub(super) fn check_rows(setting: &JudgeSetting, questions: &[Question]) -> Resu
     let JudgeSetting::Rewards(entries) = setting else {
         return Ok(());
     };
-    let is_rule =
-        |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
+    let is_rule = |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
     let rules: Vec<RewardEntry> = entries.iter().filter(is_rule).cloned().collect();
     if rules.is_empty() {
         return Ok(());

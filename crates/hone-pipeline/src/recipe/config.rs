@@ -115,12 +115,7 @@ impl StageKind {
     pub fn tunes_a_model(self) -> bool {
         !matches!(
             self,
-            Self::Demonstrations
-                | Self::Split
-                | Self::Tokenizer
-                | Self::Pretrain
-                | Self::Reward
-                | Self::Quickstart
+            Self::Demonstrations | Self::Split | Self::Tokenizer | Self::Pretrain | Self::Reward | Self::Quickstart
         )
     }
 }

@@ -263,7 +263,10 @@ impl Kitchen {
         if report.bad > 0 {
             let first = report.samples_of_bad.first();
             let first = first.map_or(String::new(), |row| format!("; line {}: {}", row.line, row.reason));
-            self.say(format!("{file}: {} of {} rows could not be used{first}", report.bad, report.rows));
+            self.say(format!(
+                "{file}: {} of {} rows could not be used{first}",
+                report.bad, report.rows
+            ));
         }
         for note in &report.notes {
             self.say(format!("{file}: {note}"));

@@ -91,11 +91,7 @@ pub fn split(config: &SplitConfig, dir: &Path) -> Result<SplitReport> {
     write(config, dir, |_| None)
 }
 
-fn write(
-    config: &SplitConfig,
-    dir: &Path,
-    record: impl Fn(&SplitReport) -> Option<Value>,
-) -> Result<SplitReport> {
+fn write(config: &SplitConfig, dir: &Path, record: impl Fn(&SplitReport) -> Option<Value>) -> Result<SplitReport> {
     config.check()?;
     let (mut train, mut held_out, mut texts, mut longer) = (Vec::new(), Vec::new(), Vec::new(), 0);
     let loading = for_each_demonstration(&config.file, &Limits::default(), &mut |demonstration| {
@@ -189,7 +185,10 @@ mod tests {
     use hone_run::config::parse;
 
     fn question(i: usize) -> String {
-        format!("{{\"question\":\"What is {i} and {i}?\",\"answer\":\"#### {}\"}}\n", 2 * i)
+        format!(
+            "{{\"question\":\"What is {i} and {i}?\",\"answer\":\"#### {}\"}}\n",
+            2 * i
+        )
     }
 
     fn config(dir: &Path, more: &str) -> Result<Resolved<SplitConfig>> {
@@ -218,7 +217,10 @@ mod tests {
             let summary = run(&resolved, (dir.path(), &folder), &quiet)?;
             let rows: Vec<Value> = crate::files::read_lines(&folder.join(HELD_OUT))?;
             let held_out: Vec<usize> = (0..40)
-                .filter(|i| rows.iter().any(|row| row["messages"][0]["content"] == format!("What is {i} and {i}?")))
+                .filter(|i| {
+                    rows.iter()
+                        .any(|row| row["messages"][0]["content"] == format!("What is {i} and {i}?"))
+                })
                 .collect();
             assert_eq!(held_out, expected, "seed {seed}");
             assert_eq!(summary["held_out"], expected.len());
@@ -231,7 +233,10 @@ mod tests {
         let dir = temporary()?;
         let folder = dir.path().join("rows");
         let first = run(&config(dir.path(), "held_out = 0.3")?, (dir.path(), &folder), &quiet)?;
-        assert_eq!(run(&config(dir.path(), "held_out = 0.3")?, (dir.path(), &folder), &quiet)?, first);
+        assert_eq!(
+            run(&config(dir.path(), "held_out = 0.3")?, (dir.path(), &folder), &quiet)?,
+            first
+        );
         let other = run(&config(dir.path(), "held_out = 0.4")?, (dir.path(), &folder), &quiet);
         assert!(other.is_err_and(|error| error.to_string().contains("changed: config")));
         Ok(())
@@ -242,9 +247,15 @@ mod tests {
         let dir = temporary()?;
         for (more, message) in [
             ("held_out = 0.0", "held_out: is 0; expected a share above 0 and below 1"),
-            ("held_out = nan", "held_out: is NaN; expected a share above 0 and below 1"),
+            (
+                "held_out = nan",
+                "held_out: is NaN; expected a share above 0 and below 1",
+            ),
             ("longest_reply = 0", "longest_reply: is 0; expected at least 1"),
-            ("longest_reply = 3\nheld_out = 0.3\nseed = 2", "of 40 conversations none is left to learn from"),
+            (
+                "longest_reply = 3\nheld_out = 0.3\nseed = 2",
+                "of 40 conversations none is left to learn from",
+            ),
         ] {
             let resolved = config(dir.path(), more)?;
             match run(&resolved, (dir.path(), &dir.path().join("rows")), &quiet) {

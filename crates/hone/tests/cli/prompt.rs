@@ -177,7 +177,8 @@ fn cli_fewer_examples_where_the_context_is_short_are_told_and_counted() {
         let more = ["--show", "1", "--max-new-tokens", room];
         let ran = fixture.hone(&[&["prompt", "--model", "base"][..], &few, &more].concat());
         assert_eq!(ran.code(), 0, "{}", ran.stderr());
-        ran.stderr().contains("1 of 1 prompts have fewer examples than asked for")
+        ran.stderr()
+            .contains("1 of 1 prompts have fewer examples than asked for")
     };
     assert!(shown(&room) && !shown("1"));
 }
