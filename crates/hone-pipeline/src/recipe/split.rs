@@ -3,9 +3,11 @@
 //! A row is held out where a number that follows from the seed and its opening (the conversation up to the first reply)
 //! is below the share. So rows with one opening are on one side, and a row keeps its side whatever is added to the file.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
-use hone_data::{Demonstration, Limits, LoadReport, Opening, Source, for_each_demonstration};
+use hone_data::{DataError, Demonstration, Limits, LoadReport, Opening, Source, for_each_demonstration};
 use hone_math::Key;
 use hone_run::{Configuration, Error as RunError, Resolved, publish_dir};
 use schemars::JsonSchema;
@@ -14,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::finished;
 use crate::error::{PipelineError, Result};
-use crate::files::{write_json, write_lines};
+use crate::files::write_json;
 
 /// Conversations to learn from.
 const TRAIN: &str = "train.jsonl";
@@ -93,44 +95,118 @@ pub fn split(config: &SplitConfig, dir: &Path) -> Result<SplitReport> {
 
 fn write(config: &SplitConfig, dir: &Path, record: impl Fn(&SplitReport) -> Option<Value>) -> Result<SplitReport> {
     config.check()?;
-    let (mut train, mut held_out, mut texts, mut longer) = (Vec::new(), Vec::new(), Vec::new(), 0);
-    let loading = for_each_demonstration(&config.file, &Limits::default(), &mut |demonstration| {
-        let reply = demonstration.messages.last().map_or(0, |m| m.content.chars().count());
-        if is_held_out(config, &demonstration) {
-            held_out.push(row(demonstration));
-        } else if config.longest_reply.is_some_and(|most| reply > most) {
-            longer += 1;
-        } else {
-            texts.push(json!({ "text": text(&demonstration) }));
-            train.push(row(demonstration));
+    let (mut report, mut failure) = (None, None);
+    let published = publish_dir(dir, &mut |dir| {
+        let made = divide(config, dir).and_then(|made| match record(&made) {
+            Some(record) => write_json(&dir.join(RECORD), &record).map(|()| made),
+            None => Ok(made),
+        });
+        match made {
+            Ok(made) => report = Some(made),
+            // A full disk is known by the error as it is
+            Err(PipelineError::Run(error)) => return Err(error),
+            Err(error) => {
+                let text = error.to_string();
+                failure = Some(error);
+                return Err(RunError::caller(text));
+            }
         }
         Ok(())
-    })?;
-    for (part, rows) in [("held out", &held_out), ("left to learn from", &train)] {
-        if rows.is_empty() {
+    });
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    published?;
+    report.ok_or_else(|| PipelineError::file(dir, "was not written"))
+}
+
+/// Writes the parts row by row, so that no more than a row is in memory.
+fn divide(config: &SplitConfig, dir: &Path) -> Result<SplitReport> {
+    let (mut train, mut held_out) = (Lines::create(dir.join(TRAIN))?, Lines::create(dir.join(HELD_OUT))?);
+    let (mut texts, mut longer, mut failure) = (Lines::create(dir.join(TEXT))?, 0, None);
+    let loading = for_each_demonstration(&config.file, &Limits::default(), &mut |demonstration| {
+        let reply = demonstration.messages.last().map_or(0, |m| m.content.chars().count());
+        let wrote = if is_held_out(config, &demonstration) {
+            held_out.add(&row(demonstration))
+        } else if config.longest_reply.is_some_and(|most| reply > most) {
+            longer += 1;
+            Ok(())
+        } else {
+            let text = json!({ "text": text(&demonstration) });
+            texts.add(&text).and_then(|()| train.add(&row(demonstration)))
+        };
+        wrote.map_err(|error| {
+            let reason = error.to_string();
+            failure.get_or_insert(error);
+            DataError::Option {
+                option: "out",
+                got: reason,
+                expected: "a place to write to".into(),
+            }
+        })
+    });
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let loading = loading?;
+    let report = SplitReport {
+        train: train.finish()?,
+        held_out: held_out.finish()?,
+        longer,
+        loading,
+    };
+    texts.finish()?;
+    for (part, rows) in [("held out", report.held_out), ("left to learn from", report.train)] {
+        if rows == 0 {
             let reason = format!(
                 "of {} conversations none is {part}; expected more of them, or another held_out, seed or longest_reply",
-                loading.items
+                report.loading.items
             );
             return Err(PipelineError::file(&config.file.path, reason));
         }
     }
-    let report = SplitReport {
-        train: train.len(),
-        held_out: held_out.len(),
-        longer,
-        loading,
-    };
-    publish_dir(dir, &mut |dir| {
-        for (name, rows) in [(TRAIN, &train), (HELD_OUT, &held_out), (TEXT, &texts)] {
-            write_lines(&dir.join(name), rows).map_err(RunError::caller)?;
-        }
-        match record(&report) {
-            Some(record) => write_json(&dir.join(RECORD), &record).map_err(RunError::caller),
-            None => Ok(()),
-        }
-    })?;
     Ok(report)
+}
+
+/// A file of JSON lines that grows.
+struct Lines {
+    path: PathBuf,
+    out: BufWriter<File>,
+    rows: usize,
+}
+
+impl Lines {
+    fn create(path: PathBuf) -> Result<Self> {
+        match File::create(&path) {
+            Ok(file) => Ok(Self {
+                path,
+                out: BufWriter::new(file),
+                rows: 0,
+            }),
+            Err(error) => Err(unwritten(path, error)),
+        }
+    }
+
+    fn add(&mut self, row: &Value) -> Result<()> {
+        self.rows += 1;
+        let line = format!("{row}\n");
+        let wrote = self.out.write_all(line.as_bytes());
+        wrote.map_err(|error| unwritten(self.path.clone(), error))
+    }
+
+    /// Makes it durable; gives its rows.
+    fn finish(self) -> Result<usize> {
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error);
+        match file.and_then(|file| file.sync_all()) {
+            Ok(()) => Ok(self.rows),
+            Err(error) => Err(unwritten(self.path, error)),
+        }
+    }
+}
+
+fn unwritten(path: PathBuf, source: io::Error) -> PipelineError {
+    let action = "write it";
+    RunError::Io { action, path, source }.into()
 }
 
 fn is_held_out(config: &SplitConfig, demonstration: &Demonstration) -> bool {
