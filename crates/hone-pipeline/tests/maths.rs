@@ -19,7 +19,6 @@ fn the_bundled_recipe_for_maths_runs() -> Result<(), Box<dyn Error>> {
         format!("{{\"question\":\"What is {i} plus 1,000?\",\"answer\":\"{working}#### 1,{i:03}\"}}\n")
     };
     std::fs::write(dir.path().join("maths.jsonl"), (0..80).map(problem).collect::<String>())?;
-    std::fs::write(dir.path().join("sums.txt"), "1+1=<<1+1=2>>2\n".repeat(50))?;
     std::fs::write(dir.path().join("maths.toml"), toml::to_string(&recipe)?)?;
     let set = [
         "rows.file=maths.jsonl",
