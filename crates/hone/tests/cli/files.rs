@@ -349,7 +349,7 @@ fn cli_data_is_split_by_chance_into_parts_that_stay() {
     };
     let (learned, judged) = (levels(&train), levels(&held_out));
     assert!(
-        judged[0] < 20 && *judged.last().unwrap() > 180 && *learned.last().unwrap() > 180,
+        judged[0] < 20 && *judged.last().unwrap() > 180 && learned.iter().any(|level| *level > 180),
         "{judged:?}"
     );
     assert!(learned.iter().all(|level| !judged.contains(level)));
