@@ -191,7 +191,8 @@ impl Policy<'_> {
     /// than stopped by `on_progress`, which is told of completions and tokens so far.
     ///
     /// # Errors
-    /// A row by which no answer can be judged, before anything is sampled; a prompt that is too long or has no place in the template; a sample that cannot be judged; a file that cannot be written.
+    /// A row by which no answer can be judged, before anything is sampled; a prompt that is too long or has no place in the
+    /// template; a sample that cannot be judged; a file that cannot be written.
     pub fn best_of(
         &self,
         questions: &[Question],
