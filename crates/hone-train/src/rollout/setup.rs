@@ -251,7 +251,8 @@ fn fitting(data: &PromptData, settings: &RolloutSettings, context: usize) -> Res
     let longest = data.max_prompt_length + new;
     if longest > context {
         let reason = format!(
-            "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}",
+            "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}: \
+             lower one of the two",
             data.max_prompt_length
         );
         return Err(TrainError::setting(
