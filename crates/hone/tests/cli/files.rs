@@ -517,7 +517,7 @@ fn cli_bench_and_doctor_report_figures() {
     assert_eq!(operations("4", &[]), 2.0 * two);
     // An adapter spares the gradients of the weights beside it
     assert!(operations("2", &["--lora", "1"]) < two);
-    let works: [&[&str]; 4] = [
+    let works: [&[&str]; 5] = [
         &[
             "train", "--model", "model", "--batch", "2", "--length", "16", "--steps", "4",
         ],
@@ -540,10 +540,27 @@ fn cli_bench_and_doctor_report_figures() {
             "--steps",
             "3",
         ],
+        &[
+            "rl",
+            "--method",
+            "grpo",
+            "--model",
+            "model",
+            "--batch",
+            "4",
+            "--samples",
+            "2",
+            "--length",
+            "12",
+            "--new",
+            "4",
+            "--steps",
+            "3",
+        ],
     ];
     // What a run of the work holds besides
     let both: &[&str] = &["tokens", "operations"];
-    let counted = [both, both, both, &[]];
+    let counted = [both, both, both, &[], &[]];
     for (work, counted) in works.into_iter().zip(counted) {
         let report = &fixture.hone(&[&["bench"], work, &["--json"]].concat()).json()[0];
         assert_eq!(keys(report), [&shape[..], counted].concat());
@@ -558,6 +575,9 @@ fn cli_bench_and_doctor_report_figures() {
     fixture
         .hone(&["bench", "rl", "--model", "adapter"])
         .fails(2, &["an adapter; expected a whole model", "hone export"]);
+    fixture
+        .hone(&["bench", "rl", "--method", "grpo", "--model", "model", "--batch", "12"])
+        .fails(2, &["--samples: is 8, which does not divide --batch = 12"]);
     let long = ["bench", "rl", "--model", "model", "--length", "60", "--new", "20"];
     fixture
         .hone(&long)
