@@ -2,15 +2,11 @@
 
 use hone_model::LoraConfig;
 use hone_run::Configuration;
-use hone_task::RewardEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::rollout::{
-    EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, at_least_one, check_rollout,
-    example_environment, example_rewards, number,
-};
+use crate::rollout::{Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, number};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// The section's name.
@@ -18,21 +14,13 @@ const SECTION: &str = "expert_iteration";
 
 /// Configuration of `hone expert-iteration`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct ExpertIterationConfig {
     /// The model that answers first, which is also the reference.
     pub model: ModelSection,
-    /// What is maximised: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
-    #[serde(skip_serializing_if = "RewardSection::is_empty")]
-    pub reward: RewardSection,
-    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
-    #[schemars(example = example_rewards())]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rewards: Vec<RewardEntry>,
-    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
-    #[schemars(example = example_environment())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<EnvironmentSection>,
+    /// What is maximised.
+    #[serde(flatten)]
+    pub maximised: Maximised,
     /// Prompts.
     pub data: PromptData,
     /// Rounds, and what is kept in each.
@@ -50,9 +38,7 @@ impl Default for ExpertIterationConfig {
     fn default() -> Self {
         Self {
             model: ModelSection::default(),
-            reward: RewardSection::default(),
-            rewards: Vec::new(),
-            environment: None,
+            maximised: Maximised::default(),
             data: PromptData::default(),
             expert_iteration: ExpertIterationSection::default(),
             train: TrainSection {
@@ -124,22 +110,13 @@ impl Configuration for ExpertIterationConfig {
 }
 
 impl ExpertIterationConfig {
-    /// What is maximised.
-    pub(super) fn maximised(&self) -> Maximised<'_> {
-        Maximised {
-            reward: &self.reward,
-            rewards: &self.rewards,
-            environment: self.environment.as_ref(),
-        }
-    }
-
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {
             model: ModelSection::at("runs/sft/model"),
             ..Self::default()
         };
-        config.reward.path = "runs/reward/model".into();
+        config.maximised = Maximised::model("runs/reward/model");
         config.data.prompts = vec![hone_data::Source::new("prompts.jsonl")];
         config
     }

@@ -6,12 +6,13 @@ use std::time::Instant;
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_model::{LoraConfig, Transformer};
-use hone_run::Run;
+use hone_run::{Checkpoint, Run};
+use serde_json::Value;
 
 use super::collect::{Collected, Episode};
 use super::figures::Figures;
 use super::record::{mean, record_samples, tell_unscorable};
-use super::sections::RolloutSettings;
+use super::sections::{Maximised, PromptData, RolloutSettings};
 use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Occasion, Outcome};
@@ -32,12 +33,25 @@ pub(crate) trait Practice {
 
     /// Saves everything that updates change, after `done` of them.
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()>;
+
+    /// Takes up what was saved.
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()>;
+
+    /// The model that a run gives.
+    fn result(&self) -> &Transformer;
+
+    /// What a run came to.
+    fn summary(&self) -> Value;
 }
 
-/// How far a run goes, and how often it writes down what.
+/// What a run is made from, how far it goes, and how often it writes down what.
 pub(crate) struct Course<'a> {
     /// The stage, as its command is called.
     pub stage: &'static str,
+    /// The policy's start, which is also the reference.
+    pub model: &'a ModelSection,
+    pub maximised: &'a Maximised,
+    pub data: &'a PromptData,
     pub settings: RolloutSettings,
     /// Updates in all.
     pub total: u64,

@@ -13,7 +13,7 @@ use hone_run::{Resolved, Shutdown, Silent};
 use hone_text::{AddSpecial, Chat, Message, Tokenizer};
 use hone_train::artefact::{self, Artefact};
 use hone_train::ppo::{self, PpoConfig, PpoSection};
-use hone_train::rollout::{MissingEos, PromptData, RewardSection};
+use hone_train::rollout::{Maximised, MissingEos, PromptData};
 use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
 use hone_train::{Job, Outcome};
 use serde_json::{Map, Value, json};
@@ -157,7 +157,7 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
 fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize) -> PpoConfig {
     PpoConfig {
         model: ModelSection::at(directory.to_string_lossy()),
-        reward: RewardSection { path: "reward".into() },
+        maximised: Maximised::model("reward"),
         data: PromptData {
             prompts: vec![Source::new("prompts.jsonl")],
             held_out: 0.0,
