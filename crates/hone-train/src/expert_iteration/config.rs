@@ -155,8 +155,7 @@ pub struct ExpertIterationSection {
     /// Responses to each prompt, its group; divides `rollout_batch`.
     #[doc(alias = "num_generations")]
     pub samples_per_prompt: usize,
-    /// `best`: the best `keep_best` of each group; `above`: all with a score of at least `threshold`. Equal responses of a
-    /// group count once.
+    /// `best`: the best `keep_best` of each group; `above`: all with a score of at least `threshold`.
     pub keep: KeepRule,
     /// Of `keep = "best"`: so many of each group, 1 if absent.
     #[schemars(example = 1)]
@@ -166,6 +165,8 @@ pub struct ExpertIterationSection {
     #[schemars(example = 0.5)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
+    /// Whether equal responses of a group count once; if not, each copy is one of its own.
+    pub distinct: bool,
     /// `last`: a round goes on from the model that answered; `start`: each round tunes the first model on what it kept.
     pub from: TuneFrom,
     /// Passes over what a round kept.
@@ -193,6 +194,7 @@ impl Default for ExpertIterationSection {
             keep: KeepRule::Best,
             keep_best: None,
             threshold: None,
+            distinct: true,
             from: TuneFrom::Last,
             epochs: 1,
             minibatch: 32,

@@ -77,7 +77,9 @@ impl Practice for Stage<'_> {
             reference: section.measure_kl,
         };
         let key = Key::new(self.c.train.seed, "rollout", round);
-        let rollout = self.setup.rollout(self.at, networks, &section.rollout(), (round, key))?;
+        let rollout = self
+            .setup
+            .rollout(self.at, networks, &section.rollout(), (round, key))?;
         Ok(rollout.map(Sampled::of))
     }
 
@@ -217,7 +219,6 @@ fn learned(done: u64, (sampled, picked): (&Sampled, &Picked<'_>), report: &Repor
         // The round stops where it is not 0.
         metrics.push(("policy/logprob_mismatch_max", 0.0));
         metrics.push(("train/loss", report.stats.mean_nll()));
-        metrics.push(("train/target_tokens", report.stats.tokens as f64));
         metrics.push(("train/steps", report.steps as f64));
         headline.push(("kept", kept_scores));
     }
@@ -230,5 +231,9 @@ fn learned(done: u64, (sampled, picked): (&Sampled, &Picked<'_>), report: &Repor
         metrics.push(("objective/kl", kl));
         headline.push(("kl", kl));
     }
-    Learned { metrics, headline }
+    Learned {
+        metrics,
+        headline,
+        target_tokens: report.stats.tokens,
+    }
 }

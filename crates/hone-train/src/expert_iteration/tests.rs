@@ -165,6 +165,7 @@ fn a_round_that_keeps_nothing_is_told_and_changes_nothing() {
     assert_eq!(lines.len(), 2);
     for line in &lines {
         assert_eq!(number(line, "objective/kept"), 0.0);
+        assert_eq!(number(line, "train/target_tokens"), 0.0);
         assert_eq!(number(line, "objective/kl"), 0.0, "the model has not moved");
         for absent in ["train/loss", "grad_norm", "objective/kept_scores"] {
             assert!(line.get(absent).is_none(), "{absent} in {line}");

@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::rollout::{Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number};
+use crate::rollout::{
+    Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
+};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// The section's name.
@@ -151,7 +153,10 @@ impl GrpoConfig {
                 format!("is {cache}, and an environment's episodes have no limit of length; leave it out")
             }
             Some(cache) if cache > g.max_new_tokens => {
-                format!("is {cache}; expected at most grpo.max_new_tokens = {}", g.max_new_tokens)
+                format!(
+                    "is {cache}; expected at most grpo.max_new_tokens = {}",
+                    g.max_new_tokens
+                )
             }
             _ => return Ok(()),
         };

@@ -138,8 +138,7 @@ impl Practice for Stage<'_> {
     }
 
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        self.state
-            .save((self.at.0, self.setup, self.c), (run, done), occasion)
+        self.state.save((self.at.0, self.setup, self.c), (run, done), occasion)
     }
 
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -260,7 +259,7 @@ fn learned(episodes: u64, (sampled, constants, report): (&Sampled, &Advantages, 
     let mut metrics = vec![
         ("objective/scores", scores),
         ("objective/score_std", constants.stats.score.sample_variance().sqrt()),
-        ("objective/equal_groups", constants.stats.equal_share()),
+        ("frac_reward_zero_std", constants.stats.equal_share()),
         ("objective/left_out", (sampled.scores.len() - count) as f64),
         ("policy/approxkl_avg", policy.approxkl(Estimator::K2)),
         ("policy/clipfrac_avg", policy.clipfrac()),
@@ -297,5 +296,9 @@ fn learned(episodes: u64, (sampled, constants, report): (&Sampled, &Advantages, 
         metrics.push(("learning_rate", policy.learning_rate));
         metrics.push(("train/skipped_steps", policy.skipped as f64));
     }
-    Learned { metrics, headline }
+    Learned {
+        metrics,
+        headline,
+        target_tokens: report.target_tokens,
+    }
 }

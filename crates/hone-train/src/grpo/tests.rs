@@ -109,9 +109,9 @@ fn groups_that_teach_nothing_are_replaced() {
         metrics(&dir.path().join(&name))
     };
     let (usual, dynamic) = (few(false), few(true));
-    assert!(usual.iter().any(|line| number(line, "objective/equal_groups") > 0.0));
+    assert!(usual.iter().any(|line| number(line, "frac_reward_zero_std") > 0.0));
     for line in &dynamic {
-        assert_eq!(number(line, "objective/equal_groups"), 0.0);
+        assert_eq!(number(line, "frac_reward_zero_std"), 0.0);
         assert!(number(line, "objective/left_out") > 0.0);
     }
 }
@@ -171,4 +171,30 @@ fn what_follows_from_a_method_is_written_down() {
         ),
         (Some(0.1), Some(0.1), Some(0.04), None)
     );
+}
+
+/// An update of two steps that change next to nothing tells the loss of one over both minibatches.
+#[test]
+fn a_loss_is_the_mean_of_the_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let line = |name: &str, minibatch: usize, epochs: usize| {
+        // Advantages weigh each token of their response, so that the loss is not 0 where the policy has not moved
+        let mut c = config(GroupMethod::Rloo, 1);
+        (c.grpo.minibatch, c.grpo.epochs, c.train.learning_rate) = (minibatch, epochs, 1e-30);
+        start(dir.path(), name, c).unwrap();
+        metrics(&dir.path().join(name)).remove(0)
+    };
+    let one = line("one", 32, 1);
+    let loss = number(&one, "loss/policy_avg");
+    assert!(loss.abs() > 0.01, "{one}");
+    for (name, minibatch, epochs) in [("two", 16, 1), ("four", 16, 2)] {
+        let line = line(name, minibatch, epochs);
+        let own = number(&line, "loss/policy_avg");
+        assert!((own - loss).abs() < 1e-4 * loss.abs(), "{name}: {own} and {loss}");
+        // Of every pass
+        let tokens = number(&one, "train/target_tokens") * epochs as f64;
+        assert_eq!(number(&line, "train/target_tokens"), tokens, "{name}");
+    }
+    assert_eq!(number(&one, "train/target_tokens"), number(&one, "rollout/tokens"));
 }

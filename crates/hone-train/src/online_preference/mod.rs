@@ -8,7 +8,7 @@
 //! 1. Log-probabilities of the rollout are those that were stored while sampling. Before the first optimiser step of every
 //!    update the training pass computes them again for all that is learned from, and one bit of difference stops the run.
 //! 2. The reference is the model that the run starts from, under the same temperature.
-//! 3. Responses with one score have no pair; a prompt without a pair is left out.
+//! 3. Responses with one score have no pair. A prompt without a pair keeps its place in its minibatch, and adds nothing.
 //! 4. A response is computed once, whatever its number of pairs, and the prompt once for all of its responses.
 //! 5. Losses are means over the minibatch, whatever the micro-batch.
 

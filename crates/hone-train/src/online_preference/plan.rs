@@ -61,7 +61,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
             .collect::<Result<_>>()?;
         let step = Update {
             number,
-            prompts: &prompts.into_iter().flatten().collect::<Vec<_>>(),
+            prompts: &prompts,
             method,
             c,
             rate: rates.at(number),

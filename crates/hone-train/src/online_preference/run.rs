@@ -103,11 +103,10 @@ impl Practice for Stage<'_> {
         sampled.check_scores("online_preference")?;
         // 1. Pairs of each prompt's responses
         let groups = sampled.episodes.chunks(section.samples_per_prompt);
-        let paired: Vec<Option<Paired<'_>>> = groups
+        let prompts: Vec<Option<Paired<'_>>> = groups
             .map(|group| Paired::of(group, section.pairs))
             .collect::<Result<_>>()?;
-        let prompts: Vec<Paired<'_>> = paired.into_iter().flatten().collect();
-        if prompts.is_empty() && !std::mem::replace(&mut self.told_of_no_pair, true) {
+        if prompts.iter().all(Option::is_none) && !std::mem::replace(&mut self.told_of_no_pair, true) {
             job.message(format!(
                 "update {}: no prompt has two responses of different scores, so nothing is learned from it; the metric \
                  objective/pairs counts pairs",
@@ -123,8 +122,7 @@ impl Practice for Stage<'_> {
             rate: self.rates.at(number),
         };
         let report = update(engine, &mut self.policy, &step)?;
-        let groups = sampled.episodes.len() / section.samples_per_prompt;
-        Ok(learned(number + 1, (sampled, &prompts, groups), &report))
+        Ok(learned(number + 1, (sampled, &prompts), &report))
     }
 
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
@@ -156,21 +154,25 @@ impl Practice for Stage<'_> {
     }
 }
 
-/// What is told of an update, after `done` of them, of whose `groups` of responses some have pairs.
-fn learned(done: u64, (sampled, prompts, groups): (&Sampled, &[Paired<'_>], usize), report: &Report) -> Learned {
+/// What is told of an update, after `done` of them, of whose prompts some have pairs.
+fn learned(done: u64, (sampled, prompts): (&Sampled, &[Option<Paired<'_>>]), report: &Report) -> Learned {
     let scores = sampled.mean_score();
-    let pairs: u64 = prompts.iter().map(|prompt| prompt.judgement.count()).sum();
+    let paired: Vec<&Paired<'_>> = prompts.iter().flatten().collect();
+    let pairs: u64 = paired.iter().map(|prompt| prompt.judgement.count()).sum();
     let mut metrics = vec![
         ("objective/scores", scores),
         ("objective/pairs", pairs as f64),
-        ("objective/prompts_paired", prompts.len() as f64 / groups.max(1) as f64),
+        (
+            "objective/prompts_paired",
+            paired.len() as f64 / prompts.len().max(1) as f64,
+        ),
     ];
     metrics.extend(sampled.completions());
     metrics.push(("episode", (done as usize * sampled.episodes.len()) as f64));
     let mut headline = vec![("score", scores)];
     if let Some(applied) = &report.applied {
         let stats = &report.stats;
-        let margins = prompts.iter().flat_map(Paired::scores);
+        let margins = paired.iter().flat_map(|prompt| prompt.scores());
         metrics.push((
             "objective/score_margins",
             mean(margins.map(|(better, worse)| better - worse)),
@@ -189,5 +191,9 @@ fn learned(done: u64, (sampled, prompts, groups): (&Sampled, &[Paired<'_>], usiz
         metrics.push(("objective/kl", kl));
         headline.push(("kl", kl));
     }
-    Learned { metrics, headline }
+    Learned {
+        metrics,
+        headline,
+        target_tokens: report.target_tokens,
+    }
 }

@@ -19,7 +19,7 @@ use crate::rollout::trials::{
     Listening, assert_going_on_changes_no_byte, assert_refused, assert_threads_change_no_byte, engine_of, job, metrics,
     model, number, start, tokenizer, world,
 };
-use crate::rollout::{Episode, Maximised, MissingEos, PromptData, made};
+use crate::rollout::{Episode, Maximised, MissingEos, PromptData, made, passes};
 use crate::schedule::Rates;
 use crate::sections::{ModelSection, ShownSection, TrainSection};
 
@@ -149,6 +149,7 @@ fn an_update_without_a_pair_is_told_once_and_changes_nothing() {
     assert_eq!(lines.len(), 3);
     for line in &lines {
         assert_eq!(number(line, "objective/pairs"), 0.0, "{line}");
+        assert_eq!(number(line, "train/target_tokens"), 0.0, "{line}");
         assert_eq!(number(line, "objective/kl"), 0.0, "the policy has not moved");
         assert!(
             line.get("train/loss").is_none() && line.get("grad_norm").is_none(),
@@ -184,6 +185,11 @@ fn episodes(engine: &Engine, model: &Transformer) -> Vec<Episode> {
 
 /// One update on such episodes, in two steps of two prompts each, after `fault` changed something.
 fn update_after(fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
+    update_of(6, fault)
+}
+
+/// The same, as update `number`, from which the order follows.
+fn update_of(number: u64, fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
     let (engine, tokenizer) = (f32_engine(), tokenizer());
     let policy = model(&engine, &tokenizer, 1);
     let mut episodes = episodes(&engine, &policy);
@@ -196,9 +202,8 @@ fn update_after(fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
     let prompts: Vec<Option<Paired<'_>>> = groups
         .map(|group| Paired::of(group, PairRule::Extremes))
         .collect::<Result<_>>()?;
-    let prompts: Vec<Paired<'_>> = prompts.into_iter().flatten().collect();
     let step = Update {
-        number: 6,
+        number,
         prompts: &prompts,
         method: Method::new(&c.preference)?,
         c: &c,
@@ -218,6 +223,32 @@ fn an_untouched_rollout_passes_the_check() {
         "{}",
         report.stats.loss
     );
+}
+
+/// A prompt without a pair keeps its place in a minibatch: a step is over a share of the rollout's prompts, as if all had one.
+#[test]
+fn prompts_without_a_pair_stay_in_their_minibatch() {
+    let mut steps_of = [0; 3];
+    for number in 0..8 {
+        let report = update_of(number, |episodes| {
+            // Of four prompts the second and the fourth have no pair
+            episodes[2].score = episodes[3].score;
+            episodes[6].score = episodes[7].score;
+        });
+        let report = report.unwrap();
+        let minibatches = passes((4, 2), (number, 1), config(MethodSetting::Dpo, 1).train.seed);
+        let paired = |places: &&Vec<usize>| places.contains(&0) || places.contains(&2);
+        let expected = minibatches.iter().filter(paired).count();
+        assert_eq!(report.steps, expected as u64, "update {number}");
+        assert_eq!(report.stats.count, 2, "each pair once");
+        // The responses to the first and to the third prompt
+        assert_eq!(
+            report.target_tokens,
+            [0, 1, 4, 5].map(|i| 2 + i % 3).iter().sum::<u64>()
+        );
+        steps_of[expected] += 1;
+    }
+    assert!(steps_of[1] > 0 && steps_of[2] > 0, "{steps_of:?}");
 }
 
 #[test]

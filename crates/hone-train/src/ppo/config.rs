@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::rollout::{Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number};
+use crate::rollout::{
+    Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
+};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// The section's name.
@@ -122,6 +124,13 @@ impl PpoConfig {
             );
             return Err(TrainError::setting("ppo.samples_per_prompt", reason));
         }
+        if p.share_beginnings && p.samples_per_prompt > 1 {
+            let reason = format!(
+                "is true, and with ppo.samples_per_prompt = {} the responses to a prompt share all of it; leave it out",
+                p.samples_per_prompt
+            );
+            return Err(TrainError::setting("ppo.share_beginnings", reason));
+        }
         let (above, share) = ("a number above 0", 0.0..=1.0);
         // What is absent passes
         let (kl_target, value_rate) = (p.kl_target.unwrap_or(1.0), p.value_learning_rate.unwrap_or(1.0));
@@ -182,6 +191,10 @@ pub struct PpoSection {
     /// Episodes an optimiser step; divides the rollout.
     #[doc(alias = "mini_batch_size")]
     pub minibatch: usize,
+    /// Whether what the prompts of a minibatch all begin with, the rules of a game say, is computed once a micro-batch in
+    /// training. No log-probability or value changes, and gradients by no more than rounding. Of single responses to each
+    /// prompt: several share their prompt in any case.
+    pub share_beginnings: bool,
     /// Passes over a rollout.
     #[doc(alias = "num_ppo_epochs")]
     pub ppo_epochs: usize,
@@ -271,6 +284,7 @@ impl Default for PpoSection {
             rollout_batch: 64,
             samples_per_prompt: 1,
             minibatch: 64,
+            share_beginnings: false,
             ppo_epochs: 4,
             max_new_tokens: 64,
             temperature: 1.0,

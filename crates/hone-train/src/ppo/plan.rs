@@ -40,6 +40,10 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
     let (timed, telling) = telling_steps(ppo.updates, |number| {
         let sizes = microbatches(setup, &ppo.rollout(), (ppo.minibatch, train), number);
         predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
+        if ppo.share_beginnings {
+            // More episodes go into a micro-batch, and no more tokens
+            predictions = predictions.max(train.microbatch_tokens.min(ppo.minibatch * setup.longest));
+        }
         Ok(sizes)
     })?;
     // Updates differ in their prompts alone

@@ -259,12 +259,7 @@ impl State {
         Ok(Self { learners, kl })
     }
 
-    fn save(
-        &self,
-        (engine, setup): (&Engine, &Setup),
-        (run, done): (&mut Run, u64),
-        occasion: Occasion,
-    ) -> Result<()> {
+    fn save(&self, (engine, setup): (&Engine, &Setup), (run, done): (&mut Run, u64), occasion: Occasion) -> Result<()> {
         let learners = &self.learners;
         let mut state = Map::new();
         state.insert("policy".into(), learners.policy.state());
@@ -361,10 +356,7 @@ pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) ->
 }
 
 /// What is told of an update, after `done` of them, whose penalty had this weight.
-fn learned(
-    (done, kl_coef): (u64, f64),
-    (sampled, constants, report): (&Sampled, &Prepared, &Report),
-) -> Learned {
+fn learned((done, kl_coef): (u64, f64), (sampled, constants, report): (&Sampled, &Prepared, &Report)) -> Learned {
     let episodes = &sampled.episodes;
     let (scores, kl) = (sampled.mean_score(), mean(episodes.iter().map(Episode::kl)));
     let mut metrics = vec![
@@ -405,5 +397,6 @@ fn learned(
     Learned {
         metrics,
         headline: vec![("score", scores), ("kl", kl)],
+        target_tokens: report.target_tokens,
     }
 }

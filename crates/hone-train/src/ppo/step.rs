@@ -14,7 +14,7 @@ use super::config::{PpoSection, PtxSection};
 use crate::error::Result;
 use crate::language::{LanguageBatch, cross_entropy_step, shards_of};
 use crate::learner::{Applied, Ema, Learner};
-use crate::rollout::{Episode, EpisodeBatch, check, check_others, rows_of, tokens_of};
+use crate::rollout::{Episode, EpisodeBatch, beginning_of, check, check_others, rows_of, tokens_of};
 use crate::sections::TrainSection;
 
 /// What learns.
@@ -65,6 +65,8 @@ pub(super) struct Report {
     pub policy: PolicyStats,
     pub value: ValueStats,
     pub ptx: TokenStats,
+    /// Sampled tokens of all steps.
+    pub target_tokens: u64,
     pub applied: Option<(Applied, Applied)>,
 }
 
@@ -111,6 +113,7 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
             report.ptx.merge(&stats.1);
             let (value_stats, value_applied) = value_step(engine, learners, update, &chosen)?;
             report.value.merge(&value_stats);
+            report.target_tokens += tokens_of(&chosen);
             report.applied = Some((stats.2, value_applied));
             step += 1;
         }
@@ -161,7 +164,7 @@ fn policy_step(
                 return Ok(());
             }
         };
-        let batch = EpisodeBatch::of(&episodes);
+        let batch = batch(update, &episodes);
         let numbers = batch.policy_numbers(engine, policy, temperature);
         if first {
             check(update.number, &episodes, &numbers.logprobs)?;
@@ -207,18 +210,13 @@ fn value_step(
         value_coef: update.ppo.value_coef,
     };
     let global_tokens = tokens_of(chosen);
-    let shards = shards_of(
-        chosen.to_vec(),
-        update.train.shards,
-        update.train.microbatch_tokens,
-        |group| rows_of(group),
-    );
+    let shards = microbatches(update, chosen);
     let mut stats = ValueStats::default();
     let gradients = learners.value.gradients(
         engine,
         shards,
         |model: &Transformer, episodes, gradients: &mut Gradients| {
-            let batch = EpisodeBatch::of(&episodes);
+            let batch = batch(update, &episodes);
             let numbers = batch.values(engine, model);
             let inputs = ValueInputs {
                 values: &numbers.values,
@@ -239,11 +237,31 @@ fn value_step(
     Ok((stats, applied))
 }
 
+/// The episodes of a step in micro-batches, in shards. What all of them begin with takes rows once a micro-batch where it is
+/// shared.
+fn microbatches<'a>(update: &Update<'_>, chosen: &[&'a [Prepared<'a>]]) -> Vec<Vec<Vec<&'a [Prepared<'a>]>>> {
+    let beginning = match update.ppo.share_beginnings {
+        true => beginning_of(chosen),
+        false => 0,
+    };
+    let tokens = update.train.microbatch_tokens.saturating_sub(beginning);
+    shards_of(chosen.to_vec(), update.train.shards, tokens, |group| {
+        rows_of(group) - beginning
+    })
+}
+
+fn batch(update: &Update<'_>, groups: &[&[Prepared<'_>]]) -> EpisodeBatch {
+    match update.ppo.share_beginnings {
+        true => EpisodeBatch::together(groups),
+        false => EpisodeBatch::of(groups),
+    }
+}
+
 /// The micro-batches of a policy step, in shards: episodes, then the windows of the pre-training term. Also how many
 /// tokens those windows predict.
 fn work<'a>(update: &'a Update<'_>, chosen: &[&'a [Prepared<'a>]], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
     let (shards, tokens) = (update.train.shards, update.train.microbatch_tokens);
-    let episodes = shards_of(chosen.to_vec(), shards, tokens, |group| rows_of(group));
+    let episodes = microbatches(update, chosen);
     let mut work: Vec<Vec<Work<'a>>> = episodes
         .into_iter()
         .map(|s| s.into_iter().map(Work::Episodes).collect())

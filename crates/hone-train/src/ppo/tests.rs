@@ -16,8 +16,8 @@ use crate::artefact::{Artefact, Companion, token_fields};
 use crate::error::{Result, TrainError};
 use crate::learner::Learner;
 use crate::rollout::trials::{
-    assert_going_on_changes_no_byte, assert_threads_change_no_byte, engine, engine_of, job, metrics, model,
-    reward_model, save, scale, tokenizer, world,
+    assert_going_on_changes_no_byte, assert_refused, assert_threads_change_no_byte, engine, engine_of, job, metrics,
+    model, number, reward_model, save, scale, start, tokenizer, world,
 };
 use crate::rollout::{Episode, Judge, Maximised, MissingEos, Models, PreparedPrompt, PromptData, Reader, collect};
 use crate::schedule::{Rates, adamw};
@@ -373,4 +373,51 @@ fn the_policys_schedule_and_penalty_start_when_it_learns() {
     assert_eq!(kl[..3], [0.0; 3]);
     assert_eq!(penalties[..3], [0.01; 3]);
     assert!(penalties[3] < 0.01, "{penalties:?}");
+}
+
+/// Prompts that begin alike are computed as one beginning: every number of the rollout is the same to the bit, and the step
+/// differs from the one without it by rounding.
+#[test]
+fn shared_beginnings_change_only_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let rows: String = (0..40)
+        .map(|i| format!("{{\"prompt\":\"the cat sees the dog the bird likes a cat {i}\"}}\n"))
+        .collect();
+    std::fs::write(dir.path().join("prompts.jsonl"), rows).unwrap();
+    let of = |share_beginnings: bool| {
+        let mut c = config(2);
+        c.ppo.share_beginnings = share_beginnings;
+        // The policy's second update is then still the first one's, to rounding
+        c.train.learning_rate = 1e-9;
+        c
+    };
+    let lines = |name: &str, c: PpoConfig| {
+        start(dir.path(), name, c).unwrap();
+        metrics(&dir.path().join(name))
+    };
+    let (apart, together) = (lines("apart", of(false)), lines("together", of(true)));
+    for key in [
+        "objective/scores",
+        "objective/entropy",
+        "rollout/tokens",
+        "train/target_tokens",
+    ] {
+        assert_eq!(number(&apart[0], key), number(&together[0], key), "{key}");
+    }
+    let mut differs = false;
+    for (a, b) in apart.iter().zip(&together) {
+        assert_eq!(number(b, "policy/first_ratio_var"), 0.0);
+        for key in ["grad_norm", "value/grad_norm", "loss/policy_avg", "loss/value_avg"] {
+            let (a, b) = (number(a, key), number(b, key));
+            assert!((a - b).abs() <= 1e-3 * (1e-3 + a.abs()), "{key}: {a} and {b}");
+            differs |= a != b;
+        }
+    }
+    assert!(differs, "nothing was shared");
+    let keys = ["objective/scores", "loss/policy_avg", "loss/value_avg", "grad_norm"];
+    let cut = |c: &mut PpoConfig| c.train.microbatch_tokens = 1;
+    assert_threads_change_no_byte(dir.path(), (&of(true), cut), 3, (&keys, 1e-3));
+    let several = |c: &mut PpoConfig| c.ppo.samples_per_prompt = 4;
+    assert_refused(&of(true), &[("ppo.share_beginnings: is true, and with", several)]);
 }

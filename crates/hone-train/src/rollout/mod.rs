@@ -22,7 +22,7 @@ pub(crate) mod trials;
 
 pub(crate) use apart::tell_apart;
 pub(crate) use batch::EpisodeBatch;
-pub(crate) use check::{check, check_others, rows_of, tokens_of};
+pub(crate) use check::{beginning_of, check, check_others, rows_of, tokens_of};
 pub(crate) use checks::{at_least_one, check_rollout, divides, number};
 pub(crate) use collect::Episode;
 #[cfg(test)]

@@ -135,6 +135,8 @@ pub(crate) struct Learned {
     pub metrics: Vec<(&'static str, f64)>,
     /// The few that are shown on the way.
     pub headline: Vec<(&'static str, f64)>,
+    /// Tokens that its steps were trained on, those of every pass counted.
+    pub target_tokens: u64,
 }
 
 /// The policy where a run begins: the model that it starts from, with the adapter that is asked for.
@@ -221,13 +223,15 @@ impl<P: Practice> Work for Updates<'_, P> {
         }
         // 2. It learns from its answers
         let learning = Instant::now();
-        let Learned { metrics, headline } = self.stage.learn(done, &sampled)?;
+        let learned = self.stage.learn(done, &sampled)?;
+        let mut metrics = learned.metrics;
+        metrics.push(("train/target_tokens", learned.target_tokens as f64));
         let mut seconds = std::mem::take(&mut sampled.seconds);
         seconds.push(("time/optimisation", learning.elapsed().as_secs_f64()));
         let told = Told {
             metrics,
             named: sampled.figures.metrics(),
-            headline,
+            headline: learned.headline,
             tokens: sampled.tokens(),
             seconds,
         };

@@ -38,11 +38,7 @@ pub(crate) trait Practised: Configuration {
     fn rehearse(&self, notes: Notes<'_>, of: (&Setup, &Self::Besides)) -> Result<Plan>;
 
     /// The stage where a run begins.
-    fn stage<'a>(
-        &'a self,
-        at: (&'a Engine, &'a Job),
-        of: (&'a Setup, &'a Self::Besides),
-    ) -> Result<Self::Stage<'a>>;
+    fn stage<'a>(&'a self, at: (&'a Engine, &'a Job), of: (&'a Setup, &'a Self::Besides)) -> Result<Self::Stage<'a>>;
 }
 
 /// Practises as configured, or goes on where it was interrupted.
