@@ -14,6 +14,7 @@
 //!    reward model reads text, so its tokenizer may be its own. What it cannot read does not stop the run.
 
 mod config;
+mod microbatches;
 mod plan;
 mod run;
 #[cfg(test)]

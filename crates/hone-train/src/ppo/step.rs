@@ -11,10 +11,11 @@ use hone_objective::ppo::{
 };
 
 use super::config::{PpoSection, PtxSection};
+use super::microbatches::{Prepared, Work, batch, flat, microbatches, split, work};
 use crate::error::Result;
-use crate::language::{LanguageBatch, cross_entropy_step, shards_of};
+use crate::language::{LanguageBatch, cross_entropy_step};
 use crate::learner::{Applied, Ema, Learner};
-use crate::rollout::{Episode, EpisodeBatch, beginning_of, check, check_others, rows_of, tokens_of};
+use crate::rollout::{Episode, check, check_others, tokens_of};
 use crate::sections::TrainSection;
 
 /// What learns.
@@ -22,27 +23,6 @@ pub(super) struct Learners {
     pub policy: Learner,
     pub value: Learner,
     pub ema: Option<Ema>,
-}
-
-/// An episode with its constants for an update, `[t]`.
-struct Prepared<'a> {
-    episode: &'a Episode,
-    advantages: &'a [f32],
-    returns: &'a [f32],
-}
-
-impl AsRef<Episode> for Prepared<'_> {
-    fn as_ref(&self) -> &Episode {
-        self.episode
-    }
-}
-
-/// Numbers of the tokens of some groups, one after another.
-fn flat<'a>(groups: &[&'a [Prepared<'a>]], numbers: impl Fn(&'a Prepared<'a>) -> &'a [f32]) -> Vec<f32> {
-    let episodes = groups.iter().copied().flatten();
-    episodes
-        .flat_map(|prepared| numbers(prepared).iter().copied())
-        .collect()
 }
 
 /// What an update is given.
@@ -68,12 +48,6 @@ pub(super) struct Report {
     /// Sampled tokens of all steps.
     pub target_tokens: u64,
     pub applied: Option<(Applied, Applied)>,
-}
-
-/// One micro-batch's work.
-enum Work<'a> {
-    Episodes(Vec<&'a [Prepared<'a>]>),
-    Pretraining(Vec<Window<'a>>),
 }
 
 pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'_>) -> Result<Report> {
@@ -119,22 +93,6 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
         }
     }
     Ok(report)
-}
-
-/// Each episode with its slices of the constants.
-fn split<'a>(episodes: &'a [Episode], constants: &'a Constants) -> Vec<Prepared<'a>> {
-    let mut start = 0;
-    let mut prepared = Vec::with_capacity(episodes.len());
-    for episode in episodes {
-        let range = start..start + episode.length();
-        start = range.end;
-        prepared.push(Prepared {
-            episode,
-            advantages: &constants.advantages[range.clone()],
-            returns: &constants.returns[range],
-        });
-    }
-    prepared
 }
 
 fn policy_step(
@@ -235,47 +193,4 @@ fn value_step(
         .value
         .apply(engine, &gradients, update.rates.1, update.number)?;
     Ok((stats, applied))
-}
-
-/// The episodes of a step in micro-batches, in shards. What all of them begin with takes rows once a micro-batch where it is
-/// shared.
-fn microbatches<'a>(update: &Update<'_>, chosen: &[&'a [Prepared<'a>]]) -> Vec<Vec<Vec<&'a [Prepared<'a>]>>> {
-    let beginning = match update.ppo.share_beginnings {
-        true => beginning_of(chosen),
-        false => 0,
-    };
-    let tokens = update.train.microbatch_tokens.saturating_sub(beginning);
-    shards_of(chosen.to_vec(), update.train.shards, tokens, |group| {
-        rows_of(group) - beginning
-    })
-}
-
-fn batch(update: &Update<'_>, groups: &[&[Prepared<'_>]]) -> EpisodeBatch {
-    match update.ppo.share_beginnings {
-        true => EpisodeBatch::together(groups),
-        false => EpisodeBatch::of(groups),
-    }
-}
-
-/// The micro-batches of a policy step, in shards: episodes, then the windows of the pre-training term. Also how many
-/// tokens those windows predict.
-fn work<'a>(update: &'a Update<'_>, chosen: &[&'a [Prepared<'a>]], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
-    let (shards, tokens) = (update.train.shards, update.train.microbatch_tokens);
-    let episodes = microbatches(update, chosen);
-    let mut work: Vec<Vec<Work<'a>>> = episodes
-        .into_iter()
-        .map(|s| s.into_iter().map(Work::Episodes).collect())
-        .collect();
-    let Some((_, windows)) = &update.ptx else {
-        return (work, 0);
-    };
-    let windows = windows[step].clone();
-    let global = windows.iter().map(|w| w.targets.len() as u64).sum();
-    for (shard, windows) in work
-        .iter_mut()
-        .zip(shards_of(windows, shards, tokens, |w| w.inputs.len()))
-    {
-        shard.extend(windows.into_iter().map(Work::Pretraining));
-    }
-    (work, global)
 }

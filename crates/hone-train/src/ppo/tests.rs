@@ -382,12 +382,13 @@ fn shared_beginnings_change_only_rounding() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
     let rows: String = (0..40)
-        .map(|i| format!("{{\"prompt\":\"the cat sees the dog the bird likes a cat {i}\"}}\n"))
+        .map(|i| format!("{{\"prompt\":\"the cat sees the dog {i}\"}}\n"))
         .collect();
     std::fs::write(dir.path().join("prompts.jsonl"), rows).unwrap();
     let of = |share_beginnings: bool| {
         let mut c = config(2);
         c.ppo.share_beginnings = share_beginnings;
+        c.data.max_prompt_length = 48;
         // The policy's second update is then still the first one's, to rounding
         c.train.learning_rate = 1e-9;
         c
