@@ -6,7 +6,7 @@ use hone_run::{Configuration, Resolved, config as strict};
 use hone_train::ppo::{PpoConfig, PpoSection, PtxSection};
 use hone_train::pretrain::{PretrainConfig, PretrainData, PretrainModel};
 use hone_train::reward::{RewardConfig, RewardData, RewardSection as RewardMethod};
-use hone_train::rollout::{PromptData, RewardSection};
+use hone_train::rollout::{Maximised, PromptData};
 use hone_train::sections::{EvalSection, ModelSection, PassesSection, ScheduleSetting, ShownSection, TrainSection};
 use hone_train::sft::{SftConfig, SftData, SftEval};
 use hone_world::{Preferences, Source as Corpus};
@@ -352,9 +352,7 @@ impl QuickstartConfig {
             },
             ppo: PpoConfig {
                 model: model(folder::SFT),
-                reward: RewardSection {
-                    path: format!("{}/model", folder::REWARD),
-                },
+                maximised: Maximised::model(format!("{}/model", folder::REWARD)),
                 data: PromptData {
                     prompts: vec![file("prompts.jsonl")],
                     held_out: 0.02,

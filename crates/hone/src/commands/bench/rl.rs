@@ -16,7 +16,7 @@ use hone_train::artefact::{self, Artefact};
 use hone_train::grpo::{self, GrpoConfig, GrpoSection};
 use hone_train::plan::Plan;
 use hone_train::ppo::{self, PpoConfig, PpoSection};
-use hone_train::rollout::{MissingEos, PromptData, RewardSection};
+use hone_train::rollout::{Maximised, MissingEos, PromptData};
 use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
 use hone_train::{Job, Outcome};
 use serde_json::{Map, Value, json};
@@ -213,7 +213,7 @@ impl Measured {
         Ok(match arguments.method {
             Method::Ppo => Self::Ppo(Box::new(Resolved::from_config(PpoConfig {
                 model,
-                reward: RewardSection { path: "reward".into() },
+                maximised: Maximised::model("reward"),
                 data,
                 ppo: PpoSection {
                     updates,
@@ -231,7 +231,10 @@ impl Measured {
             })?)),
             Method::Grpo => Self::Grpo(Box::new(Resolved::from_config(GrpoConfig {
                 model,
-                rewards: vec![share_of_e()],
+                maximised: Maximised {
+                    rewards: vec![share_of_e()],
+                    ..Maximised::default()
+                },
                 data,
                 grpo: GrpoSection {
                     updates,
