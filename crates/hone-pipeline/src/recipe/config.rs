@@ -309,6 +309,7 @@ impl Work {
     pub fn table(&self) -> Option<&toml::Table> {
         Some(match self {
             Self::Demonstrations(resolved) => resolved.table(),
+            Self::Split(resolved) => resolved.table(),
             Self::Pretrain(resolved) => resolved.table(),
             Self::Sft(resolved) => resolved.table(),
             Self::Reward(resolved) => resolved.table(),
