@@ -170,6 +170,18 @@ def ppo_row():
         "trains no value network and asks no reward model (its reward is a function of the text).")
 
 
+def grpo_row():
+    """The same prompts, completions, reward and divergence on both sides."""
+    measures = (
+        Measure("hone", "hone bench rl, GRPO", "HONE bench rl --method grpo --model DATA/model-m --batch 16 --samples 8 --length 64 --new 64 --epochs 1 --steps STEPS --threads THREADS --json", (8, 2)),
+        Measure("grpo", "TRL GRPO", ppo_row().measures[-1].command, (5, 2)),
+    )
+    return Row("grpo-m", measures, (
+        Line("GRPO update, 2 prompts x 8 responses of 64 tokens, m: policy and reference", "TRL GRPO, the same", "hone", ("grpo",), "speed", 6, 10),
+    ), "Tokens of responses a second, end to end, the first update left out. Prompts of 64 tokens; the reward is the share of the letter e, the divergence from the reference is a term of the "
+        "loss, one pass over the rollout. A response of hone's may end before its 64th token; what was not made does not count.")
+
+
 def lora_rows():
     stage = "PYTHON hone_stage.py sft HONE --model DATA/model-m --data DATA/sft.jsonl --batch 16 --length 256 --threads THREADS --plan trained"
     yield Row("lora-m", (
@@ -324,7 +336,7 @@ def exactness_row():
                "place, which costs some operations a token. Keys and values that are rounded once and read from pages in training as in decoding cost less than the time of putting them there.")
 
 
-ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), ppo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
+ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), ppo_row(), grpo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
         exactness_row())
 
 

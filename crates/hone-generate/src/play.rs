@@ -16,6 +16,7 @@ use hone_text::{AddSpecial, Chat, Message, TextError, Tokenizer};
 
 use crate::batch::{Generator, GeneratorOptions};
 use crate::decode::text_of;
+use crate::judging::without_stop;
 use crate::request::{Completion, FinishReason, GenerateError, Request, StopText};
 
 /// What an action ends with where there is no template.
@@ -87,7 +88,7 @@ impl<'a> Dialogue<'a> {
         };
         let mut rules = Some(rules).filter(|rules| !rules.is_empty());
         let mut said = |observation: &str| match rules.take() {
-            Some(rules) => Message::user(format!("{rules}\n\n{observation}")),
+            Some(rules) => Message::user(opening(rules, observation)),
             None => Message::user(observation),
         };
         let mut messages = Vec::with_capacity(2 * examples.len() + 1);
@@ -126,11 +127,7 @@ impl<'a> Dialogue<'a> {
     /// # Errors
     /// If the tokenizer fails.
     pub fn action(&self, completion: &Completion) -> Result<String, TextError> {
-        let ids = match (completion.finish, completion.ids.split_last()) {
-            (FinishReason::Stop, Some((last, before))) if self.stop_tokens.contains(last) => before,
-            _ => &completion.ids,
-        };
-        let mut text = text_of(self.tokenizer, ids)?;
+        let mut text = text_of(self.tokenizer, without_stop(completion, &self.stop_tokens))?;
         if self.chat.is_none()
             && let Some(end) = text.find(LINE_END)
         {
@@ -140,8 +137,16 @@ impl<'a> Dialogue<'a> {
     }
 }
 
-/// The text with a line's end.
-fn line(text: &str) -> String {
+/// What a policy with a template is first told of an episode.
+pub fn opening(rules: &str, observation: &str) -> String {
+    match rules {
+        "" => observation.to_owned(),
+        rules => format!("{rules}\n\n{observation}"),
+    }
+}
+
+/// The text with a line's end: what a policy without a template is told.
+pub fn line(text: &str) -> String {
     let end = if text.ends_with(LINE_END) { "" } else { LINE_END };
     format!("{text}{end}")
 }
@@ -178,6 +183,8 @@ pub struct Played {
     pub reward: f64,
     /// The most that could be earned, where the environment knows it.
     pub optimum: Option<f64>,
+    /// Whether every action ended by itself, rather than at the limit of tokens.
+    pub ended: bool,
 }
 
 /// Why episodes cannot be played.
@@ -203,6 +210,7 @@ struct Running {
     logprobs: Vec<f32>,
     turns: Vec<Turn>,
     reward: f64,
+    ended: bool,
 }
 
 /// Plays episodes of an environment, each given by its index and its own random numbers, all of them turn by turn together. An episode
@@ -231,6 +239,7 @@ pub fn play(
             logprobs: Vec::new(),
             turns: Vec::new(),
             reward: 0.0,
+            ended: true,
         });
     }
     let generator = Generator::new(engine, model, GeneratorOptions::default());
@@ -279,6 +288,7 @@ impl Running {
     /// Takes an action.
     fn act(&mut self, dialogue: &Dialogue<'_>, completion: &Completion) -> Result<(), PlayError> {
         let start = self.ids.len();
+        self.ended &= completion.finish == FinishReason::Stop;
         self.ids.extend_from_slice(&completion.ids);
         self.spans.push(start..self.ids.len());
         self.logprobs.extend_from_slice(&completion.logprobs);
@@ -316,6 +326,7 @@ impl Running {
             },
             reward: self.reward,
             optimum: self.environment.optimum(),
+            ended: self.ended,
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use hone_text::{SkipSpecial, TextError, Tokenizer};
+use hone_text::{TextError, Tokenizer};
 
+use crate::decode::text_of;
 use crate::request::{Completion, FinishReason, StopText};
 
 /// Texts that end a completion; none without any.
@@ -26,25 +27,30 @@ pub fn raw_stop_tokens(tokenizer: &Tokenizer) -> Vec<u32> {
     ids
 }
 
-/// The text of a completion: without control tokens, and up to the stop text that ended it. After a raw prompt, whose tokens are
-/// given, it is what the whole text has beyond the prompt's, so that the first space is kept; a turn of its own is decoded alone.
+/// The text of a completion: without the token that ended it, and up to the stop text that did; other special tokens are text like any other.
+/// After a raw prompt, whose tokens are given, it is what the whole text has beyond the prompt's, so that the first space is kept; a turn
+/// of its own is decoded alone.
 ///
 /// # Errors
-/// A token that the tokenizer lacks.
+/// If the tokenizer fails.
 pub fn completion_text(
     tokenizer: &Tokenizer,
     raw_prompt: Option<&[u32]>,
     completion: &Completion,
     stop: &[String],
 ) -> Result<String, TextError> {
-    let decode = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
+    let ends = |id: &u32| tokenizer.is_special(*id) || tokenizer.eos_ids().contains(id);
+    let own = match (completion.finish, completion.ids.split_last()) {
+        (FinishReason::Stop, Some((last, before))) if ends(last) => before,
+        _ => &completion.ids,
+    };
     let mut text = match raw_prompt {
-        None => decode(&completion.ids)?,
+        None => text_of(tokenizer, own)?,
         Some(prompt) => {
-            let whole = decode(&[prompt, completion.ids.as_slice()].concat())?;
-            match whole.strip_prefix(&decode(prompt)?) {
+            let whole = text_of(tokenizer, &[prompt, own].concat())?;
+            match whole.strip_prefix(&text_of(tokenizer, prompt)?) {
                 Some(rest) => rest.to_string(),
-                None => decode(&completion.ids)?,
+                None => text_of(tokenizer, own)?,
             }
         }
     };

@@ -120,6 +120,16 @@ impl From<hone_train::TrainError> for PipelineError {
     }
 }
 
+impl From<hone_generate::PlayError> for PipelineError {
+    fn from(error: hone_generate::PlayError) -> Self {
+        match error {
+            hone_generate::PlayError::Generate(error) => error.into(),
+            hone_generate::PlayError::Text(error) => error.into(),
+            hone_generate::PlayError::Task(error) => error.into(),
+        }
+    }
+}
+
 impl PipelineError {
     pub(crate) fn file(path: &std::path::Path, reason: impl Into<String>) -> Self {
         Self::File {

@@ -200,7 +200,7 @@ impl Prompting<'_> {
     /// stopped by `on_progress`.
     ///
     /// # Errors
-    /// A row that cannot be framed or verified; a model that diverged; what `sink` returns.
+    /// Before the first answer: a row that cannot be framed or verified. Then a model that diverged; what `sink` returns.
     pub fn answer<E>(
         &self,
         (questions, first): (&[Question], u64),
@@ -223,6 +223,15 @@ impl Prompting<'_> {
             ..GeneratorOptions::default()
         };
         let generator = Generator::new(self.engine, self.model, options);
+        // What could not be asked or verified is told before the first answer
+        for (question, row) in questions.iter().zip(first..) {
+            self.prompt(question, row, drawing.max_new_tokens)?;
+            if let Err(source @ (Problem::MissingColumn { .. } | Problem::BadColumn { .. })) =
+                self.is_right(question, "")
+            {
+                return Err(PipelineError::Verify { row: row + 1, source }.into());
+            }
+        }
         // The same numbers as `hone sample` gives a prompt of this place
         let key = Key::new(drawing.seed, "sample", 0);
         let (mut done, mut tokens) = (0, 0);
@@ -294,7 +303,7 @@ impl Prompting<'_> {
     /// chosen for.
     ///
     /// # Errors
-    /// A row that cannot be framed, has no options or another answer than these; a model that diverged; what `sink` returns.
+    /// Before the first choice: a row that cannot be framed, has no options or another answer than these. Then a model that diverged; what `sink` returns.
     pub fn choose<E>(
         &self,
         (questions, first): (&[Question], u64),
@@ -306,6 +315,15 @@ impl Prompting<'_> {
         E: From<PipelineError>,
     {
         let context = self.model.architecture().context;
+        // Rows that are wrong are told before the first choice
+        for (question, row) in questions.iter().zip(first..) {
+            let wrong = |source| PipelineError::Options { row: row + 1, source };
+            let texts = options.of(&question.columns).map_err(wrong)?;
+            reference(&question.columns, &texts).map_err(wrong)?;
+            let examples = self.examples(question, row);
+            let framed = self.framer.with_options(question, &examples, &texts, context);
+            framed.map_err(|source| PipelineError::Prompt { row: row + 1, source })?;
+        }
         let (mut done, mut tokens) = (0, 0);
         for (b, block) in questions.chunks(OPTION_ROWS).enumerate() {
             let begin = first + (b * OPTION_ROWS) as u64;

@@ -1,6 +1,47 @@
-//! Columns of an input that are carried through to the output.
+//! Rows of an input: whether they can be judged, and which of their columns are carried through to the output.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hone_task::{Error as TaskError, Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
 use serde_json::{Map, Value};
+
+use crate::error::{PipelineError, Result};
+
+/// Refuses rows, each with its number from 0, to which a rule among these rewards cannot be applied, whatever the response.
+///
+/// # Errors
+/// The first such row; rewards that make no sense.
+pub(crate) fn check_rows(entries: &[RewardEntry], rows: &mut dyn Iterator<Item = (u64, PromptRow)>) -> Result<()> {
+    let is_rule = |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
+    let rules: Vec<RewardEntry> = entries.iter().filter(is_rule).cloned().collect();
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let setup = RewardSetup {
+        run: "check",
+        folder: Path::new(""),
+        offsets: &BTreeMap::new(),
+    };
+    let mut rewards = Rewards::open(&rules, setup)?;
+    for (number, row) in rows {
+        let sample = Sample::new(&row, "").with_tokens(0);
+        let place = Place { update: 0, index: 0 };
+        // What the empty response makes impossible is no fault of the row
+        if let Err(TaskError::Sample {
+            entry,
+            source: problem @ (Problem::MissingColumn { .. } | Problem::BadColumn { .. }),
+            ..
+        }) = rewards.score(place, &[sample], &[])
+        {
+            return Err(PipelineError::Unscorable {
+                row: number + 1,
+                reason: format!("{entry} cannot judge answers to it: {problem}"),
+            });
+        }
+    }
+    Ok(())
+}
 
 /// The columns of a row beside those that the output has for itself: one that bears such a name is called `input_NAME`, with
 /// another `input_` before it should that be taken, too.

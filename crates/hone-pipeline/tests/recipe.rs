@@ -143,6 +143,19 @@ fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Bo
             "",
             ["stage[1].seed", "is a quickstart's"],
         ),
+        (
+            format!("{RECIPE}\n[compare]\nstart = \"{{runs}}/base/model\"\n"),
+            "",
+            ["`compare` is no key here", "`hone compare RECIPE` runs"],
+        ),
+        (
+            RECIPE.replace("kind = \"tokenizer\"", "kind = \"split\"").replace(
+                "files = [\"text.txt\"], vocab_size = 280",
+                "file = \"rows.jsonl\", held_out = 1.5",
+            ),
+            "",
+            ["stage tokens: held_out", "is 1.5; expected a share above 0 and below 1"],
+        ),
     ] {
         let dir = tempfile::tempdir()?;
         let mut options = write(dir.path(), &recipe)?;

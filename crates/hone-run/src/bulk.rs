@@ -244,7 +244,7 @@ fn differences(before: &BulkSettings, now: &BulkSettings) -> Vec<String> {
     let names: std::collections::BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let shown = |value: Option<&String>| match value {
         None => "not given".to_owned(),
-        Some(value) if value.is_empty() => "empty".to_owned(),
+        Some(value) if value.is_empty() => "none".to_owned(),
         Some(value) => match value.char_indices().nth(60) {
             Some((end, _)) => format!("{}...", &value[..end]),
             None => value.clone(),

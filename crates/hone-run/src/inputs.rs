@@ -64,6 +64,18 @@ pub(crate) fn digests(dir: &Path, inputs: &Inputs) -> Result<Digests> {
     Ok(digests)
 }
 
+/// The digest of a file or a folder, as a run keeps it of its inputs; none of what is not there.
+///
+/// # Errors
+/// When the system refuses to read it.
+pub fn digest_of(place: &Path) -> Result<Option<String>> {
+    let mut cache = Cache {
+        before: BTreeMap::new(),
+        after: BTreeMap::new(),
+    };
+    cache.digest(place)
+}
+
 /// Names whose contents differ. What is missing on one side is not compared: an absent file is found by whoever reads it.
 pub(crate) fn changed(recorded: &Digests, current: &Digests) -> Vec<String> {
     let differs = |(name, digest): &(&String, &String)| recorded.get(*name).is_some_and(|before| before != *digest);

@@ -32,7 +32,7 @@ pub use checkpoint::{Checkpoint, CheckpointWriter};
 pub use config::{Configuration, Resolved};
 pub use durable::write_atomic;
 pub use error::{Damage, Error, ExitStatus, Result, UnknownKey};
-pub use inputs::Inputs;
+pub use inputs::{Inputs, digest_of};
 pub use jsonl::{JsonLines, Sample, metric_line};
 pub use lock::Lock;
 pub use manifest::{FileRecord, MANIFEST_FILE, Manifest};

@@ -188,9 +188,8 @@ pub enum TextError {
     },
     /// The tokenizer has no chat template.
     #[error(
-        "this tokenizer has no chat template, so it is a base model's; give it one \
-         (chat_template.jinja in its directory), or add ChatML with Tokenizer::add_chat_tokens \
-         and resize the model's embeddings, or prompt it as plain text (QaFraming)"
+        "this tokenizer has no chat template, so it is a base model's; supervised tuning (hone sft) adds ChatML to the model, \
+         a chat_template.jinja in its directory gives it another, and plain text needs none"
     )]
     NoChatTemplate,
     /// A conversation without anything to train on.

@@ -394,7 +394,10 @@ fn a_base_model_is_told_how_to_get_a_template_and_gets_one() {
     .unwrap();
     let mut base = Tokenizer::from_json(&json).unwrap();
     let error = Chat::new(&base).unwrap_err();
-    assert!(error.to_string().contains("add_chat_tokens"), "{error}");
+    assert!(
+        error.to_string().contains("supervised tuning (hone sft) adds ChatML"),
+        "{error}"
+    );
     assert_eq!(base.add_chat_tokens().unwrap(), [1, 2]);
     let chat = Chat::new(&base).unwrap();
     assert_eq!(chat.stop_ids().unwrap(), [END]);

@@ -244,32 +244,70 @@ fn an_interrupted_run_asks_its_judge_for_nothing_twice() {
 fn a_stop_inside_a_rollout_waits_for_one_answer() {
     let place = place();
     for (which, toml) in [
-        ("grpo", grpo_toml(&judge(&place, "0.02"), PROMPTS)),
-        ("ppo", ppo_toml(&judge(&place, "0.02"), PROMPTS)),
+        ("grpo", grpo_toml as fn(&str, &str) -> String),
+        ("ppo", ppo_toml),
+        ("expert-iteration", expert_iteration_toml),
+        ("online-preference", online_preference_toml),
     ] {
-        let (whole, stopped) = (format!("whole-{which}"), format!("stopped-{which}"));
-        finish(&place, &whole, &toml);
-        let job = place.job(&stopped);
-        let (shutdown, journal) = (job.shutdown.clone(), job.dir.join("rewards/judge.jsonl"));
-        // In the middle of the third rollout
-        let watch = std::thread::spawn(move || {
-            for _ in 0..2000 {
-                let answered = fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
-                if answered >= 19 {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(5));
+        // In the middle of the third rollout of eight
+        let toml = toml(&judge(&place, "0.02"), PROMPTS);
+        assert_a_stop_inside_changes_nothing(&place, (which, &toml), (19..24, 2), 6 * 8);
+    }
+}
+
+/// With dynamic sampling an update has several rollouts; one that is given up in its second begins again with its first.
+#[cfg(unix)]
+#[test]
+fn a_stop_inside_a_further_rollout_of_an_update_changes_nothing() {
+    let place = place();
+    let alone = judge(&place, "0.02");
+    let alone = alone.split("[[rewards]]\nkind = \"length\"").next().unwrap();
+    // Of two rollouts the first teaches nothing
+    let script = fs::read_to_string(place.path("judge.sh")).unwrap();
+    let script = script.replace("$((n % 7)).25", "$(((n - 1) / 8 % 2 * (1 + n % 7)))");
+    fs::write(place.path("judge.sh"), script).unwrap();
+    let toml = with_grpo(&grpo_toml(alone, PROMPTS), "dynamic_sampling = true");
+    // In the second rollout of the third update
+    assert_a_stop_inside_changes_nothing(&place, ("dynamic", &toml), (43..48, 2), 6 * 16);
+    assert_eq!(column(&place, "whole-dynamic", "objective/left_out"), [8.0; 6]);
+}
+
+/// Asks a run to stop when its judge gave `answered.start` answers of `all`, sees that it stops before `answered.end` after so
+/// many steps, and goes on: to the bytes of a run that was not stopped, with nothing asked twice.
+#[cfg(unix)]
+fn assert_a_stop_inside_changes_nothing(
+    place: &Place,
+    (which, toml): (&str, &str),
+    (answered, steps): (std::ops::Range<usize>, u64),
+    all: usize,
+) {
+    let (whole, stopped) = (format!("whole-{which}"), format!("stopped-{which}"));
+    finish(place, &whole, toml);
+    let job = place.job(&stopped);
+    let (shutdown, journal) = (job.shutdown.clone(), job.dir.join("rewards/judge.jsonl"));
+    let enough = answered.start;
+    let watch = std::thread::spawn(move || {
+        for _ in 0..4000 {
+            let given = fs::read_to_string(&journal).map_or(0, |text| text.lines().count());
+            if given >= enough {
+                break;
             }
-            shutdown.request();
-        });
-        let outcome = start(&job, &toml);
-        watch.join().unwrap();
-        assert!(matches!(outcome, Ok(Outcome::Stopped { step: 2 })), "{outcome:?}");
-        let answered = lines(&place.path(&stopped).join("rewards/judge.jsonl")).len();
-        assert!((19..24).contains(&answered), "{answered}");
-        finish(&place, &stopped, &toml);
-        assert_same_results(&place.path(&whole), &place.path(&stopped));
-        assert_eq!(lines(&place.path(&stopped).join("rewards/judge/asked")).len(), 6 * 8);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        shutdown.request();
+    });
+    let outcome = start(&job, toml);
+    watch.join().unwrap();
+    assert!(
+        matches!(outcome, Ok(Outcome::Stopped { step }) if step == steps),
+        "{which}: {outcome:?}"
+    );
+    let given = lines(&place.path(&stopped).join("rewards/judge.jsonl")).len();
+    assert!(answered.contains(&given), "{which}: {given}");
+    finish(place, &stopped, toml);
+    assert_same_results(&place.path(&whole), &place.path(&stopped));
+    for run in [whole, stopped] {
+        assert_eq!(lines(&place.path(&run).join("rewards/judge/asked")).len(), all, "{run}");
     }
 }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use hone_compute::Engine;
 use hone_data::PromptInput;
-use hone_generate::logprobs_from;
+use hone_generate::{logprobs_from, sample_to_judge};
 use hone_model::Transformer;
-use hone_run::Configuration;
-use hone_task::{FinalAnswer, Place, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
+use hone_run::{Configuration, Shutdown};
+use hone_task::{FinalAnswer, Place, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards};
 use hone_text::{AddSpecial, Chat, Message, TextError, Tokenizer, TrainedTurns};
 use hone_train::{Scorer, TrainError, artefact};
 use schemars::JsonSchema;
@@ -93,11 +93,11 @@ pub(super) struct Judgement {
 /// Samples of one prompt that are to be judged together.
 pub(super) struct Group<'a> {
     pub question: &'a Question,
-    /// The prompt as the policy got it.
-    pub prompt: &'a str,
+    /// It as rules and programs see it.
+    pub row: &'a PromptRow,
     /// The place of its first sample among all.
     pub first: u64,
-    /// The completions with their numbers of tokens.
+    /// The completions with their numbers of tokens, without those that ended them.
     pub completions: Vec<(&'a str, usize)>,
 }
 
@@ -151,11 +151,58 @@ impl Judge {
         Ok(Self { kind, vote })
     }
 
-    /// Judges groups of samples, `[groups][samples]`.
+    /// Why samples of so many tokens at most could not be scored after this prompt; none where a judging model has another tokenizer and
+    /// it depends on what they say.
+    pub fn refusal(
+        &self,
+        (input, ids): (&PromptInput, &[u32]),
+        tokenizer: &Tokenizer,
+        max_new_tokens: usize,
+    ) -> Option<String> {
+        // With the token that ends a sample, where a cut one has none
+        let longest = ids.len() + max_new_tokens + 1;
+        let too_long = |context: usize, shared: bool, what: &str| {
+            (shared && longest > context).then(|| {
+                format!(
+                    "the prompt has {} tokens, which with --max-new-tokens {max_new_tokens} and an end token makes {longest}; the context of \
+                     {what} is {context}; lower --max-new-tokens, or take one of a longer context",
+                    ids.len()
+                )
+            })
+        };
+        match &self.kind {
+            Kind::Majority => None,
+            Kind::Rewards { scorers, .. } => scorers.iter().find_map(|scorer| {
+                let shared = scorer.shares_tokenizer_with(tokenizer);
+                let context = scorer.model().architecture().context;
+                match scorer.encode(input, "a") {
+                    Err(error) => Some(format!("the reward model cannot read it: {error}")),
+                    Ok(_) => too_long(context, shared, "the reward model"),
+                }
+            }),
+            Kind::Likelihood(model) => {
+                let shared = model.tokenizer.digest() == tokenizer.digest()
+                    && model.tokenizer.chat_template() == tokenizer.chat_template();
+                match model.tokens(input, "a") {
+                    Err(error) => Some(format!("the model of --likelihood cannot read it: {error}")),
+                    Ok((_, 0)) => Some("the prompt has no token for --likelihood; expected at least one".into()),
+                    Ok(_) => too_long(model.model.architecture().context, shared, "--likelihood"),
+                }
+            }
+        }
+    }
+
+    /// Judges groups of samples, `[groups][samples]`; none if it is asked to stop on the way. What programs have said is in their
+    /// journals then.
     ///
     /// # Errors
     /// A sample that cannot be judged, by its row.
-    pub fn judge(&mut self, engine: &Engine, groups: &[Group<'_>]) -> Result<Vec<Vec<Judgement>>> {
+    pub fn judge(
+        &mut self,
+        engine: &Engine,
+        groups: &[Group<'_>],
+        shutdown: &Shutdown,
+    ) -> Result<Option<Vec<Vec<Judgement>>>> {
         let mut judged: Vec<Vec<Judgement>> = groups
             .iter()
             .map(|group| vec![Judgement::default(); group.completions.len()])
@@ -163,11 +210,10 @@ impl Judge {
         let by_vote = matches!(self.kind, Kind::Majority);
         if let Some(vote) = &self.vote {
             for (group, judged) in groups.iter().zip(&mut judged) {
-                let row = prompt_row(group);
                 for ((text, _), judged) in group.completions.iter().zip(judged) {
                     judged.answer = vote.of(text);
                     if by_vote {
-                        judged.right = vote.is_right(judged.answer.as_deref(), &row, "answer");
+                        judged.right = vote.is_right(judged.answer.as_deref(), group.row, "answer");
                     }
                 }
             }
@@ -184,12 +230,14 @@ impl Judge {
                 for (group, judged) in groups.iter().zip(&mut judged) {
                     let own = from..from + judged.len();
                     let models: Vec<Vec<f64>> = models.iter().map(|scores| scores[own.clone()].to_vec()).collect();
-                    score_group(rewards, group, &models, judged)?;
+                    if !score_group(rewards, group, &models, (judged, shutdown))? {
+                        return Ok(None);
+                    }
                     from = own.end;
                 }
             }
         }
-        Ok(judged)
+        Ok(Some(judged))
     }
 
     /// Makes the answers of programs durable.
@@ -204,37 +252,31 @@ impl Judge {
     }
 }
 
-fn prompt_row(group: &Group<'_>) -> PromptRow {
-    let prompt = match &group.question.input {
-        PromptInput::Text(text) => text.clone(),
-        PromptInput::Messages(_) => group.prompt.to_owned(),
-    };
-    PromptRow {
-        prompt,
-        columns: group.question.extra.clone(),
-    }
-}
-
-fn score_group(rewards: &mut Rewards, group: &Group<'_>, models: &[Vec<f64>], judged: &mut [Judgement]) -> Result<()> {
-    let row = prompt_row(group);
-    let samples: Vec<Sample<'_>> = group
-        .completions
-        .iter()
-        .map(|(text, tokens)| Sample::new(&row, text).with_tokens(*tokens))
-        .collect();
-    let first = Place {
-        update: 0,
-        index: group.first,
-    };
-    let scores = rewards.score(first, &samples, models)?;
+/// Scores a group's samples one after another: a program may be slow, and whoever asks to stop waits for no more than one answer. Whether
+/// all were scored.
+fn score_group(
+    rewards: &mut Rewards,
+    group: &Group<'_>,
+    models: &[Vec<f64>],
+    (judged, shutdown): (&mut [Judgement], &Shutdown),
+) -> Result<bool> {
     let names: Vec<String> = rewards.names().map(String::from).collect();
-    for (i, judged) in judged.iter_mut().enumerate() {
-        judged.score = scores.total[i];
+    for (i, (&completion, judged)) in group.completions.iter().zip(judged).enumerate() {
+        if shutdown.requested() {
+            return Ok(false);
+        }
+        let place = Place {
+            update: 0,
+            index: group.first + i as u64,
+        };
+        let models: Vec<Vec<f64>> = models.iter().map(|scores| vec![scores[i]]).collect();
+        let scores = rewards.score(place, &[sample_to_judge(group.row, completion)], &models)?;
+        judged.score = scores.total[0];
         for (name, part) in names.iter().zip(&scores.parts) {
-            judged.parts.insert(name.clone(), part[i].into());
+            judged.parts.insert(name.clone(), part[0].into());
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// A reward model's scores of all samples, one group after another.

@@ -11,18 +11,22 @@
 mod judge;
 mod table;
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hone_compute::{Engine, SamplingParameters};
 use hone_data::PromptInput;
 use hone_generate::prompting::PromptError;
-use hone_generate::{FinishReason, Generator, GeneratorOptions, Request, completion_text, raw_stop_tokens, stop_text};
+use hone_generate::{
+    FinishReason, Generator, GeneratorOptions, Request, completion_text, raw_stop_tokens, row_to_judge, stop_text,
+    without_stop,
+};
 use hone_math::Key;
 use hone_model::Transformer;
-use hone_run::BulkFile;
-use hone_task::FinalAnswer;
-use hone_text::{AddSpecial, Chat, GenerationPrompt, Message, QaFraming, TextError, Tokenizer};
+use hone_run::{BulkFile, Shutdown};
+use hone_task::{FinalAnswer, PromptRow};
+use hone_text::{AddSpecial, Chat, Message, QaFraming, TextError, Tokenizer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -30,6 +34,7 @@ pub use judge::{JudgeSetting, RewardsFile};
 pub use table::{Keep, Kept, Report, Sweep, Threshold};
 
 use crate::error::{PipelineError, Result};
+use crate::rows::check_rows;
 use judge::{Group, Judge};
 
 /// Completions that are judged together.
@@ -165,11 +170,19 @@ pub struct JudgePlan<'a> {
     pub folder: &'a Path,
     /// Finds a model's directory by its name.
     pub resolve: &'a dyn Fn(&str) -> Result<PathBuf>,
+    /// Looked at between two answers of a slow judge.
+    pub shutdown: &'a Shutdown,
+}
+
+/// A candidate that is not judged yet.
+struct Waiting {
+    candidate: Candidate,
+    /// Its tokens without the one that ended it.
+    judged_tokens: usize,
 }
 
 /// A prompt in tokens.
 struct Prepared {
-    text: String,
     ids: Arc<[u32]>,
     /// Whether it is in `Q:`/`A:` form.
     framed: bool,
@@ -191,7 +204,8 @@ impl Policy<'_> {
     /// than stopped by `on_progress`, which is told of completions and tokens so far.
     ///
     /// # Errors
-    /// A prompt that is too long or has no place in the template; a sample that cannot be judged; a file that cannot be written.
+    /// Before the first sample: a prompt that is too long, for the judge as well, has no place in the template or lacks a column that a rule
+    /// reads. Then a sample that cannot be judged; a file that cannot be written.
     pub fn best_of(
         &self,
         questions: &[Question],
@@ -216,7 +230,9 @@ impl Policy<'_> {
         let generator = Generator::new(self.engine, self.model, options);
         let key = Key::new(drawing.seed, "sample", 0);
         let per_prompt = drawing.per_prompt();
+        self.check(&judge, plan.setting, questions, drawing)?;
         let (mut done, mut tokens) = (0, 0);
+        let stopped = Cell::new(false);
         for block in questions.chunks((BLOCK / per_prompt).max(1)) {
             let prepared: Vec<Prepared> = block
                 .iter()
@@ -238,15 +254,18 @@ impl Policy<'_> {
                     }));
                 }
             }
-            let mut waiting: Vec<Candidate> = Vec::new();
+            let mut waiting: Vec<Waiting> = Vec::new();
             let all = generator.run_in_order(
                 &requests,
                 &mut |event| {
                     tokens += 1;
                     done += u64::from(event.finish.is_some());
-                    on_progress(done, tokens)
+                    on_progress(done, tokens) && !stopped.get()
                 },
                 &mut |i, completion| {
+                    if stopped.get() {
+                        return Ok::<(), PipelineError>(());
+                    }
                     let prompt = &prepared[i / per_prompt];
                     let raw = self.chat.is_none().then_some(&*prompt.ids);
                     let stop = if prompt.framed { &framed_stop } else { &drawing.stop };
@@ -254,7 +273,7 @@ impl Policy<'_> {
                     if prompt.framed {
                         text = text.trim().to_owned();
                     }
-                    waiting.push(Candidate {
+                    let candidate = Candidate {
                         row: block[i / per_prompt].row,
                         temperature: requests[i].sampling.temperature,
                         sample: i % drawing.n,
@@ -266,6 +285,10 @@ impl Policy<'_> {
                         parts: Map::new(),
                         answer: None,
                         right: None,
+                    };
+                    waiting.push(Waiting {
+                        candidate,
+                        judged_tokens: without_stop(&completion, &stop_tokens).len(),
                     });
                     let whole = waiting.len().is_multiple_of(per_prompt);
                     if whole && (waiting.len() >= JUDGED || i + 1 == requests.len()) {
@@ -273,21 +296,47 @@ impl Policy<'_> {
                         let first = i / per_prompt + 1 - judged.len() / per_prompt;
                         let asked = &block[first..=i / per_prompt];
                         let prompts = &prepared[first..=i / per_prompt];
-                        let judged = self.judged(&mut judge, (asked, prompts), judged, drawing)?;
+                        let judged = self.judged((&mut judge, plan.shutdown), (asked, prompts), judged, drawing)?;
                         judge.sync()?;
-                        store.add(judged)?;
+                        match judged {
+                            Some(judged) => store.add(judged)?,
+                            None => stopped.set(true),
+                        }
                     }
-                    Ok::<(), PipelineError>(())
+                    Ok(())
                 },
             )?;
             if let Store::File(file) = store {
                 file.sync()?;
             }
-            if !all {
+            if !all || stopped.get() {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Refuses what could not be sampled or judged later, whatever the samples.
+    fn check(&self, judge: &Judge, setting: &JudgeSetting, questions: &[Question], drawing: &Drawing) -> Result<()> {
+        for question in questions {
+            let prompt = self.prepare(question)?;
+            let row = question.row + 1;
+            let refused = judge.refusal((&question.input, &prompt.ids), self.tokenizer, drawing.max_new_tokens);
+            if let Some(reason) = refused {
+                return Err(PipelineError::Unscorable { row, reason });
+            }
+        }
+        let JudgeSetting::Rewards(entries) = setting else {
+            return Ok(());
+        };
+        let mut rows = questions.iter().map(|question| {
+            let row = PromptRow {
+                prompt: String::new(),
+                columns: question.extra.clone(),
+            };
+            (question.row, row)
+        });
+        check_rows(entries, &mut rows)
     }
 
     fn prepare(&self, question: &Question) -> Result<Prepared> {
@@ -298,14 +347,13 @@ impl Policy<'_> {
         };
         let raw = |text: String, framed: bool| {
             let ids = self.tokenizer.encode(&text, AddSpecial::Yes).map_err(at)?;
-            Ok::<_, PipelineError>((text, ids, framed))
+            Ok::<_, PipelineError>((ids, framed))
         };
-        let (text, ids, framed) = match (&question.input, self.chat) {
+        let (ids, framed) = match (&question.input, self.chat) {
             (input, Some(chat)) => {
                 let turns = input.to_messages();
                 let messages: Vec<Message> = turns.iter().map(|m| Message::new(&m.role, &m.content)).collect();
-                let text = chat.render(&messages, GenerationPrompt::Add).map_err(at)?;
-                (text, chat.prompt_ids(&messages).map_err(at)?, false)
+                (chat.prompt_ids(&messages).map_err(at)?, false)
             }
             (PromptInput::Text(text), None) => raw(text.clone(), false)?,
             (input @ PromptInput::Messages(_), None) => {
@@ -320,39 +368,53 @@ impl Policy<'_> {
             PromptError::TooLong { tokens, context }
         } else {
             let ids = ids.into();
-            return Ok(Prepared { text, ids, framed });
+            return Ok(Prepared { ids, framed });
         };
         Err(PipelineError::Prompt { row, source: problem })
     }
 
-    /// The candidates of whole prompts with their judgements. A vote counts the samples of one temperature.
+    /// The candidates of whole prompts with their judgements; none if it is asked to stop on the way. A vote counts the samples of one temperature.
     fn judged(
         &self,
-        judge: &mut Judge,
+        (judge, shutdown): (&mut Judge, &Shutdown),
         (questions, prompts): (&[Question], &[Prepared]),
-        mut candidates: Vec<Candidate>,
+        waiting: Vec<Waiting>,
         drawing: &Drawing,
-    ) -> Result<Vec<Candidate>> {
+    ) -> Result<Option<Vec<Candidate>>> {
         let temperatures = drawing.temperatures.len();
-        let groups: Vec<Group<'_>> = candidates
+        let mut rows = Vec::with_capacity(questions.len());
+        for (question, prompt) in questions.iter().zip(prompts) {
+            rows.push(row_to_judge(
+                self.tokenizer,
+                (&question.input, &prompt.ids),
+                &question.extra,
+            )?);
+        }
+        let groups: Vec<Group<'_>> = waiting
             .chunks(drawing.n)
             .enumerate()
-            .map(|(g, candidates)| Group {
+            .map(|(g, waiting)| Group {
                 question: &questions[g / temperatures],
-                prompt: &prompts[g / temperatures].text,
+                row: &rows[g / temperatures],
                 first: questions[g / temperatures].row * drawing.per_prompt() as u64
                     + ((g % temperatures) * drawing.n) as u64,
-                completions: candidates.iter().map(|c| (c.completion.as_str(), c.tokens)).collect(),
+                completions: waiting
+                    .iter()
+                    .map(|w| (w.candidate.completion.as_str(), w.judged_tokens))
+                    .collect(),
             })
             .collect();
-        let judgements = judge.judge(self.engine, &groups)?;
+        let Some(judgements) = judge.judge(self.engine, &groups, shutdown)? else {
+            return Ok(None);
+        };
+        let mut candidates: Vec<Candidate> = waiting.into_iter().map(|waiting| waiting.candidate).collect();
         for (candidate, judgement) in candidates.iter_mut().zip(judgements.into_iter().flatten()) {
             candidate.score = judgement.score;
             candidate.parts = judgement.parts;
             candidate.answer = judgement.answer;
             candidate.right = judgement.right;
         }
-        Ok(candidates)
+        Ok(Some(candidates))
     }
 }
 

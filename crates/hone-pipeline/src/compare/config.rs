@@ -11,9 +11,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::CompareOptions;
+use super::judge::Plan;
 use super::method::{Method, check_method};
+use super::tasks::Played;
 use crate::error::{PipelineError, Result};
-use crate::recipe::{Expect, Frame, ReadyExpect, ReadyStage, Settings, StageSection, Subject, check_name};
+use crate::quickstart::PreferencesSetting;
+use crate::recipe::{Expect, Frame, ReadyExpect, ReadyStage, Settings, StageSection, Subject, Work, check_name};
 
 /// Stages that make the starting model, what is compared, and what counts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -96,7 +99,7 @@ fn shown() -> usize {
     8
 }
 
-/// `[judge]`: exactly one of `environment`, `rewards` and `reward`.
+/// `[judge]`: exactly one of `environment`, `rewards`, `reward` and `labeler`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeSection {
@@ -109,7 +112,10 @@ pub struct JudgeSection {
     /// Of an environment: the seed of the episodes, with which no method may practise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Held-out prompts, for `rewards` and `reward`.
+    /// Of an environment: turns after which an episode is cut off; 16 where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<usize>,
+    /// Held-out prompts, for all but an environment.
     #[serde(default)]
     pub prompts: Vec<Source>,
     /// A weighted sum of rules, programs and reward models.
@@ -118,12 +124,18 @@ pub struct JudgeSection {
     /// A reward model's directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<String>,
+    /// The small world's labeler without its noise, by what it values: `standard`, `exchanged` or `planted`. It reads the columns
+    /// `answer`, `kind` and `group` of the world's prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labeler: Option<PreferencesSetting>,
 }
 
 /// Episodes of a judge where nothing is said.
 const EPISODES: u64 = 500;
 /// Their seed.
 const JUDGE_SEED: u64 = 1_000_003;
+/// Turns of an episode where nothing is said, as in stages.
+const MAX_TURNS: usize = 16;
 
 impl JudgeSection {
     /// Of an environment: how many episodes.
@@ -134,6 +146,24 @@ impl JudgeSection {
     /// Of an environment: the seed of the episodes.
     pub fn episode_seed(&self) -> u64 {
         self.seed.unwrap_or(JUDGE_SEED)
+    }
+
+    /// How an environment is played.
+    pub(super) fn plays(&self, setting: &EnvironmentSetting, seed: u64) -> Played {
+        Played {
+            setting: setting.clone(),
+            seed,
+            max_turns: self.max_turns.unwrap_or(MAX_TURNS),
+        }
+    }
+
+    /// What says what answers are worth; of an environment nothing.
+    pub(super) fn plan(&self) -> Plan<'_> {
+        Plan {
+            rewards: &self.rewards,
+            reward: self.reward.as_deref(),
+            labeler: self.labeler,
+        }
     }
 }
 
@@ -147,6 +177,16 @@ pub struct ProxySection {
     /// A reward model's directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<String>,
+}
+
+impl ProxySection {
+    pub(super) fn plan(&self) -> Plan<'_> {
+        Plan {
+            rewards: &self.rewards,
+            reward: self.reward.as_deref(),
+            labeler: None,
+        }
+    }
 }
 
 /// `[[method]]`.
@@ -225,6 +265,7 @@ pub(super) fn load(options: &CompareOptions, out: &Path) -> Result<Ready> {
     check.compare(&config)?;
     check.judge(&config)?;
     let stages = frame.stages(config.stages.clone())?;
+    check.demonstrations(&config.judge, &stages)?;
     let mut methods = Vec::new();
     for (i, section) in config.methods.iter().enumerate() {
         let key = format!("method[{i}]");
@@ -372,19 +413,20 @@ impl Check<'_> {
             judge.environment.is_some(),
             !judge.rewards.is_empty(),
             judge.reward.is_some(),
+            judge.labeler.is_some(),
         ];
         match given.iter().filter(|given| **given).count() {
             1 => {}
             0 => {
                 return self.refuse(
                     "judge",
-                    "has none of environment, rewards and reward; expected one of them",
+                    "has none of environment, rewards, reward and labeler; expected one of them",
                 );
             }
             _ => {
                 return self.refuse(
                     "judge",
-                    "has several of environment, rewards and reward; expected one of them",
+                    "has several of environment, rewards, reward and labeler; expected one of them",
                 );
             }
         }
@@ -398,6 +440,9 @@ impl Check<'_> {
             if judge.episodes == Some(0) {
                 return self.refuse("judge.episodes", "is 0; expected at least 1");
             }
+            if judge.max_turns == Some(0) {
+                return self.refuse("judge.max_turns", "is 0; expected at least 1");
+            }
             let seed = judge.episode_seed();
             if config.compare.seeds.contains(&seed) {
                 let reason = format!("is {seed}, with which a method practises; expected another than compare.seeds");
@@ -405,7 +450,12 @@ impl Check<'_> {
             }
             self.environment(environment)?;
         } else {
-            for (key, given) in [("episodes", judge.episodes), ("seed", judge.seed)] {
+            let max_turns = judge.max_turns.map(|turns| turns as u64);
+            for (key, given) in [
+                ("episodes", judge.episodes),
+                ("seed", judge.seed),
+                ("max_turns", max_turns),
+            ] {
                 if given.is_some() {
                     return self.refuse(&format!("judge.{key}"), "is an environment's; these are prompts");
                 }
@@ -427,16 +477,28 @@ impl Check<'_> {
     }
 
     fn environment(&self, environment: &EnvironmentSetting) -> Result<()> {
-        let several_turns = match environment {
-            EnvironmentSetting::Maze(maze) => maze.moves_per_turn.is_some(),
-            EnvironmentSetting::WordGame(game) => game.turns > 1,
-        };
-        if let Err(error) = environment.build() {
-            return self.refuse("judge.environment", error.to_string());
+        match environment.build() {
+            Ok(_) => Ok(()),
+            Err(error) => self.refuse("judge.environment", error.to_string()),
         }
-        if several_turns {
-            let reason = "has several turns; expected one in which the whole way is written, as without moves_per_turn";
-            return self.refuse("judge.environment", reason);
+    }
+
+    /// Players that are imitated have other episodes than those that are judged.
+    fn demonstrations(&self, judge: &JudgeSection, stages: &[ReadyStage]) -> Result<()> {
+        let Some(environment) = &judge.environment else {
+            return Ok(());
+        };
+        let seed = judge.episode_seed();
+        for stage in stages {
+            if let Work::Demonstrations(resolved) = &stage.work
+                && (&resolved.config.environment, resolved.config.seed) == (environment, seed)
+            {
+                let reason = format!(
+                    "is {seed}, with which stage {} plays the same environment; expected another",
+                    stage.name
+                );
+                return self.refuse("judge.seed", reason);
+            }
         }
         Ok(())
     }

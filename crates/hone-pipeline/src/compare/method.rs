@@ -42,6 +42,11 @@ impl Method {
     pub fn trains(&self) -> bool {
         matches!(self.way, Way::Stage(_))
     }
+
+    /// Whether it answers with, or shows, samples that something chose.
+    pub fn picks(&self) -> bool {
+        matches!(self.way, Way::BestOf { .. } | Way::FewShot { .. })
+    }
 }
 
 /// Keys that one kind of method has, with the kind.

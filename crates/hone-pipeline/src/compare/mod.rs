@@ -34,10 +34,14 @@
 //! costs no more than itself. Results do not depend on the clock; times stand in `timings.jsonl`.
 
 mod config;
+mod course;
 mod judge;
 mod measure;
 mod method;
+mod overlap;
+mod overoptimisation;
 mod page;
+mod player;
 mod results;
 mod tasks;
 mod updates;
@@ -56,12 +60,16 @@ use crate::recipe::{Expectation, Kitchen, ReadyStage, StageResult};
 use config::{ITSELF, METHODS, Ready, directory};
 use measure::{Judged, judged, write_tasks};
 use method::{Method, Way};
-use results::{FORMAT, PerPrompt, Tokens, deviation, draws, overoptimisation};
+use overoptimisation::overoptimisation;
+use results::{FORMAT, JUDGE, PROXY, PerPrompt, Tokens, deviation, draws};
 use tasks::Tasks;
 use updates::Trained;
 
 pub use config::{CompareSection, Comparison, JudgeSection, MethodSection, ProxySection};
-pub use results::{Alarm, CompareResult, Curve, Figure, Measures, MethodResult, Overoptimisation, SeedResult};
+pub use course::{Course, Parted, Point};
+pub use overlap::Overlap;
+pub use overoptimisation::{Alarm, Curve, Overoptimisation};
+pub use results::{CompareResult, Figure, Measures, MethodResult, SeedResult};
 pub use updates::{LeftOut, Part, Updates};
 
 /// The results, in the comparison's folder.
@@ -161,14 +169,16 @@ pub fn compare(options: &CompareOptions, observer: Arc<dyn Observer>, shutdown: 
         tasks: &tasks,
         config: &ready.config,
     };
+    bench.check_tasks(&ready.methods)?;
     write_tasks(&bench)?;
+    let overlaps = overlap::find(&bench, &ready)?;
     // 4. Practice and answers, method by method and seed by seed
     let mut rows = Vec::new();
     for method in &ready.methods {
         rows.push(bench.run(method)?);
     }
     // 5. Figures, and the page
-    let result = bench.result(&ready, &rows)?;
+    let result = bench.result(&ready, &rows, overlaps)?;
     let times = bench.times(&ready.methods)?;
     page::write(&bench, (&result, &rows), &times)?;
     result.write(&out.join(RESULTS))?;
@@ -269,6 +279,25 @@ impl Bench<'_> {
         Ok((dir.join("model"), tokens))
     }
 
+    /// Refuses what judge or proxy could not read of any answer, before the first is sampled.
+    fn check_tasks(&self, methods: &[Method]) -> Result<()> {
+        let (judge, proxy) = (&self.config.judge, &self.config.proxy);
+        let check = |tasks: &Tasks, key: &str| -> Result<()> {
+            judge.plan().check(tasks, key)?;
+            proxy.as_ref().map_or(Ok(()), |proxy| proxy.plan().check(tasks, key))
+        };
+        check(self.tasks, "judge.prompts")?;
+        for method in methods {
+            if let Way::FewShot { prompts, .. } = &method.way {
+                for &seed in &self.config.compare.seeds {
+                    let key = format!("method {}: prompts", method.name);
+                    check(&self.practice_tasks(method, seed, prompts)?, &key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn check_stop(&self, stage: &str) -> Result<()> {
         if self.kitchen.shutdown.requested() {
             return Err(PipelineError::Stopped {
@@ -316,8 +345,16 @@ impl Bench<'_> {
         Ok(times)
     }
 
+    /// What chooses among a method's samples.
+    fn picker(&self) -> &'static str {
+        match self.config.proxy {
+            Some(_) => PROXY,
+            None => JUDGE,
+        }
+    }
+
     /// All figures.
-    fn result(&self, ready: &Ready, rows: &[Row]) -> Result<CompareResult> {
+    fn result(&self, ready: &Ready, rows: &[Row], overlaps: Vec<Overlap>) -> Result<CompareResult> {
         let c = &self.config.compare;
         let draws = draws(c.resamples);
         let optimum: Option<Vec<f64>> = self.tasks.tasks.iter().map(tasks::Task::optimum).collect();
@@ -352,6 +389,7 @@ impl Bench<'_> {
             methods.push(MethodResult {
                 name: method.name.clone(),
                 kind: method.kind.clone(),
+                picked_by: method.picks().then(|| self.picker().to_owned()),
                 control: method.control,
                 trains: method.trains(),
                 measures: Measures::new(&all[i], &all[baseline], bound, Tokens::mean(&row.tokens), &draws)?,
@@ -369,7 +407,8 @@ impl Bench<'_> {
             samples: c.samples as u64,
             temperature: c.temperature,
             max_new_tokens: c.max_new_tokens as u64,
-            overoptimisation: overoptimisation(&methods, &all, &draws)?,
+            overoptimisation: overoptimisation(&methods, &all, course::find(self, &ready.methods, rows)?, &draws)?,
+            overlaps,
             updates: updates::updates(&self.start, &self.trained(ready, rows))?,
             methods,
         })
@@ -391,10 +430,11 @@ impl Bench<'_> {
 
     fn judge_name(&self) -> String {
         let judge = &self.config.judge;
-        match (&judge.environment, &judge.reward) {
-            (Some(environment), _) => format!("environment {}", environment.name()),
-            (None, Some(_)) => "reward model".to_owned(),
-            (None, None) => "rewards".to_owned(),
+        match (&judge.environment, &judge.reward, &judge.labeler) {
+            (Some(environment), ..) => format!("environment {}", environment.name()),
+            (None, Some(_), _) => "reward model".to_owned(),
+            (None, None, Some(_)) => "labeler".to_owned(),
+            (None, None, None) => "rewards".to_owned(),
         }
     }
 }

@@ -11,18 +11,21 @@ use super::{Bench, PAGE, Row, Took};
 use crate::error::Result;
 use crate::files::read_lines;
 
+mod parting;
+
 /// Writes the page.
 pub(super) fn write(bench: &Bench<'_>, (result, rows): (&CompareResult, &[Row]), times: &[Took]) -> Result<()> {
     let mut sections = vec![opening(result), pictures(result), table(result), win_rates(result)];
     sections.extend(practice(bench, rows)?);
     if result.overoptimisation.is_some() {
-        sections.extend(overoptimisation(result));
+        sections.extend(parting::sections(result));
     }
     if let Some(updates) = &result.updates {
         sections.extend(update_sections(updates));
     }
     sections.extend(examples(rows));
     sections.extend(side_by_side(bench, rows)?);
+    sections.extend(overlaps(result));
     if !times.is_empty() {
         sections.push(took(times));
     }
@@ -179,11 +182,13 @@ fn table(result: &CompareResult) -> Section {
     ]);
     let row = |method: &MethodResult| {
         let m = &method.measures;
-        let name = if method.control {
-            format!("{} (control)", method.name)
-        } else {
-            method.name.clone()
-        };
+        let mut name = method.name.clone();
+        if method.control {
+            name += " (control)";
+        }
+        if method.is_upper_bound() {
+            name += " *";
+        }
         let mut cells = vec![
             name,
             between(&m.reward, 3),
@@ -209,11 +214,20 @@ fn table(result: &CompareResult) -> Section {
         title: "Figures".into(),
         columns: columns.into_iter().map(String::from).collect(),
         rows: result.methods.iter().map(row).collect(),
-        note: "Less the baseline's: taken prompt by prompt; a method is better where the interval lies above 0. At equal length: \
+        note: bound_note(result)
+            + "Less the baseline's: taken prompt by prompt; a method is better where the interval lies above 0. At equal length: \
                the win rate that a logistic regression on the difference in length gives where there is none. Tokens are means \
-               over seeds."
-            .into(),
+               over seeds.",
     }
+}
+
+/// What the asterisk of a method says; nothing without one.
+fn bound_note(result: &CompareResult) -> String {
+    if !result.methods.iter().any(MethodResult::is_upper_bound) {
+        return String::new();
+    }
+    "* The judge itself chose among the samples: an upper bound, not what somebody would get who cannot ask the judge. "
+        .to_owned()
 }
 
 fn win_rates(result: &CompareResult) -> Section {
@@ -232,81 +246,6 @@ fn win_rates(result: &CompareResult) -> Section {
         reference: Some(0.5),
         rows: result.methods.iter().map(row).collect(),
     }
-}
-
-fn overoptimisation(result: &CompareResult) -> Vec<Section> {
-    let Some(found) = &result.overoptimisation else {
-        return Vec::new();
-    };
-    let (proxy, reward) = (|m: &Measures| m.proxy, |m: &Measures| Some(m.reward));
-    let marks = result
-        .methods
-        .iter()
-        .enumerate()
-        .filter_map(|method| mark(method, &proxy, &reward));
-    let alarms: Vec<String> = found
-        .alarms
-        .iter()
-        .map(|alarm| {
-            format!(
-                "Look here: {} is above {} in what the methods could see ({:+.3} [{:+.3}, {:+.3}]) and below it in what counts \
-                 ({:+.3} [{:+.3}, {:+.3}]).",
-                alarm.method,
-                alarm.than,
-                alarm.proxy.mean,
-                alarm.proxy.low,
-                alarm.proxy.high,
-                alarm.reward.mean,
-                alarm.reward.low,
-                alarm.reward.high
-            )
-        })
-        .collect();
-    let text = if alarms.is_empty() {
-        "No method is above another in what the methods could see and below it in what counts, beyond the intervals of both \
-         differences."
-            .to_owned()
-    } else {
-        alarms.join("\n\n")
-    };
-    let curve = |c: &super::results::Curve| {
-        vec![
-            c.family.clone(),
-            number(Some(c.alpha), 4),
-            number(Some(c.beta), 4),
-            number(Some(c.rmse), 4),
-            number(c.peak_kl, 2),
-            c.points.to_string(),
-        ]
-    };
-    let mut sections = vec![
-        Section::Text {
-            title: "What the methods could see, and what counts".into(),
-            text,
-        },
-        Section::Scatters {
-            title: String::new(),
-            charts: vec![Scatter {
-                title: "Judge against proxy".into(),
-                x_label: "proxy".into(),
-                y_label: "reward".into(),
-                marks: marks.collect(),
-            }],
-            note: String::new(),
-        },
-    ];
-    if !found.curves.is_empty() {
-        sections.push(Section::Table {
-            title: "Curves of over-optimisation".into(),
-            columns: ["", "alpha", "beta", "error", "highest at KL", "points"].map(String::from).to_vec(),
-            rows: found.curves.iter().map(curve).collect(),
-            note: "Gain in reward over the baseline, with d the root of KL: d (alpha - beta d) for best-of-N, \
-                   d (alpha - beta ln d) for training (Gao et al., 2023). Methods are no steps of one run: take it as a \
-                   summary, and a peak beyond the farthest point as unknown."
-                .into(),
-        });
-    }
-    sections
 }
 
 fn update_sections(updates: &Updates) -> Vec<Section> {
@@ -463,7 +402,7 @@ fn side_by_side(bench: &Bench<'_>, rows: &[Row]) -> Result<Vec<Section>> {
             }
             shown.push(Sample {
                 step: 0,
-                prompt: task.row.prompt.clone(),
+                prompt: task.shown.clone(),
                 response,
                 score: Some(verdict.reward),
                 kl: verdict.kl,
@@ -476,6 +415,21 @@ fn side_by_side(bench: &Bench<'_>, rows: &[Row]) -> Result<Vec<Section>> {
         });
     }
     Ok(sections)
+}
+
+/// What is practised on of what is judged.
+fn overlaps(result: &CompareResult) -> Option<Section> {
+    let row = |overlap: &super::Overlap| {
+        let (judged, all, practised) = (overlap.judged, result.prompts, overlap.practised);
+        (
+            overlap.by.clone(),
+            format!("{judged} of {all} judged, among {practised}"),
+        )
+    };
+    (!result.overlaps.is_empty()).then(|| Section::KeyValues {
+        title: "What is practised on of what is judged".into(),
+        rows: result.overlaps.iter().map(row).collect(),
+    })
 }
 
 fn took(times: &[Took]) -> Section {

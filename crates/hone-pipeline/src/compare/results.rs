@@ -13,18 +13,23 @@ use std::path::Path;
 use hone_eval::{Bootstrap, Comparison as LengthComparison, length_controlled_win_rate};
 use hone_math::Key;
 use hone_objective::best_of_n::kl_bound;
-use hone_objective::overoptimisation::{Form, fit};
 use hone_objective::statistics::{bootstrap_interval, paired_bootstrap};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::measure::Verdict;
+use super::overlap::Overlap;
+use super::overoptimisation::Overoptimisation;
 use super::updates::Updates;
 use crate::error::{PipelineError, Result};
 use crate::files::{read_lines, write_json};
 
 /// The version of `compare.json`.
 pub(super) const FORMAT: u32 = 1;
+/// Samples are chosen by what counts in the end.
+pub(super) const JUDGE: &str = "judge";
+/// Samples are chosen by what the methods could see.
+pub(super) const PROXY: &str = "proxy";
 
 /// A mean with its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +90,9 @@ pub struct MethodResult {
     pub name: String,
     /// As in the recipe.
     pub kind: String,
+    /// What chose among its samples: `proxy`, or `judge`, in which case best-of-N's figures are an upper bound, not what somebody would get
+    /// who cannot ask the judge. Of best-of-N and few-shot.
+    pub picked_by: Option<String>,
     /// Whether it is a control.
     pub control: bool,
     /// Whether it changes weights.
@@ -98,45 +106,6 @@ pub struct MethodResult {
     pub seeds: Vec<SeedResult>,
 }
 
-/// Two methods of which the proxy prefers one and the judge the other.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Alarm {
-    /// The one with the higher proxy and the lower reward.
-    pub method: String,
-    /// The other.
-    pub than: String,
-    /// By how much its proxy is higher.
-    pub proxy: Figure,
-    /// By how much its reward is lower: below 0.
-    pub reward: Figure,
-}
-
-/// A curve of over-optimisation through the methods of one family.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Curve {
-    /// `best-of` or `training`.
-    pub family: String,
-    /// The fit: `d (alpha - beta d)` of best-of-N, `d (alpha - beta ln d)` of training, `d` the root of KL.
-    pub alpha: f64,
-    /// See `alpha`.
-    pub beta: f64,
-    /// Root-mean-square error.
-    pub rmse: f64,
-    /// KL at which the curve is highest, if it comes down again.
-    pub peak_kl: Option<f64>,
-    /// Points it was fitted to.
-    pub points: u64,
-}
-
-/// Where what the methods could see and what counts part.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Overoptimisation {
-    /// Pairs to be looked at.
-    pub alarms: Vec<Alarm>,
-    /// Curves, where there are points enough.
-    pub curves: Vec<Curve>,
-}
-
 /// The contents of `compare.json`: a function of the recipe, without times and paths.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CompareResult {
@@ -148,7 +117,7 @@ pub struct CompareResult {
     pub start: String,
     /// The method against which win rates and differences are taken.
     pub baseline: String,
-    /// What judges: `environment maze`, `rewards` or `reward model`.
+    /// What judges: `environment maze`, `rewards`, `reward model` or `labeler`.
     pub judge: String,
     /// Prompts or episodes.
     pub prompts: u64,
@@ -164,6 +133,15 @@ pub struct CompareResult {
     pub updates: Option<Updates>,
     /// Proxy against judge; none without a proxy.
     pub overoptimisation: Option<Overoptimisation>,
+    /// What is practised on of what is judged, as far as that can be told beforehand.
+    pub overlaps: Vec<Overlap>,
+}
+
+impl MethodResult {
+    /// Whether its figures are an upper bound, since the judge itself chose its answers.
+    pub fn is_upper_bound(&self) -> bool {
+        self.kind == "best-of" && self.picked_by.as_deref() == Some(JUDGE)
+    }
 }
 
 impl CompareResult {
@@ -321,7 +299,7 @@ fn figure(values: &[f64], draws: &Bootstrap) -> Result<Figure> {
     })
 }
 
-fn difference(first: &[f64], second: &[f64], draws: &Bootstrap) -> Result<Figure> {
+pub(super) fn difference(first: &[f64], second: &[f64], draws: &Bootstrap) -> Result<Figure> {
     let found = paired_bootstrap(first, second, draws)?.difference;
     Ok(Figure {
         mean: found.estimate,
@@ -389,67 +367,6 @@ pub(super) fn deviation(means: &[f64]) -> Option<f64> {
     let mean = means.iter().sum::<f64>() / n;
     let squares: f64 = means.iter().map(|x| (x - mean) * (x - mean)).sum();
     (means.len() > 1).then(|| (squares / (n - 1.0)).sqrt())
-}
-
-/// Pairs of methods about which proxy and judge disagree beyond their intervals, and curves where there are points enough. Controls are left out.
-pub(super) fn overoptimisation(
-    methods: &[MethodResult],
-    prompts: &[PerPrompt],
-    draws: &Bootstrap,
-) -> Result<Option<Overoptimisation>> {
-    if methods.iter().any(|method| method.measures.proxy.is_none()) {
-        return Ok(None);
-    }
-    let shown: Vec<usize> = (0..methods.len()).filter(|&i| !methods[i].control).collect();
-    let mut alarms = Vec::new();
-    for &a in &shown {
-        for &b in &shown {
-            let (Some(own), Some(other)) = (&prompts[a].proxy, &prompts[b].proxy) else {
-                continue;
-            };
-            if a == b {
-                continue;
-            }
-            let proxy = difference(own, other, draws)?;
-            let reward = difference(&prompts[a].reward, &prompts[b].reward, draws)?;
-            if proxy.low > 0.0 && reward.high < 0.0 {
-                alarms.push(Alarm {
-                    method: methods[a].name.clone(),
-                    than: methods[b].name.clone(),
-                    proxy,
-                    reward,
-                });
-            }
-        }
-    }
-    let points = |chosen: &dyn Fn(&MethodResult) -> bool| -> Vec<(f64, f64)> {
-        let chosen = methods.iter().filter(|method| !method.control && chosen(method));
-        // A seed is a point; best-of-N's seeds have one divergence
-        chosen
-            .flat_map(|method| &method.seeds)
-            .filter_map(|seed| Some((seed.measures.kl?.mean, seed.measures.difference.mean)))
-            .filter(|(kl, _)| *kl >= 0.0)
-            .collect()
-    };
-    let mut curves = Vec::new();
-    for (family, form, chosen) in [
-        ("best-of", Form::BestOfN, points(&|method| method.measures.kl_is_bound)),
-        ("training", Form::ReinforcementLearning, points(&|method| method.trains)),
-    ] {
-        let (kl, gain): (Vec<f64>, Vec<f64>) = chosen.iter().copied().unzip();
-        // Too few points, or all at one divergence, make no curve
-        if let Ok(fitted) = fit(form, &kl, &gain) {
-            curves.push(Curve {
-                family: family.to_owned(),
-                alpha: fitted.alpha,
-                beta: fitted.beta,
-                rmse: fitted.rmse,
-                peak_kl: fitted.peak().map(|peak| peak.kl),
-                points: kl.len() as u64,
-            });
-        }
-    }
-    Ok(Some(Overoptimisation { alarms, curves }))
 }
 
 #[cfg(test)]

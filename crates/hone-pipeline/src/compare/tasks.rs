@@ -1,16 +1,19 @@
 //! What is answered: prompts with their columns, or episodes of an environment.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use hone_data::{Prompt, PromptInput, Source, load_prompts};
+use hone_generate::opening;
 use hone_math::Key;
 use hone_run::config::digest;
+use hone_task::Environment;
 use hone_task::environment::{EnvironmentSetting, Maze};
-use hone_task::{Environment, PromptRow};
+use hone_world::Question;
+use serde_json::{Map, Value, json};
 
 use super::config::JudgeSection;
 use crate::error::{PipelineError, Result};
-use crate::recipe::opening;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,12 +24,20 @@ pub(super) enum Asked {
     Episode { rules: String, observation: String },
 }
 
+/// Something asked, as far as it tells a judged task from one that is practised on: the turns, text being one of the user.
+pub(super) fn identity(input: &PromptInput) -> String {
+    let turns = input.to_messages().into_iter();
+    turns.map(|m| format!("{}\0{}\0", m.role, m.content.trim())).collect()
+}
+
 /// Something to answer.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
     pub asked: Asked,
-    /// The prompt as a person reads it, with the columns that verifiers read.
-    pub row: PromptRow,
+    /// What is asked, as a person reads it.
+    pub shown: String,
+    /// The row's other columns, for verifiers.
+    pub columns: Map<String, Value>,
     /// Of an episode: its index and, where it is known, the most that can be earned.
     pub episode: Option<(u64, Option<f64>)>,
 }
@@ -36,7 +47,16 @@ impl Task {
     pub fn input(&self) -> PromptInput {
         match &self.asked {
             Asked::Prompt(input) => input.clone(),
-            Asked::Episode { .. } => PromptInput::Text(self.row.prompt.clone()),
+            Asked::Episode { .. } => PromptInput::Text(self.shown.clone()),
+        }
+    }
+
+    /// What tells it from other tasks; none where that cannot be seen: a word game hides the word.
+    fn identity(&self, setting: Option<&EnvironmentSetting>) -> Option<String> {
+        match (&self.asked, setting) {
+            (Asked::Prompt(input), _) => Some(identity(input)),
+            (Asked::Episode { observation, .. }, Some(EnvironmentSetting::Maze(_))) => Some(observation.clone()),
+            (Asked::Episode { .. }, _) => None,
         }
     }
 
@@ -44,69 +64,112 @@ impl Task {
     pub fn optimum(&self) -> Option<f64> {
         self.episode.and_then(|(_, optimum)| optimum)
     }
+
+    /// What the small world's labeler reads beside a reply: none where the row lacks it.
+    pub fn question(&self) -> Result<Question, String> {
+        let input = self.input();
+        let prompt: Vec<Value> = input
+            .to_messages()
+            .iter()
+            .map(|m| json!({ "role": m.role, "content": m.content }))
+            .collect();
+        let of = |name: &str| self.columns.get(name).cloned().unwrap_or_default();
+        let row = json!({ "prompt": prompt, "answer": of("answer"), "kind": of("kind"), "group": of("group") });
+        let row: hone_world::PromptRow = serde_json::from_value(row).map_err(|e| e.to_string())?;
+        Ok(Question::from(&row))
+    }
+}
+
+/// An environment that is played.
+#[derive(Clone, Debug)]
+pub(super) struct Played {
+    pub setting: EnvironmentSetting,
+    /// Of its episodes.
+    pub seed: u64,
+    /// Turns after which an episode is cut off.
+    pub max_turns: usize,
 }
 
 /// All of them.
 pub(super) struct Tasks {
     pub tasks: Vec<Task>,
-    /// Of episodes: the environment and its seed.
-    environment: Option<(EnvironmentSetting, u64)>,
+    /// Of episodes.
+    pub environment: Option<Played>,
 }
+
+/// Draws of other episodes for each that is wanted, after which few-shot practice makes do with those it has.
+const TRIES: u64 = 100;
 
 impl Tasks {
     /// What the judge asks.
     pub fn judged(judge: &JudgeSection, base: &Path) -> Result<Self> {
         match &judge.environment {
-            Some(environment) => Self::episodes(environment, judge.episode_seed(), judge.episode_count()),
+            Some(environment) => {
+                let count = judge.episode_count();
+                let plays = judge.plays(environment, judge.episode_seed());
+                Self::episodes(plays, (count, count), &HashSet::new())
+            }
             None => Self::prompts(&judge.prompts, base),
         }
     }
 
-    /// What may be practised on: other episodes, or other prompts in an order of the seed's own. At most `count`.
+    /// What may be practised on: other episodes, or other prompts in an order of the seed's own. At most `count`, and none that is
+    /// `held` out.
     pub fn practice(
         judge: &JudgeSection,
         sources: &[Source],
         base: &Path,
         (seed, count): (u64, usize),
+        held: &HashSet<String>,
     ) -> Result<Self> {
         if let Some(environment) = &judge.environment {
-            return Self::episodes(environment, seed, count as u64);
+            let count = count as u64;
+            let tries = count.saturating_mul(TRIES);
+            return Self::episodes(judge.plays(environment, seed), (count, tries), held);
         }
         let mut all = Self::prompts(sources, base)?;
+        all.tasks
+            .retain(|task| task.identity(None).is_none_or(|own| !held.contains(&own)));
         let order = Key::new(seed, "compare/practice", 0).permutation(all.tasks.len());
         all.tasks = order.into_iter().take(count).map(|i| all.tasks[i].clone()).collect();
         Ok(all)
     }
 
-    /// The first `count` episodes of a seed.
-    fn episodes(environment: &EnvironmentSetting, seed: u64, count: u64) -> Result<Self> {
-        let mut running = environment.build()?;
+    /// The first `count` episodes that are not held out, of the first `tries`.
+    fn episodes(plays: Played, (count, tries): (u64, u64), held: &HashSet<String>) -> Result<Self> {
+        let mut running = plays.setting.build()?;
         let mut tasks = Vec::new();
-        for index in 0..count {
-            running.reset(seed, index)?;
+        for index in 0..tries {
+            if tasks.len() as u64 == count {
+                break;
+            }
+            running.reset(plays.seed, index)?;
             let (rules, observation) = (running.rules(), running.observe());
-            tasks.push(Task {
-                row: PromptRow::new(opening(&rules, &observation)),
+            let task = Task {
+                shown: opening(&rules, &observation),
                 asked: Asked::Episode { rules, observation },
+                columns: Map::new(),
                 episode: Some((index, running.optimum())),
-            });
+            };
+            let own = task.identity(Some(&plays.setting));
+            if own.is_none_or(|own| !held.contains(&own)) {
+                tasks.push(task);
+            }
         }
         Ok(Self {
             tasks,
-            environment: Some((environment.clone(), seed)),
+            environment: Some(plays),
         })
     }
 
-    fn prompts(sources: &[Source], base: &Path) -> Result<Self> {
+    pub fn prompts(sources: &[Source], base: &Path) -> Result<Self> {
         let mut tasks = Vec::new();
         for source in sources {
             for prompt in load_prompts(&source.clone().resolved_in(base))?.items {
                 let Prompt { input, extra } = prompt;
                 tasks.push(Task {
-                    row: PromptRow {
-                        prompt: text_of(&input),
-                        columns: extra,
-                    },
+                    shown: text_of(&input),
+                    columns: extra,
                     asked: Asked::Prompt(input),
                     episode: None,
                 });
@@ -118,26 +181,26 @@ impl Tasks {
         })
     }
 
-    /// What an action of an episode earns, in the one turn that it has.
-    pub fn played(&self, task: usize, action: &str) -> Result<Option<f64>> {
-        let (Some((setting, seed)), Some((index, _))) = (&self.environment, self.tasks[task].episode) else {
-            return Ok(None);
-        };
-        let mut environment = setting.build()?;
-        environment.reset(*seed, index)?;
-        environment.step(action)?;
-        Ok(Some(environment.reward()))
+    /// What tells each task from others; nothing where that cannot be seen.
+    pub fn identities(&self) -> HashSet<String> {
+        let setting = self.environment.as_ref().map(|plays| &plays.setting);
+        self.tasks.iter().filter_map(|task| task.identity(setting)).collect()
     }
 
     /// An action as a person looks at it: in the maze the way, drawn into the grid.
     pub fn drawn(&self, task: usize, action: &str) -> Result<Option<String>> {
-        let (Some((EnvironmentSetting::Maze(config), seed)), Some((index, _))) =
-            (&self.environment, self.tasks[task].episode)
-        else {
+        let (Some(plays), Some((index, _))) = (&self.environment, self.tasks[task].episode) else {
             return Ok(None);
         };
+        let EnvironmentSetting::Maze(config) = &plays.setting else {
+            return Ok(None);
+        };
+        // Of several turns each may have moves that were too many
+        if config.moves_per_turn.is_some() {
+            return Ok(None);
+        }
         let mut maze = Maze::new(config.clone())?;
-        maze.reset(*seed, index)?;
+        maze.reset(plays.seed, index)?;
         Ok(Some(maze.grid().drawn(action)))
     }
 
@@ -145,9 +208,9 @@ impl Tasks {
     pub fn digest(&self) -> Result<String> {
         let mut rows = Vec::with_capacity(self.tasks.len());
         for task in &self.tasks {
-            let columns = serde_json::to_string(&task.row.columns)
+            let columns = serde_json::to_string(&task.columns)
                 .map_err(|e| PipelineError::setting("judge.prompts", e.to_string()))?;
-            rows.push(toml::Value::String(task.row.prompt.clone()));
+            rows.push(toml::Value::String(task.shown.clone()));
             rows.push(toml::Value::String(columns));
         }
         Ok(digest(&toml::Table::from_iter([("tasks".to_owned(), rows.into())])))
@@ -185,15 +248,14 @@ mod tests {
         let mut other = judge.environment.clone().unwrap().build()?;
         for (index, task) in tasks.tasks.iter().enumerate() {
             other.reset(1_000_003, index as u64)?;
-            assert_eq!(task.row.prompt, opening(&other.rules(), &other.observe()));
+            assert_eq!(task.shown, opening(&other.rules(), &other.observe()));
             assert_eq!(task.optimum(), other.optimum());
             other.step("up left down")?;
-            assert_eq!(tasks.played(index, "up left down")?, Some(other.reward()));
             assert!(tasks.drawn(index, "up left down")?.unwrap().contains('@'));
         }
         // Practice has other episodes, those of its seed
-        let practice = Tasks::practice(&judge, &[], Path::new(""), (1, 6))?;
-        let shown = |tasks: &Tasks| -> Vec<String> { tasks.tasks.iter().map(|t| t.row.prompt.clone()).collect() };
+        let practice = Tasks::practice(&judge, &[], Path::new(""), (1, 6), &HashSet::new())?;
+        let shown = |tasks: &Tasks| -> Vec<String> { tasks.tasks.iter().map(|t| t.shown.clone()).collect() };
         assert_ne!(shown(&practice), shown(&tasks));
         assert_ne!(practice.digest()?, tasks.digest()?);
         assert_eq!(tasks.digest()?, Tasks::judged(&judge, Path::new(""))?.digest()?);
@@ -209,15 +271,49 @@ mod tests {
         std::fs::write(dir.path().join("p.jsonl"), rows).unwrap();
         let judge: JudgeSection = toml::from_str("prompts = [\"p.jsonl\"]\nreward = \"r\"").unwrap();
         let all = Tasks::judged(&judge, dir.path())?;
-        assert_eq!((all.tasks.len(), &all.tasks[4].row.columns["answer"]), (9, &4.into()));
-        assert_eq!(all.played(4, "4")?, None);
+        assert_eq!((all.tasks.len(), &all.tasks[4].columns["answer"]), (9, &4.into()));
+        let held = HashSet::from([identity(&PromptInput::Text(" p3".into()))]);
         let practice = |seed| -> Result<Vec<String>> {
-            let tasks = Tasks::practice(&judge, &judge.prompts, dir.path(), (seed, 4))?.tasks;
-            Ok(tasks.into_iter().map(|task| task.row.prompt).collect())
+            let tasks = Tasks::practice(&judge, &judge.prompts, dir.path(), (seed, 4), &HashSet::new())?.tasks;
+            Ok(tasks.into_iter().map(|task| task.shown).collect())
         };
+        let rest = Tasks::practice(&judge, &judge.prompts, dir.path(), (1, 9), &held)?.tasks;
+        assert_eq!(rest.len(), 8);
+        assert!(rest.iter().all(|task| task.shown != "p3"));
         assert_eq!(practice(1)?.len(), 4);
         assert_eq!(practice(1)?, practice(1)?);
         assert!((2..6).any(|seed| practice(seed).unwrap() != practice(1).unwrap()));
         Ok(())
+    }
+    /// Mazes of four cells and one coin are few: without being held out the judged ones would be practised on.
+    #[test]
+    fn held_out_episodes_are_not_practised_on() -> Result<()> {
+        let judge: JudgeSection = toml::from_str("episodes = 4\nenvironment = { kind = \"maze\", size = 2 }").unwrap();
+        let judged = Tasks::judged(&judge, Path::new(""))?;
+        let held = judged.identities();
+        let shared = |held: &HashSet<String>| -> Result<usize> {
+            let practice = Tasks::practice(&judge, &[], Path::new(""), (1, 40), held)?;
+            assert_eq!(practice.tasks.len(), 40);
+            Ok(practice.identities().intersection(&judged.identities()).count())
+        };
+        assert!(shared(&HashSet::new())? > 0);
+        assert_eq!(shared(&held)?, 0);
+        // What a word game hides cannot be told from what it shows
+        let game: JudgeSection = toml::from_str("episodes = 3\nenvironment = { kind = \"word-game\" }").unwrap();
+        assert!(Tasks::judged(&game, Path::new(""))?.identities().is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn the_labelers_question_is_read_from_a_row() {
+        let task = |columns: Value| Task {
+            asked: Asked::Prompt(PromptInput::Text("Q?".into())),
+            shown: "Q?".into(),
+            columns: columns.as_object().cloned().unwrap_or_default(),
+            episode: None,
+        };
+        let question = task(json!({ "answer": "seven", "kind": "sum", "group": "familiar" })).question();
+        assert_eq!(question.map(|q| (q.text, q.answer)), Ok(("Q?".into(), "seven".into())));
+        assert!(task(json!({ "kind": "sum" })).question().is_err());
     }
 }

@@ -6,7 +6,7 @@ use hone_run::{Configuration, Resolved, config as strict};
 use hone_train::ppo::{PpoConfig, PpoSection, PtxSection};
 use hone_train::pretrain::{PretrainConfig, PretrainData, PretrainModel};
 use hone_train::reward::{RewardConfig, RewardData, RewardSection as RewardMethod};
-use hone_train::rollout::{PromptData, RewardSection};
+use hone_train::rollout::{Maximised, PromptData};
 use hone_train::sections::{EvalSection, ModelSection, PassesSection, ScheduleSetting, ShownSection, TrainSection};
 use hone_train::sft::{SftConfig, SftData, SftEval};
 use hone_world::{Preferences, Source as Corpus};
@@ -31,6 +31,9 @@ pub enum Scale {
 pub struct QuickstartConfig {
     /// Every random number follows from it, the world included.
     pub seed: u64,
+    /// How far it goes: `table`, or `reward` for all up to the reward model, as a start for comparisons.
+    #[serde(default, skip_serializing_if = "Until::is_table")]
+    pub until: Until,
     /// Text, demonstrations, prompts and the labeler.
     pub world: WorldSection,
     /// The tokenizer.
@@ -47,6 +50,25 @@ pub struct QuickstartConfig {
     pub ptx: PtxSection,
     /// Judging.
     pub judge: JudgeSection,
+}
+
+/// How far a quickstart goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Until {
+    /// To the table of all ways to answer.
+    #[default]
+    Table,
+    /// To the reward model.
+    Reward,
+}
+
+impl Until {
+    // Serde asks by reference
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_table(&self) -> bool {
+        *self == Self::Table
+    }
 }
 
 /// A stage's section, and why a key in it is none of that stage.
@@ -244,6 +266,7 @@ impl QuickstartConfig {
         };
         Self {
             seed,
+            until: Until::Table,
             world: WorldSection {
                 corpus_bytes: sizes.corpus_bytes,
                 demonstrations: sizes.demonstrations,
@@ -329,9 +352,7 @@ impl QuickstartConfig {
             },
             ppo: PpoConfig {
                 model: model(folder::SFT),
-                reward: RewardSection {
-                    path: format!("{}/model", folder::REWARD),
-                },
+                maximised: Maximised::model(format!("{}/model", folder::REWARD)),
                 data: PromptData {
                     prompts: vec![file("prompts.jsonl")],
                     held_out: 0.02,
@@ -356,7 +377,6 @@ impl QuickstartConfig {
                 },
                 lora: None,
                 eval: ShownSection { every: 1, samples: 64 },
-                ..PpoConfig::default()
             },
             ptx: PtxSection {
                 train: corpora,

@@ -31,7 +31,7 @@ use crate::files::record_instruction_set;
 use config::folder;
 
 pub use config::{
-    JudgeSection, PreferencesSetting, QuickstartConfig, RankingsSetting, Scale, TokenizerSection, WorldSection,
+    JudgeSection, PreferencesSetting, QuickstartConfig, RankingsSetting, Scale, TokenizerSection, Until, WorldSection,
 };
 pub use results::{Check, QuickstartResult, Row};
 
@@ -73,6 +73,10 @@ pub(crate) fn run(
     shutdown: Shutdown,
 ) -> Result<QuickstartResult> {
     let steps = Steps::open(options, config, observer, shutdown)?;
+    if steps.config.until != Until::Table {
+        let reason = "is `reward`, which makes no table; a stage of a recipe can end there";
+        return Err(PipelineError::setting("until", reason));
+    }
     let before = steps.out.join(results::FILE);
     if before.is_file() {
         steps.say(format!(
@@ -82,20 +86,7 @@ pub(crate) fn run(
         ));
         return QuickstartResult::read(&before);
     }
-    // 1. The world: text, demonstrations, prompts
-    steps.timed(folder::WORLD, || world::write(&steps))?;
-    // 2. The tokenizer
-    steps.timed(folder::TOKENIZER, || world::train_tokenizer(&steps))?;
-    if steps.reused.is_none() {
-        // 3. Pre-training
-        steps.stage(folder::PRETRAIN, &steps.config.pretrain, hone_train::pretrain::run)?;
-        // 4. Imitation
-        steps.stage(folder::SFT, &steps.config.sft, hone_train::sft::run)?;
-    }
-    // 5. Answers of the tuned model, ranked by the labeler
-    steps.timed(folder::RANKINGS, || rank::write(&steps))?;
-    // 6. What people prefer, as a model
-    steps.stage(folder::REWARD, &steps.config.reward, hone_train::reward::run)?;
+    up_to_reward(&steps)?;
     // 7. Practice, without and with the pre-training term
     steps.stage(folder::PPO, &steps.config.ppo, hone_train::ppo::run)?;
     steps.stage(folder::PPO_PTX, &steps.config.ppo_ptx(), hone_train::ppo::run)?;
@@ -106,6 +97,35 @@ pub(crate) fn run(
     page::write(&steps, &result)?;
     result.write(&before)?;
     Ok(result)
+}
+
+/// As [`run`], up to the reward model; gives what that stage came to.
+pub(crate) fn run_to_reward(
+    options: &QuickstartOptions,
+    config: &Resolved<QuickstartConfig>,
+    observer: Arc<dyn Observer>,
+    shutdown: Shutdown,
+) -> Result<serde_json::Value> {
+    let steps = Steps::open(options, config, observer, shutdown)?;
+    up_to_reward(&steps)?;
+    world::summary(&steps.out.join(folder::REWARD))
+}
+
+fn up_to_reward(steps: &Steps) -> Result<()> {
+    // 1. The world: text, demonstrations, prompts
+    steps.timed(folder::WORLD, || world::write(steps))?;
+    // 2. The tokenizer
+    steps.timed(folder::TOKENIZER, || world::train_tokenizer(steps))?;
+    if steps.reused.is_none() {
+        // 3. Pre-training
+        steps.stage(folder::PRETRAIN, &steps.config.pretrain, hone_train::pretrain::run)?;
+        // 4. Imitation
+        steps.stage(folder::SFT, &steps.config.sft, hone_train::sft::run)?;
+    }
+    // 5. Answers of the tuned model, ranked by the labeler
+    steps.timed(folder::RANKINGS, || rank::write(steps))?;
+    // 6. What people prefer, as a model
+    steps.stage(folder::REWARD, &steps.config.reward, hone_train::reward::run)
 }
 
 /// What every step is given.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::RecipeOptions;
 use super::demonstrations::DemonstrationsConfig;
 use super::expect::{ReadyExpect, Subject};
+use super::split::SplitConfig;
 use crate::error::{PipelineError, Result};
 use crate::quickstart::{QuickstartConfig, Scale};
 
@@ -30,7 +31,14 @@ pub struct Recipe {
     pub expectations: Vec<Expect>,
 }
 
-impl Configuration for Recipe {}
+impl Configuration for Recipe {
+    fn refused(key: &str) -> Option<&'static str> {
+        let table = key.split(['.', '[']).next().unwrap_or_default();
+        ["compare", "judge", "proxy", "method"]
+            .contains(&table)
+            .then_some("this is a part of a comparison, which `hone compare RECIPE` runs")
+    }
+}
 
 /// `[[stage]]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,6 +68,8 @@ pub struct StageSection {
 pub enum StageKind {
     /// Writes episodes of a player that is no model.
     Demonstrations,
+    /// Divides conversations into a part to learn from and a part to judge by.
+    Split,
     /// Trains a tokenizer.
     Tokenizer,
     /// Pre-trains.
@@ -87,6 +97,7 @@ impl StageKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Demonstrations => "demonstrations",
+            Self::Split => "split",
             Self::Tokenizer => "tokenizer",
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
@@ -104,7 +115,7 @@ impl StageKind {
     pub fn tunes_a_model(self) -> bool {
         !matches!(
             self,
-            Self::Demonstrations | Self::Tokenizer | Self::Pretrain | Self::Reward | Self::Quickstart
+            Self::Demonstrations | Self::Split | Self::Tokenizer | Self::Pretrain | Self::Reward | Self::Quickstart
         )
     }
 }
@@ -227,6 +238,7 @@ impl ReadyStage {
 /// What a stage does, with its settings.
 pub(crate) enum Work {
     Demonstrations(Box<Resolved<DemonstrationsConfig>>),
+    Split(Box<Resolved<SplitConfig>>),
     Tokenizer(Resolved<TokenizerConfig>),
     Pretrain(Box<Resolved<PretrainConfig>>),
     Sft(Box<Resolved<SftConfig>>),
@@ -247,6 +259,11 @@ impl Work {
                 let resolved: Resolved<DemonstrationsConfig> = parse(source, text, &overrides)?;
                 resolved.config.check()?;
                 Self::Demonstrations(Box::new(resolved))
+            }
+            StageKind::Split => {
+                let resolved: Resolved<SplitConfig> = parse(source, text, &overrides)?;
+                resolved.config.check()?;
+                Self::Split(Box::new(resolved))
             }
             StageKind::Tokenizer => Self::Tokenizer(parse(source, text, &overrides)?),
             StageKind::Pretrain => Self::Pretrain(Box::new(parse(source, text, &overrides)?)),
@@ -274,6 +291,7 @@ impl Work {
     pub fn kind(&self) -> StageKind {
         match self {
             Self::Demonstrations(_) => StageKind::Demonstrations,
+            Self::Split(_) => StageKind::Split,
             Self::Tokenizer(_) => StageKind::Tokenizer,
             Self::Pretrain(_) => StageKind::Pretrain,
             Self::Sft(_) => StageKind::Sft,
@@ -287,9 +305,29 @@ impl Work {
         }
     }
 
+    /// Its settings, as they are resolved; none of a quickstart and a tokenizer.
+    pub fn table(&self) -> Option<&toml::Table> {
+        Some(match self {
+            Self::Demonstrations(resolved) => resolved.table(),
+            Self::Split(resolved) => resolved.table(),
+            Self::Pretrain(resolved) => resolved.table(),
+            Self::Sft(resolved) => resolved.table(),
+            Self::Reward(resolved) => resolved.table(),
+            Self::Preference(resolved) => resolved.table(),
+            Self::Ppo(resolved) => resolved.table(),
+            Self::Grpo(resolved) => resolved.table(),
+            Self::ExpertIteration(resolved) => resolved.table(),
+            Self::OnlinePreference(resolved) => resolved.table(),
+            Self::Tokenizer(_) | Self::Quickstart(_) => return None,
+        })
+    }
+
     /// Whether its run writes metrics.
     pub fn has_metrics(&self) -> bool {
-        !matches!(self, Self::Demonstrations(_) | Self::Tokenizer(_) | Self::Quickstart(_))
+        !matches!(
+            self,
+            Self::Demonstrations(_) | Self::Split(_) | Self::Tokenizer(_) | Self::Quickstart(_)
+        )
     }
 }
 

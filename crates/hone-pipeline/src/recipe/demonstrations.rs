@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use hone_generate::{line, opening};
 use hone_math::Key;
 use hone_run::{Configuration, Error as RunError, Resolved, publish_dir};
 use hone_task::EnvironmentSetting;
@@ -10,8 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::finished;
 use crate::error::{PipelineError, Result};
-use crate::files::{read_json, write_json, write_lines};
+use crate::files::{write_json, write_lines};
 
 /// The file of rows in the stage's folder.
 const ROWS: &str = "demonstrations.jsonl";
@@ -89,29 +91,9 @@ impl DemonstrationsConfig {
     }
 }
 
-/// What a policy with a chat template is first told of an episode.
-pub(crate) fn opening(rules: &str, observation: &str) -> String {
-    format!("{rules}\n\n{observation}")
-}
-
-/// The text with a line's end.
-pub(crate) fn line(text: &str) -> String {
-    let end = if text.ends_with('\n') { "" } else { "\n" };
-    format!("{text}{end}")
-}
-
 /// Writes the rows, unless they are there; gives the summary.
 pub(super) fn run(resolved: &Resolved<DemonstrationsConfig>, dir: &Path) -> Result<Value> {
-    let record = dir.join(RECORD);
-    if dir.exists() {
-        let before = read_json(&record)?;
-        if before["digest"] != resolved.digest() {
-            return Err(RunError::ConfigChanged {
-                dir: dir.to_path_buf(),
-                keys: vec!["config".into()],
-            }
-            .into());
-        }
+    if let Some(before) = finished(&dir.join(RECORD), dir, resolved.digest())? {
         return Ok(before);
     }
     let c = &resolved.config;

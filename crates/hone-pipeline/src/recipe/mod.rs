@@ -3,8 +3,8 @@
 //! ```toml
 //! [[stage]]
 //! name = "base"                       # its folder under the runs' folder
-//! kind = "pretrain"                   # demonstrations, tokenizer, pretrain, sft, reward, preference, ppo, grpo,
-//!                                     # expert-iteration, online-preference or quickstart
+//! kind = "pretrain"                   # demonstrations, split, tokenizer, pretrain, sft, reward, preference,
+//!                                     # ppo, grpo, expert-iteration, online-preference or quickstart
 //! config = "base.toml"                # a file beside the recipe, or the settings themselves
 //!
 //! [[stage]]
@@ -26,12 +26,13 @@
 mod config;
 mod demonstrations;
 mod expect;
+mod split;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hone_data::{Limits, take_documents};
+use hone_data::{Limits, LoadReport, Source, take_documents};
 use hone_run::{Error as RunError, Event, Observer, Resolved, Shutdown, publish_dir};
 use hone_text::{TrainOptions, train_bpe};
 use hone_train::{Job, Outcome};
@@ -41,12 +42,12 @@ use crate::error::{PipelineError, Result};
 use crate::files::{read_json, write_json};
 use crate::quickstart::{self, QuickstartOptions};
 pub(crate) use config::{Frame, ReadyStage, Work, check_name};
-pub(crate) use demonstrations::{line, opening};
 
 pub use config::{Amount, At, Expect, Recipe, Settings, StageKind, StageSection, TokenizerConfig};
 pub use demonstrations::{DemonstrationsConfig, Form};
 pub use expect::Expectation;
 pub(crate) use expect::{ReadyExpect, Subject};
+pub use split::{SplitConfig, SplitReport, split};
 
 /// What to run, and where.
 #[derive(Clone, Debug)]
@@ -125,6 +126,23 @@ pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown
     })
 }
 
+/// What a stage that trains nothing came to before, where its folder is there: the record in it, if the settings are those
+/// of then.
+pub(crate) fn finished(record: &Path, dir: &Path, digest: String) -> Result<Option<Value>> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let before = read_json(record)?;
+    if before["digest"] != digest {
+        return Err(RunError::ConfigChanged {
+            dir: dir.to_path_buf(),
+            keys: vec!["config".into()],
+        }
+        .into());
+    }
+    Ok(Some(before))
+}
+
 /// What every stage of a recipe is given.
 pub(crate) struct Kitchen {
     /// Relative paths of settings are taken from here; empty: from the working directory.
@@ -144,6 +162,7 @@ impl Kitchen {
     pub fn run(&self, stage: &ReadyStage, dir: &Path) -> Result<Value> {
         match &stage.work {
             Work::Demonstrations(config) => demonstrations::run(config, dir),
+            Work::Split(config) => split::run(config, (&self.base, dir), &|source, report| self.tell(source, report)),
             Work::Tokenizer(config) => self.tokenizer(config, dir),
             Work::Pretrain(config) => self.train(stage, config, dir, hone_train::pretrain::run),
             Work::Sft(config) => self.train(stage, config, dir, hone_train::sft::run),
@@ -232,21 +251,25 @@ impl Kitchen {
                 })
             })?;
             self.say(format!("{}: {} documents", source.path.display(), report.items));
-            if report.bad > 0 {
-                let first = report.samples_of_bad.first();
-                let first = first.map_or(String::new(), |row| format!("; line {}: {}", row.line, row.reason));
-                self.say(format!(
-                    "{}: {} of {} rows could not be used{first}",
-                    source.path.display(),
-                    report.bad,
-                    report.rows
-                ));
-            }
-            for note in &report.notes {
-                self.say(format!("{}: {note}", source.path.display()));
-            }
+            self.tell(&source, &report);
         }
         Ok(texts)
+    }
+
+    /// Tells what could not be used of a source, and what else a user should know of it.
+    fn tell(&self, source: &Source, report: &LoadReport) {
+        let file = source.path.display();
+        if report.bad > 0 {
+            let first = report.samples_of_bad.first();
+            let first = first.map_or(String::new(), |row| format!("; line {}: {}", row.line, row.reason));
+            self.say(format!(
+                "{file}: {} of {} rows could not be used{first}",
+                report.bad, report.rows
+            ));
+        }
+        for note in &report.notes {
+            self.say(format!("{file}: {note}"));
+        }
     }
 
     /// Tells one sentence.
@@ -263,12 +286,11 @@ impl Kitchen {
             threads: self.threads,
             allow_isa_change: self.allow_isa_change,
         };
-        let result = quickstart::run(
-            &options,
-            &settings.config,
-            Arc::clone(&self.observer),
-            self.shutdown.clone(),
-        )?;
+        let (observer, shutdown) = (Arc::clone(&self.observer), self.shutdown.clone());
+        if settings.config.config.until == quickstart::Until::Reward {
+            return quickstart::run_to_reward(&options, &settings.config, observer, shutdown);
+        }
+        let result = quickstart::run(&options, &settings.config, observer, shutdown)?;
         serde_json::to_value(result).map_err(|e| PipelineError::file(dir, e.to_string()))
     }
 }

@@ -2,15 +2,11 @@
 
 use hone_model::LoraConfig;
 use hone_run::Configuration;
-use hone_task::RewardEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::rollout::{
-    EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, at_least_one, check_rollout,
-    example_environment, example_rewards, number,
-};
+use crate::rollout::{Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, number};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// The section's name.
@@ -18,21 +14,14 @@ const SECTION: &str = "expert_iteration";
 
 /// Configuration of `hone expert-iteration`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct ExpertIterationConfig {
     /// The model that answers first, which is also the reference.
     pub model: ModelSection,
-    /// What is maximised: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
-    #[serde(skip_serializing_if = "RewardSection::is_empty")]
-    pub reward: RewardSection,
-    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
-    #[schemars(example = example_rewards())]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rewards: Vec<RewardEntry>,
-    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
-    #[schemars(example = example_environment())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<EnvironmentSection>,
+    /// What is maximised.
+    #[serde(flatten)]
+    pub maximised: Maximised,
     /// Prompts.
     pub data: PromptData,
     /// Rounds, and what is kept in each.
@@ -50,9 +39,7 @@ impl Default for ExpertIterationConfig {
     fn default() -> Self {
         Self {
             model: ModelSection::default(),
-            reward: RewardSection::default(),
-            rewards: Vec::new(),
-            environment: None,
+            maximised: Maximised::default(),
             data: PromptData::default(),
             expert_iteration: ExpertIterationSection::default(),
             train: TrainSection {
@@ -124,22 +111,13 @@ impl Configuration for ExpertIterationConfig {
 }
 
 impl ExpertIterationConfig {
-    /// What is maximised.
-    pub(super) fn maximised(&self) -> Maximised<'_> {
-        Maximised {
-            reward: &self.reward,
-            rewards: &self.rewards,
-            environment: self.environment.as_ref(),
-        }
-    }
-
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {
             model: ModelSection::at("runs/sft/model"),
             ..Self::default()
         };
-        config.reward.path = "runs/reward/model".into();
+        config.maximised = Maximised::model("runs/reward/model");
         config.data.prompts = vec![hone_data::Source::new("prompts.jsonl")];
         config
     }
@@ -178,8 +156,7 @@ pub struct ExpertIterationSection {
     /// Responses to each prompt, its group; divides `rollout_batch`.
     #[doc(alias = "num_generations")]
     pub samples_per_prompt: usize,
-    /// `best`: the best `keep_best` of each group; `above`: all with a score of at least `threshold`. Equal responses of a
-    /// group count once.
+    /// `best`: the best `keep_best` of each group; `above`: all with a score of at least `threshold`.
     pub keep: KeepRule,
     /// Of `keep = "best"`: so many of each group, 1 if absent.
     #[schemars(example = 1)]
@@ -189,6 +166,8 @@ pub struct ExpertIterationSection {
     #[schemars(example = 0.5)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
+    /// Whether equal responses of a group count once; if not, each copy is one of its own.
+    pub distinct: bool,
     /// `last`: a round goes on from the model that answered; `start`: each round tunes the first model on what it kept.
     pub from: TuneFrom,
     /// Passes over what a round kept.
@@ -216,6 +195,7 @@ impl Default for ExpertIterationSection {
             keep: KeepRule::Best,
             keep_best: None,
             threshold: None,
+            distinct: true,
             from: TuneFrom::Last,
             epochs: 1,
             minibatch: 32,

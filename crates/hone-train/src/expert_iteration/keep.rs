@@ -27,10 +27,14 @@ pub(super) fn distinct(group: &[Candidate<'_>]) -> Vec<usize> {
     (0..group.len()).filter(is_new).collect()
 }
 
-/// The places of those that are kept, in their order. Of equal responses the first stands for all, and of those with one
-/// score the first is the better one; what could not be scored is never kept.
+/// The places of those that are kept, in their order. Of equal responses the first stands for all where they count once, and
+/// of those with one score the first is the better one; what could not be scored is never kept.
 pub(super) fn kept(group: &[Candidate<'_>], section: &ExpertIterationSection) -> Vec<usize> {
-    let scored = distinct(group).into_iter().filter_map(|i| Some((i, group[i].score?)));
+    let counted = match section.distinct {
+        true => distinct(group),
+        false => (0..group.len()).collect(),
+    };
+    let scored = counted.into_iter().filter_map(|i| Some((i, group[i].score?)));
     // Scores are single precision: 0.7 reaches 0.7 only if both are
     let reaches = |score: f32| section.threshold.is_none_or(|least| score >= least as f32);
     let mut kept: Vec<(usize, f32)> = scored.filter(|&(_, score)| reaches(score)).collect();
@@ -90,6 +94,20 @@ mod tests {
         // With a minimum, those of the best that reach it
         assert_eq!(best(Some(4), Some(1.0)), [0, 1, 3]);
         assert_eq!(best(Some(1), Some(3.5)), [0; 0]);
+    }
+
+    #[test]
+    fn copies_are_kept_where_they_count() {
+        let with_copies = |keep, most, threshold| {
+            let section = ExpertIterationSection {
+                distinct: false,
+                ..section(keep, most, threshold)
+            };
+            kept(&group(), &section)
+        };
+        assert_eq!(with_copies(KeepRule::Above, None, Some(-1e9)), [0, 1, 2, 3, 5, 6]);
+        assert_eq!(with_copies(KeepRule::Above, None, Some(1.0)), [0, 1, 2, 3]);
+        assert_eq!(with_copies(KeepRule::Best, Some(4), None), [0, 1, 2, 3]);
     }
 
     #[test]

@@ -22,6 +22,28 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use hone_run::Resolved;
+
+use crate::error::Result;
+use crate::job::{Job, Outcome};
+use crate::plan::Plan;
+use crate::rollout;
+
 pub use config::{ExpertIterationConfig, ExpertIterationSection, KeepRule, TuneFrom};
-pub use plan::plan;
-pub use run::run;
+
+/// Improves a model as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
+/// breaks.
+pub fn run(job: &Job, config: &Resolved<ExpertIterationConfig>) -> Result<Outcome> {
+    rollout::run(job, config)
+}
+
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault.
+pub fn plan(job: &Job, config: &Resolved<ExpertIterationConfig>, timed: bool) -> Result<Plan> {
+    rollout::plan(job, config, timed)
+}

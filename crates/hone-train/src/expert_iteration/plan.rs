@@ -1,34 +1,15 @@
 //! What a run will need. Responses are taken to be as long as they may be, and as many to be kept as may be.
 
-use hone_run::Resolved;
-
 use super::config::ExpertIterationConfig;
-use super::run::{State, check, load};
+use super::run::State;
 use super::step::{Round, tune};
 use crate::error::Result;
-use crate::job::Job;
 use crate::language::shards_of;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
 use crate::rollout::{Episode, Networks, Setup, extents, passes, rehearse_rollout, tell_apart};
 
 /// Rounds that are rehearsed for their sizes.
 const MOST: usize = 3;
-
-/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
-///
-/// # Errors
-/// If the configuration, the data or a model is at fault.
-pub fn plan(job: &Job, config: &Resolved<ExpertIterationConfig>, timed: bool) -> Result<Plan> {
-    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
-}
-
-fn rehearsed(job: &Job, c: &ExpertIterationConfig, timed: bool) -> Result<Plan> {
-    check(c)?;
-    let rehearsal = job.rehearsal(&c.train)?;
-    let setup = load(job, &rehearsal, c)?;
-    let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
-    rehearse(notes, &setup, c)
-}
 
 /// Goes through rounds on an engine that only counts.
 pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &ExpertIterationConfig) -> Result<Plan> {

@@ -3,104 +3,66 @@
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_model::Transformer;
-use hone_run::{Checkpoint, Inputs, Resolved, Run};
-use serde_json::{Map, json};
+use hone_run::{Checkpoint, Run};
+use serde_json::{Map, Value, json};
 
 use super::config::{ExpertIterationConfig, ExpertIterationSection, TuneFrom};
 use super::keep::{Candidate, distinct, kept};
 use super::plan::rehearse;
 use super::step::{Report, Round, tune};
-use crate::artefact;
 use crate::error::Result;
-use crate::job::{Begun, Job, Occasion, Outcome, save};
+use crate::job::{Job, Occasion, save};
 use crate::learner::Learner;
-use crate::plan::Notes;
-use crate::rollout::{Course, Episode, Learned, Made, Networks, Practice, Sampled, Setup, mean, policy, practise};
+use crate::plan::{Notes, Plan};
+use crate::rollout::{Course, Episode, Learned, Networks, Practice, Practised, Sampled, Setup, mean, policy};
 use crate::schedule::{Rates, adamw};
 
-/// Improves a model as configured, or goes on where it was interrupted.
-///
-/// # Errors
-/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
-/// breaks.
-pub fn run(job: &Job, config: &Resolved<ExpertIterationConfig>) -> Result<Outcome> {
-    train(job, config).map_err(|error| error.at(config))
-}
+impl Practised for ExpertIterationConfig {
+    type Besides = ();
+    type Stage<'a> = Stage<'a>;
 
-fn train(job: &Job, config: &Resolved<ExpertIterationConfig>) -> Result<Outcome> {
-    let c = &config.config;
-    check(c)?;
-    let engine = job.engine(&c.train)?;
-    let inputs = inputs(job, c);
-    let begun = job.begin(&engine, (config, &c.train, inputs), || {
-        let rehearsal = job.rehearsal(&c.train)?;
-        let setup = load(job, &rehearsal, c)?;
-        rehearse(Notes::new(&rehearsal), &setup, c)?.check(job, &c.train)?;
-        Ok(setup)
-    })?;
-    let (started, mut setup) = match begun {
-        Begun::Before(outcome) => return Ok(outcome),
-        Begun::Go(begun) => *begun,
-    };
-    let mut run = started.run;
-    setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
-    let mut state = State::new(&engine, &setup, c)?;
-    if let Some(checkpoint) = &started.checkpoint {
-        let saved = &checkpoint.state()["policy"];
-        state.policy.load(&engine, "policy", checkpoint, saved)?;
+    fn course(&self) -> Course<'_> {
+        Course {
+            stage: "expert-iteration",
+            model: &self.model,
+            maximised: &self.maximised,
+            data: &self.data,
+            settings: self.expert_iteration.rollout(),
+            total: self.expert_iteration.rounds,
+            train: &self.train,
+            eval: &self.eval,
+        }
     }
-    let total = c.expert_iteration.rounds;
-    let course = Course {
-        stage: "expert-iteration",
-        settings: c.expert_iteration.rollout(),
-        total,
-        train: &c.train,
-        eval: &c.eval,
-    };
-    let done = started.checkpoint.as_ref().map_or(0, Checkpoint::step);
-    let mut stage = Stage {
-        engine: &engine,
-        job,
-        setup: &setup,
-        c,
-        state,
-    };
-    if let Some(stopped) = practise(job, (&mut run, done), &course, &mut stage)? {
-        return Ok(stopped);
+
+    fn check(&self) -> Result<()> {
+        self.expert_iteration.check()?;
+        // The schedule is a round's; what it refuses does not depend on how many steps that has
+        Rates::new(&self.train, self.train.learning_rate, 1)?;
+        adamw(&self.train)?;
+        Ok(())
     }
-    let result = &stage.state.policy.model;
-    let model = artefact::publish(&engine, &run, &setup.base.companion, result)?;
-    let summary = json!({ "rounds": total, "episodes": total * c.expert_iteration.rollout_batch as u64 });
-    job.finish(run, (model, summary), Vec::new(), total)
-}
 
-fn inputs(job: &Job, c: &ExpertIterationConfig) -> Inputs {
-    let rewards = c.maximised().models();
-    job.inputs(std::iter::once(&c.model.path).chain(&rewards), c.data.prompts.iter())
-}
+    fn besides(&self, _: &Job, _: &Setup) -> Result<()> {
+        Ok(())
+    }
 
-pub(super) fn load(job: &Job, engine: &Engine, c: &ExpertIterationConfig) -> Result<Setup> {
-    let made = Made {
-        model: &c.model,
-        maximised: c.maximised(),
-        data: &c.data,
-        seed: c.train.seed,
-    };
-    Setup::load(job, engine, &made, &c.expert_iteration.rollout())
-}
+    fn rehearse(&self, notes: Notes<'_>, (setup, ()): (&Setup, &())) -> Result<Plan> {
+        rehearse(notes, setup, self)
+    }
 
-pub(super) fn check(c: &ExpertIterationConfig) -> Result<()> {
-    c.expert_iteration.check()?;
-    // The schedule is a round's; what it refuses does not depend on how many steps that has
-    Rates::new(&c.train, c.train.learning_rate, 1)?;
-    adamw(&c.train)?;
-    Ok(())
+    fn stage<'a>(&'a self, at: (&'a Engine, &'a Job), (setup, ()): (&'a Setup, &'a ())) -> Result<Stage<'a>> {
+        Ok(Stage {
+            at,
+            setup,
+            c: self,
+            state: State::new(at.0, setup, self)?,
+        })
+    }
 }
 
 /// What rounds are made with, and what they change.
-struct Stage<'a> {
-    engine: &'a Engine,
-    job: &'a Job,
+pub(crate) struct Stage<'a> {
+    at: (&'a Engine, &'a Job),
     setup: &'a Setup,
     c: &'a ExpertIterationConfig,
     state: State,
@@ -115,18 +77,20 @@ impl Practice for Stage<'_> {
             reference: section.measure_kl,
         };
         let key = Key::new(self.c.train.seed, "rollout", round);
-        let at = (self.engine, self.job);
-        let rollout = self.setup.rollout(at, networks, &section.rollout(), (round, key))?;
+        let rollout = self
+            .setup
+            .rollout(self.at, networks, &section.rollout(), (round, key))?;
         Ok(rollout.map(Sampled::of))
     }
 
     fn learn(&mut self, number: u64, sampled: &Sampled) -> Result<Learned> {
+        let (engine, job) = self.at;
         let section = &self.c.expert_iteration;
         sampled.check_scores("expert_iteration")?;
         // 1. The best responses
         let picked = Picked::of(&sampled.episodes, section);
         if picked.kept.is_empty() {
-            self.job.message(nothing_kept(number, sampled, section));
+            job.message(nothing_kept(number, sampled, section));
             return Ok(learned(number + 1, (sampled, &picked), &Report::default()));
         }
         // 2. Tuning on them
@@ -137,7 +101,7 @@ impl Practice for Stage<'_> {
             train: &self.c.train,
         };
         let State { policy, start } = &mut self.state;
-        let report = tune(self.engine, policy, start.as_ref(), &round)?;
+        let report = tune(engine, policy, start.as_ref(), &round)?;
         Ok(learned(number + 1, (sampled, &picked), &report))
     }
 
@@ -151,8 +115,22 @@ impl Practice for Stage<'_> {
         state.insert("policy".into(), policy.state());
         self.setup.keep(&mut state, done)?;
         save(run, (done, occasion), state.into(), |writer| {
-            policy.save(self.engine, "policy", writer)
+            policy.save(self.at.0, "policy", writer)
         })
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let saved = &checkpoint.state()["policy"];
+        self.state.policy.load(self.at.0, "policy", checkpoint, saved)
+    }
+
+    fn result(&self) -> &Transformer {
+        &self.state.policy.model
+    }
+
+    fn summary(&self) -> Value {
+        let section = &self.c.expert_iteration;
+        json!({ "rounds": section.rounds, "episodes": section.rounds * section.rollout_batch as u64 })
     }
 }
 
@@ -241,7 +219,6 @@ fn learned(done: u64, (sampled, picked): (&Sampled, &Picked<'_>), report: &Repor
         // The round stops where it is not 0.
         metrics.push(("policy/logprob_mismatch_max", 0.0));
         metrics.push(("train/loss", report.stats.mean_nll()));
-        metrics.push(("train/target_tokens", report.stats.tokens as f64));
         metrics.push(("train/steps", report.steps as f64));
         headline.push(("kept", kept_scores));
     }
@@ -254,5 +231,9 @@ fn learned(done: u64, (sampled, picked): (&Sampled, &Picked<'_>), report: &Repor
         metrics.push(("objective/kl", kl));
         headline.push(("kl", kl));
     }
-    Learned { metrics, headline }
+    Learned {
+        metrics,
+        headline,
+        target_tokens: report.stats.tokens,
+    }
 }

@@ -1,28 +1,32 @@
 //! The stage on tiny models: the score rises, a round is what it should be, resumes to the byte, and a fault stops the run.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use hone_compute::{AdamW, Engine, EngineOptions, Isa, Precision};
+use hone_compute::{AdamW, Engine, Isa, Precision};
 use hone_data::TokenExample;
 use hone_generate::logprobs_from;
 use hone_model::{LoraConfig, Transformer};
-use hone_run::{Event, Observer, Resolved, Shutdown};
+use hone_run::{Resolved, Shutdown};
 use serde_json::Value;
 
+use super::config::{ExpertIterationConfig, ExpertIterationSection, KeepRule, TuneFrom};
 use super::step::{Round, gradients, tune};
-use super::*;
+use super::{plan, run};
+use crate::Job;
+use crate::error::TrainError;
 use crate::language::{LanguageBatch, cross_entropy_step};
 use crate::learner::Learner;
-use crate::ppo::tests::{copy, job, metrics, model, tokenizer, world};
-use crate::rollout::{Episode, MissingEos, PromptData, RewardSection, made};
+use crate::rollout::trials::{
+    Listening, assert_going_on_changes_no_byte, assert_refused, assert_threads_change_no_byte, engine_of, job, metrics,
+    model, number, start, tokenizer, world,
+};
+use crate::rollout::{Episode, Maximised, MissingEos, PromptData, made};
 use crate::sections::{ModelSection, ShownSection, TrainSection};
-use crate::{Job, Outcome, TrainError};
 
 fn config(rounds: u64) -> ExpertIterationConfig {
     ExpertIterationConfig {
         model: ModelSection::at("policy"),
-        reward: RewardSection { path: "reward".into() },
+        maximised: Maximised::model("reward"),
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
@@ -48,14 +52,6 @@ fn config(rounds: u64) -> ExpertIterationConfig {
         },
         ..ExpertIterationConfig::default()
     }
-}
-
-fn start(dir: &Path, name: &str, c: ExpertIterationConfig) -> crate::Result<Outcome> {
-    run(&job(dir, name, Shutdown::default()), &Resolved::from_config(c)?)
-}
-
-fn number(line: &Value, key: &str) -> f64 {
-    line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"))
 }
 
 #[test]
@@ -137,29 +133,7 @@ fn stopping_and_going_on_changes_no_byte() {
             ..LoraConfig::default()
         });
         c.train.keep_checkpoints = 4;
-        let (whole, cut) = (format!("whole-{from:?}"), format!("cut-{from:?}"));
-        start(dir.path(), &whole, c.clone()).unwrap();
-        let (from, to) = (dir.path().join(&whole), dir.path().join(&cut));
-        // Killed in the third round: what stands there of later rounds is cut away
-        copy(
-            &from.join("checkpoints/step-000002"),
-            &to.join("checkpoints/step-000002"),
-        );
-        for file in ["run.toml", "metrics.jsonl", "samples.jsonl"] {
-            std::fs::copy(from.join(file), to.join(file)).unwrap();
-        }
-        start(dir.path(), &cut, c).unwrap();
-        let model = ["model/model.safetensors", "model/adapter_model.safetensors"];
-        let model = model.into_iter().find(|file| from.join(file).is_file()).unwrap();
-        for file in [
-            "metrics.jsonl",
-            "samples.jsonl",
-            model,
-            "checkpoints/step-000004/policy.moments.safetensors",
-        ] {
-            let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
-            assert_eq!(read(&from), read(&to), "{file}");
-        }
+        assert_going_on_changes_no_byte(dir.path(), &format!("{from:?}"), &c, (2, 4));
     }
 }
 
@@ -167,38 +141,12 @@ fn stopping_and_going_on_changes_no_byte() {
 fn threads_change_no_byte_and_micro_batches_only_rounding() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
-    let start = |name: &str, threads: usize, microbatch_tokens: usize| {
-        let mut c = config(2);
-        c.expert_iteration.keep_best = Some(4);
-        c.train.microbatch_tokens = microbatch_tokens;
-        let job = Job {
-            threads: Some(threads),
-            ..job(dir.path(), name, Shutdown::default())
-        };
-        run(&job, &Resolved::from_config(c).unwrap()).unwrap();
-        let model = std::fs::read(dir.path().join(name).join("model/model.safetensors")).unwrap();
-        (model, metrics(&dir.path().join(name)))
-    };
-    let (one, lines) = start("one", 1, 1024);
-    assert!(one == start("two", 2, 1024).0, "threads change the result");
-    let (_, cut) = start("cut", 2, 1);
-    for key in ["objective/scores", "objective/kept_scores", "train/loss", "grad_norm"] {
-        let (a, b) = (number(&lines[0], key), number(&cut[0], key));
-        assert!((a - b).abs() <= 1e-3 * (1.0 + a.abs()), "{key}: {a} and {b}");
-    }
+    let mut c = config(2);
+    c.expert_iteration.keep_best = Some(4);
+    let keys = ["objective/scores", "objective/kept_scores", "train/loss", "grad_norm"];
+    let cut = |c: &mut ExpertIterationConfig| c.train.microbatch_tokens = 1;
+    let (lines, cut) = assert_threads_change_no_byte(dir.path(), (&c, cut), 2, (&keys, 1e-3));
     assert_eq!(number(&lines[0], "objective/kept"), number(&cut[0], "objective/kept"));
-}
-
-/// Keeps what a run says.
-#[derive(Default)]
-struct Listening(std::sync::Mutex<Vec<String>>);
-
-impl Observer for Listening {
-    fn event(&self, event: &Event) {
-        if let Event::Message(text) = event {
-            self.0.lock().unwrap().push(text.clone());
-        }
-    }
 }
 
 #[test]
@@ -217,6 +165,7 @@ fn a_round_that_keeps_nothing_is_told_and_changes_nothing() {
     assert_eq!(lines.len(), 2);
     for line in &lines {
         assert_eq!(number(line, "objective/kept"), 0.0);
+        assert_eq!(number(line, "train/target_tokens"), 0.0);
         assert_eq!(number(line, "objective/kl"), 0.0, "the model has not moved");
         for absent in ["train/loss", "grad_norm", "objective/kept_scores"] {
             assert!(line.get(absent).is_none(), "{absent} in {line}");
@@ -230,12 +179,7 @@ fn a_round_that_keeps_nothing_is_told_and_changes_nothing() {
 }
 
 fn f32_engine() -> Engine {
-    Engine::new(&EngineOptions {
-        isa: Some(Isa::detect()),
-        precision: Precision::F32,
-        threads: Some(2),
-    })
-    .unwrap()
+    engine_of(Isa::detect(), Precision::F32)
 }
 
 /// Two responses to each of four prompts, with the log-probabilities that a model gives them.
@@ -409,18 +353,9 @@ fn settings_that_make_no_sense_are_named() {
             c.expert_iteration.temperature = 0.0
         }),
         ("train.learning_rate: is 0", |c| c.train.learning_rate = 0.0),
-        ("reward.path: is missing", |c| c.reward.path = String::new()),
+        ("reward.path: is missing", |c| c.maximised = Maximised::default()),
     ];
-    let dir = tempfile::tempdir().unwrap();
-    world(dir.path());
-    for (expected, change) in refusals {
-        let mut c = config(1);
-        change(&mut c);
-        let error: TrainError = start(dir.path(), "run", c).unwrap_err();
-        assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(error.exit_status().code(), 2);
-        assert!(!dir.path().join("run").exists(), "nothing is left behind");
-    }
+    assert_refused(&config(1), &refusals);
 }
 
 #[test]

@@ -5,33 +5,28 @@ use hone_objective::group::{self, AdvantageEstimator, GroupConfig, TokenWeight};
 use hone_objective::kl::Estimator;
 use hone_objective::ppo::ClipRange;
 use hone_run::Configuration;
-use hone_task::RewardEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Result, TrainError};
 use crate::rollout::{
-    EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, example_environment,
-    example_rewards,
+    Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
 };
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
+/// The section's name.
+const SECTION: &str = "grpo";
+
 /// Configuration of `hone grpo`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct GrpoConfig {
     /// The policy's start, which is also the reference.
     pub model: ModelSection,
-    /// What is maximised: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
-    #[serde(skip_serializing_if = "RewardSection::is_empty")]
-    pub reward: RewardSection,
-    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
-    #[schemars(example = example_rewards())]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rewards: Vec<RewardEntry>,
-    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
-    #[schemars(example = example_environment())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<EnvironmentSection>,
+    /// What is maximised.
+    #[serde(flatten)]
+    pub maximised: Maximised,
     /// Prompts.
     pub data: PromptData,
     /// The method.
@@ -49,9 +44,7 @@ impl Default for GrpoConfig {
     fn default() -> Self {
         Self {
             model: ModelSection::default(),
-            reward: RewardSection::default(),
-            rewards: Vec::new(),
-            environment: None,
+            maximised: Maximised::default(),
             data: PromptData::default(),
             grpo: GrpoSection::default(),
             train: TrainSection {
@@ -79,7 +72,7 @@ impl Configuration for GrpoConfig {
         self.grpo.clip_range_high.get_or_insert(high);
         self.grpo.kl_coef.get_or_insert(method.kl_coef());
         self.grpo.dynamic_sampling.get_or_insert(method == GroupMethod::Dapo);
-        if method == GroupMethod::Dapo && self.environment.is_none() {
+        if method == GroupMethod::Dapo && self.maximised.environment.is_none() {
             self.grpo.overlong_cache.get_or_insert(self.grpo.max_new_tokens / 5);
         }
     }
@@ -109,24 +102,89 @@ impl Configuration for GrpoConfig {
 }
 
 impl GrpoConfig {
-    /// What is maximised.
-    pub(super) fn maximised(&self) -> Maximised<'_> {
-        Maximised {
-            reward: &self.reward,
-            rewards: &self.rewards,
-            environment: self.environment.as_ref(),
-        }
-    }
-
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {
             model: ModelSection::at("runs/sft/model"),
             ..Self::default()
         };
-        config.reward.path = "runs/reward/model".into();
+        config.maximised = Maximised::model("runs/reward/model");
         config.data.prompts = vec![hone_data::Source::new("prompts.jsonl")];
         config
+    }
+
+    /// Refuses what makes no sense.
+    pub(super) fn refuse(&self) -> Result<()> {
+        let g = &self.grpo;
+        let counts = [
+            ("updates", g.updates as usize),
+            ("minibatch", g.minibatch),
+            ("epochs", g.epochs),
+            ("sampling_attempts", g.sampling_attempts),
+        ];
+        at_least_one(SECTION, &counts)?;
+        let samples = g.samples_per_prompt;
+        let least = g.method.estimator().smallest_group();
+        if (1..least).contains(&samples) {
+            let reason = format!(
+                "is {samples}; this method compares a prompt's responses with one another and needs at least {least}"
+            );
+            return Err(TrainError::setting("grpo.samples_per_prompt", reason));
+        }
+        check_rollout(&g.rollout())?;
+        divides(SECTION, ("minibatch", g.minibatch), ("rollout_batch", g.rollout_batch))?;
+        divides(SECTION, ("samples_per_prompt", samples), ("minibatch", g.minibatch))?;
+        let (clip, kl_coef) = (g.loss().clip_range, g.kl_coef());
+        let above = "a number above 0";
+        number(SECTION, ("kl_coef", kl_coef), (kl_coef >= 0.0, "0 or a number above"))?;
+        number(SECTION, ("clip_range", clip.low), (clip.low > 0.0, above))?;
+        number(SECTION, ("clip_range_high", clip.high), (clip.high > 0.0, above))?;
+        if let Some(decay) = g.ema_decay {
+            let below_one = (0.0..1.0).contains(&decay);
+            number(SECTION, ("ema_decay", decay), (below_one, "at least 0 and below 1"))?;
+        }
+        self.refuse_cache()?;
+        self.refuse_dynamic_sampling()
+    }
+
+    fn refuse_cache(&self) -> Result<()> {
+        let g = &self.grpo;
+        let reason = match g.overlong_cache {
+            Some(cache) if self.maximised.environment.is_some() => {
+                format!("is {cache}, and an environment's episodes have no limit of length; leave it out")
+            }
+            Some(cache) if cache > g.max_new_tokens => {
+                format!(
+                    "is {cache}; expected at most grpo.max_new_tokens = {}",
+                    g.max_new_tokens
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(TrainError::setting("grpo.overlong_cache", reason))
+    }
+
+    fn refuse_dynamic_sampling(&self) -> Result<()> {
+        let g = &self.grpo;
+        if g.samples_dynamically() {
+            let taught = match g.method.kl_place() {
+                _ if g.method == GroupMethod::ReinforcePlusPlus => Some("scores are whitened over the rollout"),
+                KlPlace::Score if g.kl_coef() > 0.0 => Some("the divergence is taken off the score"),
+                _ => None,
+            };
+            if let Some(why) = taught {
+                let reason =
+                    format!("is true, and {why}, so that groups whose scores are all equal teach, too; leave it out");
+                return Err(TrainError::setting("grpo.dynamic_sampling", reason));
+            }
+        } else if g.sampling_attempts != GrpoSection::default().sampling_attempts {
+            let reason = format!(
+                "is {}, and without grpo.dynamic_sampling one rollout is sampled for an update; leave it out",
+                g.sampling_attempts
+            );
+            return Err(TrainError::setting("grpo.sampling_attempts", reason));
+        }
+        Ok(())
     }
 }
 
@@ -289,7 +347,7 @@ impl GrpoSection {
     /// What its rollouts are like.
     pub(super) fn rollout(&self) -> RolloutSettings {
         RolloutSettings {
-            section: "grpo",
+            section: SECTION,
             rollout_batch: self.rollout_batch,
             samples_per_prompt: self.samples_per_prompt,
             max_new_tokens: self.max_new_tokens,

@@ -1,34 +1,14 @@
 //! What a run will need. Responses are taken to be as long as they may be.
 
-use hone_run::Resolved;
-
 use super::config::GrpoConfig;
-use super::run::{State, check, load, rates, rollouts_an_update};
+use super::run::{State, rates, rollouts_an_update};
 use super::step::{Update, update};
 use crate::error::Result;
-use crate::job::Job;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
 use crate::rollout::{Networks, Setup, microbatches, rehearse_rollout};
 
 /// Updates that are rehearsed for their sizes.
 const MOST: usize = 6;
-
-/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
-///
-/// # Errors
-/// If the configuration, the data or a model is at fault.
-pub fn plan(job: &Job, config: &Resolved<GrpoConfig>, timed: bool) -> Result<Plan> {
-    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
-}
-
-fn rehearsed(job: &Job, c: &GrpoConfig, timed: bool) -> Result<Plan> {
-    check(c)?;
-    rates(c)?;
-    let rehearsal = job.rehearsal(&c.train)?;
-    let setup = load(job, &rehearsal, c)?;
-    let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
-    rehearse(notes, &setup, c)
-}
 
 /// Goes through updates on an engine that only counts.
 pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> Result<Plan> {

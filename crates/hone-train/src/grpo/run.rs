@@ -2,203 +2,75 @@
 
 use hone_compute::Engine;
 use hone_math::Key;
+use hone_model::Transformer;
 use hone_objective::group::{Advantages, informative};
 use hone_objective::kl::Estimator;
-use hone_run::{Checkpoint, Inputs, Resolved, Run};
-use serde_json::{Map, json};
+use hone_run::{Checkpoint, Run};
+use serde_json::{Map, Value, json};
 
-use super::config::{GroupMethod, GrpoConfig, GrpoSection, KlPlace};
+use super::config::GrpoConfig;
 use super::plan::rehearse;
 use super::step::{Learners, Report, Update, prepare, update};
-use crate::artefact;
-use crate::error::{Result, TrainError};
-use crate::job::{Begun, Job, Occasion, Outcome, save};
+use crate::error::Result;
+use crate::job::{Job, Occasion, save};
 use crate::learner::{Ema, Learner};
-use crate::plan::Notes;
-use crate::rollout::{Course, Learned, Made, Networks, Practice, Sampled, Setup, policy, practise};
+use crate::plan::{Notes, Plan};
+use crate::rollout::{Course, Learned, Networks, Practice, Practised, Sampled, Setup, policy};
 use crate::schedule::{Rates, adamw};
 
-/// Improves a policy as configured, or goes on where it was interrupted.
-///
-/// # Errors
-/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
-/// breaks.
-pub fn run(job: &Job, config: &Resolved<GrpoConfig>) -> Result<Outcome> {
-    train(job, config).map_err(|error| error.at(config))
-}
+impl Practised for GrpoConfig {
+    type Besides = ();
+    type Stage<'a> = Stage<'a>;
 
-fn train(job: &Job, config: &Resolved<GrpoConfig>) -> Result<Outcome> {
-    let c = &config.config;
-    check(c)?;
-    let engine = job.engine(&c.train)?;
-    let inputs = inputs(job, c);
-    let rates = rates(c)?;
-    let begun = job.begin(&engine, (config, &c.train, inputs), || {
-        let rehearsal = job.rehearsal(&c.train)?;
-        let setup = load(job, &rehearsal, c)?;
-        rehearse(Notes::new(&rehearsal), &setup, c)?.check(job, &c.train)?;
-        Ok(setup)
-    })?;
-    let (started, mut setup) = match begun {
-        Begun::Before(outcome) => return Ok(outcome),
-        Begun::Go(begun) => *begun,
-    };
-    let mut run = started.run;
-    setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
-    let mut state = State::new(&engine, &setup, c)?;
-    if let Some(checkpoint) = &started.checkpoint {
-        state.load(&engine, checkpoint)?;
+    fn course(&self) -> Course<'_> {
+        Course {
+            stage: "grpo",
+            model: &self.model,
+            maximised: &self.maximised,
+            data: &self.data,
+            settings: self.grpo.rollout(),
+            total: self.grpo.updates,
+            train: &self.train,
+            eval: &self.eval,
+        }
     }
-    let total = c.grpo.updates;
-    let course = Course {
-        stage: "grpo",
-        settings: c.grpo.rollout(),
-        total,
-        train: &c.train,
-        eval: &c.eval,
-    };
-    let done = started.checkpoint.as_ref().map_or(0, Checkpoint::step);
-    let mut stage = Stage {
-        engine: &engine,
-        job,
-        setup: &setup,
-        c,
-        rates,
-        state,
-    };
-    if let Some(stopped) = practise(job, (&mut run, done), &course, &mut stage)? {
-        return Ok(stopped);
+
+    fn check(&self) -> Result<()> {
+        self.refuse()?;
+        rates(self)?;
+        Ok(())
     }
-    let learners = &stage.state.learners;
-    let result = learners.ema.as_ref().map_or(&learners.policy.model, |ema| &ema.model);
-    let model = artefact::publish(&engine, &run, &setup.base.companion, result)?;
-    let summary = json!({ "updates": total, "episodes": stage.state.episodes });
-    job.finish(run, (model, summary), Vec::new(), total)
-}
 
-fn inputs(job: &Job, c: &GrpoConfig) -> Inputs {
-    let rewards = c.maximised().models();
-    job.inputs(std::iter::once(&c.model.path).chain(&rewards), c.data.prompts.iter())
-}
+    fn besides(&self, _: &Job, _: &Setup) -> Result<()> {
+        Ok(())
+    }
 
-pub(super) fn load(job: &Job, engine: &Engine, c: &GrpoConfig) -> Result<Setup> {
-    let made = Made {
-        model: &c.model,
-        maximised: c.maximised(),
-        data: &c.data,
-        seed: c.train.seed,
-    };
-    Setup::load(job, engine, &made, &c.grpo.rollout())
+    fn rehearse(&self, notes: Notes<'_>, (setup, ()): (&Setup, &())) -> Result<Plan> {
+        rehearse(notes, setup, self)
+    }
+
+    fn stage<'a>(
+        &'a self,
+        (engine, job): (&'a Engine, &'a Job),
+        (setup, ()): (&'a Setup, &'a ()),
+    ) -> Result<Stage<'a>> {
+        Ok(Stage {
+            at: (engine, job),
+            setup,
+            c: self,
+            rates: rates(self)?,
+            state: State::new(engine, setup, self)?,
+        })
+    }
 }
 
 pub(super) fn rates(c: &GrpoConfig) -> Result<Rates> {
     Rates::new(&c.train, c.train.learning_rate, c.grpo.updates)
 }
 
-pub(super) fn check(c: &GrpoConfig) -> Result<()> {
-    let g = &c.grpo;
-    let positive = [
-        ("grpo.updates", g.updates as usize),
-        ("grpo.rollout_batch", g.rollout_batch),
-        ("grpo.samples_per_prompt", g.samples_per_prompt),
-        ("grpo.minibatch", g.minibatch),
-        ("grpo.epochs", g.epochs),
-        ("grpo.max_new_tokens", g.max_new_tokens),
-        ("grpo.sampling_attempts", g.sampling_attempts),
-    ];
-    for (key, value) in positive {
-        if value == 0 {
-            return Err(TrainError::setting(key, "is 0; expected at least 1"));
-        }
-    }
-    let least = g.method.estimator().smallest_group();
-    if g.samples_per_prompt < least {
-        let reason = format!(
-            "is {}; this method compares a prompt's responses with one another and needs at least {least}",
-            g.samples_per_prompt
-        );
-        return Err(TrainError::setting("grpo.samples_per_prompt", reason));
-    }
-    let divides = [
-        ("grpo.minibatch", g.minibatch, "grpo.rollout_batch", g.rollout_batch),
-        (
-            "grpo.samples_per_prompt",
-            g.samples_per_prompt,
-            "grpo.minibatch",
-            g.minibatch,
-        ),
-    ];
-    for (key, value, whole, of) in divides {
-        if !of.is_multiple_of(value) {
-            return Err(TrainError::setting(
-                key,
-                format!("is {value}, which does not divide {whole} = {of}"),
-            ));
-        }
-    }
-    let clip = g.loss().clip_range;
-    let numbers = [
-        (
-            "grpo.temperature",
-            g.temperature,
-            g.temperature > 0.0,
-            "a number above 0",
-        ),
-        ("grpo.kl_coef", g.kl_coef(), g.kl_coef() >= 0.0, "0 or a number above"),
-        ("grpo.clip_range", clip.low, clip.low > 0.0, "a number above 0"),
-        ("grpo.clip_range_high", clip.high, clip.high > 0.0, "a number above 0"),
-        ("grpo.missing_eos_score", g.missing_eos_score, true, "a number"),
-    ];
-    for (key, value, holds, expected) in numbers {
-        if !holds || !value.is_finite() {
-            return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
-        }
-    }
-    if let Some(cache) = g.overlong_cache.filter(|_| c.environment.is_some()) {
-        let reason = format!("is {cache}, and an environment's episodes have no limit of length; leave it out");
-        return Err(TrainError::setting("grpo.overlong_cache", reason));
-    }
-    if let Some(cache) = g.overlong_cache.filter(|&cache| cache > g.max_new_tokens) {
-        let reason = format!(
-            "is {cache}; expected at most grpo.max_new_tokens = {}",
-            g.max_new_tokens
-        );
-        return Err(TrainError::setting("grpo.overlong_cache", reason));
-    }
-    if let Some(decay) = g.ema_decay
-        && !(0.0..1.0).contains(&decay)
-    {
-        return Err(TrainError::setting(
-            "grpo.ema_decay",
-            format!("is {decay}; expected at least 0 and below 1"),
-        ));
-    }
-    if g.samples_dynamically() {
-        let taught = match g.method.kl_place() {
-            _ if g.method == GroupMethod::ReinforcePlusPlus => Some("scores are whitened over the rollout"),
-            KlPlace::Score if g.kl_coef() > 0.0 => Some("the divergence is taken off the score"),
-            _ => None,
-        };
-        if let Some(why) = taught {
-            let reason =
-                format!("is true, and {why}, so that groups whose scores are all equal teach, too; leave it out");
-            return Err(TrainError::setting("grpo.dynamic_sampling", reason));
-        }
-    }
-    if !g.samples_dynamically() && g.sampling_attempts != GrpoSection::default().sampling_attempts {
-        let reason = format!(
-            "is {}, and without grpo.dynamic_sampling one rollout is sampled for an update; leave it out",
-            g.sampling_attempts
-        );
-        return Err(TrainError::setting("grpo.sampling_attempts", reason));
-    }
-    Ok(())
-}
-
 /// What updates are made with, and what they change.
-struct Stage<'a> {
-    engine: &'a Engine,
-    job: &'a Job,
+pub(crate) struct Stage<'a> {
+    at: (&'a Engine, &'a Job),
     setup: &'a Setup,
     c: &'a GrpoConfig,
     rates: Rates,
@@ -207,7 +79,7 @@ struct Stage<'a> {
 
 impl Practice for Stage<'_> {
     fn sample(&self, update: u64) -> Result<Option<Sampled>> {
-        let (c, at) = (self.c, (self.engine, self.job));
+        let (c, at) = (self.c, self.at);
         let settings = c.grpo.rollout();
         let networks = Networks {
             policy: &self.state.learners.policy.model,
@@ -260,14 +132,26 @@ impl Practice for Stage<'_> {
             train: &self.c.train,
             rate: self.rates.at(number),
         };
-        let report = update(self.engine, &mut self.state.learners, &step)?;
+        let report = update(self.at.0, &mut self.state.learners, &step)?;
         self.state.episodes += sampled.episodes.len() as u64;
         Ok(learned(self.state.episodes, (sampled, &constants, &report)))
     }
 
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        self.state
-            .save((self.engine, self.setup, self.c), (run, done), occasion)
+        self.state.save((self.at.0, self.setup, self.c), (run, done), occasion)
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.state.load(self.at.0, checkpoint)
+    }
+
+    fn result(&self) -> &Transformer {
+        let learners = &self.state.learners;
+        learners.ema.as_ref().map_or(&learners.policy.model, |ema| &ema.model)
+    }
+
+    fn summary(&self) -> Value {
+        json!({ "updates": self.c.grpo.updates, "episodes": self.state.episodes })
     }
 }
 
@@ -375,7 +259,7 @@ fn learned(episodes: u64, (sampled, constants, report): (&Sampled, &Advantages, 
     let mut metrics = vec![
         ("objective/scores", scores),
         ("objective/score_std", constants.stats.score.sample_variance().sqrt()),
-        ("objective/equal_groups", constants.stats.equal_share()),
+        ("frac_reward_zero_std", constants.stats.equal_share()),
         ("objective/left_out", (sampled.scores.len() - count) as f64),
         ("policy/approxkl_avg", policy.approxkl(Estimator::K2)),
         ("policy/clipfrac_avg", policy.clipfrac()),
@@ -412,5 +296,9 @@ fn learned(episodes: u64, (sampled, constants, report): (&Sampled, &Advantages, 
         metrics.push(("learning_rate", policy.learning_rate));
         metrics.push(("train/skipped_steps", policy.skipped as f64));
     }
-    Learned { metrics, headline }
+    Learned {
+        metrics,
+        headline,
+        target_tokens: report.target_tokens,
+    }
 }

@@ -42,6 +42,8 @@ pub(super) struct Report {
     /// Sums over the steps of all passes.
     pub stats: GroupLossStats,
     pub steps: u64,
+    /// Tokens of all steps.
+    pub target_tokens: u64,
     pub applied: Option<Applied>,
 }
 
@@ -117,6 +119,7 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
             }
             report.stats.merge(&stats);
             report.steps += 1;
+            report.target_tokens += tokens_of(&chosen);
             report.applied = Some(applied);
         }
     }

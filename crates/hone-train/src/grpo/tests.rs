@@ -1,15 +1,11 @@
 //! The stage on tiny models: every method learns, resumes to the byte, and says what it will need.
 
-use std::path::Path;
-
-use hone_run::{Resolved, Shutdown};
-use serde_json::Value;
-
-use super::*;
-use crate::ppo::tests::{copy, job, metrics, world};
-use crate::rollout::{MissingEos, PromptData, RewardSection};
+use super::config::{GroupMethod, GrpoConfig, GrpoSection};
+use crate::rollout::trials::{
+    assert_going_on_changes_no_byte, assert_refused, assert_threads_change_no_byte, metrics, number, start, world,
+};
+use crate::rollout::{Maximised, MissingEos, PromptData};
 use crate::sections::{ModelSection, ShownSection, TrainSection};
-use crate::{Outcome, TrainError};
 
 const METHODS: [GroupMethod; 6] = [
     GroupMethod::Grpo,
@@ -23,7 +19,7 @@ const METHODS: [GroupMethod; 6] = [
 fn config(method: GroupMethod, updates: u64) -> GrpoConfig {
     GrpoConfig {
         model: ModelSection::at("policy"),
-        reward: RewardSection { path: "reward".into() },
+        maximised: Maximised::model("reward"),
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
@@ -47,14 +43,6 @@ fn config(method: GroupMethod, updates: u64) -> GrpoConfig {
         eval: ShownSection { every: 2, samples: 4 },
         ..GrpoConfig::default()
     }
-}
-
-fn start(dir: &Path, name: &str, c: GrpoConfig) -> crate::Result<Outcome> {
-    run(&job(dir, name, Shutdown::default()), &Resolved::from_config(c)?)
-}
-
-fn number(line: &Value, key: &str) -> f64 {
-    line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"))
 }
 
 #[test]
@@ -89,29 +77,10 @@ fn the_score_rises_by_every_method() {
 fn stopping_and_going_on_changes_no_byte() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
-    for method in [GroupMethod::Grpo, GroupMethod::Dapo] {
+    for method in METHODS {
         let mut c = config(method, 6);
         (c.grpo.epochs, c.grpo.ema_decay) = (2, Some(0.9));
-        let (whole, cut) = (format!("whole-{method:?}"), format!("cut-{method:?}"));
-        start(dir.path(), &whole, c.clone()).unwrap();
-        let (from, to) = (dir.path().join(&whole), dir.path().join(&cut));
-        copy(
-            &from.join("checkpoints/step-000003"),
-            &to.join("checkpoints/step-000003"),
-        );
-        for file in ["run.toml", "metrics.jsonl", "samples.jsonl"] {
-            std::fs::copy(from.join(file), to.join(file)).unwrap();
-        }
-        start(dir.path(), &cut, c).unwrap();
-        for file in [
-            "metrics.jsonl",
-            "samples.jsonl",
-            "model/model.safetensors",
-            "checkpoints/step-000006/policy.moments.safetensors",
-        ] {
-            let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
-            assert_eq!(read(&from), read(&to), "{file} of {method:?}");
-        }
+        assert_going_on_changes_no_byte(dir.path(), &format!("{method:?}"), &c, (3, 6));
     }
 }
 
@@ -119,25 +88,9 @@ fn stopping_and_going_on_changes_no_byte() {
 fn threads_change_no_byte_and_micro_batches_only_rounding() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
-    let start = |name: &str, threads: usize, microbatch_tokens: usize| {
-        let mut c = config(GroupMethod::Grpo, 2);
-        c.train.microbatch_tokens = microbatch_tokens;
-        let job = crate::Job {
-            threads: Some(threads),
-            ..job(dir.path(), name, Shutdown::default())
-        };
-        run(&job, &Resolved::from_config(c).unwrap()).unwrap();
-        let model = std::fs::read(dir.path().join(name).join("model/model.safetensors")).unwrap();
-        (model, metrics(&dir.path().join(name)))
-    };
-    let (one, lines) = start("one", 1, 1024);
-    assert!(one == start("three", 3, 1024).0, "threads change the result");
-    // A group of answers fits no micro-batch of one token, and stays whole
-    let (_, cut) = start("cut", 2, 1);
-    for key in ["objective/scores", "loss/policy_avg", "grad_norm"] {
-        let (a, b) = (number(&lines[0], key), number(&cut[0], key));
-        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{key}: {a} and {b}");
-    }
+    let keys = ["objective/scores", "loss/policy_avg", "grad_norm"];
+    let cut = |c: &mut GrpoConfig| c.train.microbatch_tokens = 1;
+    assert_threads_change_no_byte(dir.path(), (&config(GroupMethod::Grpo, 2), cut), 3, (&keys, 1e-5));
 }
 
 #[test]
@@ -156,9 +109,9 @@ fn groups_that_teach_nothing_are_replaced() {
         metrics(&dir.path().join(&name))
     };
     let (usual, dynamic) = (few(false), few(true));
-    assert!(usual.iter().any(|line| number(line, "objective/equal_groups") > 0.0));
+    assert!(usual.iter().any(|line| number(line, "frac_reward_zero_std") > 0.0));
     for line in &dynamic {
-        assert_eq!(number(line, "objective/equal_groups"), 0.0);
+        assert_eq!(number(line, "frac_reward_zero_std"), 0.0);
         assert!(number(line, "objective/left_out") > 0.0);
     }
 }
@@ -183,14 +136,7 @@ fn settings_that_make_no_sense_are_named() {
             c.grpo.dynamic_sampling = Some(true);
         }),
     ];
-    let dir = tempfile::tempdir().unwrap();
-    for (expected, change) in refusals {
-        let mut c = config(GroupMethod::Grpo, 1);
-        change(&mut c);
-        let error: TrainError = start(dir.path(), "run", c).unwrap_err();
-        assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(error.exit_status().code(), 2);
-    }
+    assert_refused(&config(GroupMethod::Grpo, 1), &refusals);
 }
 
 #[test]
@@ -225,4 +171,30 @@ fn what_follows_from_a_method_is_written_down() {
         ),
         (Some(0.1), Some(0.1), Some(0.04), None)
     );
+}
+
+/// An update of two steps that change next to nothing tells the loss of one over both minibatches.
+#[test]
+fn a_loss_is_the_mean_of_the_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let line = |name: &str, minibatch: usize, epochs: usize| {
+        // Advantages weigh each token of their response, so that the loss is not 0 where the policy has not moved
+        let mut c = config(GroupMethod::Rloo, 1);
+        (c.grpo.minibatch, c.grpo.epochs, c.train.learning_rate) = (minibatch, epochs, 1e-30);
+        start(dir.path(), name, c).unwrap();
+        metrics(&dir.path().join(name)).remove(0)
+    };
+    let one = line("one", 32, 1);
+    let loss = number(&one, "loss/policy_avg");
+    assert!(loss.abs() > 0.01, "{one}");
+    for (name, minibatch, epochs) in [("two", 16, 1), ("four", 16, 2)] {
+        let line = line(name, minibatch, epochs);
+        let own = number(&line, "loss/policy_avg");
+        assert!((own - loss).abs() < 1e-4 * loss.abs(), "{name}: {own} and {loss}");
+        // Of every pass
+        let tokens = number(&one, "train/target_tokens") * epochs as f64;
+        assert_eq!(number(&line, "train/target_tokens"), tokens, "{name}");
+    }
+    assert_eq!(number(&one, "train/target_tokens"), number(&one, "rollout/tokens"));
 }

@@ -2,16 +2,12 @@
 
 use hone_model::LoraConfig;
 use hone_run::Configuration;
-use hone_task::RewardEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::preferred::{MethodSetting, PreferenceSection};
-use crate::rollout::{
-    EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, at_least_one, check_rollout,
-    divides, example_environment, example_rewards,
-};
+use crate::rollout::{Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// The section's name.
@@ -19,21 +15,14 @@ const SECTION: &str = "online_preference";
 
 /// Configuration of `hone online-preference`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct OnlinePreferenceConfig {
     /// The policy's start, which is also the reference of the methods that have one.
     pub model: ModelSection,
-    /// What judges: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
-    #[serde(skip_serializing_if = "RewardSection::is_empty")]
-    pub reward: RewardSection,
-    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
-    #[schemars(example = example_rewards())]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rewards: Vec<RewardEntry>,
-    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
-    #[schemars(example = example_environment())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<EnvironmentSection>,
+    /// What is maximised.
+    #[serde(flatten)]
+    pub maximised: Maximised,
     /// Prompts.
     pub data: PromptData,
     /// The method, as in preference tuning; one of those that learn from pairs.
@@ -53,9 +42,7 @@ impl Default for OnlinePreferenceConfig {
     fn default() -> Self {
         Self {
             model: ModelSection::default(),
-            reward: RewardSection::default(),
-            rewards: Vec::new(),
-            environment: None,
+            maximised: Maximised::default(),
             data: PromptData::default(),
             preference: PreferenceSection::default(),
             online_preference: OnlinePreferenceSection::default(),
@@ -131,28 +118,19 @@ impl Configuration for OnlinePreferenceConfig {
 }
 
 impl OnlinePreferenceConfig {
-    /// What is maximised.
-    pub(super) fn maximised(&self) -> Maximised<'_> {
-        Maximised {
-            reward: &self.reward,
-            rewards: &self.rewards,
-            environment: self.environment.as_ref(),
-        }
-    }
-
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {
             model: ModelSection::at("runs/sft/model"),
             ..Self::default()
         };
-        config.reward.path = "runs/reward/model".into();
+        config.maximised = Maximised::model("runs/reward/model");
         config.data.prompts = vec![hone_data::Source::new("prompts.jsonl")];
         config
     }
 
     /// Refuses what makes no sense; the method's own settings are its own to refuse.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn refuse(&self) -> Result<()> {
         self.online_preference.check()?;
         if self.preference.method == MethodSetting::Kto {
             let reason = "is kto, which learns from single responses with labels; scores make pairs here. Choose dpo, \

@@ -8,7 +8,7 @@
 //! 1. Log-probabilities of the rollout are those that were stored while sampling. Before the first optimiser step of every
 //!    update the training pass computes them again for all that is learned from, and one bit of difference stops the run.
 //! 2. The reference is the model that the run starts from, under the same temperature.
-//! 3. Responses with one score have no pair; a prompt without a pair is left out.
+//! 3. Responses with one score have no pair. A prompt without a pair keeps its place in its minibatch, and adds nothing.
 //! 4. A response is computed once, whatever its number of pairs, and the prompt once for all of its responses.
 //! 5. Losses are means over the minibatch, whatever the micro-batch.
 
@@ -20,6 +20,28 @@ mod step;
 #[cfg(test)]
 mod tests;
 
+use hone_run::Resolved;
+
+use crate::error::Result;
+use crate::job::{Job, Outcome};
+use crate::plan::Plan;
+use crate::rollout;
+
 pub use config::{OnlinePreferenceConfig, OnlinePreferenceSection, PairRule};
-pub use plan::plan;
-pub use run::run;
+
+/// Improves a policy as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
+/// breaks.
+pub fn run(job: &Job, config: &Resolved<OnlinePreferenceConfig>) -> Result<Outcome> {
+    rollout::run(job, config)
+}
+
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault.
+pub fn plan(job: &Job, config: &Resolved<OnlinePreferenceConfig>, timed: bool) -> Result<Plan> {
+    rollout::plan(job, config, timed)
+}

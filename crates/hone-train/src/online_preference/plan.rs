@@ -1,40 +1,22 @@
 //! What a run will need. Responses are taken to be as long as they may be, and of each prompt two to differ in score.
 
-use hone_run::Resolved;
-
 use super::config::{OnlinePreferenceConfig, PairRule};
 use super::pairs::Paired;
-use super::run::{check, learner, load};
+use super::run::{learner, rates};
 use super::step::{Update, update};
 use crate::error::Result;
-use crate::job::Job;
 use crate::language::shards_of;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
+use crate::preferred::Method;
 use crate::rollout::{Networks, Setup, extents, passes, rehearse_rollout, tell_apart};
 
 /// Updates that are rehearsed for their sizes.
 const MOST: usize = 6;
 
-/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
-///
-/// # Errors
-/// If the configuration, the data or a model is at fault.
-pub fn plan(job: &Job, config: &Resolved<OnlinePreferenceConfig>, timed: bool) -> Result<Plan> {
-    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
-}
-
-fn rehearsed(job: &Job, c: &OnlinePreferenceConfig, timed: bool) -> Result<Plan> {
-    check(c)?;
-    let rehearsal = job.rehearsal(&c.train)?;
-    let setup = load(job, &rehearsal, c)?;
-    let notes = Notes::timed_if(timed, &rehearsal, (job, &c.train))?;
-    rehearse(notes, &setup, c)
-}
-
 /// Goes through updates on an engine that only counts.
 pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreferenceConfig) -> Result<Plan> {
     let (train, section, settings) = (&c.train, &c.online_preference, c.online_preference.rollout());
-    let (method, rates) = check(c)?;
+    let (method, rates) = (Method::new(&c.preference)?, rates(c)?);
     let (engine, samples) = (notes.engine(), section.samples_per_prompt);
     notes.tensors(setup.frozen());
     // 1. What stays
@@ -79,7 +61,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
             .collect::<Result<_>>()?;
         let step = Update {
             number,
-            prompts: &prompts.into_iter().flatten().collect::<Vec<_>>(),
+            prompts: &prompts,
             method,
             c,
             rate: rates.at(number),

@@ -2,103 +2,69 @@
 
 use hone_compute::Engine;
 use hone_math::Key;
-use hone_run::{Checkpoint, Inputs, Resolved, Run};
-use serde_json::{Map, json};
+use hone_model::Transformer;
+use hone_run::{Checkpoint, Run};
+use serde_json::{Map, Value, json};
 
 use super::config::OnlinePreferenceConfig;
 use super::pairs::Paired;
 use super::plan::rehearse;
 use super::step::{Report, Update, update};
-use crate::artefact;
 use crate::error::Result;
-use crate::job::{Begun, Job, Occasion, Outcome, save};
+use crate::job::{Job, Occasion, save};
 use crate::learner::Learner;
-use crate::plan::Notes;
+use crate::plan::{Notes, Plan};
 use crate::preferred::Method;
-use crate::rollout::{Course, Learned, Made, Networks, Practice, Sampled, Setup, mean, policy, practise};
+use crate::rollout::{Course, Learned, Networks, Practice, Practised, Sampled, Setup, mean, policy};
 use crate::schedule::{Rates, adamw};
 
-/// Improves a policy as configured, or goes on where it was interrupted.
-///
-/// # Errors
-/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
-/// breaks.
-pub fn run(job: &Job, config: &Resolved<OnlinePreferenceConfig>) -> Result<Outcome> {
-    train(job, config).map_err(|error| error.at(config))
-}
+impl Practised for OnlinePreferenceConfig {
+    type Besides = ();
+    type Stage<'a> = Stage<'a>;
 
-fn train(job: &Job, config: &Resolved<OnlinePreferenceConfig>) -> Result<Outcome> {
-    let c = &config.config;
-    let (method, rates) = check(c)?;
-    let engine = job.engine(&c.train)?;
-    let inputs = inputs(job, c);
-    let begun = job.begin(&engine, (config, &c.train, inputs), || {
-        let rehearsal = job.rehearsal(&c.train)?;
-        let setup = load(job, &rehearsal, c)?;
-        rehearse(Notes::new(&rehearsal), &setup, c)?.check(job, &c.train)?;
-        Ok(setup)
-    })?;
-    let (started, mut setup) = match begun {
-        Begun::Before(outcome) => return Ok(outcome),
-        Begun::Go(begun) => *begun,
-    };
-    let mut run = started.run;
-    setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
-    let mut policy = learner(&engine, &setup, c)?;
-    if let Some(checkpoint) = &started.checkpoint {
-        policy.load(&engine, "policy", checkpoint, &checkpoint.state()["policy"])?;
+    fn course(&self) -> Course<'_> {
+        Course {
+            stage: "online-preference",
+            model: &self.model,
+            maximised: &self.maximised,
+            data: &self.data,
+            settings: self.online_preference.rollout(),
+            total: self.online_preference.updates,
+            train: &self.train,
+            eval: &self.eval,
+        }
     }
-    let total = c.online_preference.updates;
-    let course = Course {
-        stage: "online-preference",
-        settings: c.online_preference.rollout(),
-        total,
-        train: &c.train,
-        eval: &c.eval,
-    };
-    let done = started.checkpoint.as_ref().map_or(0, Checkpoint::step);
-    let mut stage = Stage {
-        at: (&engine, job),
-        setup: &setup,
-        c,
-        method,
-        rates,
-        policy,
-        told_of_no_pair: false,
-    };
-    if let Some(stopped) = practise(job, (&mut run, done), &course, &mut stage)? {
-        return Ok(stopped);
+
+    fn check(&self) -> Result<()> {
+        self.refuse()?;
+        Method::new(&self.preference)?;
+        rates(self)?;
+        Ok(())
     }
-    let model = artefact::publish(&engine, &run, &setup.base.companion, &stage.policy.model)?;
-    let summary = json!({
-        "method": c.preference.method.name(),
-        "updates": total,
-        "episodes": total * c.online_preference.rollout_batch as u64,
-    });
-    job.finish(run, (model, summary), Vec::new(), total)
+
+    fn besides(&self, _: &Job, _: &Setup) -> Result<()> {
+        Ok(())
+    }
+
+    fn rehearse(&self, notes: Notes<'_>, (setup, ()): (&Setup, &())) -> Result<Plan> {
+        rehearse(notes, setup, self)
+    }
+
+    fn stage<'a>(&'a self, at: (&'a Engine, &'a Job), (setup, ()): (&'a Setup, &'a ())) -> Result<Stage<'a>> {
+        Ok(Stage {
+            at,
+            setup,
+            c: self,
+            method: Method::new(&self.preference)?,
+            rates: rates(self)?,
+            policy: learner(at.0, setup, self)?,
+            told_of_no_pair: false,
+        })
+    }
 }
 
-fn inputs(job: &Job, c: &OnlinePreferenceConfig) -> Inputs {
-    let rewards = c.maximised().models();
-    job.inputs(std::iter::once(&c.model.path).chain(&rewards), c.data.prompts.iter())
-}
-
-pub(super) fn load(job: &Job, engine: &Engine, c: &OnlinePreferenceConfig) -> Result<Setup> {
-    let made = Made {
-        model: &c.model,
-        maximised: c.maximised(),
-        data: &c.data,
-        seed: c.train.seed,
-    };
-    Setup::load(job, engine, &made, &c.online_preference.rollout())
-}
-
-/// Refuses what makes no sense; gives the method and the learning rates.
-pub(super) fn check(c: &OnlinePreferenceConfig) -> Result<(Method, Rates)> {
-    c.check()?;
-    let method = Method::new(&c.preference)?;
-    let rates = Rates::new(&c.train, c.train.learning_rate, c.online_preference.updates)?;
-    Ok((method, rates))
+pub(super) fn rates(c: &OnlinePreferenceConfig) -> Result<Rates> {
+    Rates::new(&c.train, c.train.learning_rate, c.online_preference.updates)
 }
 
 /// The policy where a run begins.
@@ -108,7 +74,7 @@ pub(super) fn learner(engine: &Engine, setup: &Setup, c: &OnlinePreferenceConfig
 }
 
 /// What updates are made with, and what they change.
-struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     at: (&'a Engine, &'a Job),
     setup: &'a Setup,
     c: &'a OnlinePreferenceConfig,
@@ -137,11 +103,10 @@ impl Practice for Stage<'_> {
         sampled.check_scores("online_preference")?;
         // 1. Pairs of each prompt's responses
         let groups = sampled.episodes.chunks(section.samples_per_prompt);
-        let paired: Vec<Option<Paired<'_>>> = groups
+        let prompts: Vec<Option<Paired<'_>>> = groups
             .map(|group| Paired::of(group, section.pairs))
             .collect::<Result<_>>()?;
-        let prompts: Vec<Paired<'_>> = paired.into_iter().flatten().collect();
-        if prompts.is_empty() && !std::mem::replace(&mut self.told_of_no_pair, true) {
+        if prompts.iter().all(Option::is_none) && !std::mem::replace(&mut self.told_of_no_pair, true) {
             job.message(format!(
                 "update {}: no prompt has two responses of different scores, so nothing is learned from it; the metric \
                  objective/pairs counts pairs",
@@ -157,8 +122,7 @@ impl Practice for Stage<'_> {
             rate: self.rates.at(number),
         };
         let report = update(engine, &mut self.policy, &step)?;
-        let groups = sampled.episodes.len() / section.samples_per_prompt;
-        Ok(learned(number + 1, (sampled, &prompts, groups), &report))
+        Ok(learned(number + 1, (sampled, &prompts), &report))
     }
 
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
@@ -170,23 +134,45 @@ impl Practice for Stage<'_> {
             policy.save(engine, "policy", writer)
         })
     }
+
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let saved = &checkpoint.state()["policy"];
+        self.policy.load(self.at.0, "policy", checkpoint, saved)
+    }
+
+    fn result(&self) -> &Transformer {
+        &self.policy.model
+    }
+
+    fn summary(&self) -> Value {
+        let section = &self.c.online_preference;
+        json!({
+            "method": self.c.preference.method.name(),
+            "updates": section.updates,
+            "episodes": section.updates * section.rollout_batch as u64,
+        })
+    }
 }
 
-/// What is told of an update, after `done` of them, of whose `groups` of responses some have pairs.
-fn learned(done: u64, (sampled, prompts, groups): (&Sampled, &[Paired<'_>], usize), report: &Report) -> Learned {
+/// What is told of an update, after `done` of them, of whose prompts some have pairs.
+fn learned(done: u64, (sampled, prompts): (&Sampled, &[Option<Paired<'_>>]), report: &Report) -> Learned {
     let scores = sampled.mean_score();
-    let pairs: u64 = prompts.iter().map(|prompt| prompt.judgement.count()).sum();
+    let paired: Vec<&Paired<'_>> = prompts.iter().flatten().collect();
+    let pairs: u64 = paired.iter().map(|prompt| prompt.judgement.count()).sum();
     let mut metrics = vec![
         ("objective/scores", scores),
         ("objective/pairs", pairs as f64),
-        ("objective/prompts_paired", prompts.len() as f64 / groups.max(1) as f64),
+        (
+            "objective/prompts_paired",
+            paired.len() as f64 / prompts.len().max(1) as f64,
+        ),
     ];
     metrics.extend(sampled.completions());
     metrics.push(("episode", (done as usize * sampled.episodes.len()) as f64));
     let mut headline = vec![("score", scores)];
     if let Some(applied) = &report.applied {
         let stats = &report.stats;
-        let margins = prompts.iter().flat_map(Paired::scores);
+        let margins = paired.iter().flat_map(|prompt| prompt.scores());
         metrics.push((
             "objective/score_margins",
             mean(margins.map(|(better, worse)| better - worse)),
@@ -205,5 +191,9 @@ fn learned(done: u64, (sampled, prompts, groups): (&Sampled, &[Paired<'_>], usiz
         metrics.push(("objective/kl", kl));
         headline.push(("kl", kl));
     }
-    Learned { metrics, headline }
+    Learned {
+        metrics,
+        headline,
+        target_tokens: report.target_tokens,
+    }
 }

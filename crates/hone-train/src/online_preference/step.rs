@@ -9,14 +9,14 @@ use crate::error::Result;
 use crate::language::shards_of;
 use crate::learner::{Applied, Learner};
 use crate::preferred::{Compared, Judged, Method, Stats};
-use crate::rollout::{Episode, EpisodeBatch, check, check_others, passes, rows_of};
+use crate::rollout::{Episode, EpisodeBatch, check, check_others, passes, rows_of, tokens_of};
 
 /// What an update is given.
 pub(super) struct Update<'a> {
     /// Counted from 0.
     pub number: u64,
-    /// The prompts that have a pair, in the order of the rollout.
-    pub prompts: &'a [Paired<'a>],
+    /// The prompts, in the order of the rollout; none where a prompt has no pair.
+    pub prompts: &'a [Option<Paired<'a>>],
     pub method: Method,
     pub c: &'a OnlinePreferenceConfig,
     pub rate: StepRate,
@@ -28,6 +28,8 @@ pub(super) struct Report {
     /// Over the pairs of all steps, each before it; the loss is the steps' mean.
     pub stats: Stats,
     pub steps: u64,
+    /// Tokens of all steps.
+    pub target_tokens: u64,
     /// The last step; none where there was no pair.
     pub applied: Option<Applied>,
 }
@@ -35,15 +37,20 @@ pub(super) struct Report {
 pub(super) fn update(engine: &Engine, learner: &mut Learner, update: &Update<'_>) -> Result<Report> {
     let (prompts, section) = (update.prompts, &update.c.online_preference);
     let mut report = Report::default();
-    // 1. A new order every pass, cut into minibatches; a prompt's responses stay together
+    // 1. A new order every pass, cut into minibatches; a prompt's responses stay together, and a prompt without a pair keeps its
+    //    place, so that a step's share of the rollout does not depend on how others were judged
     let cut = (prompts.len(), section.prompts_a_step());
     for places in passes(cut, (update.number, section.epochs), update.c.train.seed) {
-        let chosen: Vec<&Paired<'_>> = places.iter().map(|&i| &prompts[i]).collect();
+        let chosen: Vec<&Paired<'_>> = places.iter().filter_map(|&i| prompts[i].as_ref()).collect();
+        if chosen.is_empty() {
+            continue;
+        }
         let first = report.steps == 0;
         if first {
             // 2. Before the first step: what other minibatches hold is checked by a pass of its own
             let others = (0..prompts.len()).filter(|i| places.binary_search(i).is_err());
-            let others = others.flat_map(|i| prompts[i].members.iter().copied());
+            let others = others.filter_map(|i| prompts[i].as_ref());
+            let others = others.flat_map(|prompt| prompt.members.iter().copied());
             let asked = (update.number, section.temperature);
             check_others(engine, &learner.model, asked, others)?;
         }
@@ -51,6 +58,8 @@ pub(super) fn update(engine: &Engine, learner: &mut Learner, update: &Update<'_>
         let (stats, applied) = step(engine, learner, update, (&chosen, first))?;
         report.stats.merge(&stats);
         report.steps += 1;
+        let members: Vec<&[&Episode]> = chosen.iter().map(|prompt| prompt.members.as_slice()).collect();
+        report.target_tokens += tokens_of(&members);
         report.applied = Some(applied);
     }
     let steps = report.steps.max(1) as f64;

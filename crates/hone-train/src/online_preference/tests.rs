@@ -1,24 +1,27 @@
 //! The stage on tiny models: every method learns, starts where it should, resumes to the byte, and a fault stops the run.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use hone_compute::{AdamW, Engine, EngineOptions, Isa, Precision};
+use hone_compute::{AdamW, Engine, Isa, Precision};
 use hone_generate::logprobs_from;
 use hone_model::Transformer;
-use hone_run::{Event, Observer, Resolved, Shutdown};
-use serde_json::Value;
+use hone_run::{Resolved, Shutdown};
 
+use super::config::{OnlinePreferenceConfig, OnlinePreferenceSection, PairRule};
 use super::pairs::Paired;
 use super::step::{Report, Update, update};
-use super::*;
+use super::{plan, run};
+use crate::Job;
+use crate::error::{Result, TrainError};
 use crate::learner::Learner;
-use crate::ppo::tests::{copy, job, metrics, model, tokenizer, world};
 use crate::preferred::{Method, MethodSetting};
-use crate::rollout::{Episode, MissingEos, PromptData, RewardSection, made};
+use crate::rollout::trials::{
+    Listening, assert_going_on_changes_no_byte, assert_refused, assert_threads_change_no_byte, engine_of, job, metrics,
+    model, number, start, tokenizer, world,
+};
+use crate::rollout::{Episode, Maximised, MissingEos, PromptData, made, passes};
 use crate::schedule::Rates;
 use crate::sections::{ModelSection, ShownSection, TrainSection};
-use crate::{Job, Outcome, TrainError};
 
 const METHODS: [MethodSetting; 4] = [
     MethodSetting::Dpo,
@@ -30,7 +33,7 @@ const METHODS: [MethodSetting; 4] = [
 fn config(method: MethodSetting, updates: u64) -> OnlinePreferenceConfig {
     let mut c = OnlinePreferenceConfig {
         model: ModelSection::at("policy"),
-        reward: RewardSection { path: "reward".into() },
+        maximised: Maximised::model("reward"),
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
@@ -55,14 +58,6 @@ fn config(method: MethodSetting, updates: u64) -> OnlinePreferenceConfig {
     };
     c.preference.method = method;
     c
-}
-
-fn start(dir: &Path, name: &str, c: OnlinePreferenceConfig) -> crate::Result<Outcome> {
-    run(&job(dir, name, Shutdown::default()), &Resolved::from_config(c)?)
-}
-
-fn number(line: &Value, key: &str) -> f64 {
-    line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"))
 }
 
 #[test]
@@ -116,61 +111,10 @@ fn the_score_rises_by_every_method() {
 fn stopping_and_going_on_changes_no_byte() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
-    for method in [MethodSetting::Dpo, MethodSetting::Simpo] {
+    for method in METHODS {
         let mut c = config(method, 6);
         (c.online_preference.epochs, c.online_preference.minibatch) = (2, 16);
-        let (whole, cut) = (format!("whole-{}", method.name()), format!("cut-{}", method.name()));
-        start(dir.path(), &whole, c.clone()).unwrap();
-        let (from, to) = (dir.path().join(&whole), dir.path().join(&cut));
-        copy(
-            &from.join("checkpoints/step-000003"),
-            &to.join("checkpoints/step-000003"),
-        );
-        for file in ["run.toml", "metrics.jsonl", "samples.jsonl"] {
-            std::fs::copy(from.join(file), to.join(file)).unwrap();
-        }
-        start(dir.path(), &cut, c).unwrap();
-        for file in [
-            "metrics.jsonl",
-            "samples.jsonl",
-            "model/model.safetensors",
-            "checkpoints/step-000006/policy.moments.safetensors",
-        ] {
-            let read = |run: &Path| std::fs::read(run.join(file)).unwrap();
-            assert_eq!(read(&from), read(&to), "{file} of {}", method.name());
-        }
-    }
-}
-
-/// Asks for a stop after an update.
-struct StopAfter(u64, Shutdown);
-
-impl Observer for StopAfter {
-    fn event(&self, event: &Event) {
-        if matches!(event, Event::Step { step, .. } if *step == self.0) {
-            self.1.request();
-        }
-    }
-}
-
-#[test]
-fn a_run_that_is_asked_to_stop_goes_on_to_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    world(dir.path());
-    let c = config(MethodSetting::Dpo, 4);
-    start(dir.path(), "whole", c.clone()).unwrap();
-    let shutdown = Shutdown::default();
-    let stopping = Job {
-        observer: Arc::new(StopAfter(1, shutdown.clone())),
-        ..job(dir.path(), "cut", shutdown)
-    };
-    let outcome = run(&stopping, &Resolved::from_config(c.clone()).unwrap()).unwrap();
-    assert!(matches!(outcome, Outcome::Stopped { step: 1 }), "{outcome:?}");
-    let outcome = start(dir.path(), "cut", c).unwrap();
-    assert!(matches!(outcome, Outcome::Done { before: false, .. }), "{outcome:?}");
-    for file in ["metrics.jsonl", "samples.jsonl", "model/model.safetensors"] {
-        let read = |run: &str| std::fs::read(dir.path().join(run).join(file)).unwrap();
-        assert!(read("whole") == read("cut"), "{file}");
+        assert_going_on_changes_no_byte(dir.path(), method.name(), &c, (3, 6));
     }
 }
 
@@ -178,38 +122,12 @@ fn a_run_that_is_asked_to_stop_goes_on_to_the_same_bytes() {
 fn threads_change_no_byte_and_micro_batches_only_rounding() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
-    let start = |name: &str, threads: usize, microbatch_tokens: usize| {
-        let mut c = config(MethodSetting::Dpo, 2);
-        c.online_preference.pairs = PairRule::All;
-        c.train.microbatch_tokens = microbatch_tokens;
-        let job = Job {
-            threads: Some(threads),
-            ..job(dir.path(), name, Shutdown::default())
-        };
-        run(&job, &Resolved::from_config(c).unwrap()).unwrap();
-        let model = std::fs::read(dir.path().join(name).join("model/model.safetensors")).unwrap();
-        (model, metrics(&dir.path().join(name)))
-    };
-    let (one, lines) = start("one", 1, 1024);
-    assert!(one == start("two", 2, 1024).0, "threads change the result");
-    let (_, cut) = start("cut", 2, 1);
-    for key in ["objective/scores", "train/loss", "grad_norm", "logps/chosen"] {
-        let (a, b) = (number(&lines[0], key), number(&cut[0], key));
-        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{key}: {a} and {b}");
-    }
+    let mut c = config(MethodSetting::Dpo, 2);
+    c.online_preference.pairs = PairRule::All;
+    let keys = ["objective/scores", "train/loss", "grad_norm", "logps/chosen"];
+    let cut = |c: &mut OnlinePreferenceConfig| c.train.microbatch_tokens = 1;
+    let (lines, cut) = assert_threads_change_no_byte(dir.path(), (&c, cut), 2, (&keys, 1e-5));
     assert_eq!(number(&lines[0], "objective/pairs"), number(&cut[0], "objective/pairs"));
-}
-
-/// Keeps what a run says.
-#[derive(Default)]
-struct Listening(std::sync::Mutex<Vec<String>>);
-
-impl Observer for Listening {
-    fn event(&self, event: &Event) {
-        if let Event::Message(text) = event {
-            self.0.lock().unwrap().push(text.clone());
-        }
-    }
 }
 
 #[test]
@@ -231,6 +149,7 @@ fn an_update_without_a_pair_is_told_once_and_changes_nothing() {
     assert_eq!(lines.len(), 3);
     for line in &lines {
         assert_eq!(number(line, "objective/pairs"), 0.0, "{line}");
+        assert_eq!(number(line, "train/target_tokens"), 0.0, "{line}");
         assert_eq!(number(line, "objective/kl"), 0.0, "the policy has not moved");
         assert!(
             line.get("train/loss").is_none() && line.get("grad_norm").is_none(),
@@ -243,12 +162,7 @@ fn an_update_without_a_pair_is_told_once_and_changes_nothing() {
 }
 
 fn f32_engine() -> Engine {
-    Engine::new(&EngineOptions {
-        isa: Some(Isa::detect()),
-        precision: Precision::F32,
-        threads: Some(2),
-    })
-    .unwrap()
+    engine_of(Isa::detect(), Precision::F32)
 }
 
 /// Two responses to each of four prompts, with the log-probabilities that a model gives them.
@@ -270,7 +184,12 @@ fn episodes(engine: &Engine, model: &Transformer) -> Vec<Episode> {
 }
 
 /// One update on such episodes, in two steps of two prompts each, after `fault` changed something.
-fn update_after(fault: impl Fn(&mut Vec<Episode>)) -> crate::Result<Report> {
+fn update_after(fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
+    update_of(6, fault)
+}
+
+/// The same, as update `number`, from which the order follows.
+fn update_of(number: u64, fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
     let (engine, tokenizer) = (f32_engine(), tokenizer());
     let policy = model(&engine, &tokenizer, 1);
     let mut episodes = episodes(&engine, &policy);
@@ -282,10 +201,9 @@ fn update_after(fault: impl Fn(&mut Vec<Episode>)) -> crate::Result<Report> {
     let groups = episodes.chunks(2);
     let prompts: Vec<Option<Paired<'_>>> = groups
         .map(|group| Paired::of(group, PairRule::Extremes))
-        .collect::<crate::Result<_>>()?;
-    let prompts: Vec<Paired<'_>> = prompts.into_iter().flatten().collect();
+        .collect::<Result<_>>()?;
     let step = Update {
-        number: 6,
+        number,
         prompts: &prompts,
         method: Method::new(&c.preference)?,
         c: &c,
@@ -305,6 +223,32 @@ fn an_untouched_rollout_passes_the_check() {
         "{}",
         report.stats.loss
     );
+}
+
+/// A prompt without a pair keeps its place in a minibatch: a step is over a share of the rollout's prompts, as if all had one.
+#[test]
+fn prompts_without_a_pair_stay_in_their_minibatch() {
+    let mut steps_of = [0; 3];
+    for number in 0..8 {
+        let report = update_of(number, |episodes| {
+            // Of four prompts the second and the fourth have no pair
+            episodes[2].score = episodes[3].score;
+            episodes[6].score = episodes[7].score;
+        });
+        let report = report.unwrap();
+        let minibatches = passes((4, 2), (number, 1), config(MethodSetting::Dpo, 1).train.seed);
+        let paired = |places: &&Vec<usize>| places.contains(&0) || places.contains(&2);
+        let expected = minibatches.iter().filter(paired).count();
+        assert_eq!(report.steps, expected as u64, "update {number}");
+        assert_eq!(report.stats.count, 2, "each pair once");
+        // The responses to the first and to the third prompt
+        assert_eq!(
+            report.target_tokens,
+            [0, 1, 4, 5].map(|i| 2 + i % 3).iter().sum::<u64>()
+        );
+        steps_of[expected] += 1;
+    }
+    assert!(steps_of[1] > 0 && steps_of[2] > 0, "{steps_of:?}");
 }
 
 #[test]
@@ -354,16 +298,7 @@ fn settings_that_make_no_sense_are_named() {
         }),
         ("model.path: is missing", |c| c.model.path = None),
     ];
-    let dir = tempfile::tempdir().unwrap();
-    world(dir.path());
-    for (expected, change) in refusals {
-        let mut c = config(MethodSetting::Dpo, 1);
-        change(&mut c);
-        let error: TrainError = start(dir.path(), "run", c).unwrap_err();
-        assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(error.exit_status().code(), 2);
-        assert!(!dir.path().join("run").exists(), "nothing is left behind");
-    }
+    assert_refused(&config(MethodSetting::Dpo, 1), &refusals);
 }
 
 #[test]

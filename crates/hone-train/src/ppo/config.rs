@@ -3,33 +3,28 @@
 use hone_data::Source;
 use hone_model::LoraConfig;
 use hone_run::Configuration;
-use hone_task::RewardEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Result, TrainError};
 use crate::rollout::{
-    EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, example_environment,
-    example_rewards,
+    Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
 };
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
+/// The section's name.
+const SECTION: &str = "ppo";
+
 /// Configuration of `hone ppo`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct PpoConfig {
     /// The policy's start, which is also the reference.
     pub model: ModelSection,
-    /// What is maximised: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
-    #[serde(skip_serializing_if = "RewardSection::is_empty")]
-    pub reward: RewardSection,
-    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
-    #[schemars(example = example_rewards())]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rewards: Vec<RewardEntry>,
-    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
-    #[schemars(example = example_environment())]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub environment: Option<EnvironmentSection>,
+    /// What is maximised.
+    #[serde(flatten)]
+    pub maximised: Maximised,
     /// Prompts.
     pub data: PromptData,
     /// The method.
@@ -50,9 +45,7 @@ impl Default for PpoConfig {
     fn default() -> Self {
         Self {
             model: ModelSection::default(),
-            reward: RewardSection::default(),
-            rewards: Vec::new(),
-            environment: None,
+            maximised: Maximised::default(),
             data: PromptData::default(),
             ppo: PpoSection::default(),
             ptx: None,
@@ -103,24 +96,84 @@ impl Configuration for PpoConfig {
 }
 
 impl PpoConfig {
-    /// What is maximised.
-    pub(super) fn maximised(&self) -> Maximised<'_> {
-        Maximised {
-            reward: &self.reward,
-            rewards: &self.rewards,
-            environment: self.environment.as_ref(),
-        }
-    }
-
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {
             model: ModelSection::at("runs/sft/model"),
             ..Self::default()
         };
-        config.reward.path = "runs/reward/model".into();
+        config.maximised = Maximised::model("runs/reward/model");
         config.data.prompts = vec![Source::new("prompts.jsonl")];
         config
+    }
+
+    /// Refuses what makes no sense.
+    pub(super) fn refuse(&self) -> Result<()> {
+        let p = &self.ppo;
+        let counts = [
+            ("updates", p.updates as usize),
+            ("minibatch", p.minibatch),
+            ("ppo_epochs", p.ppo_epochs),
+        ];
+        at_least_one(SECTION, &counts)?;
+        check_rollout(&p.rollout())?;
+        divides(SECTION, ("minibatch", p.minibatch), ("rollout_batch", p.rollout_batch))?;
+        if !p.minibatch.is_multiple_of(p.samples_per_prompt) {
+            let reason = format!(
+                "is {}, which does not divide ppo.minibatch = {}: the responses to a prompt are trained on together",
+                p.samples_per_prompt, p.minibatch
+            );
+            return Err(TrainError::setting("ppo.samples_per_prompt", reason));
+        }
+        if p.share_beginnings && p.samples_per_prompt > 1 {
+            let reason = format!(
+                "is true, and with ppo.samples_per_prompt = {} the responses to a prompt share all of it; leave it out",
+                p.samples_per_prompt
+            );
+            return Err(TrainError::setting("ppo.share_beginnings", reason));
+        }
+        let (above, share) = ("a number above 0", 0.0..=1.0);
+        // What is absent passes
+        let (kl_target, value_rate) = (p.kl_target.unwrap_or(1.0), p.value_learning_rate.unwrap_or(1.0));
+        let numbers = [
+            ("kl_coef", p.kl_coef, p.kl_coef >= 0.0, "0 or a number above"),
+            ("clip_range", p.clip_range, p.clip_range > 0.0, above),
+            ("value_clip_range", p.value_clip_range, p.value_clip_range > 0.0, above),
+            ("value_coef", p.value_coef, p.value_coef > 0.0, above),
+            ("gamma", p.gamma, share.contains(&p.gamma), "0 to 1"),
+            ("gae_lambda", p.gae_lambda, share.contains(&p.gae_lambda), "0 to 1"),
+            ("kl_target", kl_target, kl_target > 0.0, above),
+            ("value_learning_rate", value_rate, value_rate > 0.0, above),
+        ];
+        for (key, value, holds, expected) in numbers {
+            number(SECTION, (key, value), (holds, expected))?;
+        }
+        if let Some(ptx) = &self.ptx {
+            let holds = ptx.ptx_coef >= 0.0;
+            number("ptx", ("ptx_coef", ptx.ptx_coef), (holds, "0 or a number above"))?;
+        }
+        if let Some(decay) = p.ema_decay {
+            let below_one = (0.0..1.0).contains(&decay);
+            number(SECTION, ("ema_decay", decay), (below_one, "at least 0 and below 1"))?;
+        }
+        self.refuse_horizon()
+    }
+
+    fn refuse_horizon(&self) -> Result<()> {
+        let p = &self.ppo;
+        let reason = match p.kl_target {
+            // The controller moves by at most a fifth an episode of a horizon: a shorter one would turn the penalty negative
+            Some(_) if !(p.kl_horizon > 0.2 * p.rollout_batch as f64 && p.kl_horizon.is_finite()) => format!(
+                "is {}; expected a number above a fifth of ppo.rollout_batch = {}",
+                p.kl_horizon, p.rollout_batch
+            ),
+            None if p.kl_horizon != PpoSection::default().kl_horizon => format!(
+                "is {}, and without ppo.kl_target the coefficient does not move; give kl_target, or leave it out",
+                p.kl_horizon
+            ),
+            _ => return Ok(()),
+        };
+        Err(TrainError::setting("ppo.kl_horizon", reason))
     }
 }
 
@@ -139,6 +192,10 @@ pub struct PpoSection {
     /// Episodes an optimiser step; divides the rollout.
     #[doc(alias = "mini_batch_size")]
     pub minibatch: usize,
+    /// Whether what the prompts of a minibatch all begin with, the rules of a game say, is computed once a micro-batch in
+    /// training. No log-probability or value changes, and gradients by no more than rounding. Of single responses to each
+    /// prompt: several share their prompt in any case.
+    pub share_beginnings: bool,
     /// Passes over a rollout.
     #[doc(alias = "num_ppo_epochs")]
     pub ppo_epochs: usize,
@@ -194,7 +251,7 @@ impl PpoSection {
     /// What its rollouts are like.
     pub(super) fn rollout(&self) -> RolloutSettings {
         RolloutSettings {
-            section: "ppo",
+            section: SECTION,
             rollout_batch: self.rollout_batch,
             samples_per_prompt: self.samples_per_prompt,
             max_new_tokens: self.max_new_tokens,
@@ -228,6 +285,7 @@ impl Default for PpoSection {
             rollout_batch: 64,
             samples_per_prompt: 1,
             minibatch: 64,
+            share_beginnings: false,
             ppo_epochs: 4,
             max_new_tokens: 64,
             temperature: 1.0,

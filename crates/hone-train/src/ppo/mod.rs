@@ -14,14 +14,37 @@
 //!    reward model reads text, so its tokenizer may be its own. What it cannot read does not stop the run.
 
 mod config;
+mod microbatches;
 mod plan;
 mod run;
 #[cfg(test)]
 mod scoring_tests;
 mod step;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
+
+use hone_run::Resolved;
+
+use crate::error::Result;
+use crate::job::{Job, Outcome};
+use crate::plan::Plan;
+use crate::rollout;
 
 pub use config::{PpoConfig, PpoSection, PtxSection, ValueStart};
-pub use plan::plan;
-pub use run::run;
+
+/// Improves a policy as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
+/// breaks.
+pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
+    rollout::run(job, config)
+}
+
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault.
+pub fn plan(job: &Job, config: &Resolved<PpoConfig>, timed: bool) -> Result<Plan> {
+    rollout::plan(job, config, timed)
+}

@@ -1,250 +1,71 @@
 //! The loop of PPO.
 
-use std::time::Instant;
-
 use hone_compute::Engine;
-use hone_data::{MixtureOrder, Window};
+use hone_data::{MixtureOrder, Source, Window};
 use hone_math::Key;
 use hone_model::{LoraConfig, Transformer};
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
-use hone_run::{Checkpoint, Event, Inputs, Resolved, Run};
+use hone_run::{Checkpoint, Run};
 use serde_json::{Map, Value, json};
 
 use super::config::{PpoConfig, PpoSection, PtxSection, ValueStart};
 use super::plan::rehearse;
 use super::step::{Learners, Report, Update, update};
-use crate::artefact::{self, Artefact};
+use crate::artefact::Artefact;
 use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
-use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
+use crate::job::{Job, Occasion, save};
 use crate::learner::{Ema, Learner};
-use crate::plan::Notes;
-use crate::rollout::{Collected, Episode, Figures, Made, Networks, Setup, mean, record_samples, tell_unscorable};
+use crate::plan::{Notes, Plan};
+use crate::rollout::{Course, Episode, Learned, Networks, Practice, Practised, Sampled, Setup, mean, policy};
 use crate::schedule::{Rates, adamw};
 
-/// Improves a policy as configured, or goes on where it was interrupted.
-///
-/// # Errors
-/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
-/// breaks.
-pub fn run(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
-    train(job, config).map_err(|error| error.at(config))
-}
+impl Practised for PpoConfig {
+    type Besides = Besides;
+    type Stage<'a> = Stage<'a>;
 
-fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
-    let c = &config.config;
-    check(c)?;
-    let engine = job.engine(&c.train)?;
-    let inputs = inputs(job, c);
-    let rates = rates(c)?;
-    let begun = job.begin(&engine, (config, &c.train, inputs), || {
-        let rehearsal = job.rehearsal(&c.train)?;
-        let stage = Stage::load(job, &rehearsal, c)?;
-        rehearse(Notes::new(&rehearsal), &stage, c)?.check(job, &c.train)?;
-        Ok(stage)
-    })?;
-    let (started, mut stage) = match begun {
-        Begun::Before(outcome) => return Ok(outcome),
-        Begun::Go(begun) => *begun,
-    };
-    let mut run = started.run;
-    stage.setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
-    let mut state = State::new(&engine, &stage, c)?;
-    if let Some(checkpoint) = &started.checkpoint {
-        state.load(&engine, checkpoint)?;
-    }
-    let total = c.ppo.updates;
-    let cadence = Cadence {
-        total,
-        checkpoint_every: c.train.checkpoint_every,
-        eval_every: c.eval.every,
-    };
-    job.observer.event(&Event::Started {
-        stage: "ppo".into(),
-        step: state.done,
-        total,
-    });
-    let mut told_of_unscorable = false;
-    while state.done < total {
-        let started = Instant::now();
-        // 1. The policy answers prompts
-        let rollout = match job.shutdown.requested() {
-            true => None,
-            false => stage.rollout(&engine, job, &state, c)?,
-        };
-        let Some(Collected {
-            episodes,
-            first_refusal,
-            figures,
-            mut seconds,
-        }) = rollout
-        else {
-            state.save((&engine, &stage.setup), &mut run, Occasion::Interruption)?;
-            job.observer.event(&Event::Finished {
-                step: state.done,
-                stopped: true,
-            });
-            return Ok(Outcome::Stopped { step: state.done });
-        };
-        if let Some(reason) = first_refusal.filter(|_| !told_of_unscorable) {
-            told_of_unscorable = true;
-            tell_unscorable(job, "ppo", &reason, c.ppo.missing_eos_score);
-        }
-        // 2. Rewards, advantages and returns of the whole rollout
-        let constants = constants(&episodes, state.kl.kl_coef(), &c.ppo)?;
-        // 3. Epochs of clipped steps
-        let step = Update {
-            number: state.done,
-            episodes: &episodes,
-            constants: &constants,
-            ppo: &c.ppo,
-            train: &c.train,
-            rates: (
-                rates.0.at(state.done.saturating_sub(c.ppo.value_warmup_updates)),
-                rates.1.at(state.done),
-            ),
-            ptx: stage.ptx_windows(state.done, c)?,
-        };
-        let optimisation = Instant::now();
-        let report = update(&engine, &mut state.learners, &step)?;
-        seconds.push(("time/optimisation", optimisation.elapsed().as_secs_f64()));
-        // 4. The penalty follows the KL that was reached, once the policy moves
-        let kl_coef = state.kl.kl_coef();
-        if !c.ppo.warms_up_value(state.done) {
-            state
-                .kl
-                .update(mean(episodes.iter().map(Episode::kl)), episodes.len() as u64)?;
-        }
-        state.done += 1;
-        record(
-            job,
-            &mut run,
-            (state.done, total, kl_coef),
-            (&episodes, &figures, &constants, &report),
-            (started, seconds),
-        )?;
-        if cadence.evaluates(state.done) {
-            record_samples(&mut run, state.done, &episodes, c.eval.samples)?;
-        }
-        if cadence.saves(state.done) {
-            state.save((&engine, &stage.setup), &mut run, Occasion::Due)?;
+    fn course(&self) -> Course<'_> {
+        Course {
+            stage: "ppo",
+            model: &self.model,
+            maximised: &self.maximised,
+            data: &self.data,
+            settings: self.ppo.rollout(),
+            total: self.ppo.updates,
+            train: &self.train,
+            eval: &self.eval,
         }
     }
-    let result = state
-        .learners
-        .ema
-        .as_ref()
-        .map_or(&state.learners.policy.model, |ema| &ema.model);
-    let model = artefact::publish(&engine, &run, &stage.setup.base.companion, result)?;
-    let summary = json!({ "updates": total, "episodes": total * c.ppo.rollout_batch as u64, "value_start": stage.value_start.words() });
-    job.finish(run, (model, summary), Vec::new(), total)
-}
 
-/// What the stage is made from.
-fn inputs(job: &Job, c: &PpoConfig) -> Inputs {
-    let ptx = c.ptx.iter().flat_map(|ptx| &ptx.train);
-    let rewards = c.maximised().models();
-    let models = std::iter::once(&c.model.path).chain(&rewards);
-    job.inputs(models, c.data.prompts.iter().chain(ptx))
-}
+    fn check(&self) -> Result<()> {
+        self.refuse()?;
+        rates(self)?;
+        Ok(())
+    }
 
-pub(super) fn check(c: &PpoConfig) -> Result<()> {
-    let p = &c.ppo;
-    let positive = [
-        ("ppo.updates", p.updates as usize),
-        ("ppo.rollout_batch", p.rollout_batch),
-        ("ppo.samples_per_prompt", p.samples_per_prompt),
-        ("ppo.minibatch", p.minibatch),
-        ("ppo.ppo_epochs", p.ppo_epochs),
-        ("ppo.max_new_tokens", p.max_new_tokens),
-    ];
-    for (key, value) in positive {
-        if value == 0 {
-            return Err(TrainError::setting(key, "is 0; expected at least 1"));
-        }
+    fn further_data(&self) -> &[Source] {
+        self.ptx.as_ref().map_or(&[], |ptx| &ptx.train)
     }
-    if !p.rollout_batch.is_multiple_of(p.minibatch) {
-        let reason = format!(
-            "is {}, which does not divide ppo.rollout_batch = {}",
-            p.minibatch, p.rollout_batch
-        );
-        return Err(TrainError::setting("ppo.minibatch", reason));
+
+    fn besides(&self, job: &Job, setup: &Setup) -> Result<Besides> {
+        Besides::load(job, setup, self)
     }
-    if !p.minibatch.is_multiple_of(p.samples_per_prompt) {
-        let reason = format!(
-            "is {}, which does not divide ppo.minibatch = {}: the responses to a prompt are trained on together",
-            p.samples_per_prompt, p.minibatch
-        );
-        return Err(TrainError::setting("ppo.samples_per_prompt", reason));
+
+    fn rehearse(&self, notes: Notes<'_>, of: (&Setup, &Besides)) -> Result<Plan> {
+        rehearse(notes, of, self)
     }
-    // What is absent passes
-    let (kl_target, value_rate) = (p.kl_target.unwrap_or(1.0), p.value_learning_rate.unwrap_or(1.0));
-    let ptx_coef = c.ptx.as_ref().map_or(1.0, |ptx| ptx.ptx_coef);
-    let numbers = [
-        (
-            "ppo.temperature",
-            p.temperature,
-            p.temperature > 0.0,
-            "a number above 0",
-        ),
-        ("ppo.kl_coef", p.kl_coef, p.kl_coef >= 0.0, "0 or a number above"),
-        ("ppo.clip_range", p.clip_range, p.clip_range > 0.0, "a number above 0"),
-        (
-            "ppo.value_clip_range",
-            p.value_clip_range,
-            p.value_clip_range > 0.0,
-            "a number above 0",
-        ),
-        ("ppo.value_coef", p.value_coef, p.value_coef > 0.0, "a number above 0"),
-        ("ppo.gamma", p.gamma, (0.0..=1.0).contains(&p.gamma), "0 to 1"),
-        (
-            "ppo.gae_lambda",
-            p.gae_lambda,
-            (0.0..=1.0).contains(&p.gae_lambda),
-            "0 to 1",
-        ),
-        ("ppo.missing_eos_score", p.missing_eos_score, true, "a number"),
-        ("ppo.kl_target", kl_target, kl_target > 0.0, "a number above 0"),
-        (
-            "ppo.value_learning_rate",
-            value_rate,
-            value_rate > 0.0,
-            "a number above 0",
-        ),
-        ("ptx.ptx_coef", ptx_coef, ptx_coef >= 0.0, "0 or a number above"),
-    ];
-    for (key, value, holds, expected) in numbers {
-        if !holds || !value.is_finite() {
-            return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
-        }
+
+    fn stage<'a>(&'a self, at: (&'a Engine, &'a Job), of: (&'a Setup, &'a Besides)) -> Result<Stage<'a>> {
+        Ok(Stage {
+            at,
+            of,
+            c: self,
+            rates: rates(self)?,
+            state: State::new(at.0, of, self)?,
+        })
     }
-    // The controller moves by at most a fifth an episode of a horizon: a shorter one would turn the penalty negative
-    if p.kl_target.is_some() && !(p.kl_horizon > 0.2 * p.rollout_batch as f64 && p.kl_horizon.is_finite()) {
-        let expected = format!("a number above a fifth of ppo.rollout_batch = {}", p.rollout_batch);
-        return Err(TrainError::setting(
-            "ppo.kl_horizon",
-            format!("is {}; expected {expected}", p.kl_horizon),
-        ));
-    }
-    if let Some(decay) = p.ema_decay
-        && !(0.0..1.0).contains(&decay)
-    {
-        return Err(TrainError::setting(
-            "ppo.ema_decay",
-            format!("is {decay}; expected at least 0 and below 1"),
-        ));
-    }
-    let usual = PpoSection::default();
-    if p.kl_target.is_none() && p.kl_horizon != usual.kl_horizon {
-        let reason = format!(
-            "is {}, and without ppo.kl_target the coefficient does not move; give kl_target, or leave it out",
-            p.kl_horizon
-        );
-        return Err(TrainError::setting("ppo.kl_horizon", reason));
-    }
-    Ok(())
 }
 
 /// Rates of the policy, counted from the update in which it begins to learn, and of the value network.
@@ -259,9 +80,8 @@ pub(super) fn rates(c: &PpoConfig) -> Result<(Rates, Rates)> {
 /// The pre-training windows of an update, one list an optimiser step, and the section that asks for them.
 type PtxWindows<'a> = (&'a PtxSection, Vec<Vec<Window<'a>>>);
 
-/// What does not change during a run.
-pub(super) struct Stage {
-    pub setup: Setup,
+/// What PPO has besides what all stages with rollouts have.
+pub(crate) struct Besides {
     /// Where the value network starts.
     value_start: ValueOrigin,
     ptx: Option<(Corpus, MixtureOrder)>,
@@ -284,15 +104,8 @@ impl ValueOrigin {
     }
 }
 
-impl Stage {
-    pub fn load(job: &Job, engine: &Engine, c: &PpoConfig) -> Result<Self> {
-        let made = Made {
-            model: &c.model,
-            maximised: c.maximised(),
-            data: &c.data,
-            seed: c.train.seed,
-        };
-        let setup = Setup::load(job, engine, &made, &c.ppo.rollout())?;
+impl Besides {
+    fn load(job: &Job, setup: &Setup, c: &PpoConfig) -> Result<Self> {
         let readable = setup.judge.start_of_values(setup.longest).is_some();
         let value_start = match c.ppo.value_start {
             ValueStart::RewardModel if readable => ValueOrigin::RewardModel,
@@ -303,23 +116,7 @@ impl Stage {
             Some(ptx) => Some(load_ptx(job, ptx, &setup.base, c.train.seed)?),
             None => None,
         };
-        Ok(Self {
-            setup,
-            value_start,
-            ptx,
-        })
-    }
-
-    fn rollout(&self, engine: &Engine, job: &Job, state: &State, c: &PpoConfig) -> Result<Option<Collected>> {
-        let networks = Networks {
-            policy: &state.learners.policy.model,
-            value: Some(&state.learners.value.model),
-            reference: true,
-        };
-        let key = Key::new(c.train.seed, "rollout", state.done);
-        let settings = c.ppo.rollout();
-        self.setup
-            .rollout((engine, job), networks, &settings, (state.done, key))
+        Ok(Self { value_start, ptx })
     }
 
     /// The pre-training windows of an update, one list an optimiser step.
@@ -359,23 +156,91 @@ pub(super) fn load_ptx(job: &Job, ptx: &PtxSection, base: &Artefact, seed: u64) 
     Ok((corpus, order))
 }
 
+/// What updates are made with, and what they change.
+pub(crate) struct Stage<'a> {
+    at: (&'a Engine, &'a Job),
+    of: (&'a Setup, &'a Besides),
+    c: &'a PpoConfig,
+    /// Of the policy and of the value network.
+    rates: (Rates, Rates),
+    state: State,
+}
+
+impl Practice for Stage<'_> {
+    fn sample(&self, update: u64) -> Result<Option<Sampled>> {
+        let networks = Networks {
+            policy: &self.state.learners.policy.model,
+            value: Some(&self.state.learners.value.model),
+            reference: true,
+        };
+        let key = Key::new(self.c.train.seed, "rollout", update);
+        let settings = self.c.ppo.rollout();
+        let rollout = self.of.0.rollout(self.at, networks, &settings, (update, key))?;
+        Ok(rollout.map(Sampled::of))
+    }
+
+    fn learn(&mut self, number: u64, sampled: &Sampled) -> Result<Learned> {
+        let (c, episodes, state) = (self.c, &sampled.episodes, &mut self.state);
+        // 1. Rewards, advantages and returns of the whole rollout
+        let kl_coef = state.kl.kl_coef();
+        let constants = constants(episodes, kl_coef, &c.ppo)?;
+        // 2. Epochs of clipped steps
+        let step = Update {
+            number,
+            episodes,
+            constants: &constants,
+            ppo: &c.ppo,
+            train: &c.train,
+            rates: (
+                self.rates.0.at(number.saturating_sub(c.ppo.value_warmup_updates)),
+                self.rates.1.at(number),
+            ),
+            ptx: self.of.1.ptx_windows(number, c)?,
+        };
+        let report = update(self.at.0, &mut state.learners, &step)?;
+        // 3. The penalty follows the KL that was reached, once the policy moves
+        if !c.ppo.warms_up_value(number) {
+            let kl = mean(episodes.iter().map(Episode::kl));
+            state.kl.update(kl, episodes.len() as u64)?;
+        }
+        Ok(learned((number + 1, kl_coef), (sampled, &constants, &report)))
+    }
+
+    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
+        self.state.save((self.at.0, self.of.0), (run, done), occasion)
+    }
+
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.state.load(self.at.0, checkpoint)
+    }
+
+    fn result(&self) -> &Transformer {
+        let learners = &self.state.learners;
+        learners.ema.as_ref().map_or(&learners.policy.model, |ema| &ema.model)
+    }
+
+    fn summary(&self) -> Value {
+        let (ppo, value_start) = (&self.c.ppo, self.of.1.value_start);
+        json!({
+            "updates": ppo.updates,
+            "episodes": ppo.updates * ppo.rollout_batch as u64,
+            "value_start": value_start.words(),
+        })
+    }
+}
+
 /// What an update changes.
 pub(super) struct State {
-    done: u64,
     pub learners: Learners,
     kl: KlController,
 }
 
 impl State {
-    pub fn new(engine: &Engine, stage: &Stage, c: &PpoConfig) -> Result<Self> {
-        let mut policy = stage.setup.base.model.duplicate();
-        if let Some(lora) = &c.lora {
-            policy.add_adapter(engine, lora, c.train.seed)?;
-        }
-        policy.set_recompute(c.model.recompute);
+    pub fn new(engine: &Engine, (setup, besides): (&Setup, &Besides), c: &PpoConfig) -> Result<Self> {
+        let policy = policy(engine, &setup.base.model, (&c.model, &c.lora), c.train.seed)?;
         let ema = c.ppo.ema_decay.map(|decay| Ema::new(engine, &policy, decay));
         let lora = policy.adapter().map(|adapter| &adapter.config);
-        let mut value = value_network(engine, stage, (lora, c.train.seed))?;
+        let mut value = value_network(engine, (setup, besides.value_start), (lora, c.train.seed))?;
         value.set_recompute(c.model.recompute);
         let constants = adamw(&c.train)?;
         let kl = match c.ppo.kl_target {
@@ -391,17 +256,17 @@ impl State {
             value: Learner::new(engine, value, constants),
             ema,
         };
-        Ok(Self { done: 0, learners, kl })
+        Ok(Self { learners, kl })
     }
 
-    fn save(&self, (engine, setup): (&Engine, &Setup), run: &mut Run, occasion: Occasion) -> Result<()> {
+    fn save(&self, (engine, setup): (&Engine, &Setup), (run, done): (&mut Run, u64), occasion: Occasion) -> Result<()> {
         let learners = &self.learners;
         let mut state = Map::new();
         state.insert("policy".into(), learners.policy.state());
         state.insert("value".into(), learners.value.state());
         state.insert("kl_coef_bits".into(), self.kl.kl_coef().to_bits().into());
-        setup.keep(&mut state, self.done)?;
-        save(run, (self.done, occasion), state.into(), |writer| {
+        setup.keep(&mut state, done)?;
+        save(run, (done, occasion), state.into(), |writer| {
             learners.policy.save(engine, "policy", writer)?;
             learners.value.save(engine, "value", writer)?;
             learners
@@ -413,7 +278,6 @@ impl State {
 
     fn load(&mut self, engine: &Engine, checkpoint: &Checkpoint) -> Result<()> {
         let state: &Value = checkpoint.state();
-        self.done = checkpoint.step();
         self.learners
             .policy
             .load(engine, "policy", checkpoint, &state["policy"])?;
@@ -429,12 +293,16 @@ impl State {
 }
 
 /// The value network: with an adapter of the policy's shape, where the policy has one, and a head that learns in any case.
-fn value_network(engine: &Engine, stage: &Stage, (lora, seed): (Option<&LoraConfig>, u64)) -> Result<Transformer> {
-    let value = match stage.value_start {
-        ValueOrigin::RewardModel => stage.setup.judge.start_of_values(stage.setup.longest),
+fn value_network(
+    engine: &Engine,
+    (setup, origin): (&Setup, ValueOrigin),
+    (lora, seed): (Option<&LoraConfig>, u64),
+) -> Result<Transformer> {
+    let value = match origin {
+        ValueOrigin::RewardModel => setup.judge.start_of_values(setup.longest),
         ValueOrigin::Policy => None,
     };
-    let mut value = value.unwrap_or(&stage.setup.base.model).duplicate();
+    let mut value = value.unwrap_or(&setup.base.model).duplicate();
     if let Some(lora) = lora.filter(|_| value.adapter().is_none()) {
         // Its tokens are those that it was trained with, and it may be narrower than the policy
         let lora = LoraConfig {
@@ -487,17 +355,10 @@ pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) ->
     Ok(prepare(&rollout, &config)?)
 }
 
-fn record(
-    job: &Job,
-    run: &mut Run,
-    (done, total, kl_coef): (u64, u64, f64),
-    (episodes, figures, constants, report): (&[Episode], &Figures, &Prepared, &Report),
-    (started, mut parts): (Instant, Vec<(&'static str, f64)>),
-) -> Result<()> {
-    let count = episodes.len();
-    let scores = mean(episodes.iter().map(|e| f64::from(e.score)));
-    let kl = mean(episodes.iter().map(Episode::kl));
-    let tokens: u64 = episodes.iter().map(|e| e.length() as u64).sum();
+/// What is told of an update, after `done` of them, whose penalty had this weight.
+fn learned((done, kl_coef): (u64, f64), (sampled, constants, report): (&Sampled, &Prepared, &Report)) -> Learned {
+    let episodes = &sampled.episodes;
+    let (scores, kl) = (sampled.mean_score(), mean(episodes.iter().map(Episode::kl)));
     let mut metrics = vec![
         ("objective/scores", scores),
         ("objective/kl", kl),
@@ -516,17 +377,9 @@ fn record(
         ("val/explained_variance", report.value.explained_variance()),
         // The update stops where it is not 0.
         ("policy/logprob_mismatch_max", 0.0),
-        ("completions/mean_length", tokens as f64 / count as f64),
-        (
-            "completions/ended",
-            mean(episodes.iter().map(|e| f64::from(u8::from(e.ended)))),
-        ),
-        (
-            "completions/unscorable",
-            episodes.iter().filter(|e| e.unscorable).count() as f64,
-        ),
-        ("episode", (done as usize * count) as f64),
     ];
+    metrics.extend(sampled.completions());
+    metrics.push(("episode", (done as usize * episodes.len()) as f64));
     if let Some(first) = &report.first {
         metrics.push(("policy/first_ratio", first.ratio.mean()));
         metrics.push(("policy/first_ratio_var", first.ratio.variance()));
@@ -541,19 +394,9 @@ fn record(
         metrics.push(("value/grad_norm", value.grad_norm));
         metrics.push(("train/skipped_steps", (policy.skipped + value.skipped) as f64));
     }
-    let figures = figures.metrics();
-    metrics.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
-    run.record(done, &metrics)?;
-    let seconds = started.elapsed().as_secs_f64();
-    parts.push(("seconds", seconds));
-    parts.push(("tokens_per_second", tokens as f64 / seconds));
-    run.record_timings(done, &parts)?;
-    let headline = vec![("score".to_string(), scores), ("kl".to_string(), kl)];
-    job.observer.event(&Event::Step {
-        step: done,
-        total,
-        tokens,
-        headline,
-    });
-    Ok(())
+    Learned {
+        metrics,
+        headline: vec![("score", scores), ("kl", kl)],
+        target_tokens: report.target_tokens,
+    }
 }

@@ -9,8 +9,9 @@ use hone_generate::text_of;
 use hone_run::{Event, ExitStatus, Observer, Resolved, Shutdown};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
 
-use super::tests::{config, engine, job, metrics, model_of, reward_model, save, tokenizer, world};
+use super::tests::config;
 use super::{PpoConfig, run};
+use crate::rollout::trials::{engine, job, metrics, model_of, reward_model, save, tokenizer, world};
 use crate::rollout::{MissingEos, PreparedPrompt, Prompts, Reading, Response};
 use crate::scorer::Scorer;
 use crate::{Job, Outcome};

@@ -11,10 +11,11 @@ use hone_objective::ppo::{
 };
 
 use super::config::{PpoSection, PtxSection};
+use super::microbatches::{Prepared, Work, batch, flat, microbatches, split, work};
 use crate::error::Result;
-use crate::language::{LanguageBatch, cross_entropy_step, shards_of};
+use crate::language::{LanguageBatch, cross_entropy_step};
 use crate::learner::{Applied, Ema, Learner};
-use crate::rollout::{Episode, EpisodeBatch, check, check_others, rows_of, tokens_of};
+use crate::rollout::{Episode, check, check_others, tokens_of};
 use crate::sections::TrainSection;
 
 /// What learns.
@@ -22,27 +23,6 @@ pub(super) struct Learners {
     pub policy: Learner,
     pub value: Learner,
     pub ema: Option<Ema>,
-}
-
-/// An episode with its constants for an update, `[t]`.
-struct Prepared<'a> {
-    episode: &'a Episode,
-    advantages: &'a [f32],
-    returns: &'a [f32],
-}
-
-impl AsRef<Episode> for Prepared<'_> {
-    fn as_ref(&self) -> &Episode {
-        self.episode
-    }
-}
-
-/// Numbers of the tokens of some groups, one after another.
-fn flat<'a>(groups: &[&'a [Prepared<'a>]], numbers: impl Fn(&'a Prepared<'a>) -> &'a [f32]) -> Vec<f32> {
-    let episodes = groups.iter().copied().flatten();
-    episodes
-        .flat_map(|prepared| numbers(prepared).iter().copied())
-        .collect()
 }
 
 /// What an update is given.
@@ -65,13 +45,9 @@ pub(super) struct Report {
     pub policy: PolicyStats,
     pub value: ValueStats,
     pub ptx: TokenStats,
+    /// Sampled tokens of all steps.
+    pub target_tokens: u64,
     pub applied: Option<(Applied, Applied)>,
-}
-
-/// One micro-batch's work.
-enum Work<'a> {
-    Episodes(Vec<&'a [Prepared<'a>]>),
-    Pretraining(Vec<Window<'a>>),
 }
 
 pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'_>) -> Result<Report> {
@@ -111,27 +87,12 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
             report.ptx.merge(&stats.1);
             let (value_stats, value_applied) = value_step(engine, learners, update, &chosen)?;
             report.value.merge(&value_stats);
+            report.target_tokens += tokens_of(&chosen);
             report.applied = Some((stats.2, value_applied));
             step += 1;
         }
     }
     Ok(report)
-}
-
-/// Each episode with its slices of the constants.
-fn split<'a>(episodes: &'a [Episode], constants: &'a Constants) -> Vec<Prepared<'a>> {
-    let mut start = 0;
-    let mut prepared = Vec::with_capacity(episodes.len());
-    for episode in episodes {
-        let range = start..start + episode.length();
-        start = range.end;
-        prepared.push(Prepared {
-            episode,
-            advantages: &constants.advantages[range.clone()],
-            returns: &constants.returns[range],
-        });
-    }
-    prepared
 }
 
 fn policy_step(
@@ -161,7 +122,7 @@ fn policy_step(
                 return Ok(());
             }
         };
-        let batch = EpisodeBatch::of(&episodes);
+        let batch = batch(update, &episodes);
         let numbers = batch.policy_numbers(engine, policy, temperature);
         if first {
             check(update.number, &episodes, &numbers.logprobs)?;
@@ -207,18 +168,13 @@ fn value_step(
         value_coef: update.ppo.value_coef,
     };
     let global_tokens = tokens_of(chosen);
-    let shards = shards_of(
-        chosen.to_vec(),
-        update.train.shards,
-        update.train.microbatch_tokens,
-        |group| rows_of(group),
-    );
+    let shards = microbatches(update, chosen);
     let mut stats = ValueStats::default();
     let gradients = learners.value.gradients(
         engine,
         shards,
         |model: &Transformer, episodes, gradients: &mut Gradients| {
-            let batch = EpisodeBatch::of(&episodes);
+            let batch = batch(update, &episodes);
             let numbers = batch.values(engine, model);
             let inputs = ValueInputs {
                 values: &numbers.values,
@@ -237,27 +193,4 @@ fn value_step(
         .value
         .apply(engine, &gradients, update.rates.1, update.number)?;
     Ok((stats, applied))
-}
-
-/// The micro-batches of a policy step, in shards: episodes, then the windows of the pre-training term. Also how many
-/// tokens those windows predict.
-fn work<'a>(update: &'a Update<'_>, chosen: &[&'a [Prepared<'a>]], step: usize) -> (Vec<Vec<Work<'a>>>, u64) {
-    let (shards, tokens) = (update.train.shards, update.train.microbatch_tokens);
-    let episodes = shards_of(chosen.to_vec(), shards, tokens, |group| rows_of(group));
-    let mut work: Vec<Vec<Work<'a>>> = episodes
-        .into_iter()
-        .map(|s| s.into_iter().map(Work::Episodes).collect())
-        .collect();
-    let Some((_, windows)) = &update.ptx else {
-        return (work, 0);
-    };
-    let windows = windows[step].clone();
-    let global = windows.iter().map(|w| w.targets.len() as u64).sum();
-    for (shard, windows) in work
-        .iter_mut()
-        .zip(shards_of(windows, shards, tokens, |w| w.inputs.len()))
-    {
-        shard.extend(windows.into_iter().map(Work::Pretraining));
-    }
-    (work, global)
 }

@@ -1,126 +1,33 @@
 //! The stage on tiny models: what must be exact is, the score rises, and a fault stops the run.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use hone_compute::{Engine, EngineOptions, Isa, Precision};
+use hone_compute::{Engine, Isa, Precision};
 use hone_math::Key;
-use hone_model::{NewModel, Transformer};
-use hone_run::{Resolved, Shutdown, Silent};
-use hone_text::{Tokenizer, TrainOptions, train_bpe};
+use hone_model::Transformer;
+use hone_run::{Resolved, Shutdown};
 
+use super::config::{PpoConfig, PpoSection, PtxSection};
+use super::run;
 use super::run::{constants, load_ptx};
 use super::step::{Learners, Update, update};
-use super::*;
-use crate::artefact::{Companion, publish_at, token_fields};
+use crate::Outcome;
+use crate::artefact::{Artefact, Companion, token_fields};
+use crate::error::{Result, TrainError};
 use crate::learner::Learner;
-use crate::rollout::{Episode, Judge, MissingEos, Models, PreparedPrompt, PromptData, Reader, RewardSection, collect};
+use crate::rollout::trials::{
+    assert_going_on_changes_no_byte, assert_refused, assert_threads_change_no_byte, engine, engine_of, job, metrics,
+    model, number, reward_model, save, scale, start, tokenizer, world,
+};
+use crate::rollout::{Episode, Judge, Maximised, MissingEos, Models, PreparedPrompt, PromptData, Reader, collect};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
 use crate::sections::{ModelSection, ShownSection, TrainSection};
-use crate::{Job, Outcome, TrainError};
 
-const WORDS: &str = "one two three four five six seven eight nine ten red green blue cat dog bird sees likes the a";
-
-pub(crate) fn tokenizer() -> Tokenizer {
-    let options = TrainOptions {
-        vocab_size: 300,
-        ..TrainOptions::default()
-    };
-    let mut tokenizer = train_bpe(std::iter::once(WORDS.repeat(20)), &options).unwrap();
-    tokenizer.add_chat_tokens().unwrap();
-    tokenizer
-}
-
-pub(crate) fn engine(isa: Isa) -> Engine {
-    engine_of(isa, Precision::Bf16)
-}
-
-fn engine_of(isa: Isa, precision: Precision) -> Engine {
-    Engine::new(&EngineOptions {
-        isa: Some(isa),
-        precision,
-        threads: Some(2),
-    })
-    .unwrap()
-}
-
-pub(crate) fn model(engine: &Engine, tokenizer: &Tokenizer, seed: u64) -> Transformer {
-    model_of(engine, tokenizer, (64, seed))
-}
-
-pub(crate) fn model_of(engine: &Engine, tokenizer: &Tokenizer, (context, seed): (usize, u64)) -> Transformer {
-    let new = NewModel {
-        family: "llama".into(),
-        width: 32,
-        layers: 2,
-        heads: 4,
-        kv_heads: Some(2),
-        head_dim: None,
-        intermediate: Some(64),
-        context,
-        tied: true,
-        rope_theta: 10_000.0,
-    };
-    Transformer::random(engine, new.architecture(tokenizer.vocab_size()).unwrap(), seed)
-}
-
-fn scale(engine: &Engine, model: &mut Transformer, part: &str, factor: f32) {
-    let ids: Vec<_> = model
-        .parameters()
-        .iter()
-        .filter(|(_, p)| p.name().contains(part))
-        .map(|(id, _)| id)
-        .collect();
-    for id in ids {
-        let numbers = engine
-            .read(model.parameters().get(id).value())
-            .iter()
-            .map(|x| x * factor)
-            .collect::<Vec<_>>();
-        model.parameters_mut().set(engine, id, &numbers);
-    }
-}
-
-/// A random reward model whose score depends on the tokens of the response, through a strong attention.
-pub(crate) fn reward_model(engine: &Engine, tokenizer: &Tokenizer) -> Transformer {
-    let mut reward = model(engine, tokenizer, 2);
-    scale(engine, &mut reward, "v_proj", 20.0);
-    scale(engine, &mut reward, "o_proj", 20.0);
-    reward.add_reward_head(engine, 2);
-    reward
-}
-
-/// A policy, a reward model and prompts on disk.
-pub(crate) fn world(dir: &Path) {
-    let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
-    save(&engine, &dir.join("policy"), &tokenizer, &model(&engine, &tokenizer, 1));
-    save(
-        &engine,
-        &dir.join("reward"),
-        &tokenizer,
-        &reward_model(&engine, &tokenizer),
-    );
-    let words: Vec<&str> = WORDS.split(' ').collect();
-    let rows: Vec<String> = (0..40)
-        .map(|i| format!("{{\"prompt\":\"{} {}\"}}\n", words[i % 20], words[(i * 7 + 3) % 20]))
-        .collect();
-    std::fs::write(dir.join("prompts.jsonl"), rows.concat()).unwrap();
-}
-
-pub(crate) fn save(engine: &Engine, path: &Path, tokenizer: &Tokenizer, model: &Transformer) {
-    let companion = Companion {
-        tokenizer: tokenizer.clone(),
-        tokens: token_fields(tokenizer),
-        base: None,
-    };
-    publish_at(engine, path, &companion, model).unwrap();
-}
-
-pub(crate) fn config(updates: u64) -> PpoConfig {
+pub(super) fn config(updates: u64) -> PpoConfig {
     PpoConfig {
         model: ModelSection::at("policy"),
-        reward: RewardSection { path: "reward".into() },
+        maximised: Maximised::model("reward"),
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
@@ -144,22 +51,6 @@ pub(crate) fn config(updates: u64) -> PpoConfig {
         eval: ShownSection { every: 2, samples: 4 },
         ..PpoConfig::default()
     }
-}
-
-pub(crate) fn job(base: &Path, run: &str, shutdown: Shutdown) -> Job {
-    Job {
-        dir: base.join(run),
-        base: base.into(),
-        observer: Arc::new(Silent),
-        shutdown,
-        allow_isa_change: false,
-        threads: Some(2),
-    }
-}
-
-pub(crate) fn metrics(dir: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -186,56 +77,31 @@ fn the_first_update_starts_at_the_reference_and_the_score_rises() {
 fn stopping_and_going_on_changes_no_byte() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
-    let resolved = Resolved::from_config(PpoConfig {
-        ppo: PpoSection {
-            samples_per_prompt: 4,
-            kl_target: Some(0.5),
-            ema_decay: Some(0.9),
-            ..config(6).ppo
-        },
-        ..config(6)
-    })
-    .unwrap();
-    run(&job(dir.path(), "whole", Shutdown::default()), &resolved).unwrap();
-    // The second run is stopped before its first update, and goes on from a checkpoint of the first
-    let cut = dir.path().join("cut");
+    let mut c = config(6);
+    c.ppo = PpoSection {
+        samples_per_prompt: 4,
+        kl_target: Some(0.5),
+        ema_decay: Some(0.9),
+        ..c.ppo
+    };
+    // A run that is stopped before its first update
     let asked = Shutdown::default();
     asked.request();
-    let stopped = run(&job(dir.path(), "cut", asked), &resolved);
-    assert!(matches!(stopped, Err(TrainError::Stopped)), "{stopped:?}");
-    assert!(!cut.exists(), "a run that was not prepared leaves nothing behind");
-    copy(
-        &dir.path().join("whole/checkpoints/step-000003"),
-        &cut.join("checkpoints/step-000003"),
+    let stopped = run(
+        &job(dir.path(), "early", asked),
+        &Resolved::from_config(c.clone()).unwrap(),
     );
-    for file in ["run.toml", "metrics.jsonl", "samples.jsonl"] {
-        std::fs::copy(dir.path().join("whole").join(file), cut.join(file)).unwrap();
-    }
-    run(&job(dir.path(), "cut", Shutdown::default()), &resolved).unwrap();
-    for file in [
-        "metrics.jsonl",
-        "samples.jsonl",
-        "model/model.safetensors",
-        "checkpoints/step-000006/value.moments.safetensors",
-    ] {
-        let read = |run: &str| std::fs::read(dir.path().join(run).join(file)).unwrap();
-        assert_eq!(read("whole"), read("cut"), "{file}");
-    }
-}
-
-pub(crate) fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
+    assert!(matches!(stopped, Err(TrainError::Stopped)), "{stopped:?}");
+    let early = dir.path().join("early");
+    assert!(!early.exists(), "a run that was not prepared leaves nothing behind");
+    assert_going_on_changes_no_byte(dir.path(), "ppo", &c, (3, 6));
 }
 
 /// Collects a rollout, lets `fault` change something, and gives what the update says.
 fn update_after(
     (isa, precision): (Isa, Precision),
     fault: impl Fn(&Engine, &mut Transformer, &mut Vec<Episode>),
-) -> crate::Result<()> {
+) -> Result<()> {
     let (engine, tokenizer) = (engine_of(isa, precision), tokenizer());
     let mut policy = model(&engine, &tokenizer, 1);
     // One column carries most of every logit, so that its last place is seen in them.
@@ -412,27 +278,11 @@ fn each_prompt_is_answered_as_often_as_asked_for() {
 fn threads_change_no_byte_and_micro_batches_only_rounding() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
-    let start = |name: &str, threads: usize, microbatch_tokens: usize| {
-        let mut c = config(2);
-        c.ppo.samples_per_prompt = 4;
-        c.train.microbatch_tokens = microbatch_tokens;
-        let job = Job {
-            threads: Some(threads),
-            ..job(dir.path(), name, Shutdown::default())
-        };
-        run(&job, &Resolved::from_config(c).unwrap()).unwrap();
-        let model = std::fs::read(dir.path().join(name).join("model/model.safetensors")).unwrap();
-        (model, metrics(&dir.path().join(name)))
-    };
-    let (one, lines) = start("one", 1, 1024);
-    assert!(one == start("three", 3, 1024).0, "threads change the result");
-    // The answers to a prompt fit no micro-batch of one token, and stay together
-    let (_, cut) = start("cut", 2, 1);
-    for key in ["objective/scores", "loss/policy_avg", "loss/value_avg", "grad_norm"] {
-        let number = |line: &serde_json::Value| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
-        let (a, b) = (number(&lines[0]), number(&cut[0]));
-        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{key}: {a} and {b}");
-    }
+    let mut c = config(2);
+    c.ppo.samples_per_prompt = 4;
+    let keys = ["objective/scores", "loss/policy_avg", "loss/value_avg", "grad_norm"];
+    let cut = |c: &mut PpoConfig| c.train.microbatch_tokens = 1;
+    assert_threads_change_no_byte(dir.path(), (&c, cut), 3, (&keys, 1e-5));
 }
 
 #[test]
@@ -463,7 +313,7 @@ fn the_pre_training_term_leaves_out_what_it_is_told_to() {
     let lines: String = (0..40).map(|i| format!("the cat sees bird {i}\n")).collect();
     std::fs::write(dir.path().join("text.txt"), lines).unwrap();
     let (engine, tokenizer) = (engine(Isa::detect()), tokenizer());
-    let base = crate::artefact::Artefact {
+    let base = Artefact {
         model: model(&engine, &tokenizer, 1),
         companion: Companion {
             tokens: token_fields(&tokenizer),
@@ -523,4 +373,52 @@ fn the_policys_schedule_and_penalty_start_when_it_learns() {
     assert_eq!(kl[..3], [0.0; 3]);
     assert_eq!(penalties[..3], [0.01; 3]);
     assert!(penalties[3] < 0.01, "{penalties:?}");
+}
+
+/// Prompts that begin alike are computed as one beginning: every number of the rollout is the same to the bit, and the step
+/// differs from the one without it by rounding.
+#[test]
+fn shared_beginnings_change_only_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let rows: String = (0..40)
+        .map(|i| format!("{{\"prompt\":\"the cat sees the dog {i}\"}}\n"))
+        .collect();
+    std::fs::write(dir.path().join("prompts.jsonl"), rows).unwrap();
+    let of = |share_beginnings: bool| {
+        let mut c = config(2);
+        c.ppo.share_beginnings = share_beginnings;
+        c.data.max_prompt_length = 48;
+        // The policy's second update is then still the first one's, to rounding
+        c.train.learning_rate = 1e-9;
+        c
+    };
+    let lines = |name: &str, c: PpoConfig| {
+        start(dir.path(), name, c).unwrap();
+        metrics(&dir.path().join(name))
+    };
+    let (apart, together) = (lines("apart", of(false)), lines("together", of(true)));
+    for key in [
+        "objective/scores",
+        "objective/entropy",
+        "rollout/tokens",
+        "train/target_tokens",
+    ] {
+        assert_eq!(number(&apart[0], key), number(&together[0], key), "{key}");
+    }
+    let mut differs = false;
+    for (a, b) in apart.iter().zip(&together) {
+        assert_eq!(number(b, "policy/first_ratio_var"), 0.0);
+        for key in ["grad_norm", "value/grad_norm", "loss/policy_avg", "loss/value_avg"] {
+            let (a, b) = (number(a, key), number(b, key));
+            assert!((a - b).abs() <= 1e-3 * (1e-3 + a.abs()), "{key}: {a} and {b}");
+            differs |= a != b;
+        }
+    }
+    assert!(differs, "nothing was shared");
+    let keys = ["objective/scores", "loss/policy_avg", "loss/value_avg", "grad_norm"];
+    let cut = |c: &mut PpoConfig| c.train.microbatch_tokens = 1;
+    assert_threads_change_no_byte(dir.path(), (&of(true), cut), 3, (&keys, 1e-3));
+    let several = |c: &mut PpoConfig| c.ppo.samples_per_prompt = 4;
+    assert_refused(&of(true), &[("ppo.share_beginnings: is true, and with", several)]);
 }

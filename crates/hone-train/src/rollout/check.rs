@@ -21,6 +21,19 @@ pub(crate) fn rows_of<T: AsRef<Episode>>(group: &[T]) -> usize {
     SharedPrefixes::rows_of(&members)
 }
 
+/// What the episodes of some groups all begin with, in tokens, where it is worth its own rows.
+pub(crate) fn beginning_of<T: AsRef<Episode>>(groups: &[&[T]]) -> usize {
+    let members: Vec<&[u32]> = groups
+        .iter()
+        .copied()
+        .flatten()
+        .map(|item| &*item.as_ref().ids)
+        .collect();
+    let apart: usize = members.iter().map(|member| member.len()).sum();
+    let others = members.len().saturating_sub(1).max(1);
+    (apart - SharedPrefixes::rows_of(&members)) / others
+}
+
 /// Compares sampled with recomputed log-probabilities of some groups.
 ///
 /// # Errors

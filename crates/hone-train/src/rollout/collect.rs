@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use hone_compute::{Engine, SamplingParameters};
 use hone_generate::{
-    Completion, Dialogue, FinishReason, Generator, GeneratorOptions, Played, Request, heads_before_in, logprobs_in,
-    play, text_of,
+    Dialogue, FinishReason, Generator, GeneratorOptions, Played, Request, heads_before_in, logprobs_in, play, text_of,
+    without_stop,
 };
 use hone_math::Key;
 use hone_model::Transformer;
@@ -153,7 +153,7 @@ pub(crate) fn collect(
     // 4. Scores; one that is replaced is not asked for
     let responses: Vec<String> = completions
         .iter()
-        .map(|c| Ok(text_of(models.tokenizer, without_stop(c))?))
+        .map(|c| Ok(text_of(models.tokenizer, without_stop(c, models.stop))?))
         .collect::<Result<_>>()?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
     let asked: Vec<usize> = (0..prompts.len())
@@ -164,7 +164,7 @@ pub(crate) fn collect(
         .map(|&i| Response {
             index: i,
             prompt: prompts[i],
-            ids: without_stop(&completions[i]),
+            ids: without_stop(&completions[i], models.stop),
             text: &responses[i],
         })
         .collect();
@@ -348,14 +348,6 @@ impl Clock {
         let now = Instant::now();
         self.laps.push((part, (now - self.last).as_secs_f64()));
         self.last = now;
-    }
-}
-
-/// A completion's tokens without the one that stopped it.
-fn without_stop(completion: &Completion) -> &[u32] {
-    match (completion.finish, completion.ids.split_last()) {
-        (FinishReason::Stop, Some((_, before))) => before,
-        _ => &completion.ids,
     }
 }
 

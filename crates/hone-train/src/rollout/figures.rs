@@ -138,6 +138,7 @@ mod tests {
             status: Status::Ended,
             reward,
             optimum,
+            ended: true,
         };
         let figures = Figures::of_played(&[played(1, 1.0, Some(4.0)), played(4, 2.0, Some(2.0))]);
         assert_eq!(

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hone_compute::Engine;
-use hone_data::PromptInput;
-use hone_generate::text_of;
+use hone_data::{Prompt, PromptInput};
+use hone_generate::{row_to_judge, sample_to_judge};
 use hone_model::Transformer;
 use hone_run::Shutdown;
 use hone_task::{Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
@@ -14,7 +14,7 @@ use hone_text::Tokenizer;
 use serde_json::{Map, Value};
 
 use super::acting::Acting;
-use super::prompts::{PreparedPrompt, Prompts};
+use super::prompts::Prompts;
 use super::score::{Reading, Response, Scores};
 use super::sections::RolloutSettings;
 use crate::error::{Result, TrainError};
@@ -183,8 +183,9 @@ impl Sum {
                 parts.push(Vec::new());
                 continue;
             };
-            let row = row(asked.tokenizer, response.prompt)?;
-            let sample = Sample::new(&row, response.text).with_tokens(response.ids.len());
+            let Prompt { input, extra } = &response.prompt.prompt;
+            let row = row_to_judge(asked.tokenizer, (input, &response.prompt.ids), extra)?;
+            let sample = sample_to_judge(&row, (response.text, response.ids.len()));
             let place = Place {
                 update: asked.update,
                 index: response.index as u64,
@@ -333,17 +334,6 @@ fn from_base(job: &Job, command: &mut [String]) {
             *word = full.to_owned();
         }
     }
-}
-
-/// A prompt's row as rules and programs see it.
-fn row(tokenizer: &Tokenizer, prompt: &PreparedPrompt) -> Result<PromptRow> {
-    Ok(PromptRow {
-        prompt: match &prompt.prompt.input {
-            PromptInput::Text(text) => text.clone(),
-            PromptInput::Messages(_) => text_of(tokenizer, &prompt.ids)?,
-        },
-        columns: prompt.prompt.extra.clone(),
-    })
 }
 
 /// What was asked last, for people to read.

@@ -16,26 +16,29 @@ mod rehearse;
 mod score;
 mod sections;
 mod setup;
+mod stage;
+#[cfg(test)]
+pub(crate) mod trials;
 
 pub(crate) use apart::tell_apart;
 pub(crate) use batch::EpisodeBatch;
-pub(crate) use check::{check, check_others, rows_of, tokens_of};
+pub(crate) use check::{beginning_of, check, check_others, rows_of, tokens_of};
 pub(crate) use checks::{at_least_one, check_rollout, divides, number};
-pub(crate) use collect::{Collected, Episode};
+pub(crate) use collect::Episode;
 #[cfg(test)]
 pub(crate) use collect::{Models, collect};
-pub(crate) use figures::Figures;
 #[cfg(test)]
 pub(crate) use judge::{Judge, Reader};
 #[cfg(test)]
 pub(crate) use practice::made;
-pub(crate) use practice::{Course, Learned, Practice, Sampled, passes, policy, practise};
+pub(crate) use practice::{Course, Learned, Practice, Sampled, passes, policy};
 #[cfg(test)]
 pub(crate) use prompts::{PreparedPrompt, Prompts};
-pub(crate) use record::{mean, record_samples, tell_unscorable};
+pub(crate) use record::mean;
 pub(crate) use rehearse::{extents, microbatches, rehearse_rollout};
 #[cfg(test)]
 pub(crate) use score::{Reading, Response};
-pub use sections::{EnvironmentSection, MissingEos, PromptData, RewardSection};
-pub(crate) use sections::{Maximised, RolloutSettings, example_environment, example_rewards};
-pub(crate) use setup::{Made, Networks, Setup};
+pub(crate) use sections::RolloutSettings;
+pub use sections::{EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection};
+pub(crate) use setup::{Networks, Setup};
+pub(crate) use stage::{Practised, plan, run};

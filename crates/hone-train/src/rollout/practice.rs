@@ -6,12 +6,13 @@ use std::time::Instant;
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_model::{LoraConfig, Transformer};
-use hone_run::Run;
+use hone_run::{Checkpoint, Run};
+use serde_json::Value;
 
 use super::collect::{Collected, Episode};
 use super::figures::Figures;
 use super::record::{mean, record_samples, tell_unscorable};
-use super::sections::RolloutSettings;
+use super::sections::{Maximised, PromptData, RolloutSettings};
 use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Cadence, Job, Occasion, Outcome};
@@ -32,12 +33,25 @@ pub(crate) trait Practice {
 
     /// Saves everything that updates change, after `done` of them.
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()>;
+
+    /// Takes up what was saved.
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()>;
+
+    /// The model that a run gives.
+    fn result(&self) -> &Transformer;
+
+    /// What a run came to.
+    fn summary(&self) -> Value;
 }
 
-/// How far a run goes, and how often it writes down what.
+/// What a run is made from, how far it goes, and how often it writes down what.
 pub(crate) struct Course<'a> {
     /// The stage, as its command is called.
     pub stage: &'static str,
+    /// The policy's start, which is also the reference.
+    pub model: &'a ModelSection,
+    pub maximised: &'a Maximised,
+    pub data: &'a PromptData,
     pub settings: RolloutSettings,
     /// Updates in all.
     pub total: u64,
@@ -121,6 +135,8 @@ pub(crate) struct Learned {
     pub metrics: Vec<(&'static str, f64)>,
     /// The few that are shown on the way.
     pub headline: Vec<(&'static str, f64)>,
+    /// Tokens that its steps were trained on, those of every pass counted.
+    pub target_tokens: u64,
 }
 
 /// The policy where a run begins: the model that it starts from, with the adapter that is asked for.
@@ -207,13 +223,15 @@ impl<P: Practice> Work for Updates<'_, P> {
         }
         // 2. It learns from its answers
         let learning = Instant::now();
-        let Learned { metrics, headline } = self.stage.learn(done, &sampled)?;
+        let learned = self.stage.learn(done, &sampled)?;
+        let mut metrics = learned.metrics;
+        metrics.push(("train/target_tokens", learned.target_tokens as f64));
         let mut seconds = std::mem::take(&mut sampled.seconds);
         seconds.push(("time/optimisation", learning.elapsed().as_secs_f64()));
         let told = Told {
             metrics,
             named: sampled.figures.metrics(),
-            headline,
+            headline: learned.headline,
             tokens: sampled.tokens(),
             seconds,
         };

@@ -49,21 +49,30 @@ impl EnvironmentSection {
 }
 
 /// `rewards`, as an example.
-pub(crate) fn example_rewards() -> serde_json::Value {
+fn example_rewards() -> serde_json::Value {
     serde_json::json!([{ "kind": "numeric", "column": "answer" }, { "kind": "length", "max": 60, "weight": 0.1 }])
 }
 
 /// `[environment]`, as an example.
-pub(crate) fn example_environment() -> serde_json::Value {
+fn example_environment() -> serde_json::Value {
     serde_json::json!({ "kind": "maze", "size": 5, "difficulty": "medium", "max_turns": 16 })
 }
 
-/// The sections of a stage of which exactly one says what is maximised.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Maximised<'a> {
-    pub reward: &'a RewardSection,
-    pub rewards: &'a [RewardEntry],
-    pub environment: Option<&'a EnvironmentSection>,
+/// The sections of which exactly one says what a stage maximises. They stand at the top of its configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Maximised {
+    /// What is maximised: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
+    #[serde(skip_serializing_if = "RewardSection::is_empty")]
+    pub reward: RewardSection,
+    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
+    #[schemars(example = example_rewards())]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<RewardEntry>,
+    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
+    #[schemars(example = example_environment())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentSection>,
 }
 
 /// What is maximised.
@@ -77,17 +86,26 @@ pub(crate) enum Chosen<'a> {
     Environment(&'a EnvironmentSection),
 }
 
-impl<'a> Maximised<'a> {
+impl Maximised {
+    /// The score of the reward model at a path.
+    pub fn model(path: impl Into<String>) -> Self {
+        Self {
+            reward: RewardSection { path: path.into() },
+            ..Self::default()
+        }
+    }
+
     /// The one that is given.
     ///
     /// # Errors
     /// If none is, or more than one.
-    pub fn chosen(&self, section: &str) -> Result<Chosen<'a>> {
+    pub(crate) fn chosen(&self, section: &str) -> Result<Chosen<'_>> {
         const ALL: &str = "exactly one of [reward] with a path, [[rewards]] and [environment]";
-        let model = (!self.reward.is_empty()).then_some(("reward.path", Chosen::Model(self.reward)));
-        let sum = (!self.rewards.is_empty()).then_some(("rewards", Chosen::Rewards(self.rewards)));
+        let model = (!self.reward.is_empty()).then_some(("reward.path", Chosen::Model(&self.reward)));
+        let sum = (!self.rewards.is_empty()).then_some(("rewards", Chosen::Rewards(&self.rewards)));
         let acted = self
             .environment
+            .as_ref()
             .map(|environment| ("environment", Chosen::Environment(environment)));
         let mut given = model.into_iter().chain(sum).chain(acted);
         match (given.next(), given.next()) {
@@ -104,7 +122,7 @@ impl<'a> Maximised<'a> {
     }
 
     /// The reward models that are named, for the inputs of a run.
-    pub fn models(&self) -> Vec<Option<String>> {
+    pub(crate) fn models(&self) -> Vec<Option<String>> {
         let entries = self.rewards.iter().filter_map(|entry| match &entry.rule {
             RewardRule::Model { path } => Some(path.clone()),
             _ => None,
@@ -174,5 +192,68 @@ impl RolloutSettings {
     /// Prompts of a rollout.
     pub fn prompts(&self) -> usize {
         self.rollout_batch / self.samples_per_prompt
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hone_run::Configuration;
+    use hone_run::config::{parse, schema};
+
+    use crate::expert_iteration::ExpertIterationConfig;
+    use crate::grpo::GrpoConfig;
+    use crate::online_preference::OnlinePreferenceConfig;
+    use crate::ppo::PpoConfig;
+
+    fn refused<C: Configuration>(text: &str) -> String {
+        match parse::<C>("a.toml", text, &[]) {
+            Ok(_) => panic!("{text} is read"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// What is maximised stands at the top of a configuration, whose other keys are as strict as ever.
+    #[test]
+    fn keys_that_nothing_reads_are_refused_with_their_line() {
+        for (text, expected) in [
+            ("[reward]\npath = \"r\"\n[rewardz]\n", "a.toml:3: unknown key `rewardz`"),
+            ("[reward]\npaht = \"r\"\n", "a.toml:2: unknown key `reward.paht`"),
+            (
+                "[environment]\nkind = \"maze\"\nsizes = 3\n",
+                "a.toml:3: unknown key `environment.sizes`",
+            ),
+            (
+                "[[rewards]]\nkind = \"length\"\nmaxi = 3\n",
+                "a.toml:3: unknown key `rewards[0].maxi`",
+            ),
+        ] {
+            for said in [
+                refused::<PpoConfig>(text),
+                refused::<GrpoConfig>(text),
+                refused::<ExpertIterationConfig>(text),
+                refused::<OnlinePreferenceConfig>(text),
+            ] {
+                assert!(said.contains(expected), "{said}");
+            }
+        }
+        let said = refused::<GrpoConfig>("[environment]\nkind = \"maze\"\nsize = \"three\"\n");
+        assert!(said.starts_with("a.toml:3: environment.size: "), "{said}");
+    }
+
+    #[test]
+    fn a_record_resolves_to_itself() {
+        let text = "[environment]\nkind = \"maze\"\nsize = 3\n";
+        let read = parse::<GrpoConfig>("a.toml", text, &[]).unwrap();
+        let again = parse::<GrpoConfig>("run.toml", read.text(), &[]).unwrap();
+        assert_eq!(again.config, read.config);
+        assert_eq!(again.text(), read.text());
+        // An editor, too, is told of keys that nothing reads
+        assert_eq!(schema::<GrpoConfig>()["additionalProperties"], false);
+        // The other two ways are left out of it
+        assert!(
+            !read.text().contains("[reward]") && !read.text().contains("[[rewards]]"),
+            "{}",
+            read.text()
+        );
     }
 }

@@ -15,13 +15,13 @@ use serde_json::{Map, Value};
 use super::acting::Acting;
 use super::collect::{Collected, Models, collect, collect_episodes};
 use super::judge::{Judge, Reader, Sum};
+use super::practice::Course;
 use super::prompts::Prompts;
-use super::sections::{Chosen, Maximised, PromptData, RolloutSettings};
+use super::sections::{Chosen, PromptData, RolloutSettings};
 use crate::artefact::{self, Artefact};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::plan::SourcePlan;
-use crate::sections::ModelSection;
 
 /// What does not change during a run.
 pub(crate) struct Setup {
@@ -37,14 +37,6 @@ pub(crate) struct Setup {
     model: (String, PathBuf),
     chat: Option<Chat>,
     stop: Arc<[u32]>,
-}
-
-/// The sections that say what a run is made from, and its seed.
-pub(crate) struct Made<'a> {
-    pub model: &'a ModelSection,
-    pub maximised: Maximised<'a>,
-    pub data: &'a PromptData,
-    pub seed: u64,
 }
 
 /// The networks of an update.
@@ -64,14 +56,15 @@ impl Setup {
     ///
     /// # Errors
     /// A setting's, a model's or the data's.
-    pub fn load(job: &Job, engine: &Engine, made: &Made<'_>, settings: &RolloutSettings) -> Result<Self> {
+    pub fn load(job: &Job, engine: &Engine, course: &Course<'_>) -> Result<Self> {
+        let (settings, seed) = (&course.settings, course.train.seed);
         let section = settings.section;
-        let Some(name) = &made.model.path else {
+        let Some(name) = &course.model.path else {
             let reason = format!("is missing; {section} starts from a model");
             return Err(TrainError::setting("model.path", reason));
         };
-        let chosen = made.maximised.chosen(section)?;
-        if matches!(chosen, Chosen::Environment(_)) && !made.data.prompts.is_empty() {
+        let chosen = course.maximised.chosen(section)?;
+        if matches!(chosen, Chosen::Environment(_)) && !course.data.prompts.is_empty() {
             let reason =
                 "stands beside [environment], which shows the policy what it makes itself; leave one of them out";
             return Err(TrainError::setting("data.prompts", reason));
@@ -99,13 +92,13 @@ impl Setup {
         let (judge, prompts, longest) = match (judge, chosen) {
             (None, Chosen::Environment(environment)) => {
                 let dialogue = Dialogue::new(tokenizer, chat.as_ref())?;
-                let acting = Acting::load(job, environment, (&dialogue, made.seed), (settings, context))?;
+                let acting = Acting::load(job, environment, (&dialogue, seed), (settings, context))?;
                 let longest = acting.extent.longest(settings.max_new_tokens).min(context);
                 (Judge::Environment(Box::new(acting)), None, longest)
             }
             (judge, _) => {
-                let prompts = Prompts::load(job, made.data, (tokenizer, chat.as_ref()), made.seed)?;
-                let longest = fitting(made.data, settings, context)?;
+                let prompts = Prompts::load(job, course.data, (tokenizer, chat.as_ref()), seed)?;
+                let longest = fitting(course.data, settings, context)?;
                 let Some(judge) = judge else {
                     return Err(TrainError::setting(section, "maximises nothing"));
                 };
@@ -251,7 +244,8 @@ fn fitting(data: &PromptData, settings: &RolloutSettings, context: usize) -> Res
     let longest = data.max_prompt_length + new;
     if longest > context {
         let reason = format!(
-            "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}",
+            "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}: \
+             lower one of the two",
             data.max_prompt_length
         );
         return Err(TrainError::setting(

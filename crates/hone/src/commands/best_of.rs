@@ -165,6 +165,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
             vote,
             folder: &folder,
             resolve: &find_model,
+            shutdown,
         };
         let all = policy
             .best_of(

@@ -71,13 +71,21 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
 
 fn table(out: &mut Output, compared: &Compared) -> Result<()> {
     let methods = &compared.result.methods;
-    let width = methods.iter().map(|method| method.name.len()).max().unwrap_or(0).max(6);
+    let width = methods
+        .iter()
+        .map(|method| method.name.len() + 2)
+        .max()
+        .unwrap_or(0)
+        .max(6);
     out.line(&format!(
         "{:<width$} {:>8} {:>18} {:>8} {:>8} {:>8} {:>10}",
         "", "reward", "95% interval", "optimum", "kl", "wins", "sampled"
     ))?;
     for method in methods {
         out.line(&line(method, width))?;
+    }
+    if methods.iter().any(MethodResult::is_upper_bound) {
+        out.line("* the judge itself chose among the samples: an upper bound")?;
     }
     out.line("")?;
     for took in &compared.times {
@@ -97,6 +105,20 @@ fn table(out: &mut Output, compared: &Compared) -> Result<()> {
             ))?;
         }
     }
+    for course in compared.result.overoptimisation.iter().flat_map(|found| &found.courses) {
+        if course.parted.is_some() {
+            out.line(&format!(
+                "look here: from update {} to the end of {}, seed {}, what it maximised rose and what counts fell",
+                course.best_step, course.method, course.seed
+            ))?;
+        }
+    }
+    for overlap in compared.result.overlaps.iter().filter(|overlap| overlap.judged > 0) {
+        out.line(&format!(
+            "{}: practised on {} of the {} that are judged",
+            overlap.by, overlap.judged, compared.result.prompts
+        ))?;
+    }
     for expectation in &compared.expectations {
         let mark = if expectation.holds { "holds" } else { "does not hold" };
         out.line(&format!("{mark}: {} ({})", expectation.that, expectation.found))?;
@@ -108,9 +130,10 @@ fn table(out: &mut Output, compared: &Compared) -> Result<()> {
 fn line(method: &MethodResult, width: usize) -> String {
     let m = &method.measures;
     let number = |value: Option<f64>, places: usize| value.map_or("-".to_string(), |value| format!("{value:.places$}"));
+    let mark = if method.is_upper_bound() { " *" } else { "" };
     format!(
         "{:<width$} {:>8.3} {:>18} {:>8} {:>8} {:>8.3} {:>10}",
-        method.name,
+        format!("{}{mark}", method.name),
         m.reward.mean,
         format!("{:.3} to {:.3}", m.reward.low, m.reward.high),
         number(m.share_of_optimum, 3),

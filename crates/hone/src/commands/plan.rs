@@ -228,9 +228,12 @@ fn print(plan: &Plan, out: &mut Output) -> Result<()> {
     }
     if let Some(time) = plan.time {
         let (all, step) = (duration(time.seconds), duration(time.seconds_a_step));
-        let one = what.trim_end_matches('s');
+        let one = match what.trim_end_matches('s') {
+            "update" => "an update".to_owned(),
+            other => format!("a {other}"),
+        };
         out.line(&format!(
-            "\ntime             about {all}, {step} a {one}: {:.3e} operations at the speed measured now",
+            "\ntime             about {all}, {step} {one}: {:.3e} operations at the speed measured now",
             time.operations
         ))?;
     }

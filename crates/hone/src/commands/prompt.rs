@@ -427,6 +427,7 @@ fn show(
         shots: usize,
     }
     let mut output = Output::new();
+    let mut shortened = 0;
     let context = loaded.model.architecture().context;
     let room = context.saturating_sub(arguments.sampling.max_new_tokens as usize);
     for (row, question) in questions.iter().enumerate() {
@@ -434,6 +435,7 @@ fn show(
         let framed = framer
             .fitted(question, &examples, room)
             .with_context(|| format!("row {}", row + 1))?;
+        shortened += u64::from(framed.shots < examples.len());
         if arguments.json {
             output.json(&Shown {
                 prompt: &framed.text,
@@ -450,7 +452,9 @@ fn show(
             output.line(&framed.text)?;
         }
     }
-    Ok(output.finish()?)
+    output.finish()?;
+    tell_shortened(shortened, questions.len() as u64);
+    Ok(())
 }
 
 fn write_answer(target: &mut Target, answered: &Answered, as_json: bool) -> Result<()> {
@@ -504,18 +508,22 @@ fn finish(mut target: Target, arguments: &Arguments, summary: &Summary, before: 
         0 => None,
         rows => Some(accuracy(summary.right, rows)?),
     };
-    if summary.shortened > 0 {
-        let (rows, all) = (summary.shortened, summary.rows);
-        output::note(&format!(
-            "{rows} of {all} prompts have fewer examples than asked for, so that the answer has room in the context; a lower \
-             --max-new-tokens or --shots makes room"
-        ));
-    }
+    tell_shortened(summary.shortened, summary.rows);
     let as_json = json!({ "rows": summary.rows, "shortened": summary.shortened, "accuracy": found });
     if let Some(found) = &found {
         target.say(&sentence(found), arguments.json)?;
     }
     target.told(arguments.json, before, Some(as_json))
+}
+
+/// Says how many of the prompts had to do with fewer examples, and what helps.
+fn tell_shortened(rows: u64, all: u64) {
+    if rows > 0 {
+        output::note(&format!(
+            "{rows} of {all} prompts have fewer examples than asked for, so that the answer has room in the context; a lower \
+             --max-new-tokens or --shots makes room"
+        ));
+    }
 }
 
 fn sentence(found: &Accuracy) -> String {

@@ -404,6 +404,65 @@ fn cli_a_program_judges_beside_the_file_and_is_asked_once() {
 }
 
 #[test]
+fn cli_a_stop_is_looked_for_while_a_program_judges() {
+    if !cfg!(unix) {
+        return;
+    }
+    let fixture = fixture();
+    fixture.file(
+        "judge.sh",
+        "while read line; do echo x >> asked; sleep 0.3; id=${line#*\\\"id\\\":\\\"}; id=${id%%\\\"*}; echo \"{\\\"id\\\":\\\"$id\\\",\\\"reward\\\":0.5}\"; done\n",
+    );
+    fixture.file(
+        "rule.toml",
+        "[[rewards]]\nkind = \"program\"\ncommand = [\"sh\", \"judge.sh\"]\n",
+    );
+    let more = ["--rewards", "rule.toml", "--out", "out.jsonl"];
+    let place = fixture.path("out.jsonl.run/rewards/program/asked");
+    let asked = || fs::read_to_string(&place).unwrap_or_default().lines().count();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_hone"))
+        .args(best_of(&more))
+        .current_dir(fixture.path(""))
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while asked() < 2 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let interrupted = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(interrupted.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    let before = asked();
+    assert!((2..18).contains(&before), "asked {before} times: it went on to the end");
+    // What the program had said is not asked again
+    assert_eq!(fixture.hone(&best_of(&more)).code(), 0);
+    assert_eq!(asked(), 18);
+}
+
+#[test]
+fn cli_what_cannot_be_judged_is_told_before_the_first_sample() {
+    let fixture = fixture();
+    // The last row alone is wrong
+    fixture.file(
+        "prompts.jsonl",
+        "{\"prompt\":\"a?\",\"answer\":\"b\"}\n{\"prompt\":\"c?\"}\n",
+    );
+    fixture.file("rule.toml", "[[rewards]]\nkind = \"exact\"\n");
+    let more = ["--rewards", "rule.toml", "--out", "out.jsonl"];
+    fixture.hone(&best_of(&more)).fails(
+        1,
+        &[
+            "prompts.jsonl: row 2: rewards[0] (exact) cannot judge answers to it",
+            "no column `answer`",
+        ],
+    );
+    let kept = fs::read_to_string(fixture.path("out.jsonl.run/samples.jsonl")).unwrap_or_default();
+    assert_eq!(kept, "", "something was sampled");
+}
+
+#[test]
 fn cli_best_of_says_what_is_wrong() {
     let fixture = fixture();
     let refused = |more: &[&str], code: i32, said: &[&str]| fixture.hone(&best_of(more)).fails(code, said);
@@ -449,7 +508,10 @@ fn cli_best_of_says_what_is_wrong() {
     case(
         "[[rewards]]\nkind = \"exact\"\ncolumn = \"gold\"\n",
         1,
-        &["prompts.jsonl: rewards[0] (exact), ", "has no column `gold`"],
+        &[
+            "prompts.jsonl: row 1: rewards[0] (exact) cannot judge answers to it: ",
+            "has no column `gold`",
+        ],
     );
     fixture.file("prompts.jsonl", format!("{{\"prompt\":\"{}\"}}\n", "a b ".repeat(100)));
     refused(

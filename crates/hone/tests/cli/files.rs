@@ -1,5 +1,6 @@
 //! `export`, adapters, `tokenizer`, `data`, `world`, `bench`, `doctor`.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
@@ -299,6 +300,127 @@ fn cli_a_dump_of_posts_becomes_demonstrations_and_preferences() {
 }
 
 #[test]
+fn cli_data_is_split_by_chance_into_parts_that_stay() {
+    let fixture = Fixture::new();
+    let row = |i: usize| {
+        let working = "so ".repeat(i % 5);
+        format!(
+            "{{\"question\":\"What is {i} and {i}?\",\"answer\":\"{working}#### {}\",\"level\":{i}}}\n",
+            2 * i
+        )
+    };
+    let rows: String = (0..200).map(row).collect();
+    // One question with two answers, and one without any
+    fixture.file(
+        "maths.jsonl",
+        format!("{rows}{}{{\"question\":\"Why?\"}}\n", row(7).replace("####", "or ####")),
+    );
+    let read = |name: &str| -> Vec<Value> {
+        let text = fs::read_to_string(fixture.path(name)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let ran = fixture.hone(&[
+        "data",
+        "split",
+        "maths.jsonl",
+        "--held-out",
+        "0.3",
+        "--out",
+        "all",
+        "--json",
+    ]);
+    let told = &ran.json()[0];
+    assert!(
+        ran.stderr().contains("1 rows could not be used; line 202"),
+        "{}",
+        ran.stderr()
+    );
+    let (train, held_out) = (read("all/train.jsonl"), read("all/held-out.jsonl"));
+    assert_eq!(
+        (train.len() + held_out.len(), &told["train"]),
+        (201, &train.len().into())
+    );
+    assert!((40..80).contains(&held_out.len()), "{}", held_out.len());
+    // Chance, not an end of the file, and all answers to a question on one side
+    let levels = |rows: &[Value]| {
+        rows.iter()
+            .map(|row| row["level"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let (learned, judged) = (levels(&train), levels(&held_out));
+    assert!(
+        judged[0] < 20 && *judged.last().unwrap() > 180 && learned.iter().any(|level| *level > 180),
+        "{judged:?}"
+    );
+    assert!(learned.iter().all(|level| !judged.contains(level)));
+    // What every stage needs is there: turns, columns for the rules, texts
+    let (first, texts) = (&train[0], read("all/text.jsonl"));
+    assert_eq!(keys(first), ["messages", "level", "answer"]);
+    assert_eq!(first["answer"], first["messages"][1]["content"]);
+    let turn = |i: usize| first["messages"][i]["content"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (texts.len(), texts[0]["text"].as_str().unwrap()),
+        (train.len(), &*format!("{}\n{}", turn(0), turn(1)))
+    );
+    // A length takes rows out of what is learned from and moves none to the other side; rows that are added move none either
+    let short = ["--longest-reply", "12", "--out", "short", "--held-out", "0.3"];
+    let ran = fixture.hone(&[&["data", "split", "maths.jsonl"][..], &short].concat());
+    let shorter = read("short/train.jsonl");
+    let said = format!(
+        "short: {} rows to learn from, {} held out, {} with",
+        shorter.len(),
+        held_out.len(),
+        train.len() - shorter.len()
+    );
+    assert!(
+        ran.stdout().starts_with(&said) && !shorter.is_empty(),
+        "{}",
+        ran.stdout()
+    );
+    assert!(
+        shorter
+            .iter()
+            .all(|row| train.contains(row) && row["answer"].as_str().unwrap().len() <= 12)
+    );
+    assert_eq!(read("short/held-out.jsonl"), held_out);
+    fixture.file("more.jsonl", (0..400).map(row).collect::<String>());
+    fixture.hone(&["data", "split", "more.jsonl", "--held-out", "0.3", "--out", "more"]);
+    let kept = levels(&read("more/held-out.jsonl"));
+    let old = |levels: &[u64]| {
+        levels
+            .iter()
+            .copied()
+            .filter(|level| *level < 200)
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(old(&kept), old(&judged));
+    // Another seed holds out others; what is there is not replaced, and what makes no sense is refused
+    fixture.hone(&[
+        "data",
+        "split",
+        "more.jsonl",
+        "--held-out",
+        "0.3",
+        "--seed",
+        "2",
+        "--out",
+        "other",
+    ]);
+    assert_ne!(levels(&read("other/held-out.jsonl")), kept);
+    fixture
+        .hone(&["data", "split", "more.jsonl", "--out", "all"])
+        .fails(2, &["all: is there already; expected a new folder"]);
+    assert_eq!(read("all/held-out.jsonl"), held_out);
+    fixture
+        .hone(&["data", "split", "more.jsonl", "--held-out", "1", "--out", "none"])
+        .fails(2, &["held_out: is 1; expected a share above 0 and below 1"]);
+    fixture.file("one.jsonl", row(1));
+    fixture
+        .hone(&["data", "split", "one.jsonl", "--out", "none"])
+        .fails(1, &["one.jsonl: of 1 conversations none is "]);
+}
+
+#[test]
 fn cli_world_is_a_function_of_its_seed() {
     let fixture = Fixture::new();
     let write = |out: &str, seed: &str| {
@@ -395,7 +517,7 @@ fn cli_bench_and_doctor_report_figures() {
     assert_eq!(operations("4", &[]), 2.0 * two);
     // An adapter spares the gradients of the weights beside it
     assert!(operations("2", &["--lora", "1"]) < two);
-    let works: [&[&str]; 4] = [
+    let works: [&[&str]; 5] = [
         &[
             "train", "--model", "model", "--batch", "2", "--length", "16", "--steps", "4",
         ],
@@ -418,10 +540,27 @@ fn cli_bench_and_doctor_report_figures() {
             "--steps",
             "3",
         ],
+        &[
+            "rl",
+            "--method",
+            "grpo",
+            "--model",
+            "model",
+            "--batch",
+            "4",
+            "--samples",
+            "2",
+            "--length",
+            "12",
+            "--new",
+            "4",
+            "--steps",
+            "3",
+        ],
     ];
     // What a run of the work holds besides
     let both: &[&str] = &["tokens", "operations"];
-    let counted = [both, both, both, &[]];
+    let counted = [both, both, both, &[], &[]];
     for (work, counted) in works.into_iter().zip(counted) {
         let report = &fixture.hone(&[&["bench"], work, &["--json"]].concat()).json()[0];
         assert_eq!(keys(report), [&shape[..], counted].concat());
@@ -436,6 +575,9 @@ fn cli_bench_and_doctor_report_figures() {
     fixture
         .hone(&["bench", "rl", "--model", "adapter"])
         .fails(2, &["an adapter; expected a whole model", "hone export"]);
+    fixture
+        .hone(&["bench", "rl", "--method", "grpo", "--model", "model", "--batch", "12"])
+        .fails(2, &["--samples: is 8, which does not divide --batch = 12"]);
     let long = ["bench", "rl", "--model", "model", "--length", "60", "--new", "20"];
     fixture
         .hone(&long)

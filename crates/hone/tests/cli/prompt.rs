@@ -171,6 +171,16 @@ fn cli_fewer_examples_where_the_context_is_short_are_told_and_counted() {
     assert_eq!(tokens(&["--shots", "2", "--max-new-tokens", &room]).0, 2);
     let room = (64 - two + 1).to_string();
     assert_eq!(tokens(&["--shots", "2", "--max-new-tokens", &room]).0, 1);
+    // Whoever looks at prompts is told, too
+    let shown = |room: &str| {
+        let few = ["--prompt", "d?", "--examples", "examples.jsonl", "--shots", "2"];
+        let more = ["--show", "1", "--max-new-tokens", room];
+        let ran = fixture.hone(&[&["prompt", "--model", "base"][..], &few, &more].concat());
+        assert_eq!(ran.code(), 0, "{}", ran.stderr());
+        ran.stderr()
+            .contains("1 of 1 prompts have fewer examples than asked for")
+    };
+    assert!(shown(&room) && !shown("1"));
 }
 
 #[test]

@@ -29,7 +29,7 @@ enum Work {
     Generate(model::GenerateArguments),
     /// Reading prompts
     Prefill(model::PrefillArguments),
-    /// Updates of PPO on random prompts: rollout, reference, values, scores, optimiser steps
+    /// Updates of PPO or GRPO on random prompts: rollout, reference, values, scores, optimiser steps
     Rl(rl::RlArguments),
     /// Matrix products
     Gemm(kernels::GemmArguments),

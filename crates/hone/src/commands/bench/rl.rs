@@ -1,19 +1,22 @@
-//! `bench rl`: whole updates of `hone ppo`, measured by the run itself.
+//! `bench rl`: whole updates of `hone ppo` or `hone grpo`, measured by the run itself.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::Args;
-use hone_compute::{Engine, Precision};
+use clap::{Args, ValueEnum};
+use hone_compute::Precision;
 use hone_data::Source;
 use hone_math::Key;
 use hone_model::Architecture;
 use hone_run::{Resolved, Shutdown, Silent};
+use hone_task::{RewardEntry, RewardRule};
 use hone_text::{AddSpecial, Chat, Message, Tokenizer};
 use hone_train::artefact::{self, Artefact};
+use hone_train::grpo::{self, GrpoConfig, GrpoSection};
+use hone_train::plan::Plan;
 use hone_train::ppo::{self, PpoConfig, PpoSection};
-use hone_train::rollout::{MissingEos, PromptData, RewardSection};
+use hone_train::rollout::{Maximised, MissingEos, PromptData};
 use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSection};
 use hone_train::{Job, Outcome};
 use serde_json::{Map, Value, json};
@@ -28,17 +31,20 @@ use crate::watch::Watch;
 /// Arguments of `bench rl`.
 #[derive(Args)]
 pub struct RlArguments {
-    /// A model directory with a tokenizer, or a hub id: policy and reference; with random heads also value and reward model
+    /// A model directory with a tokenizer, or a hub id: policy and reference; for PPO, with random heads, also value and reward model
     #[arg(long, value_name = "DIR")]
     model: String,
     #[command(flatten)]
     engine: EngineArguments,
+    /// What an update is: of PPO, or of GRPO, whose reward is the share of the letter e in a response
+    #[arg(long, value_enum, default_value_t = Method::Ppo)]
+    method: Method,
     /// Episodes an update
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
-    /// Responses to each prompt; divides the episodes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    samples: u32,
+    /// Responses to each prompt; divides the episodes [default: 1; grpo: 8]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    samples: Option<u32>,
     /// Tokens of each prompt, about
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     length: u32,
@@ -62,15 +68,32 @@ pub struct RlArguments {
     json: bool,
 }
 
+impl RlArguments {
+    fn samples(&self) -> u32 {
+        self.samples.unwrap_or(match self.method {
+            Method::Ppo => 1,
+            Method::Grpo => 8,
+        })
+    }
+}
+
+/// A method whose updates are measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    Ppo,
+    Grpo,
+}
+
 /// Updates that are not counted.
 const WARM_UP: usize = 1;
 
 /// Tokens of responses a second of whole updates: sampling, reference, values, scores, and the steps of both networks.
 pub fn run(arguments: &RlArguments) -> Result<()> {
-    if !arguments.batch.is_multiple_of(arguments.samples) {
+    let samples = arguments.samples();
+    if !arguments.batch.is_multiple_of(samples) {
         let text = format!(
-            "--samples: is {}, which does not divide --batch = {}",
-            arguments.samples, arguments.batch
+            "--samples: is {samples}, which does not divide --batch = {}",
+            arguments.batch
         );
         return Err(Failure::usage(text).into());
     }
@@ -100,10 +123,12 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
     let (isa, precision, threads) = (engine.isa(), engine.precision(), engine.threads());
     let parameters = base.model.parameters().count().0;
     let architecture = base.model.architecture().clone();
-    base.model.add_reward_head(&engine, 1);
-    let Artefact { model, companion } = base;
-    artefact::publish_at(&engine, &folder.path().join("reward"), &companion, &model)?;
-    drop((model, engine));
+    if arguments.method == Method::Ppo {
+        base.model.add_reward_head(&engine, 1);
+        let Artefact { model, companion } = &base;
+        artefact::publish_at(&engine, &folder.path().join("reward"), companion, model)?;
+    }
+    drop((base, engine));
 
     let job = Job {
         dir: folder.path().join("run"),
@@ -113,8 +138,8 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
         allow_isa_change: false,
         threads: arguments.engine.threads.map(|threads| threads as usize),
     };
-    let config = Resolved::from_config(configuration(arguments, &directory, prompt_length))?;
-    if let Outcome::Stopped { step } = ppo::run(&job, &config)? {
+    let config = Measured::new(arguments, &directory, prompt_length)?;
+    if let Outcome::Stopped { step } = config.run(&job)? {
         return Err(Failure::failed(format!("stopped after update {step}; nothing was kept")).into());
     }
     let peak_bytes = machine::peak_bytes();
@@ -128,17 +153,21 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
     };
     let speed = median(&runs);
     let (batch, epochs) = (arguments.batch as usize, f64::from(arguments.epochs));
-    let prompts = batch / arguments.samples as usize;
+    let prompts = batch / samples as usize;
+    let (method, networks) = match arguments.method {
+        Method::Ppo => ("PPO", "policy, reference, value network and reward model"),
+        Method::Grpo => ("GRPO", "policy and reference"),
+    };
     let work = format!(
-        "PPO update, {prompts} prompts of {prompt_length} tokens x {} responses of up to {new}, ppo_epochs {epochs}; policy, reference, value network and reward \
-         model of {} ({parameters} parameters), {isa}, {precision:?}, {threads} threads",
-        arguments.samples, arguments.model
+        "{method} update, {prompts} prompts of {prompt_length} tokens x {samples} responses of up to {new}, epochs {epochs}; {networks} of {} ({parameters} \
+         parameters), {isa}, {precision:?}, {threads} threads",
+        arguments.model
     );
     let planned = Job {
         observer: Arc::new(Silent),
         ..job
     };
-    let least = least_seconds(&planned, &config, &arguments.engine.engine()?, &architecture)?;
+    let least = least_seconds(&planned, &config, arguments, &architecture)?;
     let report = Report {
         work,
         tokens_per_second: Some(speed),
@@ -154,36 +183,100 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
 }
 
 /// A run that does nothing but updates: all else is left out or done after the last one.
-fn configuration(arguments: &RlArguments, directory: &Path, prompt_length: usize) -> PpoConfig {
-    PpoConfig {
-        model: ModelSection::at(directory.to_string_lossy()),
-        reward: RewardSection { path: "reward".into() },
-        data: PromptData {
+enum Measured {
+    Ppo(Box<Resolved<PpoConfig>>),
+    Grpo(Box<Resolved<GrpoConfig>>),
+}
+
+impl Measured {
+    fn new(arguments: &RlArguments, directory: &Path, prompt_length: usize) -> Result<Self> {
+        let model = ModelSection::at(directory.to_string_lossy());
+        let data = PromptData {
             prompts: vec![Source::new("prompts.jsonl")],
             held_out: 0.0,
             max_prompt_length: prompt_length,
-        },
-        ppo: PpoSection {
-            updates: u64::from(arguments.steps),
-            rollout_batch: arguments.batch as usize,
-            samples_per_prompt: arguments.samples as usize,
-            minibatch: arguments.minibatch.unwrap_or(arguments.batch) as usize,
-            ppo_epochs: arguments.epochs as usize,
-            max_new_tokens: arguments.new as usize,
-            // Random weights seldom end a response, and the reward model is to read all of them
-            missing_eos: MissingEos::Keep,
-            ..PpoSection::default()
-        },
-        train: TrainSection {
+        };
+        let train = |usual: TrainSection| TrainSection {
             precision: match arguments.engine.precision {
                 PrecisionArgument::Bf16 => PrecisionSetting::Bf16,
                 PrecisionArgument::F32 => PrecisionSetting::F32,
             },
             checkpoint_every: u64::from(arguments.steps) + 1,
-            ..PpoConfig::default().train
+            ..usual
+        };
+        let eval = ShownSection { every: 0, samples: 0 };
+        let (updates, rollout_batch) = (u64::from(arguments.steps), arguments.batch as usize);
+        let minibatch = arguments.minibatch.unwrap_or(arguments.batch) as usize;
+        let (samples_per_prompt, max_new_tokens) = (arguments.samples() as usize, arguments.new as usize);
+        // Random weights seldom end a response, and all of them are to be scored
+        let missing_eos = MissingEos::Keep;
+        Ok(match arguments.method {
+            Method::Ppo => Self::Ppo(Box::new(Resolved::from_config(PpoConfig {
+                model,
+                maximised: Maximised::model("reward"),
+                data,
+                ppo: PpoSection {
+                    updates,
+                    rollout_batch,
+                    samples_per_prompt,
+                    minibatch,
+                    ppo_epochs: arguments.epochs as usize,
+                    max_new_tokens,
+                    missing_eos,
+                    ..PpoSection::default()
+                },
+                train: train(PpoConfig::default().train),
+                eval,
+                ..PpoConfig::default()
+            })?)),
+            Method::Grpo => Self::Grpo(Box::new(Resolved::from_config(GrpoConfig {
+                model,
+                maximised: Maximised {
+                    rewards: vec![share_of_e()],
+                    ..Maximised::default()
+                },
+                data,
+                grpo: GrpoSection {
+                    updates,
+                    rollout_batch,
+                    samples_per_prompt,
+                    minibatch,
+                    epochs: arguments.epochs as usize,
+                    max_new_tokens,
+                    missing_eos,
+                    ..GrpoSection::default()
+                },
+                train: train(GrpoConfig::default().train),
+                eval,
+                ..GrpoConfig::default()
+            })?)),
+        })
+    }
+
+    fn run(&self, job: &Job) -> Result<Outcome> {
+        Ok(match self {
+            Self::Ppo(config) => ppo::run(job, config)?,
+            Self::Grpo(config) => grpo::run(job, config)?,
+        })
+    }
+
+    fn plan(&self, job: &Job) -> Result<Plan> {
+        Ok(match self {
+            Self::Ppo(config) => ppo::plan(job, config, true)?,
+            Self::Grpo(config) => grpo::plan(job, config, true)?,
+        })
+    }
+}
+
+/// A reward that a function of the text gives: the share of the letter e.
+fn share_of_e() -> RewardEntry {
+    RewardEntry {
+        weight: 1.0,
+        name: None,
+        rule: RewardRule::Expression {
+            expression: "count(response, \"e\") / max(characters(response), 1)".into(),
+            otherwise: 0.0,
         },
-        eval: ShownSection { every: 0, samples: 0 },
-        ..PpoConfig::default()
     }
 }
 
@@ -201,7 +294,7 @@ fn write_prompts(path: &Path, tokenizer: &Tokenizer, arguments: &RlArguments) ->
         })
     };
     let (mut rows, mut longest) = (String::new(), 0);
-    for prompt in 0..u64::from(arguments.batch / arguments.samples) {
+    for prompt in 0..u64::from(arguments.batch / arguments.samples()) {
         let key = Key::new(1, "bench prompts", prompt);
         let (mut text, mut tokens, mut letters) = (String::new(), 0, 0);
         while tokens < arguments.length as usize {
@@ -257,9 +350,10 @@ impl Timings {
 
 /// Seconds of an update at the machine's measured speeds: of all its products and attention, every response as long as it may
 /// be, and of reading the weights for each new token where that takes longer than a token's products.
-fn least_seconds(job: &Job, config: &Resolved<PpoConfig>, engine: &Engine, model: &Architecture) -> Result<f64> {
+fn least_seconds(job: &Job, config: &Measured, arguments: &RlArguments, model: &Architecture) -> Result<f64> {
+    let engine = &arguments.engine.engine()?;
     let limits = Limits::measure(engine);
-    let plan = ppo::plan(job, config, true)?;
+    let plan = config.plan(job)?;
     let operations = plan.time.map_or(0.0, |time| time.operations / plan.steps as f64);
     let weights = multiplied(model);
     let bytes = if engine.precision() == Precision::Bf16 {
@@ -267,8 +361,7 @@ fn least_seconds(job: &Job, config: &Resolved<PpoConfig>, engine: &Engine, model
     } else {
         4.0
     };
-    let ppo = &config.config.ppo;
-    let products = 2.0 * weights * ppo.rollout_batch as f64 / limits.flops;
+    let products = 2.0 * weights * f64::from(arguments.batch) / limits.flops;
     let reading = (weights * bytes / limits.bytes - products).max(0.0);
-    Ok(operations / limits.flops + reading * (ppo.max_new_tokens - 1) as f64)
+    Ok(operations / limits.flops + reading * f64::from(arguments.new - 1))
 }

@@ -1,6 +1,7 @@
 //! `hone data`: looking at data before it is trained on, and writing it anew.
 
 mod convert;
+mod split;
 
 use std::path::PathBuf;
 
@@ -32,6 +33,8 @@ enum Command {
     Preview(PreviewArguments),
     /// Write a file's rows as JSON lines: of a Stack Exchange dump, demonstrations or preferences by votes
     Convert(convert::ConvertArguments),
+    /// Divide conversations by chance into a part to learn from and a part to judge by
+    Split(split::SplitArguments),
 }
 
 #[derive(Args)]
@@ -109,6 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Inspect(arguments) => run_inspect(arguments),
         Command::Preview(arguments) => run_preview(arguments),
         Command::Convert(arguments) => convert::run(arguments),
+        Command::Split(arguments) => split::run(arguments),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Comparisons, very small: figures follow from the verdicts, a stop changes nothing, what is done is not done again, mistakes cost nothing.
 
+mod judging;
+mod mistakes;
+
 use std::error::Error;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -146,6 +149,10 @@ fn method<'a>(result: &'a CompareResult, name: &str) -> Result<&'a MethodResult,
     found.ok_or_else(|| format!("no method {name}"))
 }
 
+fn start_result(result: &CompareResult) -> Result<&MethodResult, String> {
+    method(result, "start")
+}
+
 /// The verdicts of a method and seed.
 fn verdicts(dir: &Path, method: &str, seed: u64) -> Result<Vec<Value>, Box<dyn Error>> {
     let path = dir.join(format!("out/judged/{method}/seed-{seed}/verdicts.jsonl"));
@@ -229,6 +236,20 @@ fn methods_are_compared_and_figures_follow_from_the_verdicts() -> Result<(), Box
                 .kl
                 .is_some_and(|kl| (kl.mean - 0.636_294_361_119_890_6).abs() < 1e-12)
     );
+    let best_of = method(&result, "best-of-4")?;
+    assert!(best_of.is_upper_bound() && best_of.picked_by.as_deref() == Some("judge"));
+    assert_eq!(method(&result, "few-shot")?.picked_by.as_deref(), Some("judge"));
+    assert_eq!(
+        (
+            &start_result(&result)?.picked_by,
+            start_result(&result)?.is_upper_bound()
+        ),
+        (&None, false)
+    );
+    // What was played elsewhere of what is judged: stages and few-shot practice of other seeds
+    let overlaps: Vec<(&str, u64)> = result.overlaps.iter().map(|o| (o.by.as_str(), o.practised)).collect();
+    assert_eq!(overlaps, [("words", 40), ("texts", 80), ("played", 60)]);
+    assert!(result.overlaps.iter().all(|o| o.judged <= 14));
     assert!(best.difference.mean > 0.0 && best.tokens_per_answer > 3.0 * best.mean_length);
     let few = &method(&result, "few-shot")?.measures;
     assert!(few.kl.is_none() && few.tokens_sampled.is_some_and(|tokens| tokens > 6.0));
@@ -269,6 +290,9 @@ fn methods_are_compared_and_figures_follow_from_the_verdicts() -> Result<(), Box
         "How alike the weights moved",
         "Examples that few-shot shows",
         "of 5.0 planned",
+        "best-of-4 *",
+        "* The judge itself chose among the samples",
+        "What is practised on of what is judged",
     ] {
         assert!(page.contains(part), "{part}");
     }
@@ -324,13 +348,27 @@ fn a_stop_changes_nothing_and_what_is_done_is_not_done_again() -> Result<(), Box
     let mut other = options.clone();
     other.set = vec!["compare.temperature=0.5".into()];
     match run(&other) {
-        Ok(_) => Err("other settings were accepted".into()),
+        Ok(_) => return Err("other settings were accepted".into()),
         Err(error) => {
             assert_eq!(error.exit_status(), ExitStatus::Usage, "{error}");
             assert!(error.to_string().contains("changed: compare.temperature"), "{error}");
-            Ok(())
         }
     }
+    // So are other episodes, before the list of those that were judged is written over, and other ways to play them
+    let tasks = parts.path().join("out/judged/tasks.jsonl");
+    let before = std::fs::read_to_string(&tasks)?;
+    for (set, changed) in [
+        ("judge.episodes=5", "changed: tasks"),
+        ("judge.max_turns=3", "changed: judge.plays.max_turns"),
+    ] {
+        other.set = vec![set.into()];
+        match run(&other) {
+            Ok(_) => return Err(format!("{set} was accepted").into()),
+            Err(error) => assert!(error.to_string().contains(changed), "{error}"),
+        }
+        assert_eq!(std::fs::read_to_string(&tasks)?, before);
+    }
+    Ok(())
 }
 
 const EXPECTED: &str = r#"
@@ -434,6 +472,8 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
     let proxy = |name: &str| -> Result<f64, Box<dyn Error>> {
         Ok(method(&result, name)?.measures.proxy.ok_or("no proxy")?.mean)
     };
+    let best = method(&result, "best-of-3")?;
+    assert!(best.picked_by.as_deref() == Some("proxy") && !best.is_upper_bound());
     // Chosen by the proxy, so above the start in it, whatever the judge says
     assert!(proxy("best-of-3")? > proxy("start")?);
     let grpo = &method(&result, "grpo")?.measures;
@@ -458,195 +498,50 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
         result.updates.map(|updates| updates.names),
         Some(vec!["grpo/1".into(), "grpo/2".into()])
     );
-    Ok(())
-}
-
-#[test]
-fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
-    let good = format!("{START}{MAZE}");
-    let changed = |from: &str, to: &str| good.replacen(from, to, 1);
-    for (recipe, set, message) in [
-        (
-            changed("kind = \"few-shot\"", "kind = \"few-shots\""),
-            "",
-            "method[2].kind: is `few-shots`; expected start, best-of, few-shot",
-        ),
-        (
-            changed("kind = \"start\"", "kind = \"pretrain\""),
-            "",
-            "a stage that tunes no model",
-        ),
-        (changed("n = 4", "n = 1"), "", "method[1].n: is 1; expected at least 2"),
-        (
-            changed("n = 4", "shots = 4"),
-            "",
-            "method[1].shots: is a few-shot method's; this is best-of",
-        ),
-        (
-            changed("samples = 6", "samples = 1"),
-            "",
-            "method[2].samples: is 1; expected at least 2",
-        ),
-        (
-            changed("samples = 6", "samples = 6\nprompts = [\"p.jsonl\"]"),
-            "",
-            "method[2].prompts: the judge is an environment",
-        ),
-        (
-            changed("minutes = 5.0", "minutes = -1.0"),
-            "",
-            "method[3].minutes: is -1",
-        ),
-        (
-            changed("name = \"best-of-4\"", "name = \"few-shot\""),
-            "",
-            "method[2].name: `few-shot` stands twice",
-        ),
-        (
-            changed("name = \"best-of-4\"", "name = \"../x\""),
-            "",
-            "method[1].name: is `../x`; expected letters, digits",
-        ),
-        (
-            changed("steps = 6, batch", "stesp = 6, batch"),
-            "",
-            "did you mean `train.steps`?",
-        ),
-        (
-            changed("train = { steps = 6,", "train = { seed = 4, steps = 6,"),
-            "",
-            "method[3].config.train.seed: is the comparison's",
-        ),
-        (
-            changed("[method.config]\n", "[method.config]\nmodel = { path = \"x\" }\n"),
-            "",
-            "method[3].config.model.path: is the comparison's",
-        ),
-        (
-            good.replace(
-                "[method.config]\ndata = { train = [\"{out}/played/demonstrations.jsonl\"]",
-                "[method.config]\ndata = { train = [\"absent.jsonl\"]",
-            ),
-            "",
-            "method[3].config.data.train: ",
-        ),
-        (
-            changed("start = \"{out}/sft/model\"", "start = \"{out}/sftt/model\""),
-            "",
-            "there is no stage `sftt`; there are: words, tokens",
-        ),
-        (
-            changed("start = \"{out}/sft/model\"", "start = \"no/such/model\""),
-            "",
-            "compare.start: ",
-        ),
-        (changed("seeds = [1, 2]", "seeds = []"), "", "compare.seeds: is empty"),
-        (
-            changed("seeds = [1, 2]", "seeds = [2, 2]"),
-            "",
-            "compare.seeds: 2 stands twice",
-        ),
-        (changed("samples = 2", "samples = 0"), "", "compare.samples: is 0"),
-        (
-            changed("samples = 2", "samples = 2\ntemperature = 0.0"),
-            "",
-            "compare.temperature: is 0",
-        ),
-        (
-            changed("samples = 2", "samples = 2\nbaseline = \"sft\""),
-            "",
-            "compare.baseline: there is no method `sft`; expected one of start",
-        ),
-        (
-            changed("episodes = 14", "episodes = 14\nseed = 2"),
-            "",
-            "judge.seed: is 2, with which a method practises",
-        ),
-        (changed("episodes = 14", "episodes = 0"), "", "judge.episodes: is 0"),
-        (
-            changed("episodes = 14", "reward = \"{out}/sft/model\""),
-            "",
-            "judge: has several of environment, rewards and reward",
-        ),
-        (
-            changed(
-                "environment = { kind = \"maze\", size = 3 }\nepisodes = 14",
-                "episodes = 14",
-            ),
-            "",
-            "judge: has none of environment",
-        ),
-        (
-            changed(
-                "environment = { kind = \"maze\", size = 3 }\nepisodes = 14",
-                "reward = \"{out}/sft/model\"\nprompts = [\"absent.jsonl\"]",
-            ),
-            "",
-            "judge.prompts: ",
-        ),
-        (
-            changed(
-                "size = 3 }\nepisodes = 14",
-                "size = 3, moves_per_turn = 1 }\nepisodes = 14",
-            ),
-            "",
-            "judge.environment: has several turns",
-        ),
-        (
-            changed("size = 3 }\nepisodes = 14", "size = 1 }\nepisodes = 14"),
-            "",
-            "judge.environment: environment maze: `size` is 1",
-        ),
-        (
-            changed("[judge]", "[proxy]\n[judge]"),
-            "",
-            "proxy: expected exactly one of rewards and reward",
-        ),
-        (
-            changed(
-                "[judge]",
-                "[proxy]\nrewards = [{ kind = \"length\", min = 9, max = 2 }]\n[judge]",
-            ),
-            "",
-            "proxy: rewards[0] (length)",
-        ),
-        (
-            format!(
-                "{good}{}",
-                EXPECTED.replacen("stage = \"compare\"", "stage = \"comprae\"", 1)
-            ),
-            "",
-            "expect[0].stage: there is no stage `comprae`; expected one of words",
-        ),
-        (
-            changed("episodes = 14", "episods = 14"),
-            "",
-            "did you mean `judge.episodes`?",
-        ),
-        (
-            changed("episodes = 40, form", "episodes = 0, form"),
-            "",
-            "stage words: episodes: is 0",
-        ),
-        (
-            good.clone(),
-            "mroe.train.steps=1",
-            "names no part of this comparison; expected NAME.KEY=VALUE with one of compare, judge, proxy, words",
-        ),
-        (good.clone(), "best-of-4.n=1", "method[1].n: is 1"),
-        (good.clone(), "more.train.steps=many", "train.steps"),
-    ] {
-        let dir = tempfile::tempdir()?;
-        let mut options = options(dir.path(), &recipe)?;
-        options.set = if set.is_empty() { Vec::new() } else { vec![set.into()] };
-        match run(&options) {
-            Ok(_) => return Err(format!("accepted: {message}").into()),
-            Err(error) => {
-                assert!(error.to_string().contains(message), "{error}\nexpected: {message}");
-                assert_eq!(error.exit_status(), ExitStatus::Usage, "{error}");
-            }
+    let overlap = result.overlaps.iter().find(|o| o.by == "grpo/1").ok_or("no overlap")?;
+    assert_eq!((overlap.practised, overlap.judged), (12, 0));
+    // What is judged is no practice, neither for a stage nor for few-shot prompting
+    let practised = recipe.replace(
+        "data = { prompts = [\"prompts.jsonl\"]",
+        "data = { prompts = [\"held-out.jsonl\"]",
+    );
+    std::fs::write(&options.path, practised)?;
+    match run(&options) {
+        Ok(_) => return Err("judged prompts were practised on".into()),
+        Err(error) => {
+            let said = "method grpo: data.prompts: holds 12 of the 12 judged prompts";
+            assert!(error.to_string().contains(said), "{error}");
+            assert_eq!(error.exit_status(), ExitStatus::Usage);
         }
-        assert!(!dir.path().join("out").exists(), "{message}: something ran");
+    }
+    let few = recipe.replace(
+        "samples = 4\nprompts = [\"prompts.jsonl\"]",
+        "samples = 4\nprompts = [\"held-out.jsonl\"]",
+    );
+    std::fs::write(&options.path, few)?;
+    match run(&options) {
+        Ok(_) => return Err("judged prompts were shown".into()),
+        Err(error) => assert!(
+            error.to_string().contains("few-shot: has 0 things to practise on"),
+            "{error}"
+        ),
+    }
+    // A row that the judge cannot read is told before anything is sampled
+    let rows = std::fs::read_to_string(dir.path().join("held-out.jsonl"))?;
+    std::fs::write(
+        dir.path().join("held-out.jsonl"),
+        rows.replacen("\"answer\"", "\"reply\"", 1),
+    )?;
+    std::fs::write(&options.path, &recipe)?;
+    match run(&options) {
+        Ok(_) => return Err("a row without an answer was accepted".into()),
+        Err(error) => {
+            let said = error.to_string();
+            assert!(
+                said.contains("judge.prompts: row 1: ") && said.contains("answer"),
+                "{said}"
+            );
+        }
     }
     Ok(())
 }

@@ -1,0 +1,197 @@
+//! What is practised on of what is judged.
+//!
+//! 1. Episodes: those of a seed that a stage or method will play are built and looked at. Different seeds can meet by chance where there are few
+//!    different episodes, as in small mazes; of an environment that hides what matters (a word game) it cannot be told.
+//! 2. Prompts: those of every file that a stage or method names in `data.train` or `data.prompts` and that can be read as prompts. A method
+//!    that practises on judged prompts (`data.prompts`) is refused.
+//! 3. Few-shot practice leaves out what is judged, so it never meets it.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use hone_data::{Source, load_prompts};
+use hone_task::EnvironmentSetting;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::Bench;
+use super::config::Ready;
+use super::method::Way;
+use super::tasks::identity;
+use crate::error::{PipelineError, Result};
+use crate::recipe::ReadyStage;
+
+/// How much of what is judged something practises on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlap {
+    /// `STAGE`, or `METHOD/SEED`.
+    pub by: String,
+    /// Episodes or prompts that it practises on, counted as often as they come.
+    pub practised: u64,
+    /// Of the judged ones, those that are among them.
+    pub judged: u64,
+}
+
+/// What stages and methods practise on of what is judged.
+pub(super) fn find(bench: &Bench<'_>, ready: &Ready) -> Result<Vec<Overlap>> {
+    let held = bench.tasks.identities();
+    let look = Look { bench, held: &held };
+    let mut found = Vec::new();
+    if held.is_empty() {
+        return Ok(found);
+    }
+    for stage in &ready.stages {
+        found.extend(look.at(stage, (stage.name.clone(), None))?);
+    }
+    for method in &ready.methods {
+        let Way::Stage(stages) = &method.way else { continue };
+        for (stage, seed) in stages.iter().zip(&bench.config.compare.seeds) {
+            let by = format!("{}/{seed}", method.name);
+            found.extend(look.at(stage, (by, Some(method.name.as_str())))?);
+        }
+    }
+    for overlap in found.iter().filter(|overlap| overlap.judged > 0) {
+        bench.kitchen.say(format!(
+            "{}: practises on {} of the {} that are judged",
+            overlap.by,
+            overlap.judged,
+            bench.tasks.tasks.len()
+        ));
+    }
+    Ok(found)
+}
+
+struct Look<'a> {
+    bench: &'a Bench<'a>,
+    held: &'a HashSet<String>,
+}
+
+impl Look<'_> {
+    /// What a stage practises on; none where it has nothing of the kind. `method` is its name, if it is one.
+    fn at(&self, stage: &ReadyStage, (by, method): (String, Option<&str>)) -> Result<Option<Overlap>> {
+        let Some(table) = stage.work.table() else {
+            return Ok(None);
+        };
+        let counted = match &self.bench.tasks.environment {
+            Some(_) => self.episodes(table)?,
+            None => self.prompts(table, method)?,
+        };
+        Ok(counted.map(|(practised, judged)| Overlap { by, practised, judged }))
+    }
+
+    fn episodes(&self, table: &Table) -> Result<Option<(u64, u64)>> {
+        let Some((setting, seed, count)) = played(table) else {
+            return Ok(None);
+        };
+        if !matches!(setting, EnvironmentSetting::Maze(_)) {
+            return Ok(None);
+        }
+        let mut environment = setting.build()?;
+        let mut met = HashSet::new();
+        for index in 0..count {
+            environment.reset(seed, index)?;
+            let shown = environment.observe();
+            if self.held.contains(&shown) {
+                met.insert(shown);
+            }
+        }
+        Ok(Some((count, met.len() as u64)))
+    }
+
+    fn prompts(&self, table: &Table, method: Option<&str>) -> Result<Option<(u64, u64)>> {
+        let mut counted = None;
+        for name in ["prompts", "train"] {
+            let (mut practised, mut met) = (0, HashSet::new());
+            for source in sources(table, name) {
+                // What holds no prompts (texts, rankings) is not practised on in this sense
+                let Ok(loaded) = load_prompts(&source.resolved_in(self.bench.base)) else {
+                    continue;
+                };
+                for prompt in loaded.items {
+                    practised += 1;
+                    let own = identity(&prompt.input);
+                    if self.held.contains(&own) {
+                        met.insert(own);
+                    }
+                }
+            }
+            if let (Some(method), "prompts", false) = (method, name, met.is_empty()) {
+                let reason = format!(
+                    "holds {} of the {} judged prompts; expected others, or the comparison says how well they were learned by heart",
+                    met.len(),
+                    self.bench.tasks.tasks.len()
+                );
+                return Err(PipelineError::setting(format!("method {method}: data.prompts"), reason));
+            }
+            if practised > 0 {
+                let (all, judged) = counted.unwrap_or((0, 0));
+                counted = Some((all + practised, judged + met.len() as u64));
+            }
+        }
+        Ok(counted)
+    }
+}
+
+/// The files that a stage's settings name under `data`.
+pub(super) fn sources(table: &Table, name: &str) -> Vec<Source> {
+    let named = table.get("data").and_then(|data| data.get(name));
+    let all = named.and_then(Value::as_array).into_iter().flatten();
+    let source = |value: &Value| match value.as_str() {
+        Some(path) => Some(Source::new(Path::new(path))),
+        None => Source::deserialize(value.clone()).ok(),
+    };
+    all.filter_map(source).collect()
+}
+
+/// The environment that a stage's settings name, the seed of its episodes, and how many the run plays, as far as its settings say; those
+/// that a method drops and draws anew are not counted.
+fn played(table: &Table) -> Option<(EnvironmentSetting, u64, u64)> {
+    let mut environment = table.get("environment")?.as_table()?.clone();
+    environment.remove("max_turns");
+    let setting = EnvironmentSetting::deserialize(Value::Table(environment)).ok()?;
+    let number = |table: &Table, key: &str| u64::try_from(table.get(key)?.as_integer()?).ok();
+    // A stage that writes demonstrations
+    if let Some(episodes) = number(table, "episodes") {
+        return Some((setting, number(table, "seed")?, episodes));
+    }
+    let seed = number(table.get("train")?.as_table()?, "seed")?;
+    let section = ["ppo", "grpo", "online_preference", "expert_iteration"]
+        .into_iter()
+        .find_map(|name| table.get(name)?.as_table())?;
+    let updates = number(section, "updates").or_else(|| number(section, "rounds"))?;
+    let prompts = number(section, "rollout_batch")? / number(section, "samples_per_prompt").unwrap_or(1).max(1);
+    Some((setting, seed, updates * prompts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stage_plays_is_read_from_its_settings() {
+        let of = |text: &str| played(&toml::from_str(text).unwrap());
+        let maze = "environment = { kind = \"maze\", size = 3, max_turns = 4 }\n";
+        let grpo = of(&format!(
+            "{maze}train = {{ seed = 5 }}\ngrpo = {{ updates = 3, rollout_batch = 8, samples_per_prompt = 4 }}"
+        ));
+        assert!(matches!(grpo, Some((EnvironmentSetting::Maze(_), 5, 6))), "{grpo:?}");
+        let rounds = of(&format!(
+            "{maze}train = {{ seed = 5 }}\nexpert_iteration = {{ rounds = 2, rollout_batch = 8 }}"
+        ));
+        assert!(matches!(rounds, Some((_, 5, 16))), "{rounds:?}");
+        let written = of(&format!("{maze}episodes = 40\nseed = 2"));
+        assert!(matches!(written, Some((_, 2, 40))), "{written:?}");
+        assert!(of("train = { seed = 5 }").is_none());
+    }
+
+    #[test]
+    fn sources_are_paths_or_tables() {
+        let table = toml::from_str("data = { train = [\"a.jsonl\", { path = \"b.jsonl\", weight = 2.0 }] }").unwrap();
+        let paths: Vec<String> = sources(&table, "train")
+            .iter()
+            .map(|s| s.path.display().to_string())
+            .collect();
+        assert_eq!(paths, ["a.jsonl", "b.jsonl"]);
+        assert!(sources(&table, "prompts").is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! Of the page: what the methods could see, and what counts.
+
+use hone_objective::overoptimisation::{Fit, Form};
+use hone_run::report::{Chart, Scatter, Section, Series, SeriesStyle};
+
+use super::super::course;
+use super::super::overoptimisation::{Curve, FORMS, Gains, Overoptimisation, gains};
+use super::super::results::{CompareResult, Measures};
+use super::{mark, number};
+
+/// Points of a fitted curve.
+const DRAWN: usize = 40;
+
+/// Sections on proxy and judge; none without a proxy.
+pub(super) fn sections(result: &CompareResult) -> Vec<Section> {
+    let Some(found) = &result.overoptimisation else {
+        return Vec::new();
+    };
+    let (proxy, reward) = (|m: &Measures| m.proxy, |m: &Measures| Some(m.reward));
+    let marks = result
+        .methods
+        .iter()
+        .enumerate()
+        .filter_map(|method| mark(method, &proxy, &reward));
+    let mut sections = vec![
+        Section::Text {
+            title: "What the methods could see, and what counts".into(),
+            text: said(found),
+        },
+        Section::Scatters {
+            title: String::new(),
+            charts: vec![Scatter {
+                title: "Judge against proxy".into(),
+                x_label: "proxy".into(),
+                y_label: "reward".into(),
+                marks: marks.collect(),
+            }],
+            note: String::new(),
+        },
+    ];
+    let charts = charts(result, found);
+    if !charts.is_empty() {
+        sections.push(Section::Charts {
+            title: "Gain over the start, with the distance from it".into(),
+            charts,
+        });
+    }
+    if !found.curves.is_empty() {
+        sections.push(table(found));
+    }
+    sections
+}
+
+/// The alarms, and where each run would have been stopped.
+fn said(found: &Overoptimisation) -> String {
+    let between = |figure: &super::super::results::Figure| {
+        format!("{:+.3} [{:+.3}, {:+.3}]", figure.mean, figure.low, figure.high)
+    };
+    let mut told: Vec<String> = Vec::new();
+    for alarm in &found.alarms {
+        told.push(format!(
+            "Look here: {} is above {} in what the methods could see ({}) and below it in what counts ({}).",
+            alarm.method,
+            alarm.than,
+            between(&alarm.proxy),
+            between(&alarm.reward)
+        ));
+    }
+    for course in &found.courses {
+        let Some(parted) = &course.parted else { continue };
+        told.push(format!(
+            "Look here: from update {} to the end of {}, seed {}, what it maximised rose ({}) while what counts fell ({}). By the judge it \
+             should have been stopped there.",
+            course.best_step,
+            course.method,
+            course.seed,
+            between(&parted.proxy),
+            between(&parted.reward)
+        ));
+    }
+    if told.is_empty() {
+        return "No method is above another in what the methods could see and below it in what counts, and none loses on its way in what counts \
+                while it gains in what it maximises, beyond the intervals of both differences."
+            .to_owned();
+    }
+    told.join("\n\n")
+}
+
+fn table(found: &Overoptimisation) -> Section {
+    let curve = |c: &Curve| {
+        vec![
+            c.family.clone(),
+            c.of.clone(),
+            c.form.clone(),
+            number(Some(c.alpha), 4),
+            number(Some(c.beta), 4),
+            number(Some(c.rmse), 4),
+            number(c.peak_kl, 2),
+            number(Some(c.farthest_kl), 2),
+            c.points.to_string(),
+        ]
+    };
+    let columns = [
+        "",
+        "gain in",
+        "form",
+        "alpha",
+        "beta",
+        "error",
+        "highest at KL",
+        "farthest KL",
+        "points",
+    ];
+    Section::Table {
+        title: "Curves of over-optimisation".into(),
+        columns: columns.map(String::from).to_vec(),
+        rows: found.curves.iter().map(curve).collect(),
+        note: "Gain over the start, with d the root of KL: best-of-n is d (alpha - beta d), reinforcement-learning d (alpha - beta ln d) (Gao et \
+               al., 2023). `best-of` and `training` are of several methods, a seed a point, and methods are no steps of one run; the others are of a \
+               method's own runs, a look a point. A peak beyond the farthest KL was not seen."
+            .into(),
+    }
+}
+
+/// A picture of each family: gains in proxy and for the judge over the root of KL, and the better of the two forms for each.
+fn charts(result: &CompareResult, found: &Overoptimisation) -> Vec<Chart> {
+    let mut families = Vec::new();
+    if let Some(gains) = gains(&result.methods, &|method| method.measures.kl_is_bound) {
+        families.push(("best-of".to_owned(), gains));
+    }
+    for method in &result.methods {
+        families.push((method.name.clone(), course::gains(&found.courses, &method.name)));
+    }
+    let drawn = |(family, gains): (String, Gains)| {
+        let curves: Vec<&Curve> = found.curves.iter().filter(|curve| curve.family == family).collect();
+        if curves.is_empty() {
+            return None;
+        }
+        let mut series = Vec::new();
+        for (of, gain) in [("proxy", &gains.proxy), ("reward", &gains.reward)] {
+            let mut points: Vec<(f64, f64)> = gains.kl.iter().map(|kl| kl.sqrt()).zip(gain.iter().copied()).collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            series.push(Series {
+                name: of.to_owned(),
+                points,
+                style: SeriesStyle::Smoothed,
+            });
+            let own = curves.iter().filter(|curve| curve.of == of);
+            series.extend(
+                own.min_by(|a, b| a.rmse.total_cmp(&b.rmse))
+                    .and_then(|curve| fitted(curve)),
+            );
+        }
+        Some(Chart {
+            title: family,
+            x_label: "root of KL".into(),
+            y_label: "gain".into(),
+            series,
+        })
+    };
+    families.into_iter().filter_map(drawn).collect()
+}
+
+/// A fitted curve up to the farthest point.
+fn fitted(curve: &Curve) -> Option<Series> {
+    let (name, form): (&str, Form) = *FORMS.iter().find(|(name, _)| *name == curve.form)?;
+    let fit = Fit {
+        form,
+        alpha: curve.alpha,
+        beta: curve.beta,
+        rmse: curve.rmse,
+    };
+    let farthest = curve.farthest_kl.sqrt();
+    let points = (0..=DRAWN).map(|i| {
+        let d = farthest * i as f64 / DRAWN as f64;
+        (d, fit.gain(d * d))
+    });
+    Some(Series {
+        name: format!("{}, {name}", curve.of),
+        points: points.collect(),
+        style: SeriesStyle::Line,
+    })
+}

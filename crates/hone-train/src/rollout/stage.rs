@@ -1,0 +1,116 @@
+//! The run of a stage with rollouts, from its configuration to its result.
+
+use hone_compute::Engine;
+use hone_data::Source;
+use hone_run::{Checkpoint, Configuration, Inputs, Resolved};
+
+use super::practice::{Course, Practice, practise};
+use super::setup::Setup;
+use crate::artefact;
+use crate::error::Result;
+use crate::job::{Begun, Job, Outcome, Started};
+use crate::plan::{Notes, Plan};
+
+/// The configuration of a stage with rollouts.
+pub(crate) trait Practised: Configuration {
+    /// What is loaded besides what all such stages have.
+    type Besides;
+    /// The stage at work.
+    type Stage<'a>: Practice
+    where
+        Self: 'a;
+
+    /// What the stage is made from, and how far it goes.
+    fn course(&self) -> Course<'_>;
+
+    /// Refuses what makes no sense.
+    fn check(&self) -> Result<()>;
+
+    /// Data besides prompts.
+    fn further_data(&self) -> &[Source] {
+        &[]
+    }
+
+    /// Loads what there is besides.
+    fn besides(&self, job: &Job, setup: &Setup) -> Result<Self::Besides>;
+
+    /// Goes through updates on an engine that only counts.
+    fn rehearse(&self, notes: Notes<'_>, of: (&Setup, &Self::Besides)) -> Result<Plan>;
+
+    /// The stage where a run begins.
+    fn stage<'a>(&'a self, at: (&'a Engine, &'a Job), of: (&'a Setup, &'a Self::Besides)) -> Result<Self::Stage<'a>>;
+}
+
+/// Practises as configured, or goes on where it was interrupted.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault, the memory does not suffice, training diverges, or an invariant
+/// breaks.
+pub(crate) fn run<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outcome> {
+    train(job, config).map_err(|error| error.at(config))
+}
+
+/// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
+///
+/// # Errors
+/// If the configuration, the data or a model is at fault.
+pub(crate) fn plan<C: Practised>(job: &Job, config: &Resolved<C>, timed: bool) -> Result<Plan> {
+    rehearsed(job, &config.config, timed).map_err(|error| error.at(config))
+}
+
+fn train<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outcome> {
+    let c = &config.config;
+    c.check()?;
+    let course = c.course();
+    let engine = job.engine(course.train)?;
+    // 1. What does not exist yet is rehearsed first, so that what cannot start leaves nothing behind
+    let begun = job.begin(&engine, (config, course.train, inputs(job, c)), || {
+        let rehearsal = job.rehearsal(course.train)?;
+        let (setup, besides) = load(job, &rehearsal, c)?;
+        let plan = c.rehearse(Notes::new(&rehearsal), (&setup, &besides))?;
+        plan.check(job, course.train)?;
+        Ok((setup, besides))
+    })?;
+    let (started, (mut setup, besides)) = match begun {
+        Begun::Before(outcome) => return Ok(outcome),
+        Begun::Go(begun) => *begun,
+    };
+    // 2. Weights, and what a checkpoint holds
+    let Started { mut run, checkpoint } = started;
+    setup.load_weights(job, &engine, checkpoint.as_ref())?;
+    let mut stage = c.stage((&engine, job), (&setup, &besides))?;
+    if let Some(checkpoint) = &checkpoint {
+        stage.load(checkpoint)?;
+    }
+    // 3. Updates
+    let done = checkpoint.as_ref().map_or(0, Checkpoint::step);
+    if let Some(stopped) = practise(job, (&mut run, done), &course, &mut stage)? {
+        return Ok(stopped);
+    }
+    // 4. The result
+    let model = artefact::publish(&engine, &run, &setup.base.companion, stage.result())?;
+    let summary = stage.summary();
+    job.finish(run, (model, summary), Vec::new(), course.total)
+}
+
+fn rehearsed<C: Practised>(job: &Job, c: &C, timed: bool) -> Result<Plan> {
+    c.check()?;
+    let train = c.course().train;
+    let rehearsal = job.rehearsal(train)?;
+    let (setup, besides) = load(job, &rehearsal, c)?;
+    let notes = Notes::timed_if(timed, &rehearsal, (job, train))?;
+    c.rehearse(notes, (&setup, &besides))
+}
+
+fn load<C: Practised>(job: &Job, engine: &Engine, c: &C) -> Result<(Setup, C::Besides)> {
+    let setup = Setup::load(job, engine, &c.course())?;
+    let besides = c.besides(job, &setup)?;
+    Ok((setup, besides))
+}
+
+fn inputs<C: Practised>(job: &Job, c: &C) -> Inputs {
+    let course = c.course();
+    let rewards = course.maximised.models();
+    let models = std::iter::once(&course.model.path).chain(&rewards);
+    job.inputs(models, course.data.prompts.iter().chain(c.further_data()))
+}
