@@ -123,6 +123,29 @@ pub struct Chart {
     pub series: Vec<Series>,
 }
 
+impl Chart {
+    /// The chart as a `<figure>`, drawn as SVG and escaped; it looks as it should under [`style`].
+    #[must_use]
+    pub fn to_html(&self) -> String {
+        chart::figure(self)
+    }
+}
+
+/// The style sheet of pages with charts, light and dark.
+#[must_use]
+pub fn style() -> String {
+    html::style()
+}
+
+/// A script that reads charts out under the pointer. Pages read the same without it.
+pub const HOVER_SCRIPT: &str = html::SCRIPT;
+
+/// A number in four significant digits, as it stands on a page.
+#[must_use]
+pub fn short(value: f64) -> String {
+    chart::short(value)
+}
+
 /// A series of a chart.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Series {

@@ -547,6 +547,7 @@ fn record(
     let seconds = started.elapsed().as_secs_f64();
     parts.push(("seconds", seconds));
     parts.push(("tokens_per_second", tokens as f64 / seconds));
+    parts.push(("steps_in_all", total as f64));
     run.record_timings(done, &parts)?;
     let headline = vec![("score".to_string(), scores), ("kl".to_string(), kl)];
     job.observer.event(&Event::Step {
