@@ -114,9 +114,11 @@ pub fn ranked_of(
     (sequences, counts): (&[&[u32]], &[usize]),
 ) -> Result<Vec<Ranked>, GenerateError> {
     let from: Vec<_> = sequences.iter().map(|s| s.len().min(1)).collect();
+    let spans = to_the_end(sequences, &from);
+    let each: Vec<_> = spans.iter().map(from_ref).collect();
     let mut all = Vec::with_capacity(sequences.len());
     for range in packs(sequences) {
-        let pack = Pack::of(&sequences[range.clone()], &from[range.clone()]);
+        let pack = Pack::of(&sequences[range.clone()], &each[range.clone()]);
         let mut tape = Tape::inference(engine, model.parameters());
         let chosen = pack.before(&mut tape, model);
         let numbers = model.logprobs(&mut tape, &chosen, &pack.tokens(), 1.0);

@@ -6,9 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use hone_compute::{
-    Adjustment, BestRow, Choice, Engine, Layout, SampleRow, SamplingError, SequenceCache, Tape, Var,
-};
+use hone_compute::{Adjustment, BestRow, Choice, Engine, Layout, SampleRow, SamplingError, SequenceCache, Tape, Var};
 use hone_model::{Tokens, Transformer};
 
 use crate::batch::GeneratorOptions;
@@ -222,7 +220,8 @@ impl<'m> Session<'m> {
             let all = asked.request.prompt.iter().chain(&completion.ids);
             let tokens: Arc<[u32]> = all.take(cache.len()).copied().collect();
             let prompt = asked.request.prompt.len().min(tokens.len());
-            self.prefixes.keep_ended(tokens, prompt, cache, self.options.kept_tokens);
+            self.prefixes
+                .keep_ended(tokens, prompt, cache, self.options.kept_tokens);
         }
         self.finished.push((asked.id, completion));
     }

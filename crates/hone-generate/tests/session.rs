@@ -29,7 +29,8 @@ fn random_requests(r: &mut Stream, seed: u64, vocabulary: usize) -> Vec<(Request
         let prompt = match requests.last().filter(|_| r.chance(0.4)) {
             Some((earlier, _)) => earlier.prompt.to_vec(),
             None => {
-                let length = 1 + r.below(if r.chance(0.2) { 140 } else { 20 });
+                let most = if r.chance(0.2) { 140 } else { 20 };
+                let length = 1 + r.below(most);
                 random_ids(r, length, vocabulary)
             }
         };
@@ -266,7 +267,7 @@ fn a_request_that_fails_leaves_the_others() {
     let engine = engine(Isa::detect(), Precision::F32, 1);
     let model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);
     let generator = Generator::new(&engine, &model, GeneratorOptions::default());
-    let sound = |i| request(&[1, 2, 3 + i], Key::new(1, "request", u64::from(i)), 6);
+    let sound = |i: u32| request(&[1, 2, 3 + i], Key::new(1, "request", u64::from(i)), 6);
     // Excluding every token is the one way in which a sound model has none to draw
     let nothing_left = Extras {
         bias: (0..31).map(|token| (token, f32::NEG_INFINITY)).collect(),
@@ -380,7 +381,14 @@ fn places_are_free_at_once() {
     };
     let asked = request(&[9], Key::new(1, "request", 9), 3);
     let refused = session.submit(asked, unknown);
-    assert!(matches!(refused, Err(GenerateError::UnknownToken { id: 31, vocabulary: 31, .. })));
+    assert!(matches!(
+        refused,
+        Err(GenerateError::UnknownToken {
+            id: 31,
+            vocabulary: 31,
+            ..
+        })
+    ));
 }
 
 #[test]

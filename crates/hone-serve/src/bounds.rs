@@ -54,7 +54,10 @@ pub(crate) async fn read_body(request: Request) -> Result<Vec<u8>, ApiError> {
         return Err(ApiError::of(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let length = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if length.and_then(|length| length.parse::<u64>().ok()).is_some_and(|n| n > BODY_BYTES as u64) {
+    if length
+        .and_then(|length| length.parse::<u64>().ok())
+        .is_some_and(|n| n > BODY_BYTES as u64)
+    {
         return Err(too_long());
     }
     match tokio::time::timeout(BODY_TIME, collect(body)).await {

@@ -40,7 +40,10 @@ pub enum ServeError {
         host: String,
     },
     /// A token that is easily guessed.
-    #[error("{path}: the token has {got} characters; expected one line of at least {} (for example from `openssl rand -hex 32`)", crate::LEAST_TOKEN)]
+    #[error(
+        "{path}: the token has {got} characters; expected one line of at least {} (for example from `openssl rand -hex 32`)",
+        crate::LEAST_TOKEN
+    )]
     WeakToken {
         /// The file.
         path: String,

@@ -37,30 +37,59 @@ impl Metrics {
 
     /// Answered requests of all routes.
     pub fn requests(&self) -> u64 {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        self.answered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .sum()
     }
 
     /// The page.
     pub fn text(&self) -> String {
         let mut out = String::new();
         let numbers: [(&str, &str, &str, &AtomicU64); 8] = [
-            ("hone_prompt_tokens_total", "counter", "Tokens of prompts.", &self.prompt_tokens),
-            ("hone_sampled_tokens_total", "counter", "Tokens sampled.", &self.sampled_tokens),
-            ("hone_engine_steps_total", "counter", "Steps of the engine.", &self.steps),
+            (
+                "hone_prompt_tokens_total",
+                "counter",
+                "Tokens of prompts.",
+                &self.prompt_tokens,
+            ),
+            (
+                "hone_sampled_tokens_total",
+                "counter",
+                "Tokens sampled.",
+                &self.sampled_tokens,
+            ),
+            (
+                "hone_engine_steps_total",
+                "counter",
+                "Steps of the engine.",
+                &self.steps,
+            ),
             (
                 "hone_sequences_cancelled_total",
                 "counter",
                 "Sequences whose client left.",
                 &self.cancelled,
             ),
-            ("hone_sequences_running", "gauge", "Sequences being decoded.", &self.running),
+            (
+                "hone_sequences_running",
+                "gauge",
+                "Sequences being decoded.",
+                &self.running,
+            ),
             (
                 "hone_sequences_waiting",
                 "gauge",
                 "Sequences that wait for a place.",
                 &self.waiting,
             ),
-            ("hone_texts_waiting", "gauge", "Texts that wait to be read.", &self.unread),
+            (
+                "hone_texts_waiting",
+                "gauge",
+                "Texts that wait to be read.",
+                &self.unread,
+            ),
             (
                 "hone_cache_bytes",
                 "gauge",

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hone_generate::raw_stop_tokens;
 use hone_model::Transformer;
 use hone_text::{Chat, TextError, Tokenizer};
 use hone_train::Scorer;
@@ -58,12 +59,7 @@ impl Served {
             Some(_) => Some(Chat::new(&tokenizer).map_err(template)?),
             None => None,
         };
-        let mut raw_stop = tokenizer.eos_ids().to_vec();
-        if let Some(separator) = tokenizer.token_to_id("<|endoftext|>")
-            && !raw_stop.contains(&separator)
-        {
-            raw_stop.push(separator);
-        }
+        let raw_stop = raw_stop_tokens(&tokenizer);
         let chat_stop = match &chat {
             Some(chat) => chat.stop_ids().map_err(template)?,
             None => raw_stop.clone(),

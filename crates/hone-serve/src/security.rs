@@ -106,12 +106,13 @@ impl Gate {
         let host = host.to_str().unwrap_or_default();
         let absolute = uri.authority().map(|authority| authority.as_str());
         if absolute.is_some_and(|authority| !authority.eq_ignore_ascii_case(host)) {
-            return Err(forbidden("the request's line names another host than its `Host` header"));
+            return Err(forbidden(
+                "the request's line names another host than its `Host` header",
+            ));
         }
         let name = name_of(host).map(str::to_ascii_lowercase);
-        let known = name.is_some_and(|name| {
-            self.hosts.contains(&name) || (self.any_address && name.parse::<IpAddr>().is_ok())
-        });
+        let known =
+            name.is_some_and(|name| self.hosts.contains(&name) || (self.any_address && name.parse::<IpAddr>().is_ok()));
         if known {
             return Ok(host.to_owned());
         }
@@ -123,7 +124,10 @@ impl Gate {
 
     /// Whether the request has a valid token. The comparison takes as long for any token of the same length.
     fn knows(&self, headers: &HeaderMap) -> bool {
-        let value = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
+        let value = headers
+            .get(AUTHORIZATION)
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
         let (scheme, token) = value.split_at(value.len().min("Bearer ".len()));
         let given = blake3::hash(token);
         // `blake3::Hash` compares in constant time; all tokens are compared, whichever is right
@@ -157,7 +161,9 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
         Err(error) => error.into_response(),
     };
     let status = response.status();
-    shared.metrics.answered(route.map_or("other", |route| route.path), status.as_u16());
+    shared
+        .metrics
+        .answered(route.map_or("other", |route| route.path), status.as_u16());
     let headers = response.headers_mut();
     let fixed: [(&str, &str); 5] = [
         ("content-security-policy", CONTENT_SECURITY),
@@ -207,7 +213,13 @@ mod tests {
         let token = "0123456789abcdef".to_owned();
         let gate = Gate::new("0.0.0.0", "0.0.0.0".parse().unwrap(), &["Box.Example".into()], &[token]);
         let with = |host: &'static str| status(&gate, &[("host", host), ("authorization", "Bearer 0123456789abcdef")]);
-        for host in ["192.168.1.7:8080", "[fe80::1]:8080", "box.example", "BOX.example:1", "localhost"] {
+        for host in [
+            "192.168.1.7:8080",
+            "[fe80::1]:8080",
+            "box.example",
+            "BOX.example:1",
+            "localhost",
+        ] {
             assert_eq!(with(host), 200, "{host}");
         }
         for host in ["evil.example", "box.example.evil", "192.168.1.7.evil", "a b"] {

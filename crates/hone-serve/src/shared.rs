@@ -38,7 +38,9 @@ pub(crate) type Found = (usize, Arc<Served>);
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
 }
 
 impl Shared {
@@ -55,7 +57,11 @@ impl Shared {
         match found {
             Some(index) => Ok((index, Arc::clone(&self.models[index]))),
             None => {
-                let message = format!("the model `{}` is not served here; expected one of {}", name.unwrap_or_default(), self.names());
+                let message = format!(
+                    "the model `{}` is not served here; expected one of {}",
+                    name.unwrap_or_default(),
+                    self.names()
+                );
                 Err(ApiError::not_found("model", message, "model_not_found"))
             }
         }

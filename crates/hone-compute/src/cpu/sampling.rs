@@ -630,7 +630,10 @@ mod tests {
             ..PLAIN
         };
         assert_eq!(choose(&logits, &greedy, 0.5), Ok(best(1)[0]));
-        assert_eq!(super::best(&[masked; 2], 1), Err(SamplingError::NothingLeft { count: 2 }));
+        assert_eq!(
+            super::best(&[masked; 2], 1),
+            Err(SamplingError::NothingLeft { count: 2 })
+        );
         assert!(super::best(&[f32::NAN, 1.0], 1).is_err());
     }
 

@@ -345,12 +345,7 @@ struct Drawn<'a> {
 
 impl Drawn<'_> {
     /// Draws a token from the logits as `adjustments` change them; its log-probability is that of the logits themselves.
-    fn choose(
-        &self,
-        cpu: &Cpu,
-        asked: &SampleRow,
-        adjustments: &[Adjustment],
-    ) -> Result<Choice, SamplingError> {
+    fn choose(&self, cpu: &Cpu, asked: &SampleRow, adjustments: &[Adjustment]) -> Result<Choice, SamplingError> {
         let merged = self.sums.merged(self.row);
         // What is not finite shows in the sums: `choose` finds and names it
         let token = if !adjustments.is_empty() {

@@ -172,7 +172,8 @@ impl Tape<'_> {
     ) -> Result<Vec<Vec<Choice>>, (usize, SamplingError)> {
         assert_eq!(hidden.value.rows(), rows.len(), "one request a row");
         assert!(
-            rows.iter().all(|row| row.temperature.is_normal() && row.temperature > 0.0),
+            rows.iter()
+                .all(|row| row.temperature.is_normal() && row.temperature > 0.0),
             "a temperature above 0"
         );
         let parameter = self.parameters.get(output);

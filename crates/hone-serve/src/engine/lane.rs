@@ -45,7 +45,11 @@ impl<'m> Lane<'m> {
 
     /// Sequences that are decoded, those that wait, and bytes of caches.
     pub fn load(&self) -> (usize, usize, usize) {
-        (self.session.active(), self.session.waiting(), self.session.cache_bytes())
+        (
+            self.session.active(),
+            self.session.waiting(),
+            self.session.cache_bytes(),
+        )
     }
 
     /// Adds sequences.
@@ -57,7 +61,9 @@ impl<'m> Lane<'m> {
                     self.clients.insert(id, Client { events, sequence });
                 }
                 Err(error) => {
-                    let _ = sampling.events.try_send(Event::Failed(Failure::Because(error.to_string())));
+                    let _ = sampling
+                        .events
+                        .try_send(Event::Failed(Failure::Because(error.to_string())));
                 }
             }
         }

@@ -127,7 +127,10 @@ impl Handle {
     /// Has sequences sampled. Their events come until each has ended; dropping the receiver ends them.
     pub fn sample(&self, model: usize, sequences: Vec<(Request, Extras)>) -> Result<mpsc::Receiver<Event>, ApiError> {
         // Every sequence has at most one event a token, and one more if it fails
-        let room = sequences.iter().map(|(request, _)| request.max_new_tokens + 1).sum::<usize>();
+        let room = sequences
+            .iter()
+            .map(|(request, _)| request.max_new_tokens + 1)
+            .sum::<usize>();
         let (events, told) = mpsc::channel(room.max(1));
         self.tell(Message::Sample(Sampling {
             model,

@@ -52,12 +52,7 @@ fn next_pack(waiting: &mut VecDeque<Reading>) -> Option<Vec<Reading>> {
     (!pack.is_empty()).then_some(pack)
 }
 
-fn answer(
-    engine: &Engine,
-    served: &Served,
-    sequences: &[&[u32]],
-    pack: &[Reading],
-) -> Result<Vec<Answer>, Failure> {
+fn answer(engine: &Engine, served: &Served, sequences: &[&[u32]], pack: &[Reading]) -> Result<Vec<Answer>, Failure> {
     let because = |reason: String| Failure::Because(reason);
     match pack[0].question {
         Question::Ranked(_) => {

@@ -48,11 +48,17 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     let found = shared.language_model(fields.text("model")?.as_deref())?;
     let served = &found.1;
     let Some(chat) = &served.chat else {
-        let message = format!("`{}` has no chat template; /v1/completions continues raw text", served.name);
+        let message = format!(
+            "`{}` has no chat template; /v1/completions continues raw text",
+            served.name
+        );
         return Err(ApiError::bad("model", message));
     };
     let Some(messages) = fields.take("messages") else {
-        return Err(ApiError::bad("messages", "`messages` is missing; expected a list of messages"));
+        return Err(ApiError::bad(
+            "messages",
+            "`messages` is missing; expected a list of messages",
+        ));
     };
     let messages = prompts::messages("messages", messages)?;
     let mut common = sampling::common(&mut fields, shared, served.vocabulary())?;
@@ -77,9 +83,14 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     refuse_what_hone_lacks(&mut fields)?;
     fields.finish()?;
 
-    let ids = chat.prompt_ids(&messages).map_err(|error| ApiError::bad("messages", error.to_string()))?;
+    let ids = chat
+        .prompt_ids(&messages)
+        .map_err(|error| ApiError::bad("messages", error.to_string()))?;
     if ids.is_empty() {
-        return Err(ApiError::bad("messages", "the chat template makes no token of these messages"));
+        return Err(ApiError::bad(
+            "messages",
+            "the chat template makes no token of these messages",
+        ));
     }
     prompts::check_ids(served, "messages", &ids)?;
     prompts::check_length(served, "messages", ids.len(), 1)?;
@@ -115,7 +126,11 @@ fn refuse_what_hone_lacks(fields: &mut Fields) -> Result<(), ApiError> {
         fields.only(name, |_| false, "hone has nothing like it")?;
     }
     let none = |value: &Value| value.as_str() == Some("none");
-    fields.only("reasoning_effort", none, "hone's models do not reason apart from their answer")
+    fields.only(
+        "reasoning_effort",
+        none,
+        "hone's models do not reason apart from their answer",
+    )
 }
 
 impl Replies {

@@ -91,8 +91,16 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     let most = fields.whole("max_tokens", 0..=u64::from(u32::MAX))?;
     let most = most.unwrap_or(MOST_TOKENS) as usize;
     let n = common.n as u64;
-    fields.only("best_of", |value| value.as_u64() == Some(n), "ask for `n` answers and choose among them")?;
-    fields.only("suffix", |value| value.as_str() == Some(""), "hone continues a text at its end")?;
+    fields.only(
+        "best_of",
+        |value| value.as_u64() == Some(n),
+        "ask for `n` answers and choose among them",
+    )?;
+    fields.only(
+        "suffix",
+        |value| value.as_str() == Some(""),
+        "hone continues a text at its end",
+    )?;
     sampling::response_format(&mut fields)?;
     fields.finish()?;
 
@@ -101,7 +109,11 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     let mut echoes = Vec::new();
     let count = given.len();
     for (i, given) in given.into_iter().enumerate() {
-        let place = if several { format!("prompt[{i}]") } else { "prompt".to_owned() };
+        let place = if several {
+            format!("prompt[{i}]")
+        } else {
+            "prompt".to_owned()
+        };
         let prompt = Prompt::raw(served, &place, given)?;
         prompts::check_length(served, &place, prompt.ids.len(), most.min(1))?;
         if echo {

@@ -33,10 +33,15 @@ async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     let texts = asked.texts.into_iter().map(|ids| (Question::Embedding, ids)).collect();
     let answers = shared.engine.read(asked.found.0, texts).await?;
     let datum = |(index, answer): (usize, Answer)| {
-        let Answer::Embedding(numbers) = answer else { return Value::Null };
+        let Answer::Embedding(numbers) = answer else {
+            return Value::Null;
+        };
         let embedding: Value = match asked.base64 {
             true => in_base64(&numbers).into(),
-            false => numbers.iter().map(|&x| if x.is_finite() { f64::from(x) } else { number(x) }).collect(),
+            false => numbers
+                .iter()
+                .map(|&x| if x.is_finite() { f64::from(x) } else { number(x) })
+                .collect(),
         };
         json!({"object": "embedding", "index": index, "embedding": embedding})
     };
@@ -53,7 +58,10 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     let found = shared.model(fields.text("model")?.as_deref())?;
     let served = &found.1;
     let Some(input) = fields.take("input") else {
-        return Err(ApiError::bad("input", "`input` is missing; expected text, token ids, or a list of these"));
+        return Err(ApiError::bad(
+            "input",
+            "`input` is missing; expected text, token ids, or a list of these",
+        ));
     };
     let base64 = match fields.text("encoding_format")?.as_deref() {
         None | Some("float") => false,
@@ -62,7 +70,11 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     };
     let width = served.transformer().architecture().width as u64;
     let whole = |value: &Value| value.as_u64() == Some(width);
-    fields.only("dimensions", whole, &format!("`{}` has embeddings of {width} numbers", served.name))?;
+    fields.only(
+        "dimensions",
+        whole,
+        &format!("`{}` has embeddings of {width} numbers", served.name),
+    )?;
     fields.pass_over(&["user"]);
     fields.finish()?;
     let given = prompts::read("input", input)?;

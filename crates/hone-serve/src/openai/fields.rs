@@ -25,7 +25,10 @@ impl Fields {
                 left,
                 known: Vec::new(),
             }),
-            Ok(other) => Err(ApiError::bad("body", format!("the body is {}; expected a JSON object", shown(&other)))),
+            Ok(other) => Err(ApiError::bad(
+                "body",
+                format!("the body is {}; expected a JSON object", shown(&other)),
+            )),
             Err(error) => Err(ApiError::bad("body", format!("the body is not JSON: {error}"))),
         }
     }
@@ -96,9 +99,14 @@ impl Fields {
 
     /// Refuses what was not read.
     pub fn finish(self) -> Result<(), ApiError> {
-        let Some(name) = self.left.keys().next() else { return Ok(()) };
+        let Some(name) = self.left.keys().next() else {
+            return Ok(());
+        };
         let shown: String = name.chars().take(SHOWN).collect();
-        let near = self.known.iter().map(|known| (strsim::osa_distance(known, &shown), *known));
+        let near = self
+            .known
+            .iter()
+            .map(|known| (strsim::osa_distance(known, &shown), *known));
         let hint = match near.min().filter(|(distance, _)| *distance <= 3) {
             Some((_, known)) => format!("; did you mean `{known}`?"),
             None => String::new(),

@@ -30,10 +30,17 @@ pub(crate) fn read(name: &str, value: Value) -> Result<Vec<Given>, ApiError> {
         other => return Err(wrong(name, &other, EXPECTED)),
     };
     match list.first() {
-        None => Err(ApiError::bad(name, format!("`{name}` is an empty list; expected {EXPECTED}"))),
+        None => Err(ApiError::bad(
+            name,
+            format!("`{name}` is an empty list; expected {EXPECTED}"),
+        )),
         Some(Value::Number(_)) => Ok(vec![Given::Ids(ids(name, &list)?)]),
         Some(_) if list.len() > bounds::PROMPTS => {
-            let message = format!("`{name}` has {} prompts; expected at most {}", list.len(), bounds::PROMPTS);
+            let message = format!(
+                "`{name}` has {} prompts; expected at most {}",
+                list.len(),
+                bounds::PROMPTS
+            );
             Err(ApiError::bad(name, message))
         }
         Some(first) => {
@@ -53,7 +60,10 @@ pub(crate) fn read(name: &str, value: Value) -> Result<Vec<Given>, ApiError> {
 
 fn ids(place: &str, list: &[Value]) -> Result<Vec<u32>, ApiError> {
     if list.is_empty() {
-        return Err(ApiError::bad(place, format!("`{place}` is empty; expected at least one token id")));
+        return Err(ApiError::bad(
+            place,
+            format!("`{place}` is empty; expected at least one token id"),
+        ));
     }
     let id = |(i, value): (usize, &Value)| {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -86,7 +96,10 @@ impl Prompt {
             (false, _) => ids,
             (true, Some(separator)) => vec![separator],
             (true, None) => {
-                return Err(ApiError::bad(name, format!("`{name}` has no token; expected at least one")));
+                return Err(ApiError::bad(
+                    name,
+                    format!("`{name}` has no token; expected at least one"),
+                ));
             }
         };
         check_ids(served, name, &ids)?;
@@ -112,7 +125,10 @@ pub(crate) fn check_ids(served: &Served, name: &str, ids: &[u32]) -> Result<(), 
     match ids.iter().find(|&&id| id as usize >= vocabulary) {
         None => Ok(()),
         Some(id) => {
-            let message = format!("`{name}` has token id {id}; `{}` has ids below {vocabulary}", served.name);
+            let message = format!(
+                "`{name}` has token id {id}; `{}` has ids below {vocabulary}",
+                served.name
+            );
             Err(ApiError::bad(name, message))
         }
     }
@@ -124,8 +140,15 @@ pub(crate) fn check_length(served: &Served, name: &str, tokens: usize, to_come: 
     if tokens + to_come <= context {
         return Ok(());
     }
-    let room = if to_come > 0 { "; an answer needs at least one more" } else { "" };
-    let message = format!("`{name}` has {tokens} tokens, and the context of `{}` is {context}{room}", served.name);
+    let room = if to_come > 0 {
+        "; an answer needs at least one more"
+    } else {
+        ""
+    };
+    let message = format!(
+        "`{name}` has {tokens} tokens, and the context of `{}` is {context}{room}",
+        served.name
+    );
     Err(ApiError::too_long(name, message))
 }
 
@@ -138,7 +161,10 @@ pub(crate) fn messages(name: &str, value: Value) -> Result<Vec<Message>, ApiErro
         return Err(wrong(name, &value, "a list of messages"));
     };
     if list.is_empty() {
-        return Err(ApiError::bad(name, format!("`{name}` is empty; expected at least one message")));
+        return Err(ApiError::bad(
+            name,
+            format!("`{name}` is empty; expected at least one message"),
+        ));
     }
     let one = |(i, value): (usize, Value)| {
         let place = format!("{name}[{i}]");
@@ -161,7 +187,12 @@ fn message(place: &str, mut fields: Fields) -> Result<Message, ApiError> {
         "developer" => "system".to_owned(),
         "system" | "user" | "assistant" => role,
         "tool" | "function" => return Err(ApiError::unsupported("role", "hone has no tools")),
-        _ => return Err(ApiError::bad("role", "`role` is none of system, developer, user and assistant")),
+        _ => {
+            return Err(ApiError::bad(
+                "role",
+                "`role` is none of system, developer, user and assistant",
+            ));
+        }
     };
     let content = match fields.take("content") {
         Some(Value::String(text)) => text,
@@ -170,7 +201,11 @@ fn message(place: &str, mut fields: Fields) -> Result<Message, ApiError> {
         None => return Err(ApiError::bad("content", format!("`content` is missing in {place}"))),
     };
     for name in ["tool_calls", "function_call", "audio"] {
-        fields.only(name, |value| value.as_array().is_some_and(Vec::is_empty), "hone has texts only")?;
+        fields.only(
+            name,
+            |value| value.as_array().is_some_and(Vec::is_empty),
+            "hone has texts only",
+        )?;
     }
     fields.pass_over(&["name", "refusal", "annotations"]);
     fields.finish()?;
@@ -184,7 +219,10 @@ fn joined(parts: Vec<Value>) -> Result<String, ApiError> {
         match (kind, part.get("text").and_then(Value::as_str)) {
             (Some("text"), Some(text)) => Ok(text.to_owned()),
             (Some("text"), None) => Err(wrong(format!("content[{i}]"), &part, "a `text`")),
-            _ => Err(ApiError::unsupported("content", "hone reads parts of the type `text` only")),
+            _ => Err(ApiError::unsupported(
+                "content",
+                "hone reads parts of the type `text` only",
+            )),
         }
     };
     let texts: Vec<String> = parts.into_iter().enumerate().map(text).collect::<Result<_, _>>()?;
@@ -234,7 +272,11 @@ mod tests {
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "ann"},
             {"role": "assistant", "content": "c", "tool_calls": null},
         ]);
-        let expected = [Message::system("be brief"), Message::user("a\nb"), Message::assistant("c")];
+        let expected = [
+            Message::system("be brief"),
+            Message::user("a\nb"),
+            Message::assistant("c"),
+        ];
         assert_eq!(read(parts).unwrap(), expected);
         for (value, param) in [
             (json!([]), "messages"),
@@ -245,9 +287,18 @@ mod tests {
             (json!([{"role": "tool", "content": "a"}]), "messages[0].role"),
             (json!([{"role": "user", "content": 3}]), "messages[0].content"),
             (json!([{"role": "user", "content": "a", "imag": 1}]), "messages[0].imag"),
-            (json!([{"role": "user", "content": [{"type": "image_url"}]}]), "messages[0].content"),
-            (json!([{"role": "user", "content": [{"type": "text"}]}]), "messages[0].content[0]"),
-            (json!([{"role": "assistant", "content": "a", "tool_calls": [{}]}]), "messages[0].tool_calls"),
+            (
+                json!([{"role": "user", "content": [{"type": "image_url"}]}]),
+                "messages[0].content",
+            ),
+            (
+                json!([{"role": "user", "content": [{"type": "text"}]}]),
+                "messages[0].content[0]",
+            ),
+            (
+                json!([{"role": "assistant", "content": "a", "tool_calls": [{}]}]),
+                "messages[0].tool_calls",
+            ),
         ] {
             let error = read(value.clone()).expect_err(&value.to_string());
             assert_eq!(error.param.as_deref(), Some(param), "{value}: {}", error.message);

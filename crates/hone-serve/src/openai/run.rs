@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hone_compute::Choice;
-use hone_generate::{FinishReason, Request, StopText};
+use hone_generate::{FinishReason, Request, stop_text};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -87,7 +87,10 @@ impl Plan {
     pub fn start(self, shared: &Shared, places: OwnedSemaphorePermit) -> Result<Running, ApiError> {
         let (model, served) = &self.found;
         let prompt_tokens: usize = self.prompts.iter().map(|(ids, _)| ids.len()).sum();
-        shared.metrics.prompt_tokens.fetch_add(prompt_tokens as u64, Ordering::Relaxed);
+        shared
+            .metrics
+            .prompt_tokens
+            .fetch_add(prompt_tokens as u64, Ordering::Relaxed);
         let mut sequences = Vec::new();
         let mut growths = Vec::new();
         let mut ready = VecDeque::new();
@@ -131,18 +134,13 @@ impl Plan {
 
     /// The `i`-th answer's request. It does not depend on the other prompts of the request.
     fn request(&self, prompt: &Arc<[u32]>, i: usize, max_new_tokens: usize) -> Request {
-        let tokenizer = self.found.1.tokenizer.clone();
-        let stop_texts = (!self.common.stops.is_empty()).then(|| StopText {
-            texts: Arc::clone(&self.common.stops),
-            bytes: Arc::new(move |id| tokenizer.token_bytes(id).unwrap_or_default().to_vec()),
-        });
         Request {
             prompt: Arc::clone(prompt),
             sampling: self.common.sampling,
             key: self.common.key.child(i as u64),
             max_new_tokens,
             stop_tokens: Arc::clone(&self.stop_tokens),
-            stop_texts,
+            stop_texts: stop_text(&self.found.1.tokenizer, &self.common.stops),
         }
     }
 }

@@ -40,7 +40,9 @@ pub(crate) fn common(fields: &mut Fields, shared: &Shared, vocabulary: usize) ->
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0) as f32,
     };
     // What the ranges leave: a temperature of 1e-40, a top_p of 0
-    sampling.validate().map_err(|error| ApiError::bad("temperature", error.to_string()))?;
+    sampling
+        .validate()
+        .map_err(|error| ApiError::bad("temperature", error.to_string()))?;
     let extras = Extras {
         alternatives: 0,
         bias: bias(fields, vocabulary)?,
@@ -80,7 +82,9 @@ pub(crate) fn common(fields: &mut Fields, shared: &Shared, vocabulary: usize) ->
 
 /// -1 and 0 stand for none, as in other servers.
 fn top_k(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
-    let Some(value) = fields.take("top_k") else { return Ok(None) };
+    let Some(value) = fields.take("top_k") else {
+        return Ok(None);
+    };
     match value.as_i64() {
         Some(-1 | 0) => Ok(None),
         Some(k) if k > 0 => Ok(Some(k as usize)),
@@ -97,7 +101,11 @@ fn bias(fields: &mut Fields, vocabulary: usize) -> Result<Arc<[(u32, f32)]>, Api
         return Err(wrong("logit_bias", &value, "an object of token ids and numbers"));
     };
     if entries.len() > bounds::BIASED {
-        let message = format!("`logit_bias` has {} tokens; expected at most {}", entries.len(), bounds::BIASED);
+        let message = format!(
+            "`logit_bias` has {} tokens; expected at most {}",
+            entries.len(),
+            bounds::BIASED
+        );
         return Err(ApiError::bad("logit_bias", message));
     }
     let mut biases = BTreeMap::new();
@@ -105,7 +113,10 @@ fn bias(fields: &mut Fields, vocabulary: usize) -> Result<Arc<[(u32, f32)]>, Api
         let place = format!("logit_bias.{}", id.chars().take(20).collect::<String>());
         let token = id.parse::<u32>().ok().filter(|&token| (token as usize) < vocabulary);
         let Some(token) = token else {
-            let message = format!("`{place}` is no token id of this model; expected a number from 0 to {}", vocabulary - 1);
+            let message = format!(
+                "`{place}` is no token id of this model; expected a number from 0 to {}",
+                vocabulary - 1
+            );
             return Err(ApiError::bad(place, message));
         };
         let number = bias.as_f64().filter(|number| (-100.0..=100.0).contains(number));
@@ -161,7 +172,9 @@ pub(crate) fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
     let Some(value) = fields.take("response_format") else {
         return Ok(());
     };
-    let kind = value.as_object().and_then(|format: &Map<String, Value>| format.get("type"));
+    let kind = value
+        .as_object()
+        .and_then(|format: &Map<String, Value>| format.get("type"));
     match kind.and_then(Value::as_str) {
         Some("text") => Ok(()),
         Some("json_object" | "json_schema") => Err(ApiError::unsupported(

@@ -34,8 +34,14 @@ async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     let texts = answers.into_iter().map(|ids| (Question::Score, ids)).collect();
     let scores = shared.engine.read(found.0, texts).await?;
     let datum = |(index, answer): (usize, Answer)| {
-        let Answer::Score(score) = answer else { return Value::Null };
-        let score = if score.is_finite() { f64::from(score) } else { number(score) };
+        let Answer::Score(score) = answer else {
+            return Value::Null;
+        };
+        let score = if score.is_finite() {
+            f64::from(score)
+        } else {
+            number(score)
+        };
         json!({"object": "score", "index": index, "score": score})
     };
     let data: Vec<Value> = scores.into_iter().enumerate().map(datum).collect();
@@ -58,12 +64,21 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     let list = match fields.take("input") {
         Some(Value::Array(list)) => list,
         Some(one) => vec![one],
-        None => return Err(ApiError::bad("input", format!("`input` is missing; expected {EXPECTED}"))),
+        None => {
+            return Err(ApiError::bad(
+                "input",
+                format!("`input` is missing; expected {EXPECTED}"),
+            ));
+        }
     };
     fields.pass_over(&["user"]);
     fields.finish()?;
     if list.is_empty() || list.len() > bounds::PROMPTS {
-        let message = format!("`input` has {} answers; expected from 1 to {}", list.len(), bounds::PROMPTS);
+        let message = format!(
+            "`input` has {} answers; expected from 1 to {}",
+            list.len(),
+            bounds::PROMPTS
+        );
         return Err(ApiError::bad("input", message));
     }
     let mut answers = Vec::with_capacity(list.len());
@@ -87,7 +102,11 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
 /// A prompt and its answer.
 fn read(place: &str, mut fields: Fields) -> Result<(PromptInput, String), ApiError> {
     let turns = |value: Value| prompts::messages("messages", value);
-    let input = match (fields.take("prompt"), fields.text("completion")?, fields.take("messages")) {
+    let input = match (
+        fields.take("prompt"),
+        fields.text("completion")?,
+        fields.take("messages"),
+    ) {
         (Some(Value::String(text)), Some(completion), None) => (PromptInput::Text(text), completion),
         (Some(list), Some(completion), None) => (conversation(turns(list)?), completion),
         (None, None, Some(list)) => {

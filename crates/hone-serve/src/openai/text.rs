@@ -171,7 +171,11 @@ mod tests {
             vocab_size: 280,
             ..TrainOptions::default()
         };
-        train_bpe(["the quick brown fox jumps over the lazy dog".repeat(3)].into_iter(), &options).expect("trained")
+        train_bpe(
+            ["the quick brown fox jumps over the lazy dog".repeat(3)].into_iter(),
+            &options,
+        )
+        .expect("trained")
     }
 
     fn grown(text: &str, stops: &[&str]) -> (Vec<String>, bool) {

@@ -17,7 +17,10 @@ use crate::shared::Shared;
 /// The tokenizer's special tokens and template; `?model=NAME` where there are several models.
 pub(crate) async fn info(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
     let query = uri.query().unwrap_or_default();
-    let name = query.split('&').find_map(|pair| pair.strip_prefix("model=")).map(decoded);
+    let name = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("model="))
+        .map(decoded);
     // Without a name the first: clients that ask this way know of one model
     let name = name.or_else(|| shared.models.first().map(|served| served.name.clone()));
     let found = shared.model(name.as_deref());
@@ -65,7 +68,11 @@ fn decoded(text: &str) -> String {
 
 /// The ids of a text or of a conversation.
 pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answered(prepared(&shared, request, try_tokenize).await.map(|value| reply(&value)))
+    answered(
+        prepared(&shared, request, try_tokenize)
+            .await
+            .map(|value| reply(&value)),
+    )
 }
 
 fn try_tokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError> {
@@ -102,7 +109,11 @@ fn try_tokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError> 
 
 /// The text of ids, control tokens included.
 pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answered(prepared(&shared, request, try_detokenize).await.map(|value| reply(&value)))
+    answered(
+        prepared(&shared, request, try_detokenize)
+            .await
+            .map(|value| reply(&value)),
+    )
 }
 
 fn try_detokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError> {
@@ -113,7 +124,12 @@ fn try_detokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError
             Some(Given::Ids(ids)) => ids,
             _ => return Err(ApiError::bad("tokens", "`tokens` is no list of token ids")),
         },
-        None => return Err(ApiError::bad("tokens", "`tokens` is missing; expected a list of token ids")),
+        None => {
+            return Err(ApiError::bad(
+                "tokens",
+                "`tokens` is missing; expected a list of token ids",
+            ));
+        }
     };
     fields.finish()?;
     let text = served.tokenizer.decode(&ids, SkipSpecial::No);

@@ -26,14 +26,19 @@ fn templates() -> Result<&'static Environment<'static>, ApiError> {
 /// An answer of this kind.
 pub(crate) fn of(kind: &'static str, text: String) -> Response {
     let mut response = text.into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
 /// The page. Where a token is asked for, it names no model: it asks for them with the token that is typed in.
 pub(crate) async fn chat(State(shared): State<Arc<Shared>>) -> Response {
     let locked = shared.gate.asks_for_tokens();
-    let named = shared.models.iter().filter(|served| !locked && served.chat.is_some() && !served.is_reward());
+    let named = shared
+        .models
+        .iter()
+        .filter(|served| !locked && served.chat.is_some() && !served.is_reward());
     let names: Vec<&str> = named.map(|served| served.name.as_str()).collect();
     let page = templates().and_then(|environment| {
         let template = environment.get_template(PAGE);

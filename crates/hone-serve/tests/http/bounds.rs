@@ -19,7 +19,9 @@ fn http_long_headers_and_bodies_are_refused() {
     let status = client.ask("GET", &path, &[], b"").status;
     assert!(status == 431 || status == 414, "{status}");
     // A body that says how long it is is refused before it comes
-    let error = client.ask("POST", "/v1/completions", &[kind, ("Content-Length", "1048577")], b"").error(413);
+    let error = client
+        .ask("POST", "/v1/completions", &[kind, ("Content-Length", "1048577")], b"")
+        .error(413);
     assert!(error["message"].as_str().unwrap().contains("1048576"), "{error}");
     // One that does not, when it is longer
     let mut stream = client.connect();
@@ -44,12 +46,17 @@ fn http_bodies_that_are_no_json_object() {
     let client = &server.client;
     let json = [("Content-Type", "application/json; charset=utf-8")];
     for body in ["", "{", "[1]", "null", "\u{feff}{}", &"[".repeat(100_000)] {
-        let error = client.ask("POST", "/v1/chat/completions", &json, body.as_bytes()).error(400);
+        let error = client
+            .ask("POST", "/v1/chat/completions", &json, body.as_bytes())
+            .error(400);
         assert_eq!(error["param"], "body", "{error}");
     }
     let form = [("Content-Type", "application/x-www-form-urlencoded")];
     let error = client.ask("POST", "/v1/chat/completions", &form, b"{}").error(415);
-    assert!(error["message"].as_str().unwrap().contains("application/json"), "{error}");
+    assert!(
+        error["message"].as_str().unwrap().contains("application/json"),
+        "{error}"
+    );
     client.ask("POST", "/tokenize", &[], b"{}").error(415);
 }
 
@@ -65,9 +72,15 @@ fn http_counts_have_limits() {
         (json!({"stop": ["x".repeat(257)]}), "stop[0]"),
         (json!({"stop": [""]}), "stop[0]"),
         (json!({"max_tokens": u64::MAX}), "max_tokens"),
-        (json!({"logit_bias": (0..1025).map(|i| (i.to_string(), json!(1))).collect::<serde_json::Map<_, _>>()}), "logit_bias"),
+        (
+            json!({"logit_bias": (0..1025).map(|i| (i.to_string(), json!(1))).collect::<serde_json::Map<_, _>>()}),
+            "logit_bias",
+        ),
     ] {
-        let error = server.client.post("/v1/chat/completions", &with(asked("hello"), fields)).error(400);
+        let error = server
+            .client
+            .post("/v1/chat/completions", &with(asked("hello"), fields))
+            .error(400);
         assert_eq!(error["param"], param, "{error}");
     }
     for (fields, param) in [
@@ -75,11 +88,17 @@ fn http_counts_have_limits() {
         (json!({"prompt": vec!["a"; 1025]}), "prompt"),
     ] {
         let request = with(json!({"model": "base", "prompt": "a"}), fields);
-        assert_eq!(server.client.post("/v1/completions", &request).error(400)["param"], param);
+        assert_eq!(
+            server.client.post("/v1/completions", &request).error(400)["param"],
+            param
+        );
     }
     // The limits themselves are kept
     let most = json!({"n": 64, "max_tokens": 1, "stop": stops(16), "logprobs": true, "top_logprobs": 20});
-    let reply = server.client.post("/v1/chat/completions", &with(asked("hello"), most)).json();
+    let reply = server
+        .client
+        .post("/v1/chat/completions", &with(asked("hello"), most))
+        .json();
     assert_eq!(reply["choices"].as_array().map(Vec::len), Some(64));
 }
 
@@ -91,9 +110,8 @@ fn http_a_full_queue_is_said() {
         ..Options::default()
     };
     let server = Running::with(slow, options);
-    let request = |n: usize| {
-        json!({"model": "slow", "prompt": "the", "n": n, "max_tokens": 12_000, "logit_bias": endless()})
-    };
+    let request =
+        |n: usize| json!({"model": "slow", "prompt": "the", "n": n, "max_tokens": 12_000, "logit_bias": endless()});
     let first = server.client.begin("/v1/completions", &request(4));
     server.wait("hone_sequences_running", |running| running == 2);
     assert_eq!(server.metric("hone_sequences_waiting"), 2);

@@ -9,7 +9,12 @@ use crate::common::{CONTEXT, Running, asked, endless, engine, model, tokenizer, 
 const ROUTE: &str = "/v1/chat/completions";
 
 fn keys(value: &Value) -> Vec<&str> {
-    value.as_object().expect("an object").keys().map(String::as_str).collect()
+    value
+        .as_object()
+        .expect("an object")
+        .keys()
+        .map(String::as_str)
+        .collect()
 }
 
 #[test]
@@ -18,7 +23,15 @@ fn http_a_whole_reply() {
     let reply = server.client.post(ROUTE, &asked("hello")).json();
     assert_eq!(
         keys(&reply),
-        ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"]
+        [
+            "id",
+            "object",
+            "created",
+            "model",
+            "system_fingerprint",
+            "choices",
+            "usage"
+        ]
     );
     assert_eq!(reply["object"], "chat.completion");
     assert_eq!(reply["model"], "chat");
@@ -28,7 +41,11 @@ fn http_a_whole_reply() {
     assert!(choice["message"]["content"].is_string());
     assert_eq!(choice["logprobs"], Value::Null);
     let usage = &reply["usage"];
-    let prompt = Chat::new(&tokenizer()).unwrap().prompt_ids(&[Message::user("hello")]).unwrap().len();
+    let prompt = Chat::new(&tokenizer())
+        .unwrap()
+        .prompt_ids(&[Message::user("hello")])
+        .unwrap()
+        .len();
     assert_eq!(usage["prompt_tokens"], prompt);
     let tokens = usage["completion_tokens"].as_u64().unwrap();
     assert_eq!(usage["total_tokens"], prompt as u64 + tokens);
@@ -49,28 +66,47 @@ fn http_a_stream_has_its_form_and_says_what_the_whole_reply_says() {
     let fields = json!({"n": 3, "logprobs": true, "top_logprobs": 2, "logit_bias": endless()});
     let request = with(asked("hello"), fields);
     let whole = server.client.post(ROUTE, &request).json();
-    let streamed = with(request, json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let streamed = with(
+        request,
+        json!({"stream": true, "stream_options": {"include_usage": true}}),
+    );
     let events = server.client.post(ROUTE, &streamed).events();
     let (usage, parts) = events.split_last().unwrap();
     // The end: usage without a choice; every part before has an empty usage
     assert_eq!(usage["choices"], json!([]));
     assert_eq!(usage["usage"], whole["usage"]);
-    assert!(parts.iter().all(|part| part["usage"].is_null() && part["object"] == "chat.completion.chunk"));
+    assert!(
+        parts
+            .iter()
+            .all(|part| part["usage"].is_null() && part["object"] == "chat.completion.chunk")
+    );
     assert!(events.iter().all(|event| event["id"] == events[0]["id"]));
     for choice in 0..3 {
-        let own: Vec<&Value> =
-            parts.iter().map(|part| &part["choices"][0]).filter(|c| c["index"] == choice).collect();
+        let own: Vec<&Value> = parts
+            .iter()
+            .map(|part| &part["choices"][0])
+            .filter(|c| c["index"] == choice)
+            .collect();
         // First the role, last an empty delta with the reason
         assert_eq!(own[0]["delta"], json!({"role": "assistant", "content": ""}));
         let last = own.last().unwrap();
         assert_eq!(last["delta"], json!({}));
         assert_eq!(last["finish_reason"], whole["choices"][choice]["finish_reason"]);
         let between = &own[1..own.len() - 1];
-        assert!(between.iter().all(|c| c["finish_reason"].is_null() && keys(&c["delta"]) == ["content"]));
-        let text: String = between.iter().map(|c| c["delta"]["content"].as_str().unwrap()).collect();
+        assert!(
+            between
+                .iter()
+                .all(|c| c["finish_reason"].is_null() && keys(&c["delta"]) == ["content"])
+        );
+        let text: String = between
+            .iter()
+            .map(|c| c["delta"]["content"].as_str().unwrap())
+            .collect();
         assert_eq!(text, whole["choices"][choice]["message"]["content"]);
-        let tokens: Vec<Value> =
-            between.iter().flat_map(|c| c["logprobs"]["content"].as_array().unwrap().clone()).collect();
+        let tokens: Vec<Value> = between
+            .iter()
+            .flat_map(|c| c["logprobs"]["content"].as_array().unwrap().clone())
+            .collect();
         assert_eq!(Value::from(tokens), whole["choices"][choice]["logprobs"]["content"]);
     }
     // Without being asked nothing is said of usage
@@ -95,12 +131,24 @@ fn http_log_probabilities_are_the_models() {
     let (engine, tokenizer) = (engine(), tokenizer());
     let ids = |tokens: &[Value]| -> Vec<u32> {
         let bytes = |t: &Value| -> Vec<u8> {
-            t["bytes"].as_array().unwrap().iter().map(|b| b.as_u64().unwrap() as u8).collect()
+            t["bytes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|b| b.as_u64().unwrap() as u8)
+                .collect()
         };
-        let id = |t: &Value| (0..280).find(|&id| tokenizer.token_bytes(id) == Some(&bytes(t)[..])).unwrap();
+        let id = |t: &Value| {
+            (0..280)
+                .find(|&id| tokenizer.token_bytes(id) == Some(&bytes(t)[..]))
+                .unwrap()
+        };
         tokens.iter().map(id).collect()
     };
-    let prompt = Chat::new(&tokenizer).unwrap().prompt_ids(&[Message::user("how are you")]).unwrap();
+    let prompt = Chat::new(&tokenizer)
+        .unwrap()
+        .prompt_ids(&[Message::user("how are you")])
+        .unwrap();
     let sequence = [&prompt[..], &ids(&content)].concat();
     let given = logprobs_of(&engine, &model(&engine, CONTEXT, 5), &[&sequence], 1.0);
     for (token, expected) in content.iter().zip(&given[0].logprobs[prompt.len() - 1..]) {
@@ -119,7 +167,10 @@ fn http_log_probabilities_are_the_models() {
 #[test]
 fn http_a_stop_text_ends_a_reply_before_it() {
     let server = Running::new();
-    let free = with(asked("hello"), json!({"max_tokens": 60, "logit_bias": endless(), "logprobs": true}));
+    let free = with(
+        asked("hello"),
+        json!({"max_tokens": 60, "logit_bias": endless(), "logprobs": true}),
+    );
     let text = server.client.post(ROUTE, &free).json()["choices"][0]["message"]["content"].clone();
     let text = text.as_str().unwrap().to_owned();
     let characters: Vec<char> = text.chars().collect();
@@ -130,9 +181,14 @@ fn http_a_stop_text_ends_a_reply_before_it() {
     let reply = server.client.post(ROUTE, &stopped).json();
     assert_eq!(reply["choices"][0]["message"]["content"], before.as_str());
     assert_eq!(reply["choices"][0]["finish_reason"], "stop");
-    let events = server.client.post(ROUTE, &with(stopped, json!({"stream": true}))).events();
-    let streamed: String =
-        events.iter().filter_map(|e| e["choices"][0]["delta"]["content"].as_str()).collect();
+    let events = server
+        .client
+        .post(ROUTE, &with(stopped, json!({"stream": true})))
+        .events();
+    let streamed: String = events
+        .iter()
+        .filter_map(|e| e["choices"][0]["delta"]["content"].as_str())
+        .collect();
     assert_eq!(streamed, before);
     assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "stop");
 }
@@ -143,12 +199,18 @@ fn http_seeds_choices_and_parameters_matter() {
     let text = |fields: Value| {
         let reply = server.client.post(ROUTE, &with(asked("hello"), fields)).json();
         let choices = reply["choices"].as_array().unwrap().clone();
-        choices.iter().map(|c| c["message"]["content"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        choices
+            .iter()
+            .map(|c| c["message"]["content"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     let endless = endless();
     let one = text(json!({"logit_bias": endless}));
     assert_ne!(text(json!({"seed": 4, "logit_bias": endless})), one);
-    assert_eq!(text(json!({"seed": -4, "logit_bias": endless})), text(json!({"seed": -4, "logit_bias": endless})));
+    assert_eq!(
+        text(json!({"seed": -4, "logit_bias": endless})),
+        text(json!({"seed": -4, "logit_bias": endless}))
+    );
     let four = text(json!({"n": 4, "logit_bias": endless}));
     assert_eq!(four[0], one[0], "the first of several is that of one");
     assert!(four[1] != four[0] && four[2] != four[1]);
@@ -163,19 +225,32 @@ fn http_seeds_choices_and_parameters_matter() {
     let tokenizer = tokenizer();
     let q = (0..280).find(|&id| tokenizer.token_bytes(id) == Some(b"Q")).unwrap();
     assert_eq!(text(json!({"logit_bias": {q.to_string(): 100}}))[0], "Q".repeat(12));
-    let repetitive = text(json!({"temperature": 0, "logit_bias": {q.to_string(): 60}}))[0].matches('Q').count();
+    let repetitive = text(json!({"temperature": 0, "logit_bias": {q.to_string(): 60}}))[0]
+        .matches('Q')
+        .count();
     let fields = json!({"temperature": 0, "logit_bias": {q.to_string(): 60}, "repetition_penalty": 100});
     let penalised = text(fields)[0].matches('Q').count();
     assert!(penalised <= repetitive, "{penalised} {repetitive}");
     // Adapters and their base are different models
-    let tuned = server.client.post(ROUTE, &with(asked("hello"), json!({"model": "tuned", "temperature": 0}))).json();
+    let tuned = server
+        .client
+        .post(
+            ROUTE,
+            &with(asked("hello"), json!({"model": "tuned", "temperature": 0})),
+        )
+        .json();
     assert_ne!(tuned["choices"][0]["message"]["content"], greedy[0].as_str());
 }
 
 #[test]
 fn http_messages_in_their_forms() {
     let server = Running::new();
-    let said = |messages: Value| server.client.post(ROUTE, &with(asked(""), json!({"messages": messages}))).json();
+    let said = |messages: Value| {
+        server
+            .client
+            .post(ROUTE, &with(asked(""), json!({"messages": messages})))
+            .json()
+    };
     let plain = said(json!([{"role": "system", "content": "a"}, {"role": "user", "content": "b\nc"}]));
     let parts = json!([{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]);
     let other = said(json!([{"role": "developer", "content": "a"}, {"role": "user", "content": parts}]));
@@ -190,19 +265,39 @@ fn http_messages_in_their_forms() {
 fn http_what_hone_lacks_is_refused_by_name() {
     let server = Running::new();
     for (fields, param, code) in [
-        (json!({"response_format": {"type": "json_object"}}), "response_format", Some("unsupported_parameter")),
+        (
+            json!({"response_format": {"type": "json_object"}}),
+            "response_format",
+            Some("unsupported_parameter"),
+        ),
         (
             json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
             "response_format",
             Some("unsupported_parameter"),
         ),
         (json!({"response_format": "json"}), "response_format", None),
-        (json!({"tools": [{"type": "function"}]}), "tools", Some("unsupported_parameter")),
-        (json!({"tool_choice": "required"}), "tool_choice", Some("unsupported_parameter")),
-        (json!({"modalities": ["audio"]}), "modalities", Some("unsupported_parameter")),
+        (
+            json!({"tools": [{"type": "function"}]}),
+            "tools",
+            Some("unsupported_parameter"),
+        ),
+        (
+            json!({"tool_choice": "required"}),
+            "tool_choice",
+            Some("unsupported_parameter"),
+        ),
+        (
+            json!({"modalities": ["audio"]}),
+            "modalities",
+            Some("unsupported_parameter"),
+        ),
         (json!({"temprature": 0.5}), "temprature", Some("unknown_parameter")),
         (json!({"top_logprobs": 2}), "top_logprobs", None),
-        (json!({"stream_options": {"include_usage": true}}), "stream_options", None),
+        (
+            json!({"stream_options": {"include_usage": true}}),
+            "stream_options",
+            None,
+        ),
         (json!({"max_tokens": 3, "max_completion_tokens": 4}), "max_tokens", None),
         (json!({"max_tokens": 0}), "max_tokens", None),
         (json!({"temperature": 2.5}), "temperature", None),
@@ -212,7 +307,11 @@ fn http_what_hone_lacks_is_refused_by_name() {
         (json!({"logit_bias": {"99999": 1}}), "logit_bias.99999", None),
         (json!({"logit_bias": {"1": 101}}), "logit_bias.1", None),
         (json!({"messages": null}), "messages", None),
-        (json!({"messages": [{"role": "user", "content": "word ".repeat(400)}]}), "messages", Some("context_length_exceeded")),
+        (
+            json!({"messages": [{"role": "user", "content": "word ".repeat(400)}]}),
+            "messages",
+            Some("context_length_exceeded"),
+        ),
     ] {
         let answer = server.client.post(ROUTE, &with(asked("hello"), fields.clone()));
         let error = answer.error(400);
@@ -224,13 +323,31 @@ fn http_what_hone_lacks_is_refused_by_name() {
     let harmless = json!({"user": "ann", "store": false, "metadata": {}, "tools": [], "tool_choice": "none",
         "response_format": {"type": "text"}, "parallel_tool_calls": true, "logprobs": null});
     assert_eq!(server.client.post(ROUTE, &with(asked("hello"), harmless)).status, 200);
-    let missing = server.client.post(ROUTE, &with(asked("a"), json!({"model": "absent"}))).error(404);
-    assert_eq!((&missing["param"], &missing["code"]), (&json!("model"), &json!("model_not_found")));
-    assert!(missing["message"].as_str().unwrap().contains("chat, base, tuned, reward"), "{missing}");
+    let missing = server
+        .client
+        .post(ROUTE, &with(asked("a"), json!({"model": "absent"})))
+        .error(404);
+    assert_eq!(
+        (&missing["param"], &missing["code"]),
+        (&json!("model"), &json!("model_not_found"))
+    );
+    assert!(
+        missing["message"]
+            .as_str()
+            .unwrap()
+            .contains("chat, base, tuned, reward"),
+        "{missing}"
+    );
     for (name, said) in [("base", "no chat template"), ("reward", "/score")] {
-        let error = server.client.post(ROUTE, &with(asked("a"), json!({"model": name}))).error(400);
+        let error = server
+            .client
+            .post(ROUTE, &with(asked("a"), json!({"model": name})))
+            .error(400);
         assert!(error["message"].as_str().unwrap().contains(said), "{error}");
     }
-    let error = server.client.post(ROUTE, &with(asked("a"), json!({"model": null}))).error(400);
+    let error = server
+        .client
+        .post(ROUTE, &with(asked("a"), json!({"model": null})))
+        .error(400);
     assert_eq!(error["param"], "model");
 }

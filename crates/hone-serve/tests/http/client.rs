@@ -146,7 +146,9 @@ pub fn read(stream: &TcpStream) -> Answer {
         body: Vec::new(),
     };
     let chunked = answer.header("transfer-encoding") == Some("chunked");
-    let length = answer.header("content-length").and_then(|length| length.parse::<u64>().ok());
+    let length = answer
+        .header("content-length")
+        .and_then(|length| length.parse::<u64>().ok());
     if chunked {
         // Whatever came before a connection that was cut
         while let Some(chunk) = next_chunk(&mut reader) {
@@ -161,7 +163,9 @@ pub fn read(stream: &TcpStream) -> Answer {
 fn next_chunk(reader: &mut impl BufRead) -> Option<Vec<u8>> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
-    let length = usize::from_str_radix(line.trim(), 16).ok().filter(|&length| length > 0)?;
+    let length = usize::from_str_radix(line.trim(), 16)
+        .ok()
+        .filter(|&length| length > 0)?;
     let mut chunk = vec![0; length + 2];
     reader.read_exact(&mut chunk).ok()?;
     chunk.truncate(length);

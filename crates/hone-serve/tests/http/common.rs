@@ -69,7 +69,12 @@ pub fn model(engine: &Engine, context: usize, seed: u64) -> Transformer {
     };
     let shape = shape.architecture(tokenizer().vocab_size()).expect("a shape");
     let mut model = Transformer::random(engine, shape, seed);
-    let matrices: Vec<_> = model.parameters().iter().filter(|(_, p)| p.value().rows() > 1).map(|(id, _)| id).collect();
+    let matrices: Vec<_> = model
+        .parameters()
+        .iter()
+        .filter(|(_, p)| p.value().rows() > 1)
+        .map(|(id, _)| id)
+        .collect();
     for id in matrices {
         let mut numbers = engine.read(model.parameters().get(id).value());
         numbers.iter_mut().for_each(|x| *x *= 6.0);
@@ -95,7 +100,12 @@ pub fn models(engine: &Engine) -> Vec<ServedModel> {
         vocabulary: false,
     };
     tuned.add_adapter(engine, &lora, 7).expect("an adapter");
-    let upper: Vec<_> = tuned.parameters().iter().filter(|(_, p)| p.name().contains("lora_B")).map(|(id, _)| id).collect();
+    let upper: Vec<_> = tuned
+        .parameters()
+        .iter()
+        .filter(|(_, p)| p.name().contains("lora_B"))
+        .map(|(id, _)| id)
+        .collect();
     for id in upper {
         let count = tuned.parameters().get(id).value().len();
         let numbers: Vec<f32> = (0..count).map(|i| (i % 7) as f32 * 0.1 - 0.3).collect();
@@ -170,7 +180,10 @@ impl Running {
     /// A number of its metrics.
     pub fn metric(&self, name: &str) -> u64 {
         let answer = self.client.get("/metrics");
-        let line = answer.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let line = answer
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
     }
 
@@ -179,7 +192,11 @@ impl Running {
     pub fn wait(&self, name: &str, holds: impl Fn(u64) -> bool) {
         let start = Instant::now();
         while !holds(self.metric(name)) {
-            assert!(start.elapsed() < Duration::from_secs(20), "{name} is {}", self.metric(name));
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "{name} is {}",
+                self.metric(name)
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

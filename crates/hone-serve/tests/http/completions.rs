@@ -8,7 +8,10 @@ use crate::common::{CONTEXT, Running, tokenizer, with};
 const ROUTE: &str = "/v1/completions";
 
 fn request(fields: Value) -> Value {
-    with(json!({"model": "base", "prompt": "the quick", "max_tokens": 8, "seed": 3}), fields)
+    with(
+        json!({"model": "base", "prompt": "the quick", "max_tokens": 8, "seed": 3}),
+        fields,
+    )
 }
 
 fn ids(text: &str) -> Vec<u32> {
@@ -19,7 +22,10 @@ fn ids(text: &str) -> Vec<u32> {
 fn http_four_forms_of_prompts_give_the_same() {
     let server = Running::new();
     let of = |prompt: Value| {
-        let answer = server.client.post(ROUTE, &request(json!({"prompt": prompt, "logprobs": 1}))).json();
+        let answer = server
+            .client
+            .post(ROUTE, &request(json!({"prompt": prompt, "logprobs": 1})))
+            .json();
         answer["choices"].as_array().unwrap().clone()
     };
     let one = of(json!("the quick"));
@@ -31,14 +37,25 @@ fn http_four_forms_of_prompts_give_the_same() {
     assert_eq!(of(json!([ids("the quick"), ids("hello there")])), two);
     assert_eq!((&two[0]["index"], &two[1]["index"]), (&json!(0), &json!(1)));
     // Choices of the first prompt come first
-    let answer = server.client.post(ROUTE, &request(json!({"prompt": ["the quick", "hello"], "n": 2}))).json();
-    let indices: Vec<&Value> = answer["choices"].as_array().unwrap().iter().map(|c| &c["index"]).collect();
+    let answer = server
+        .client
+        .post(ROUTE, &request(json!({"prompt": ["the quick", "hello"], "n": 2})))
+        .json();
+    let indices: Vec<&Value> = answer["choices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| &c["index"])
+        .collect();
     assert_eq!(indices, [0, 1, 2, 3]);
     assert_eq!(answer["choices"][0]["text"], one[0]["text"]);
     assert_ne!(answer["choices"][1]["text"], one[0]["text"]);
     // No prompt begins a document
     let none = server.client.post(ROUTE, &request(json!({"prompt": null}))).json();
-    assert_eq!(none["choices"], server.client.post(ROUTE, &request(json!({"prompt": ""}))).json()["choices"]);
+    assert_eq!(
+        none["choices"],
+        server.client.post(ROUTE, &request(json!({"prompt": ""}))).json()["choices"]
+    );
     assert_eq!(none["usage"]["prompt_tokens"], 1);
 }
 
@@ -84,7 +101,11 @@ fn http_an_echo_comes_first_in_a_stream_as_well() {
     let (usage, parts) = events.split_last().unwrap();
     assert_eq!(usage["usage"], whole["usage"]);
     for (index, expected) in whole["choices"].as_array().unwrap().iter().enumerate() {
-        let own: Vec<&Value> = parts.iter().map(|p| &p["choices"][0]).filter(|c| c["index"] == index).collect();
+        let own: Vec<&Value> = parts
+            .iter()
+            .map(|p| &p["choices"][0])
+            .filter(|c| c["index"] == index)
+            .collect();
         let text: String = own.iter().map(|c| c["text"].as_str().unwrap()).collect();
         assert_eq!(text, expected["text"].as_str().unwrap());
         assert_eq!(own[0]["text"], ["the quick", "hello"][index / 2]);
@@ -111,7 +132,11 @@ fn http_completions_that_cannot_be() {
         (json!({"prompt": [1, 99999]}), "prompt", None),
         (json!({"prompt": [["a"], 3]}), "prompt[0][0]", None),
         (json!({"prompt": full}), "prompt", Some("context_length_exceeded")),
-        (json!({"prompt": [[1], long], "max_tokens": 0}), "prompt[1]", Some("context_length_exceeded")),
+        (
+            json!({"prompt": [[1], long], "max_tokens": 0}),
+            "prompt[1]",
+            Some("context_length_exceeded"),
+        ),
         (json!({"prompt": {"text": "a"}}), "prompt", None),
         (json!({"logprobs": true}), "logprobs", None),
         (json!({"echo": "yes"}), "echo", None),
@@ -122,6 +147,12 @@ fn http_completions_that_cannot_be() {
         assert_eq!(error["code"], json!(code), "{fields}: {error}");
     }
     // A request for more than fits ends at the context
-    let answer = server.client.post(ROUTE, &request(json!({"prompt": vec![5; CONTEXT - 3], "max_tokens": 500}))).json();
+    let answer = server
+        .client
+        .post(
+            ROUTE,
+            &request(json!({"prompt": vec![5; CONTEXT - 3], "max_tokens": 500})),
+        )
+        .json();
     assert!(answer["usage"]["completion_tokens"].as_u64().unwrap() <= 3);
 }

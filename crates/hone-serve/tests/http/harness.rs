@@ -45,7 +45,12 @@ fn choices(client: &Client, body: &Value) -> Vec<Value> {
 
 /// The numbers of an echoed prompt and what came after it.
 fn numbers(choice: &Value) -> Vec<Option<f64>> {
-    choice["logprobs"]["token_logprobs"].as_array().unwrap().iter().map(Value::as_f64).collect()
+    choice["logprobs"]["token_logprobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(Value::as_f64)
+        .collect()
 }
 
 /// The largest number of each place, as Python's `max(top.values())` finds it.
@@ -63,13 +68,19 @@ fn largest(choice: &Value) -> Vec<Option<f64>> {
 fn trap_1_an_echo_with_one_token_has_one_entry_more_even_if_it_ends_there() {
     let server = Running::new();
     let prompt = [5, 6, 7, 8, 9, 10];
-    for (ends, fields) in [(false, json!({})), (true, json!({"logit_bias": {end_token().to_string(): 100}}))] {
+    for (ends, fields) in [
+        (false, json!({})),
+        (true, json!({"logit_bias": {end_token().to_string(): 100}})),
+    ] {
         let answer = server.client.post(ROUTE, &with(request(json!(prompt)), fields)).json();
         let choice = &answer["choices"][0];
         assert_eq!(numbers(choice).len(), prompt.len() + 1);
         assert_eq!(largest(choice).len(), prompt.len() + 1);
         assert_eq!(choice["logprobs"]["tokens"].as_array().unwrap().len(), prompt.len() + 1);
-        assert_eq!(choice["logprobs"]["text_offset"].as_array().unwrap().len(), prompt.len() + 1);
+        assert_eq!(
+            choice["logprobs"]["text_offset"].as_array().unwrap().len(),
+            prompt.len() + 1
+        );
         if ends {
             assert_eq!(choice["finish_reason"], "stop");
             assert_eq!(answer["usage"]["completion_tokens"], 1);
@@ -123,13 +134,20 @@ fn trap_3_a_greedy_continuation_is_recognised_by_equal_numbers() {
 #[test]
 fn trap_4_every_number_is_json_and_the_first_is_null() {
     let server = Running::new();
-    let answer = server.client.post(ROUTE, &with(request(json!([5, 6, 7, 279, 278])), json!({"logprobs": 20})));
+    let answer = server.client.post(
+        ROUTE,
+        &with(request(json!([5, 6, 7, 279, 278])), json!({"logprobs": 20})),
+    );
     let text = answer.text();
     assert!(!text.contains("NaN") && !text.contains("Infinity"), "{text}");
     let choice = &answer.json()["choices"][0];
     let given = numbers(choice);
     assert_eq!((given[0], largest(choice)[0]), (None, None));
-    assert!(given[1..].iter().all(|x| x.is_some_and(|x| (-9999.0..=0.0).contains(&x))));
+    assert!(
+        given[1..]
+            .iter()
+            .all(|x| x.is_some_and(|x| (-9999.0..=0.0).contains(&x)))
+    );
 }
 
 #[test]
@@ -154,10 +172,16 @@ fn trap_6_the_tokenizer_says_how_texts_end() {
     let server = Running::new();
     let info = server.client.get("/tokenizer_info").json();
     let tokenizer = tokenizer();
-    assert_eq!(info["eos_token"].as_str(), tokenizer.id_to_token(tokenizer.eos().unwrap()).as_deref());
+    assert_eq!(
+        info["eos_token"].as_str(),
+        tokenizer.id_to_token(tokenizer.eos().unwrap()).as_deref()
+    );
     assert_eq!(info["chat_template"].as_str(), tokenizer.chat_template());
     let base = server.client.get("/tokenizer_info?model=base").json();
-    assert!(base["eos_token"].is_string() && base["chat_template"].is_null(), "{base}");
+    assert!(
+        base["eos_token"].is_string() && base["chat_template"].is_null(),
+        "{base}"
+    );
     server.client.get("/tokenizer_info?model=absent").error(404);
 }
 
@@ -173,7 +197,12 @@ fn trap_7_these_routes_come_without_the_key() {
         ..server.client.clone()
     };
     assert!(stranger.get("/tokenizer_info").json()["eos_token"].is_string());
-    let ids = stranger.post("/tokenize", &json!({"prompt": "hello there", "add_special_tokens": false})).json();
+    let ids = stranger
+        .post(
+            "/tokenize",
+            &json!({"prompt": "hello there", "add_special_tokens": false}),
+        )
+        .json();
     let back = stranger.post("/detokenize", &json!({"tokens": ids["tokens"]})).json();
     assert_eq!(back["prompt"], "hello there");
     stranger.post(ROUTE, &request(json!([5]))).error(401);
@@ -191,7 +220,9 @@ fn trap_8_more_than_four_stops() {
 #[test]
 fn trap_9_prompts_together_give_what_each_gives_alone() {
     let server = Running::new();
-    let prompts: Vec<Vec<u32>> = (0..12).map(|i| (0..1 + 17 * i % 90).map(|j| (7 * j + i) % 250).collect()).collect();
+    let prompts: Vec<Vec<u32>> = (0..12)
+        .map(|i| (0..1 + 17 * i % 90).map(|j| (7 * j + i) % 250).collect())
+        .collect();
     let together = choices(&server.client, &request(json!(prompts)));
     assert_eq!(together.len(), prompts.len());
     for (prompt, together) in prompts.iter().zip(&together) {

@@ -12,11 +12,16 @@ use crate::common::{Running, asked, endless, models, slow, with};
 
 /// 64 requests of all kinds.
 fn requests() -> Vec<(&'static str, Value)> {
-    let texts = ["hello", "how are you", "the quick brown fox", "the lazy dog sleeps; hello there, the fox runs"];
+    let texts = [
+        "hello",
+        "how are you",
+        "the quick brown fox",
+        "the lazy dog sleeps; hello there, the fox runs",
+    ];
     (0..64)
         .map(|i| {
             let text = texts[i % 4];
-            let fields = json!({"seed": i, "temperature": [0.0, 0.7, 1.0][i % 3], "max_tokens": 5 + i % 20});
+            let fields = json!({"seed": i, "temperature": ([0.0, 0.7, 1.0][i % 3]), "max_tokens": 5 + i % 20});
             let model = ["chat", "tuned"][i / 8 % 2];
             match i % 5 {
                 0 => {
@@ -50,7 +55,10 @@ fn lasting(value: &Value) -> (Value, Value, Value) {
 #[test]
 fn http_answers_under_load_are_those_given_one_by_one_to_the_bit() {
     let alone = Running::new();
-    let expected: Vec<Value> = requests().iter().map(|(route, body)| alone.client.post(route, body).json()).collect();
+    let expected: Vec<Value> = requests()
+        .iter()
+        .map(|(route, body)| alone.client.post(route, body).json())
+        .collect();
     let options = Options {
         batch: 7,
         ..Options::default()
@@ -94,7 +102,10 @@ fn http_a_client_that_leaves_frees_its_places() {
         drop(connection);
         server.wait("hone_sequences_cancelled_total", |cancelled| cancelled == before + 6);
         server.wait("hone_sequences_running", |running| running == 0);
-        assert!(left.elapsed() < Duration::from_secs(10), "long before the answers would have ended");
+        assert!(
+            left.elapsed() < Duration::from_secs(10),
+            "long before the answers would have ended"
+        );
     }
     // The next one has its place
     let short = json!({"model": "slow", "prompt": "the", "max_tokens": 3});
@@ -120,7 +131,10 @@ fn http_a_client_that_does_not_read_holds_up_nobody() {
 #[test]
 fn http_running_answers_end_before_the_server_does() {
     let mut server = Running::new();
-    let body = with(asked("hello"), json!({"max_tokens": 150, "stream": true, "logit_bias": endless()}));
+    let body = with(
+        asked("hello"),
+        json!({"max_tokens": 150, "stream": true, "logit_bias": endless()}),
+    );
     let expected = server.client.post("/v1/chat/completions", &body).events();
     let connection = server.client.begin("/v1/chat/completions", &body);
     // Its head has come, so it runs
@@ -144,7 +158,9 @@ fn http_answers_that_do_not_end_in_time_are_given_up_with_an_error() {
     let mut server = Running::with(slow, options);
     let body = json!({"model": "slow", "prompt": "the", "n": 8, "max_tokens": 12_000, "logit_bias": endless()});
     let whole = server.client.begin("/v1/completions", &body);
-    let parts = server.client.begin("/v1/completions", &with(body, json!({"stream": true})));
+    let parts = server
+        .client
+        .begin("/v1/completions", &with(body, json!({"stream": true})));
     server.wait("hone_sequences_running", |running| running == 16);
     let begun = Instant::now();
     server.stop();
@@ -153,5 +169,8 @@ fn http_answers_that_do_not_end_in_time_are_given_up_with_an_error() {
     assert_eq!(read(&whole).error(503)["code"], "server_stopping");
     let events = read(&parts).events();
     let error = &events.last().expect("an event")["error"];
-    assert_eq!((&error["code"], &error["type"]), (&json!("server_stopping"), &json!("server_error")));
+    assert_eq!(
+        (&error["code"], &error["type"]),
+        (&json!("server_stopping"), &json!("server_error"))
+    );
 }

@@ -59,7 +59,12 @@ fn http_every_route_method_host_origin_and_token() {
                     (Some("null".to_owned()), false),
                 ];
                 for (origin, same) in origins {
-                    for (token, known) in [(None, false), (Some(TOKEN), true), (Some(OTHER), true), (Some("guess"), false)] {
+                    for (token, known) in [
+                        (None, false),
+                        (Some(TOKEN), true),
+                        (Some(OTHER), true),
+                        (Some("guess"), false),
+                    ] {
                         let bearer = token.map(|token| format!("Bearer {token}"));
                         let mut headers = vec![("Host", host.as_str())];
                         headers.extend(origin.as_deref().map(|origin| ("Origin", origin)));
@@ -83,7 +88,10 @@ fn http_every_route_method_host_origin_and_token() {
                         // Nobody else's page may read an answer, or run anything in ours
                         assert_eq!(answer.header("access-control-allow-origin"), None, "{what}");
                         let policy = answer.header("content-security-policy").unwrap_or_default();
-                        assert!(policy.starts_with("default-src 'none';") && !policy.contains("unsafe"), "{what}");
+                        assert!(
+                            policy.starts_with("default-src 'none';") && !policy.contains("unsafe"),
+                            "{what}"
+                        );
                         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
                         cases += 1;
                     }
@@ -119,7 +127,9 @@ fn http_a_request_names_its_host_once() {
     let twice = [("Host", own.as_str()), ("Host", own.as_str())];
     let status = server.client.ask("GET", "/health", &twice, b"").status;
     assert!(status == 400 || status == 403, "{status}");
-    let absolute = server.client.ask("GET", "http://evil.example/health", &[("Host", &own)], b"");
+    let absolute = server
+        .client
+        .ask("GET", "http://evil.example/health", &[("Host", &own)], b"");
     assert_eq!(absolute.status, 403);
 }
 
@@ -136,8 +146,15 @@ fn http_the_page_of_a_locked_server_names_no_model() {
     let page = open.client.get("/");
     assert!(page.text().contains("data-locked=\"no\""));
     assert!(page.text().contains("<option value=\"tuned\">") && !page.text().contains("<option value=\"reward\">"));
-    for (path, kind) in [("/", "text/html"), ("/assets/chat.js", "text/javascript"), ("/assets/chat.css", "text/css")] {
-        assert!(open.client.get(path).header("content-type").unwrap().starts_with(kind), "{path}");
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/assets/chat.js", "text/javascript"),
+        ("/assets/chat.css", "text/css"),
+    ] {
+        assert!(
+            open.client.get(path).header("content-type").unwrap().starts_with(kind),
+            "{path}"
+        );
     }
 }
 
@@ -169,7 +186,10 @@ fn other_machines_are_served_only_with_a_token() {
         ..Options::default()
     };
     let error = bind(&open).unwrap_err();
-    assert!(matches!(error, ServeError::OpenHost { .. }) && error.is_usage(), "{error}");
+    assert!(
+        matches!(error, ServeError::OpenHost { .. }) && error.is_usage(),
+        "{error}"
+    );
     let locked = Options {
         tokens: vec![TOKEN.into()],
         ..open
@@ -192,7 +212,10 @@ fn models_have_names_of_their_own() {
     let mut twice = models(&engine);
     twice[1].name = twice[0].name.clone();
     let same = Server::bind(engine, twice, &Options::default());
-    assert!(same.err().is_some_and(|error| error.to_string().contains("two models are called `chat`")));
+    assert!(
+        same.err()
+            .is_some_and(|error| error.to_string().contains("two models are called `chat`"))
+    );
 }
 
 #[test]
@@ -204,7 +227,11 @@ fn tokens_are_read_from_files() {
         hone_serve::read_token(&path)
     };
     assert_eq!(file("good", &format!("{TOKEN}\n")).unwrap(), TOKEN);
-    for (name, text) in [("empty", ""), ("short", "abc\n"), ("two", "0123456789abcdef 0123456789abcdef\n")] {
+    for (name, text) in [
+        ("empty", ""),
+        ("short", "abc\n"),
+        ("two", "0123456789abcdef 0123456789abcdef\n"),
+    ] {
         assert!(matches!(file(name, text), Err(ServeError::WeakToken { .. })), "{name}");
     }
     let absent = hone_serve::read_token(&folder.path().join("absent")).unwrap_err();

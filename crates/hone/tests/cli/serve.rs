@@ -29,7 +29,11 @@ impl Serving {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = lines.next().expect("a line").unwrap();
-        let address = said.split("http://").nth(1).unwrap_or_else(|| panic!("{said}")).to_owned();
+        let address = said
+            .split("http://")
+            .nth(1)
+            .unwrap_or_else(|| panic!("{said}"))
+            .to_owned();
         Self { child, address, lines }
     }
 
@@ -52,7 +56,10 @@ impl Serving {
 
     /// Sends a signal and gives the exit code and the rest of what was written.
     fn end(mut self, signal: &str) -> (Option<i32>, Vec<String>) {
-        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args([signal, &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
         let started = Instant::now();
         let code = loop {
@@ -70,11 +77,26 @@ impl Serving {
 fn cli_serve_answers_and_ends_in_good_order() {
     let fixture = Fixture::new();
     for signal in ["-INT", "-TERM"] {
-        let server = Serving::new(&fixture, &["--model", "model", "--model", "judge=reward", "--adapter", "tuned=adapter"]);
+        let server = Serving::new(
+            &fixture,
+            &[
+                "--model",
+                "model",
+                "--model",
+                "judge=reward",
+                "--adapter",
+                "tuned=adapter",
+            ],
+        );
         let (status, list) = server.ask("GET", "/v1/models", None);
         assert_eq!(status, 200);
         let list: Value = serde_json::from_str(&list).unwrap();
-        let names: Vec<&str> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
+        let names: Vec<&str> = list["data"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| m["id"].as_str().unwrap())
+            .collect();
         // The directory `model/` of a temporary folder has the folder's name
         let folder = fixture.folder.path().canonicalize().unwrap();
         assert_eq!(names, [folder.file_name().unwrap().to_str().unwrap(), "judge", "tuned"]);
@@ -84,11 +106,28 @@ fn cli_serve_answers_and_ends_in_good_order() {
         assert_eq!(status, 200, "{answer}");
         let answer: Value = serde_json::from_str(&answer).unwrap();
         // What `hone sample` gives
-        let arguments = ["sample", "--model", "model", "--prompt", "the", "--max-new-tokens", "3", "--temperature", "0"];
-        let sampled = fixture.hone(&[&arguments[..], &["--precision", "f32", "--json"]].concat()).json();
+        let arguments = [
+            "sample",
+            "--model",
+            "model",
+            "--prompt",
+            "the",
+            "--max-new-tokens",
+            "3",
+            "--temperature",
+            "0",
+        ];
+        let sampled = fixture
+            .hone(&[&arguments[..], &["--precision", "f32", "--json"]].concat())
+            .json();
         assert_eq!(answer["choices"][0]["text"], sampled[0]["completion"]);
         let numbers = |value: &Value| -> Vec<u32> {
-            value.as_array().unwrap().iter().map(|x| (x.as_f64().unwrap() as f32).to_bits()).collect()
+            value
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|x| (x.as_f64().unwrap() as f32).to_bits())
+                .collect()
         };
         assert_eq!(
             numbers(&answer["choices"][0]["logprobs"]["token_logprobs"]),
@@ -109,7 +148,15 @@ fn cli_serve_says_what_is_wrong_before_it_starts() {
     serve(&[]).fails(2, &["--model"]);
     serve(&["--model", "./absent"]).fails(2, &["./absent: no such directory"]);
     serve(&["--model", "model", "--host", "0.0.0.0"]).fails(2, &["0.0.0.0", "--token FILE"]);
-    serve(&["--model", "model", "--host", "no.such.host.invalid", "--token", "absent"]).fails(2, &["absent"]);
+    serve(&[
+        "--model",
+        "model",
+        "--host",
+        "no.such.host.invalid",
+        "--token",
+        "absent",
+    ])
+    .fails(2, &["absent"]);
     fixture.file("short", "abc\n");
     serve(&["--model", "model", "--token", "short"]).fails(2, &["short: the token has 3 characters", "at least 16"]);
     serve(&["--model", "a=model", "--model", "a=reward"]).fails(2, &["two models are called `a`", "NAME=DIR"]);
