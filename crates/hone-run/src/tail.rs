@@ -92,17 +92,23 @@ impl Tail {
     /// # Errors
     /// What the system refuses.
     pub fn read(&mut self, budget: u64, each: &mut dyn FnMut(Piece<'_>)) -> io::Result<u64> {
-        let Some(mut file) = self.look()? else {
+        let Some(modified) = self.look()? else {
             if self.offset > 0 {
                 self.rewind();
                 each(Piece::Restart);
             }
             return Ok(0);
         };
-        let (Some(modified), length) = (self.modified, self.length) else { return Ok(0) };
+        let length = self.length;
         if self.seen == Some((length, modified)) {
             return Ok(0);
         }
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            // It went away meanwhile; the next look tells
+            Err(error) if is_absent(&error) => return Ok(0),
+            Err(error) => return Err(error),
+        };
         if self.offset > 0 && !self.stands(&mut file)? {
             self.rewind();
             each(Piece::Restart);
@@ -114,23 +120,18 @@ impl Tail {
         Ok(read)
     }
 
-    /// Opens the file, if it is one, and notes its length and time.
-    fn look(&mut self) -> io::Result<Option<File>> {
+    /// Notes length and time of the file; gives the time, if it is one.
+    fn look(&mut self) -> io::Result<Option<SystemTime>> {
         (self.length, self.modified) = (0, None);
-        let absent = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
-        let metadata = match fs::symlink_metadata(&self.path) {
-            Ok(metadata) if metadata.is_file() => metadata,
-            Ok(_) => return Ok(None),
-            Err(error) if absent(&error) => return Ok(None),
+        match fs::symlink_metadata(&self.path) {
+            Ok(metadata) if metadata.is_file() => {
+                (self.length, self.modified) = (metadata.len(), Some(metadata.modified()?));
+            }
+            Ok(_) => {}
+            Err(error) if is_absent(&error) => {}
             Err(error) => return Err(error),
-        };
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if absent(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        (self.length, self.modified) = (metadata.len(), Some(metadata.modified()?));
-        Ok(Some(file))
+        }
+        Ok(self.modified)
     }
 
     /// Whether what was read last still stands before the place.
@@ -179,6 +180,10 @@ impl Tail {
         let surplus = self.before.len().saturating_sub(REMEMBERED);
         self.before.drain(..surplus);
     }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

@@ -58,6 +58,14 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// A folder of runs that is none.
+    #[error("{path}: cannot be read as a folder of runs: {source}; expected the folder in which runs are, such as `runs`")]
+    Runs {
+        /// The folder.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An address that cannot be taken.
     #[error("cannot listen on {host} port {port}: {source}; is another program there? --port takes another one")]
     Listen {
@@ -92,6 +100,7 @@ impl ServeError {
                 | Self::WeakToken { .. }
                 | Self::Token { .. }
                 | Self::Listen { .. }
+                | Self::Runs { .. }
         )
     }
 }

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod bounds;
+mod dashboard;
 mod engine;
 mod error;
 mod metrics;
@@ -21,6 +22,7 @@ mod security;
 mod server;
 mod shared;
 
+pub use dashboard::{Bounds, Dashboard, DashboardOptions, RULES};
 pub use error::ServeError;
 pub use models::ServedModel;
 pub use security::{LEAST_TOKEN, read_token};
