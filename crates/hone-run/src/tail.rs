@@ -176,7 +176,8 @@ impl Tail {
     }
 
     fn remember(&mut self, line: &[u8]) {
-        self.before.extend_from_slice(&line[line.len().saturating_sub(REMEMBERED)..]);
+        self.before
+            .extend_from_slice(&line[line.len().saturating_sub(REMEMBERED)..]);
         let surplus = self.before.len().saturating_sub(REMEMBERED);
         self.before.drain(..surplus);
     }

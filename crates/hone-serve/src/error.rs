@@ -59,7 +59,9 @@ pub enum ServeError {
         source: io::Error,
     },
     /// A folder of runs that is none.
-    #[error("{path}: cannot be read as a folder of runs: {source}; expected the folder in which runs are, such as `runs`")]
+    #[error(
+        "{path}: cannot be read as a folder of runs: {source}; expected the folder in which runs are, such as `runs`"
+    )]
     Runs {
         /// The folder.
         path: String,

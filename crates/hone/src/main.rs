@@ -17,8 +17,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    bench, best_of, chat, compare, config, dashboard, data, doctor, eval, export, logprobs, plan, prompt, quickstart, recipe,
-    sample, score, serve, stage, tokenizer, world,
+    bench, best_of, chat, compare, config, dashboard, data, doctor, eval, export, logprobs, plan, prompt, quickstart,
+    recipe, sample, score, serve, stage, tokenizer, world,
 };
 use failure::Failure;
 

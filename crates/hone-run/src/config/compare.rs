@@ -154,7 +154,10 @@ mod tests {
     fn values_have_dotted_keys() {
         let text = "seed = 1\n[data]\nempty = []\nlist = [1, 2]\n[[data.train]]\npath = \"a\"\n[[data.train]]\npath = \"b\"\n[none]\n";
         let found = flat(&toml::from_str(text).unwrap());
-        let pairs: Vec<(&str, &str)> = found.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let pairs: Vec<(&str, &str)> = found
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
         let expected = [
             ("data.empty", "[]"),
             ("data.list", "[1, 2]"),

@@ -122,7 +122,10 @@ fn not_finite(record: &Record, found: &mut Found) {
     }
     let name = "train/skipped_steps";
     if let Some(first) = figures.get(name).and_then(|figure| figure.first_nonzero) {
-        let text = format!("steps were skipped because a gradient was not finite, the first at step {}", first.step);
+        let text = format!(
+            "steps were skipped because a gradient was not finite, the first at step {}",
+            first.step
+        );
         found.add("skipped-steps", text, (Some(name), Some(first.step)));
     }
 }
@@ -160,7 +163,9 @@ fn losses(record: &Record, found: &mut Found) {
 
 fn kl(record: &Record, bounds: &Bounds, found: &mut Found) {
     for name in ["objective/kl", "eval/kl"] {
-        let Some(figure) = record.figures.get(name) else { continue };
+        let Some(figure) = record.figures.get(name) else {
+            continue;
+        };
         if let Some(mean) = figure.mean_of_last(KL_VALUES).filter(|mean| *mean > bounds.kl) {
             let text = format!(
                 "`{name}` is {} nats a response, above the bound of {}: the policy is far from where it started",
@@ -175,21 +180,36 @@ fn kl(record: &Record, bounds: &Bounds, found: &mut Found) {
 /// What shrinks or grows against its own beginning.
 fn collapses(record: &Record, found: &mut Found) {
     let compared = |name: &'static str| {
-        let figure = record.figures.get(name).filter(|figure| figure.count >= 2 * WINDOW as u64)?;
+        let figure = record
+            .figures
+            .get(name)
+            .filter(|figure| figure.count >= 2 * WINDOW as u64)?;
         Some((name, figure, figure.first_mean?, figure.recent_mean()?))
     };
     let entropy = compared("policy/entropy_avg").or_else(|| compared("objective/entropy"));
     if let Some((name, figure, first, now)) = entropy.filter(|(_, _, first, now)| *now < ENTROPY_LEFT * first) {
-        let text = format!("`{name}` fell from {} to {}: responses may have become all alike", short(first), short(now));
+        let text = format!(
+            "`{name}` fell from {} to {}: responses may have become all alike",
+            short(first),
+            short(now)
+        );
         found.add("entropy-collapse", text, (Some(name), last_step(figure)));
     }
     let runs_away = |first: f64, now: f64| now > LENGTH_TIMES * first && now - first >= LENGTH_MORE;
-    if let Some((name, figure, first, now)) = compared("completions/mean_length").filter(|(_, _, first, now)| runs_away(*first, *now)) {
+    if let Some((name, figure, first, now)) =
+        compared("completions/mean_length").filter(|(_, _, first, now)| runs_away(*first, *now))
+    {
         let text = format!("responses grew from {} to {} tokens", short(first), short(now));
         found.add("length-runaway", text, (Some(name), last_step(figure)));
     }
-    if let Some((name, figure, first, now)) = compared("completions/ended").filter(|(_, _, first, now)| *now < ENDED_LEFT * first) {
-        let text = format!("the share of responses that end by themselves fell from {} to {}", short(first), short(now));
+    if let Some((name, figure, first, now)) =
+        compared("completions/ended").filter(|(_, _, first, now)| *now < ENDED_LEFT * first)
+    {
+        let text = format!(
+            "the share of responses that end by themselves fell from {} to {}",
+            short(first),
+            short(now)
+        );
         found.add("unended", text, (Some(name), last_step(figure)));
     }
 }
@@ -197,11 +217,18 @@ fn collapses(record: &Record, found: &mut Found) {
 /// The score that is optimised rises while the one that is meant falls.
 fn parting(record: &Record, found: &mut Found) {
     let proxy_name = "objective/scores";
-    let is_gold = |name: &str| name.rsplit('/').next().is_some_and(|last| last.starts_with("gold")) || name.starts_with("gold/");
-    let Some(proxy) = record.figures.get(proxy_name) else { return };
-    let (Some(proxy_first), Some(proxy_now)) = (proxy.first_mean, proxy.recent_mean()) else { return };
+    let is_gold =
+        |name: &str| name.rsplit('/').next().is_some_and(|last| last.starts_with("gold")) || name.starts_with("gold/");
+    let Some(proxy) = record.figures.get(proxy_name) else {
+        return;
+    };
+    let (Some(proxy_first), Some(proxy_now)) = (proxy.first_mean, proxy.recent_mean()) else {
+        return;
+    };
     for (name, gold) in record.figures.iter().filter(|(name, _)| is_gold(name)) {
-        let (Some(first), Some(best), Some(now)) = (gold.first, gold.greatest, gold.last) else { continue };
+        let (Some(first), Some(best), Some(now)) = (gold.first, gold.greatest, gold.last) else {
+            continue;
+        };
         let lost = best.value - now.value > GOLD_LOST * (best.value - first) && best.value > first;
         if proxy_now > proxy_first && gold.since_greatest >= 2 && lost {
             let text = format!(
@@ -218,7 +245,11 @@ fn parting(record: &Record, found: &mut Found) {
 }
 
 fn mismatch(record: &Record, found: &mut Found) {
-    let named = |name: &str| name.rsplit('/').next().is_some_and(|last| last.starts_with("logprob_mismatch"));
+    let named = |name: &str| {
+        name.rsplit('/')
+            .next()
+            .is_some_and(|last| last.starts_with("logprob_mismatch"))
+    };
     for (name, figure) in record.figures.iter().filter(|(name, _)| named(name)) {
         if let Some(first) = figure.first_nonzero {
             let text = format!(
@@ -232,16 +263,23 @@ fn mismatch(record: &Record, found: &mut Found) {
 }
 
 fn standstill(record: &Record, state: State, found: &mut Found) {
-    let since = record.written().map_or_else(|| "it began".to_owned(), |written| date(unix(written)));
+    let since = record
+        .written()
+        .map_or_else(|| "it began".to_owned(), |written| date(unix(written)));
     let step = record.step();
     match state {
         State::Quiet => {
-            let usual = record.clock.seconds_per_step().map_or_else(String::new, |seconds| format!("; a step took {} s", short(seconds)));
+            let usual = record
+                .clock
+                .seconds_per_step()
+                .map_or_else(String::new, |seconds| format!("; a step took {} s", short(seconds)));
             found.add("quiet", format!("no line since {since}{usual}"), (None, Some(step)));
         }
         State::Stopped => {
             let total = record.total().map_or_else(String::new, |total| format!(" of {total}"));
-            let text = format!("stopped at step {step}{total}, last written {since}; the same command goes on from its last checkpoint");
+            let text = format!(
+                "stopped at step {step}{total}, last written {since}; the same command goes on from its last checkpoint"
+            );
             found.add("stopped", text, (None, Some(step)));
         }
         State::Running | State::Finished => {}
@@ -252,13 +290,24 @@ fn files(record: &Record, found: &mut Found) {
     let bad = record.bad_lines();
     if bad > 0 {
         let lines = count(bad, "line");
-        found.add("unreadable", format!("{lines} of its files could not be read and {} left out", if bad == 1 { "is" } else { "are" }), (None, None));
+        found.add(
+            "unreadable",
+            format!(
+                "{lines} of its files could not be read and {} left out",
+                if bad == 1 { "is" } else { "are" }
+            ),
+            (None, None),
+        );
     }
     if let Some(reason) = &record.refused {
         found.add("unreadable", format!("a file cannot be read: {reason}"), (None, None));
     }
     if let Some(reason) = &record.settings.problem {
-        found.add("configuration", format!("its configuration cannot be read: {reason}"), (None, None));
+        found.add(
+            "configuration",
+            format!("its configuration cannot be read: {reason}"),
+            (None, None),
+        );
     }
 }
 
@@ -281,15 +330,22 @@ mod tests {
         let mut record = record();
         let longest = columns.iter().map(|(_, values)| values.len()).max().unwrap_or(0);
         for step in 0..longest {
-            let fields: Vec<(&str, f64)> = columns.iter().filter_map(|(name, values)| Some((*name, *values.get(step)?))).collect();
-            record.figures.take(hone_run::metric_line(step as u64 + 1, &fields).as_bytes());
+            let fields: Vec<(&str, f64)> = columns
+                .iter()
+                .filter_map(|(name, values)| Some((*name, *values.get(step)?)))
+                .collect();
+            record
+                .figures
+                .take(hone_run::metric_line(step as u64 + 1, &fields).as_bytes());
         }
         let found = alerts(&record, State::Finished, &Bounds::default());
         found.iter().map(|alert| alert.rule).collect()
     }
 
     fn ramp(from: f64, to: f64, count: usize) -> Vec<f64> {
-        (0..count).map(|i| from + (to - from) * i as f64 / (count - 1) as f64).collect()
+        (0..count)
+            .map(|i| from + (to - from) * i as f64 / (count - 1) as f64)
+            .collect()
     }
 
     #[test]
@@ -298,7 +354,10 @@ mod tests {
         assert_eq!(raised(&[("train/loss", down_and_up(1.6))]), ["loss-rose"]);
         assert!(raised(&[("train/loss", down_and_up(1.1))]).is_empty());
         assert!(raised(&[("train/loss", ramp(3.0, 1.0, 100))]).is_empty());
-        assert_eq!(raised(&[("eval/loss", vec![2.0, 1.0, 1.1, 1.2])]), ["held-out-loss-rose"]);
+        assert_eq!(
+            raised(&[("eval/loss", vec![2.0, 1.0, 1.1, 1.2])]),
+            ["held-out-loss-rose"]
+        );
         assert!(raised(&[("eval/loss", vec![2.0, 1.0, 1.2])]).is_empty());
         assert!(raised(&[("eval/loss", vec![2.0, 1.0, 1.01, 1.02])]).is_empty());
         assert_eq!(raised(&[("loss", vec![1.0, f64::NAN])]), ["not-finite"]);
@@ -307,12 +366,21 @@ mod tests {
         assert!(raised(&[("objective/kl", ramp(0.0, 25.0, 30))]).is_empty());
         // One high value is no drift
         assert!(raised(&[("objective/kl", vec![1.0, 1.0, 1.0, 1.0, 100.0])]).is_empty());
-        assert_eq!(raised(&[("policy/entropy_avg", ramp(1.0, 0.01, 40))]), ["entropy-collapse"]);
+        assert_eq!(
+            raised(&[("policy/entropy_avg", ramp(1.0, 0.01, 40))]),
+            ["entropy-collapse"]
+        );
         assert!(raised(&[("policy/entropy_avg", ramp(1.0, 0.5, 40))]).is_empty());
-        assert_eq!(raised(&[("completions/mean_length", ramp(20.0, 90.0, 40))]), ["length-runaway"]);
+        assert_eq!(
+            raised(&[("completions/mean_length", ramp(20.0, 90.0, 40))]),
+            ["length-runaway"]
+        );
         assert!(raised(&[("completions/mean_length", ramp(2.0, 9.0, 40))]).is_empty());
         assert_eq!(raised(&[("completions/ended", ramp(1.0, 0.1, 40))]), ["unended"]);
-        assert_eq!(raised(&[("policy/logprob_mismatch_max", vec![0.0, 1e-7])]), ["mismatch"]);
+        assert_eq!(
+            raised(&[("policy/logprob_mismatch_max", vec![0.0, 1e-7])]),
+            ["mismatch"]
+        );
         assert!(raised(&[("policy/logprob_mismatch_max", vec![0.0; 50])]).is_empty());
     }
 
@@ -332,10 +400,19 @@ mod tests {
         record.figures.take(b"{\"step\":7,\"loss\":1}");
         record.settings.values.insert("ppo.updates".into(), "20".into());
         record.figures.take(b"half a li");
-        let rules = |state| alerts(&record, state, &Bounds::default()).into_iter().map(|alert| (alert.rule, alert.text)).collect::<Vec<_>>();
+        let rules = |state| {
+            alerts(&record, state, &Bounds::default())
+                .into_iter()
+                .map(|alert| (alert.rule, alert.text))
+                .collect::<Vec<_>>()
+        };
         let stopped = rules(State::Stopped);
         assert_eq!((stopped[0].0, stopped[1].0), ("stopped", "unreadable"));
-        assert!(stopped[0].1.starts_with("stopped at step 7 of 20, last written"), "{}", stopped[0].1);
+        assert!(
+            stopped[0].1.starts_with("stopped at step 7 of 20, last written"),
+            "{}",
+            stopped[0].1
+        );
         assert_eq!(stopped[1].1, "1 line of its files could not be read and is left out");
         assert_eq!(rules(State::Quiet)[0].0, "quiet");
         assert_eq!(rules(State::Running).len(), 1);

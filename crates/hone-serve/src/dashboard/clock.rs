@@ -98,7 +98,9 @@ impl Writer {
             // A process of somebody else, whose files are not shown
             return Self::Here;
         };
-        let open = files.flatten().any(|file| fs::read_link(file.path()).is_ok_and(|to| to == lock));
+        let open = files
+            .flatten()
+            .any(|file| fs::read_link(file.path()).is_ok_and(|to| to == lock));
         if open { Self::Here } else { Self::Gone }
     }
 }
@@ -143,7 +145,8 @@ impl State {
 
 /// Seconds since 1970.
 pub(super) fn unix(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -173,7 +173,8 @@ mod tests {
     fn a_curve_over_each_axis() {
         let mut curves = Curves::default();
         for step in 1..=4_u64 {
-            let line = json!({"step": step, "score": step * step, "objective/kl": 0.5 * step as f64, "rollout/tokens": 100});
+            let line =
+                json!({"step": step, "score": step * step, "objective/kl": 0.5 * step as f64, "rollout/tokens": 100});
             curves.take(step, &fields(line));
             curves.took(step, 2.0);
         }

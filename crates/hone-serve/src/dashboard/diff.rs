@@ -40,18 +40,26 @@ pub(super) fn words(old: &str, new: &str) -> Vec<Part> {
     // 1. What both begin and end with needs no table
     let start = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
     let (old_rest, new_rest) = (&old[start..], &new[start..]);
-    let end = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(|(a, b)| a == b).count();
+    let end = old_rest
+        .iter()
+        .rev()
+        .zip(new_rest.iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
     let (old_middle, new_middle) = (&old_rest[..old_rest.len() - end], &new_rest[..new_rest.len() - end]);
     let mut parts = Parts::default();
     old[..start].iter().for_each(|word| parts.push(Kind::Same, word));
     // 2. The middle
-    if old_middle.len().saturating_mul(new_middle.len()) > MOST_CELLS || old_middle.len().max(new_middle.len()) > 60_000 {
+    if old_middle.len().saturating_mul(new_middle.len()) > MOST_CELLS || old_middle.len().max(new_middle.len()) > 60_000
+    {
         old_middle.iter().for_each(|word| parts.push(Kind::Deleted, word));
         new_middle.iter().for_each(|word| parts.push(Kind::Inserted, word));
     } else {
         common(old_middle, new_middle, &mut parts);
     }
-    old_rest[old_middle.len()..].iter().for_each(|word| parts.push(Kind::Same, word));
+    old_rest[old_middle.len()..]
+        .iter()
+        .for_each(|word| parts.push(Kind::Same, word));
     parts.0
 }
 
@@ -137,7 +145,10 @@ mod tests {
         assert_eq!(shown("", "new"), "[+new+]");
         assert_eq!(shown("old", ""), "[-old-]");
         assert_eq!(shown("", ""), "");
-        assert_eq!(shown("one two three four", "zero two four five"), "[-one-][+zero+] two[- three-] four[+ five+]");
+        assert_eq!(
+            shown("one two three four", "zero two four five"),
+            "[-one-][+zero+] two[- three-] four[+ five+]"
+        );
         assert_eq!(shown("a b", "a\nb"), "a[- b-][+\nb+]");
     }
 

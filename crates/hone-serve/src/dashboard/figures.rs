@@ -186,7 +186,13 @@ mod tests {
         figures.take(b"{\"step\":3,\"loss\":null,\"kl\":1,\"non_finite\":1}");
         assert_eq!((figures.bad_lines, figures.not_finite), (5, 1));
         assert_eq!(figures.not_finite_last, Some(("loss".to_owned(), 3)));
-        assert_eq!(figures.iter().map(|(name, figure)| (name, figure.count)).collect::<Vec<_>>(), [("kl", 1), ("loss", 0)]);
+        assert_eq!(
+            figures
+                .iter()
+                .map(|(name, figure)| (name, figure.count))
+                .collect::<Vec<_>>(),
+            [("kl", 1), ("loss", 0)]
+        );
     }
 
     #[test]

@@ -85,7 +85,9 @@ impl Record {
     pub fn keep(&mut self) {
         if self.open.is_none() {
             self.open = Some(Open::default());
-            [&mut self.metrics, &mut self.timings, &mut self.samples].map(Tail::rewind);
+            for tail in [&mut self.metrics, &mut self.timings, &mut self.samples] {
+                tail.rewind();
+            }
             (self.figures, self.clock) = (Figures::default(), Clock::default());
         }
     }
@@ -98,11 +100,20 @@ impl Record {
     /// Reads what came since, up to `budget` bytes, which are taken off.
     pub fn refresh(&mut self, budget: &mut u64) {
         self.refused = None;
-        let results = [self.read_small(), self.read_metrics(budget), self.read_timings(budget), self.read_samples(budget)];
+        let results = [
+            self.read_small(),
+            self.read_metrics(budget),
+            self.read_timings(budget),
+            self.read_samples(budget),
+        ];
         if let Some(error) = results.into_iter().find_map(Result::err) {
             self.refused = Some(error.to_string());
         }
-        self.writer = if self.finished.is_some() { Writer::Gone } else { Writer::of(&self.dir) };
+        self.writer = if self.finished.is_some() {
+            Writer::Gone
+        } else {
+            Writer::of(&self.dir)
+        };
     }
 
     fn read_metrics(&mut self, budget: &mut u64) -> io::Result<()> {
@@ -150,7 +161,9 @@ impl Record {
     }
 
     fn read_samples(&mut self, budget: &mut u64) -> io::Result<()> {
-        let Some(Open { index, .. }) = &mut self.open else { return Ok(()) };
+        let Some(Open { index, .. }) = &mut self.open else {
+            return Ok(());
+        };
         let read = self.samples.read(*budget, &mut |piece| {
             let mut restart = false;
             let line = line_of(piece, || restart = true, || index.bad_lines += 1);
@@ -168,20 +181,34 @@ impl Record {
     /// Reads the configuration and what stands in small files, where they changed.
     fn read_small(&mut self) -> io::Result<()> {
         if let Some(change) = changed(&self.dir.join("run.toml"), &mut self.seen[0])? {
-            self.settings = if change { settings(&self.dir.join("run.toml")) } else { Settings::default() };
+            self.settings = if change {
+                settings(&self.dir.join("run.toml"))
+            } else {
+                Settings::default()
+            };
         }
         if let Some(change) = changed(&self.dir.join("finished.json"), &mut self.seen[1])? {
             self.finished = change.then(|| object(&self.dir.join("finished.json"))).transpose()?;
         }
         if let Some(change) = changed(&self.dir.join("environment.json"), &mut self.seen[2])? {
-            self.environment = if change { object(&self.dir.join("environment.json"))? } else { Map::new() };
+            self.environment = if change {
+                object(&self.dir.join("environment.json"))?
+            } else {
+                Map::new()
+            };
         }
         Ok(())
     }
 
     /// The stage that made it, as the sections of its configuration tell.
     pub fn stage(&self) -> &'static str {
-        let has = |start: &str| self.settings.values.range(start.to_owned()..).next().is_some_and(|(key, _)| key.starts_with(start));
+        let has = |start: &str| {
+            self.settings
+                .values
+                .range(start.to_owned()..)
+                .next()
+                .is_some_and(|(key, _)| key.starts_with(start))
+        };
         let stages = [
             ("online_preference.", "online-preference"),
             ("expert_iteration.", "expert-iteration"),
@@ -192,7 +219,10 @@ impl Record {
             ("data.turns", "sft"),
             ("data.cross_document", "pretrain"),
         ];
-        stages.into_iter().find(|(start, _)| has(start)).map_or("run", |(_, stage)| stage)
+        stages
+            .into_iter()
+            .find(|(start, _)| has(start))
+            .map_or("run", |(_, stage)| stage)
     }
 
     /// The last step that it told of.
@@ -202,7 +232,13 @@ impl Record {
 
     /// Steps in all, where it says so.
     pub fn total(&self) -> Option<u64> {
-        let keys = ["ppo.updates", "grpo.updates", "online_preference.updates", "expert_iteration.rounds", "train.steps"];
+        let keys = [
+            "ppo.updates",
+            "grpo.updates",
+            "online_preference.updates",
+            "expert_iteration.rounds",
+            "train.steps",
+        ];
         let configured = || keys.iter().find_map(|key| self.settings.values.get(*key)?.parse().ok());
         self.clock.total.or_else(configured)
     }
@@ -218,7 +254,9 @@ impl Record {
         if self.finished.is_some() {
             return State::Finished;
         }
-        let age = self.written().map_or(Duration::MAX, |written| now.duration_since(written).unwrap_or_default());
+        let age = self
+            .written()
+            .map_or(Duration::MAX, |written| now.duration_since(written).unwrap_or_default());
         State::unfinished(self.writer, age, self.clock.seconds_per_step())
     }
 

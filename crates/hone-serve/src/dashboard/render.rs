@@ -35,7 +35,9 @@ fn templates() -> Result<&'static Environment<'static>, String> {
         environment.set_formatter(write_escaped);
         environment.add_filter("cut", cut);
         for (name, text) in TEMPLATES {
-            environment.add_template(name, text).map_err(|error| error.to_string())?;
+            environment
+                .add_template(name, text)
+                .map_err(|error| error.to_string())?;
         }
         Ok(environment)
     });
@@ -63,7 +65,10 @@ fn cut(text: &str) -> String {
 /// The page as HTML; `twin` is the address of its JSON.
 pub(super) fn html(view: &View, twin: &str) -> Result<String, String> {
     let group = |group: &report::ChartGroup| {
-        let figures = group.charts.iter().map(|chart| Shown::from_safe_string(chart.to_html()));
+        let figures = group
+            .charts
+            .iter()
+            .map(|chart| Shown::from_safe_string(chart.to_html()));
         context! { title => group.title, figures => figures.collect::<Vec<_>>() }
     };
     let page = context! {
@@ -94,7 +99,9 @@ fn rendered(template: &str, page: Shown) -> Result<String, String> {
 /// An answer of this kind.
 pub(super) fn of(kind: &'static str, text: impl IntoResponse) -> Response {
     let mut response = text.into_response();
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -106,9 +113,16 @@ pub(super) fn message(status: StatusCode, text: &str, (as_json, enter): (bool, b
     let mut response = if as_json {
         ApiError::of(status, text).into_response()
     } else {
-        let title = if enter { "Enter" } else { status.canonical_reason().unwrap_or("No page") };
+        let title = if enter {
+            "Enter"
+        } else {
+            status.canonical_reason().unwrap_or("No page")
+        };
         let page = context! { title, message => text, enter, live => false, version => env!("CARGO_PKG_VERSION") };
-        of(HTML, rendered("message.html", page).unwrap_or_else(|error| json!(error).to_string()))
+        of(
+            HTML,
+            rendered("message.html", page).unwrap_or_else(|error| json!(error).to_string()),
+        )
     };
     *response.status_mut() = status;
     response
@@ -122,7 +136,11 @@ pub(super) fn style() -> String {
 /// The program: what reads charts out, and what keeps pages up to date.
 pub(super) fn script() -> String {
     // Charts are replaced on a live page, so the first part is a function that is called again
-    format!("function readOut() {{\n{}}}\n{}", report::HOVER_SCRIPT, include_str!("pages/dashboard.js"))
+    format!(
+        "function readOut() {{\n{}}}\n{}",
+        report::HOVER_SCRIPT,
+        include_str!("pages/dashboard.js")
+    )
 }
 
 #[cfg(test)]
@@ -142,7 +160,13 @@ mod tests {
         assert_eq!(response.status(), StatusCode::NOT_FOUND);
         let page = context! { title => hostile, message => hostile, enter => false, live => false, version => "1" };
         let text = rendered("message.html", page).unwrap();
-        assert!(!text.contains("<script>alert") && !text.contains('\u{202e}') && !text.contains('\0'), "{text}");
-        assert!(text.contains("&lt;script&gt;alert(1)") && text.contains("\\u{202e}\\u{0}"), "{text}");
+        assert!(
+            !text.contains("<script>alert") && !text.contains('\u{202e}') && !text.contains('\0'),
+            "{text}"
+        );
+        assert!(
+            text.contains("&lt;script&gt;alert(1)") && text.contains("\\u{202e}\\u{0}"),
+            "{text}"
+        );
     }
 }

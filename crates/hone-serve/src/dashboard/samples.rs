@@ -39,7 +39,9 @@ pub(super) struct Index {
 impl Index {
     /// Takes a line of `samples.jsonl`.
     pub fn take(&mut self, offset: u64, line: &[u8]) {
-        let sample = serde_json::from_slice::<Sample>(line).ok().filter(|_| line.len() as u64 <= MAX_BYTES);
+        let sample = serde_json::from_slice::<Sample>(line)
+            .ok()
+            .filter(|_| line.len() as u64 <= MAX_BYTES);
         let Some(sample) = sample else {
             self.bad_lines += 1;
             return;
@@ -53,7 +55,11 @@ impl Index {
             self.answered.clear();
         }
         let digest = blake3::hash(sample.prompt.as_bytes());
-        let prompt = digest.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let prompt = digest
+            .as_bytes()
+            .iter()
+            .take(8)
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let turn = self.answered.entry(prompt).or_default();
         let key = (prompt, *turn);
         *turn += 1;
@@ -82,7 +88,9 @@ impl Samples {
         if !fs::symlink_metadata(path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
         }
-        Ok(Self { file: File::open(path)? })
+        Ok(Self {
+            file: File::open(path)?,
+        })
     }
 
     /// The sample of a place; none where the file was changed since.
@@ -100,7 +108,9 @@ pub(super) fn matches(sample: &Sample, words: &[String]) -> bool {
         return true;
     }
     let (prompt, response) = (sample.prompt.to_lowercase(), sample.response.to_lowercase());
-    words.iter().all(|word| prompt.contains(word) || response.contains(word))
+    words
+        .iter()
+        .all(|word| prompt.contains(word) || response.contains(word))
 }
 
 #[cfg(test)]
@@ -144,7 +154,12 @@ mod tests {
         let pairs: Vec<(String, Option<String>)> = index
             .places
             .iter()
-            .map(|place| (shown(place), place.previous.map(|before| shown(&index.places[before as usize]))))
+            .map(|place| {
+                (
+                    shown(place),
+                    place.previous.map(|before| shown(&index.places[before as usize])),
+                )
+            })
             .collect();
         let expected = [
             ("a1", None),
@@ -156,8 +171,9 @@ mod tests {
             ("a3, second", Some("a1, second")),
             ("c3", None),
         ];
-        let expected: Vec<(String, Option<String>)> =
-            expected.map(|(new, old)| (new.to_owned(), old.map(str::to_owned))).into();
+        let expected: Vec<(String, Option<String>)> = expected
+            .map(|(new, old)| (new.to_owned(), old.map(str::to_owned)))
+            .into();
         assert_eq!(pairs, expected);
         // A file that was cut back meanwhile
         fs::write(&path, "").unwrap();
@@ -172,7 +188,13 @@ mod tests {
             ..Sample::default()
         };
         let words = |text: &str| -> Vec<String> { text.to_lowercase().split_whitespace().map(str::to_owned).collect() };
-        for (text, expected) in [("", true), ("sum seven", true), ("SEVEN", true), ("ärger", true), ("sum eight", false)] {
+        for (text, expected) in [
+            ("", true),
+            ("sum seven", true),
+            ("SEVEN", true),
+            ("ärger", true),
+            ("sum eight", false),
+        ] {
             assert_eq!(matches(&sample, &words(text)), expected, "{text}");
         }
     }

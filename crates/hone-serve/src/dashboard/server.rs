@@ -8,7 +8,9 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, COOKIE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::header::{
+    CONTENT_TYPE, COOKIE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -108,7 +110,11 @@ impl Dashboard {
         let board = Board {
             store: Mutex::new(Store::new(root, options.every)),
             gate: Gate::new(&options.host, address.ip(), &options.names, &options.tokens),
-            cookies: options.tokens.iter().map(|token| blake3::hash(cookie_of(token).as_bytes())).collect(),
+            cookies: options
+                .tokens
+                .iter()
+                .map(|token| blake3::hash(cookie_of(token).as_bytes()))
+                .collect(),
             bounds: options.bounds,
         };
         Ok(Self {
@@ -201,7 +207,11 @@ async fn health() -> Response {
 
 async fn unknown(uri: Uri) -> Response {
     let path: String = uri.path().chars().take(200).collect();
-    message(StatusCode::NOT_FOUND, &format!("there is no {path} here"), (wants_json(&uri), false))
+    message(
+        StatusCode::NOT_FOUND,
+        &format!("there is no {path} here"),
+        (wants_json(&uri), false),
+    )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Response {
@@ -210,7 +220,8 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
 }
 
 fn wants_json(uri: &Uri) -> bool {
-    uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "format=json"))
+    uri.query()
+        .is_some_and(|query| query.split('&').any(|pair| pair == "format=json"))
 }
 
 /// The list, a run, its samples, or a comparison. Files are read on another thread.
@@ -220,11 +231,22 @@ async fn page(State(board): State<Arc<Board>>, uri: Uri, headers: HeaderMap) -> 
     let text = match made {
         Ok(Ok(text)) => text,
         Ok(Err(refusal)) => return message(refusal.status, &refusal.message, (as_json, false)),
-        Err(_) => return message(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be made", (as_json, false)),
+        Err(_) => {
+            return message(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the page could not be made",
+                (as_json, false),
+            );
+        }
     };
     let tag = format!("\"{}\"", &blake3::hash(text.as_bytes()).to_hex()[..32]);
-    let known = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let known = known.flat_map(|value| value.split(',')).any(|value| value.trim() == tag);
+    let known = headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let known = known
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim() == tag);
     let mut response = if known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -297,10 +319,14 @@ impl Board {
             return true;
         }
         let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let given = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let given = cookies
+            .flat_map(|value| value.split(';'))
+            .filter_map(|pair| pair.trim().split_once('='));
         given.filter(|(name, _)| *name == COOKIE_NAME).any(|(_, value)| {
             let given = blake3::hash(value.as_bytes());
-            self.cookies.iter().fold(false, |known, cookie| known | (*cookie == given))
+            self.cookies
+                .iter()
+                .fold(false, |known, cookie| known | (*cookie == given))
         })
     }
 }
@@ -329,24 +355,41 @@ fn cookie_of(token: &str) -> String {
 }
 
 async fn ask_for_token(uri: Uri) -> Response {
-    message(StatusCode::OK, "Enter the token with which this dashboard was started.", (wants_json(&uri), true))
+    message(
+        StatusCode::OK,
+        "Enter the token with which this dashboard was started.",
+        (wants_json(&uri), true),
+    )
 }
 
 /// Takes a token from the form, and lets the browser in.
 async fn enter(State(board): State<Arc<Board>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let as_json = wants_json(&parts.uri);
-    let kind = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = parts
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     if kind.split(';').next() != Some("application/x-www-form-urlencoded") {
         let text = "expected a form, of the type application/x-www-form-urlencoded";
         return message(StatusCode::UNSUPPORTED_MEDIA_TYPE, text, (as_json, false));
     }
     let body = match tokio::time::timeout(bounds::BODY_TIME, to_bytes(body, FORM_BYTES)).await {
         Ok(Ok(body)) => body,
-        _ => return message(StatusCode::BAD_REQUEST, "the form did not come whole, or is too long", (as_json, false)),
+        _ => {
+            return message(
+                StatusCode::BAD_REQUEST,
+                "the form did not come whole, or is too long",
+                (as_json, false),
+            );
+        }
     };
     let form = std::str::from_utf8(&body).ok().and_then(parameters).unwrap_or_default();
-    let token = form.into_iter().find(|(name, _)| name == "token").map(|(_, value)| value.trim().to_owned());
+    let token = form
+        .into_iter()
+        .find(|(name, _)| name == "token")
+        .map(|(_, value)| value.trim().to_owned());
     let cookie = cookie_of(&token.unwrap_or_default());
     let pair = format!("{COOKIE_NAME}={cookie}");
     let mut headers = HeaderMap::new();
@@ -358,7 +401,11 @@ async fn enter(State(board): State<Arc<Board>>, request: Request) -> Response {
     };
     headers.insert(COOKIE, header);
     if !board.knows(&headers) {
-        return message(StatusCode::UNAUTHORIZED, "That token is not known here.", (as_json, true));
+        return message(
+            StatusCode::UNAUTHORIZED,
+            "That token is not known here.",
+            (as_json, true),
+        );
     }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SEE_OTHER;

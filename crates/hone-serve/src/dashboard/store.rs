@@ -60,7 +60,11 @@ impl Store {
                 record.refresh(&mut budget);
             }
         }
-        for record in self.records.values_mut().filter(|record| !wanted.contains(&record.name)) {
+        for record in self
+            .records
+            .values_mut()
+            .filter(|record| !wanted.contains(&record.name))
+        {
             record.refresh(&mut budget);
         }
         self.read = Some(Instant::now());
@@ -74,7 +78,11 @@ impl Store {
                 record.keep();
             }
         }
-        let mut open: Vec<&mut Record> = self.records.values_mut().filter(|record| record.open.is_some()).collect();
+        let mut open: Vec<&mut Record> = self
+            .records
+            .values_mut()
+            .filter(|record| record.open.is_some())
+            .collect();
         if open.len() > MAX_OPEN {
             open.sort_by_key(|record| record.used);
             let surplus = open.len() - MAX_OPEN;
@@ -85,7 +93,10 @@ impl Store {
     fn find(&mut self) {
         let mut found = BTreeMap::new();
         if is_run(&self.root) {
-            let name = self.root.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned());
+            let name = self
+                .root
+                .file_name()
+                .map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned());
             found.insert(name, self.root.clone());
         } else {
             let mut folders = 0;
@@ -94,7 +105,9 @@ impl Store {
         self.left_out = found.len().saturating_sub(MAX_RUNS);
         self.records.retain(|name, _| found.contains_key(name));
         for (name, dir) in found.into_iter().take(MAX_RUNS) {
-            self.records.entry(name).or_insert_with_key(|name| Record::new(name.clone(), dir));
+            self.records
+                .entry(name)
+                .or_insert_with_key(|name| Record::new(name.clone(), dir));
         }
     }
 
@@ -125,11 +138,17 @@ fn walk((dir, name): (&Path, &str), depth: usize, folders: &mut usize, found: &m
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
         let file = entry.file_name();
-        let Some(file) = file.to_str().filter(|file| !file.starts_with('.')) else { continue };
+        let Some(file) = file.to_str().filter(|file| !file.starts_with('.')) else {
+            continue;
+        };
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || *folders >= MAX_FOLDERS {
             continue;
         }
-        let inside = if name.is_empty() { file.to_owned() } else { format!("{name}/{file}") };
+        let inside = if name.is_empty() {
+            file.to_owned()
+        } else {
+            format!("{name}/{file}")
+        };
         if is_run(&entry.path()) {
             found.insert(inside, entry.path());
         } else if depth > 1 {
@@ -166,7 +185,12 @@ mod tests {
         let mut store = Store::new(root.to_path_buf(), Duration::ZERO);
         store.refresh(&[]);
         assert_eq!(names(&store), ["a", "deep/er/b"]);
-        assert_eq!(store.get("a").map(|record| (record.step(), record.total(), record.stage())), Some((3, Some(9), "ppo")));
+        assert_eq!(
+            store
+                .get("a")
+                .map(|record| (record.step(), record.total(), record.stage())),
+            Some((3, Some(9), "ppo"))
+        );
         run(root, "c", 1);
         fs::remove_dir_all(root.join("deep")).unwrap();
         store.refresh(&["a".to_owned(), "absent".to_owned()]);
@@ -205,7 +229,11 @@ mod tests {
         for i in 0..count {
             store.refresh(&[format!("{i:03}")]);
         }
-        let open: Vec<&str> = store.iter().filter(|record| record.open.is_some()).map(|record| record.name.as_str()).collect();
+        let open: Vec<&str> = store
+            .iter()
+            .filter(|record| record.open.is_some())
+            .map(|record| record.name.as_str())
+            .collect();
         assert_eq!(open.len(), MAX_OPEN);
         assert_eq!((open[0], open[MAX_OPEN - 1]), ("008", "039"));
         // What was let go is read again when it is wanted

@@ -13,7 +13,11 @@ pub(super) fn date(seconds: u64) -> String {
     let day_of_year = day - (365 * year + year / 4 - year / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
     let year = year + era * 400 + u64::from(month <= 2);
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day_of_month:02} {hour:02}:{minute:02}:{second:02} UTC")
@@ -87,14 +91,20 @@ mod tests {
     fn addresses_hold_any_name() {
         for name in ["ppo/seed-1", "a b&c=d%", "../../etc", "<script>", "\u{fc}ber", "a+b"] {
             let encoded = encode(name);
-            assert!(encoded.is_ascii() && !encoded.contains([' ', '<', '&', '+']), "{encoded}");
+            assert!(
+                encoded.is_ascii() && !encoded.contains([' ', '<', '&', '+']),
+                "{encoded}"
+            );
             assert_eq!(decode(&encoded, false).as_deref(), Some(name));
         }
         for bad in ["%", "%1", "%gg", "%ff", "%+1", "%-1"] {
             assert_eq!(decode(bad, true), None, "{bad}");
         }
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(parameters("a=1&b=x+y%26&a=&&c"), Some(vec![pair("a", "1"), pair("b", "x y&"), pair("a", ""), pair("c", "")]));
+        assert_eq!(
+            parameters("a=1&b=x+y%26&a=&&c"),
+            Some(vec![pair("a", "1"), pair("b", "x y&"), pair("a", ""), pair("c", "")])
+        );
         assert_eq!(parameters("a=%zz"), None);
     }
 }

@@ -123,7 +123,11 @@ pub fn step(run: &mut Run, step: u64, total: u64) {
         ("rollout/tokens", 100.0),
     ];
     run.record(step, &metrics).expect("recorded");
-    let timings = [("seconds", 2.0), ("tokens_per_second", 50.0), ("steps_in_all", total as f64)];
+    let timings = [
+        ("seconds", 2.0),
+        ("tokens_per_second", 50.0),
+        ("steps_in_all", total as f64),
+    ];
     run.record_timings(step, &timings).expect("recorded");
 }
 
@@ -148,7 +152,11 @@ pub fn finished(dir: &Path, kl_coef: f64) {
         step(&mut run, i, 40);
         if i % 20 == 0 {
             let answers = [
-                sample(i, "How much is five plus six?", &format!("Answer: {}.", if i == 20 { "nine" } else { "eleven" })),
+                sample(
+                    i,
+                    "How much is five plus six?",
+                    &format!("Answer: {}.", if i == 20 { "nine" } else { "eleven" }),
+                ),
                 sample(i, "Name a colour", "Green."),
                 sample(i, &format!("Only at step {i}"), "Yes."),
             ];
@@ -161,6 +169,10 @@ pub fn finished(dir: &Path, kl_coef: f64) {
 /// Appends to a file of a run.
 pub fn append(path: &Path, text: &str) {
     use std::io::Write as _;
-    let mut file = fs::File::options().create(true).append(true).open(path).expect("a file");
+    let mut file = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("a file");
     file.write_all(text.as_bytes()).expect("written");
 }

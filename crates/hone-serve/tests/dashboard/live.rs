@@ -23,7 +23,11 @@ fn http_dashboard_follows_a_run_that_is_written() {
     assert_eq!(newer.status, 200);
     assert!(newer.text().contains("step 2 of 40") && newer.text().contains("All 1 samples"));
     // Half a line is no line yet
-    let points = || board.json("/run/run?metric=objective/scores")["charts"][0]["series"][0]["points"].as_array().map_or(0, Vec::len);
+    let points = || {
+        board.json("/run/run?metric=objective/scores")["charts"][0]["series"][0]["points"]
+            .as_array()
+            .map_or(0, Vec::len)
+    };
     assert_eq!(points(), 2);
     let metrics = dir.join("metrics.jsonl");
     append(&metrics, "{\"step\":3,\"objective/sc");
@@ -66,7 +70,10 @@ fn http_dashboard_writes_and_locks_nothing() {
     let dir = board.path().join("run");
     finished(&dir, 0.05);
     let state = || {
-        let mut files: Vec<_> = walk(&dir).into_iter().map(|path| (fs::read(&path).unwrap(), path)).collect();
+        let mut files: Vec<_> = walk(&dir)
+            .into_iter()
+            .map(|path| (fs::read(&path).unwrap(), path))
+            .collect();
         files.sort();
         files
     };
@@ -98,7 +105,11 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+        if path.is_dir() {
+            files.extend(walk(&path))
+        } else {
+            files.push(path)
+        }
     }
     files
 }

@@ -48,9 +48,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         port: arguments.port,
         tokens: tokens.collect::<Result<_, _>>()?,
         names: arguments.allow_host.clone(),
-        bounds: Bounds {
-            kl: arguments.kl_bound,
-        },
+        bounds: Bounds { kl: arguments.kl_bound },
         ..DashboardOptions::default()
     };
     let dashboard = Dashboard::bind(&arguments.folder, &options)?;

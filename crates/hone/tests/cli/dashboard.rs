@@ -50,7 +50,10 @@ fn cli_dashboard_shows_runs_and_ends_in_good_order() {
     assert_eq!(list["runs"][0]["name"], "deep/one");
     assert_eq!(list["runs"][0]["progress"], "step 1 of 4");
     assert_eq!(list["runs"][0]["alerts"][0]["rule"], "kl-high");
-    let sent = Command::new("kill").args(["-TERM", &child.0.id().to_string()]).status().unwrap();
+    let sent = Command::new("kill")
+        .args(["-TERM", &child.0.id().to_string()])
+        .status()
+        .unwrap();
     assert!(sent.success());
     let started = Instant::now();
     let status = loop {

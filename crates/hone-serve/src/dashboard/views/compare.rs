@@ -12,7 +12,12 @@ use crate::dashboard::store::Store;
 /// Colours that can be told apart.
 const MAX_RUNS: usize = 8;
 /// What is drawn beside the figures of the list unless all is asked for.
-const KEY_METRICS: [&str; 4] = ["policy/entropy_avg", "objective/entropy", "rewards/margins", "completions/ended"];
+const KEY_METRICS: [&str; 4] = [
+    "policy/entropy_avg",
+    "objective/entropy",
+    "rewards/margins",
+    "completions/ended",
+];
 
 /// The runs that are to be compared, by the names that were given in several parameters or with commas.
 ///
@@ -22,7 +27,11 @@ pub(in crate::dashboard) fn named(store: &Store, ask: &Ask) -> Result<Vec<String
     let mut names: Vec<String> = Vec::new();
     for given in ask.all("runs") {
         // A name may have a comma in it
-        let parts: Vec<&str> = if store.get(given).is_some() { vec![given] } else { given.split(',').collect() };
+        let parts: Vec<&str> = if store.get(given).is_some() {
+            vec![given]
+        } else {
+            given.split(',').collect()
+        };
         for name in parts.into_iter().filter(|name| !name.is_empty()) {
             if !names.iter().any(|other| other == name) {
                 names.push(name.to_owned());
@@ -34,18 +43,28 @@ pub(in crate::dashboard) fn named(store: &Store, ask: &Ask) -> Result<Vec<String
         return Err(Refusal::absent(format!("there is no run {shown:?}")));
     }
     if !(2..=MAX_RUNS).contains(&names.len()) {
-        let text = format!("expected 2 to {MAX_RUNS} runs to compare, as in /compare?runs=a,b; got {}. Choose them in the list of runs", names.len());
+        let text = format!(
+            "expected 2 to {MAX_RUNS} runs to compare, as in /compare?runs=a,b; got {}. Choose them in the list of runs",
+            names.len()
+        );
         return Err(Refusal::bad(text));
     }
     Ok(names)
 }
 
-pub(in crate::dashboard) fn compare(store: &Store, names: &[String], (ask, at): (&Ask, Circumstances<'_>)) -> Result<View, Refusal> {
+pub(in crate::dashboard) fn compare(
+    store: &Store,
+    names: &[String],
+    (ask, at): (&Ask, Circumstances<'_>),
+) -> Result<View, Refusal> {
     ask.only(&["runs", "x", "metric", "all"])?;
     let axis = ask.axis()?;
     let records: Vec<&Record> = names.iter().filter_map(|name| store.get(name)).collect();
     // 1. Configurations
-    let keys: BTreeSet<&str> = records.iter().flat_map(|record| record.settings.values.keys().map(String::as_str)).collect();
+    let keys: BTreeSet<&str> = records
+        .iter()
+        .flat_map(|record| record.settings.values.keys().map(String::as_str))
+        .collect();
     let (mut differences, mut same) = (Vec::new(), 0);
     for key in keys {
         let values: Vec<Option<&String>> = records.iter().map(|record| record.settings.values.get(key)).collect();
@@ -58,7 +77,9 @@ pub(in crate::dashboard) fn compare(store: &Store, names: &[String], (ask, at): 
     // 2. Curves
     let all = ask.get("all").is_some() || ask.get("metric").is_some();
     let is_key = |name: &str| HEADLINE.contains(&name) || KEY_METRICS.contains(&name);
-    let curves = records.iter().filter_map(|record| Some((record, &record.open.as_ref()?.curves)));
+    let curves = records
+        .iter()
+        .filter_map(|record| Some((record, &record.open.as_ref()?.curves)));
     let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<Series>>> = BTreeMap::new();
     for (record, curves) in curves.clone() {
         for name in curves.names().filter(|name| ask.wants(name) && (all || is_key(name))) {

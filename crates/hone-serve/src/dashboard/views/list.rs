@@ -14,14 +14,26 @@ const PER_PAGE: usize = 100;
 
 pub(in crate::dashboard) fn list(store: &Store, ask: &Ask, at: Circumstances<'_>) -> Result<View, Refusal> {
     ask.only(&["q", "state", "page"])?;
-    let words: Vec<String> = ask.get("q").unwrap_or_default().to_lowercase().split_whitespace().map(str::to_owned).collect();
+    let words: Vec<String> = ask
+        .get("q")
+        .unwrap_or_default()
+        .to_lowercase()
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect();
     let wanted = ask.get("state").map(state_of).transpose()?;
     // 1. Which
     let named = |record: &&Record| {
         let name = record.name.to_lowercase();
-        words.iter().all(|word| name.contains(word.as_str()) || record.stage() == word)
+        words
+            .iter()
+            .all(|word| name.contains(word.as_str()) || record.stage() == word)
     };
-    let mut found: Vec<(&Record, State)> = store.iter().filter(named).map(|record| (record, record.state(at.now))).collect();
+    let mut found: Vec<(&Record, State)> = store
+        .iter()
+        .filter(named)
+        .map(|record| (record, record.state(at.now)))
+        .collect();
     let count_of = |state: State| found.iter().filter(|(_, other)| *other == state).count();
     let states: Vec<Value> = State::ALL
         .into_iter()
@@ -56,8 +68,13 @@ pub(in crate::dashboard) fn list(store: &Store, ask: &Ask, at: Circumstances<'_>
 }
 
 fn state_of(name: &str) -> Result<State, Refusal> {
-    State::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
-        let shown: String = name.chars().take(100).collect();
-        Refusal::bad(format!("`state` is {shown:?}; expected running, quiet, stopped or finished"))
-    })
+    State::ALL
+        .into_iter()
+        .find(|state| state.name() == name)
+        .ok_or_else(|| {
+            let shown: String = name.chars().take(100).collect();
+            Refusal::bad(format!(
+                "`state` is {shown:?}; expected running, quiet, stopped or finished"
+            ))
+        })
 }

@@ -82,26 +82,41 @@ impl Ask {
 
     /// Refuses parameters that a page does not have.
     pub fn only(&self, known: &[&str]) -> Result<(), Refusal> {
-        let other = self.parameters.iter().find(|(name, _)| name != "format" && !known.contains(&name.as_str()));
+        let other = self
+            .parameters
+            .iter()
+            .find(|(name, _)| name != "format" && !known.contains(&name.as_str()));
         other.map_or(Ok(()), |(name, _)| {
             let name: String = name.chars().take(100).collect();
-            Err(Refusal::bad(format!("`{name}` is no parameter of this page; expected {}, or format", known.join(", "))))
+            Err(Refusal::bad(format!(
+                "`{name}` is no parameter of this page; expected {}, or format",
+                known.join(", ")
+            )))
         })
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        let found = self.parameters.iter().find(|(known, value)| known == name && !value.is_empty());
+        let found = self
+            .parameters
+            .iter()
+            .find(|(known, value)| known == name && !value.is_empty());
         found.map(|(_, value)| value.as_str())
     }
 
     pub fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        let found = self.parameters.iter().filter(move |(known, value)| known == name && !value.is_empty());
+        let found = self
+            .parameters
+            .iter()
+            .filter(move |(known, value)| known == name && !value.is_empty());
         found.map(|(_, value)| value.as_str())
     }
 
     /// A whole number, where it is given.
     pub fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
-        let parse = |text: &str| text.parse().map_err(|_| Refusal::bad(format!("`{name}` is {text:?}; expected a whole number")));
+        let parse = |text: &str| {
+            text.parse()
+                .map_err(|_| Refusal::bad(format!("`{name}` is {text:?}; expected a whole number")))
+        };
         self.get(name).map(parse).transpose()
     }
 
@@ -112,7 +127,9 @@ impl Ask {
     }
 
     fn axis(&self) -> Result<Axis, Refusal> {
-        let Some(name) = self.get("x") else { return Ok(Axis::Step) };
+        let Some(name) = self.get("x") else {
+            return Ok(Axis::Step);
+        };
         Axis::ALL.into_iter().find(|axis| axis.name() == name).ok_or_else(|| {
             let shown: String = name.chars().take(100).collect();
             Refusal::bad(format!("`x` is {shown:?}; expected step, tokens, time or kl"))
@@ -127,12 +144,21 @@ impl Ask {
 
     /// The same address with another value of one parameter; an empty one takes it away.
     fn with(&self, path: &str, name: &str, value: &str) -> String {
-        let kept = self.parameters.iter().filter(|(known, _)| known != name && known != "format");
-        let mut pairs: Vec<String> = kept.map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
+        let kept = self
+            .parameters
+            .iter()
+            .filter(|(known, _)| known != name && known != "format");
+        let mut pairs: Vec<String> = kept
+            .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
+            .collect();
         if !value.is_empty() {
             pairs.push(format!("{}={}", encode(name), encode(value)));
         }
-        if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
+        if pairs.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{}", pairs.join("&"))
+        }
     }
 
     /// The address of this page as JSON.
@@ -157,7 +183,9 @@ fn href(name: &str) -> String {
 fn summary(record: &Record, at: Circumstances<'_>) -> (State, Vec<Alert>, Value) {
     let (state, alerts) = judged(record, at.bounds, at.now);
     let (step, total) = (record.step(), record.total());
-    let fraction = total.filter(|total| *total > 0).map(|total| (step as f64 / total as f64).min(1.0));
+    let fraction = total
+        .filter(|total| *total > 0)
+        .map(|total| (step as f64 / total as f64).min(1.0));
     let progress = match total {
         Some(total) => format!("step {step} of {total}"),
         None => format!("step {step}"),
@@ -215,7 +243,11 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
 
 /// Over KL a curve goes to and fro, so a mean along it would say nothing.
 fn style_over(axis: Axis) -> SeriesStyle {
-    if axis == Axis::Kl { SeriesStyle::Line } else { SeriesStyle::Smoothed }
+    if axis == Axis::Kl {
+        SeriesStyle::Line
+    } else {
+        SeriesStyle::Smoothed
+    }
 }
 
 /// Charts as tools get them.
@@ -229,7 +261,10 @@ pub(super) fn charts_json(groups: &[ChartGroup]) -> Value {
             "series": chart.series.iter().map(series).collect::<Vec<_>>(),
         })
     };
-    groups.iter().flat_map(|group| group.charts.iter().map(move |one| chart(group, one))).collect()
+    groups
+        .iter()
+        .flat_map(|group| group.charts.iter().map(move |one| chart(group, one)))
+        .collect()
 }
 
 /// The way to the pages before and after.
@@ -255,11 +290,29 @@ mod tests {
     fn parameters_are_checked() {
         assert!(ask("q=a&format=json").only(&["q", "page"]).is_ok());
         let refused = ask("q=a&pgae=2").only(&["q", "page"]).unwrap_err();
-        assert_eq!(refused.message, "`pgae` is no parameter of this page; expected q, page, or format");
-        assert!(ask("page=x").page().unwrap_err().message.contains("expected a whole number"));
-        assert_eq!((ask("page=0").page(), ask("").page(), ask("page=7").page()), (Ok(1), Ok(1), Ok(7)));
+        assert_eq!(
+            refused.message,
+            "`pgae` is no parameter of this page; expected q, page, or format"
+        );
+        assert!(
+            ask("page=x")
+                .page()
+                .unwrap_err()
+                .message
+                .contains("expected a whole number")
+        );
+        assert_eq!(
+            (ask("page=0").page(), ask("").page(), ask("page=7").page()),
+            (Ok(1), Ok(1), Ok(7))
+        );
         assert!(ask("x=kl").axis() == Ok(Axis::Kl) && ask("").axis() == Ok(Axis::Step));
-        assert!(ask("x=loss").axis().unwrap_err().message.contains("expected step, tokens, time or kl"));
+        assert!(
+            ask("x=loss")
+                .axis()
+                .unwrap_err()
+                .message
+                .contains("expected step, tokens, time or kl")
+        );
         assert!(ask("").wants("a") && ask("metric=a&metric=b").wants("b") && !ask("metric=a").wants("b"));
     }
 
@@ -275,7 +328,10 @@ mod tests {
     #[test]
     fn pages_follow_one_another() {
         let asked = ask("");
-        assert_eq!(paging((&asked, "/"), 1, 1), json!({"page": 1, "pages": 1, "before": null, "after": null}));
+        assert_eq!(
+            paging((&asked, "/"), 1, 1),
+            json!({"page": 1, "pages": 1, "before": null, "after": null})
+        );
         assert_eq!(paging((&asked, "/"), 2, 3)["before"], "/?page=1");
         assert_eq!(paging((&asked, "/"), 2, 3)["after"], "/?page=3");
         assert_eq!(paging((&asked, "/"), 900, 3)["before"], "/?page=3");

@@ -20,7 +20,9 @@ pub(in crate::dashboard) fn run(record: &Record, ask: &Ask, at: Circumstances<'_
     // 1. Curves, and what never changed
     let (mut drawn, mut constants) = (Vec::new(), Vec::new());
     for name in curves.names().filter(|name| ask.wants(name)) {
-        let Some(points) = curves.points(name, axis) else { continue };
+        let Some(points) = curves.points(name, axis) else {
+            continue;
+        };
         match (points.first(), record.figures.get(name).and_then(|figure| figure.last)) {
             (Some(first), Some(last)) if points.len() > 1 && points.iter().all(|point| point.1 == first.1) => {
                 constants.push(json!({"name": name, "value": last.value, "text": short(last.value)}));
@@ -61,7 +63,15 @@ fn facts(record: &Record) -> Vec<Value> {
         Value::Number(number) if number.is_f64() => number.as_f64().map_or_else(|| number.to_string(), short),
         other => other.to_string(),
     };
-    let seconds = record.clock.seconds_per_step().map(|seconds| ("seconds a step".to_owned(), short(seconds)));
-    let rows = seconds.into_iter().chain(finished.chain(&record.environment).map(|(name, value)| (name.clone(), plain(value))));
-    rows.map(|(name, value)| json!({"name": name, "value": value})).collect()
+    let seconds = record
+        .clock
+        .seconds_per_step()
+        .map(|seconds| ("seconds a step".to_owned(), short(seconds)));
+    let rows = seconds.into_iter().chain(
+        finished
+            .chain(&record.environment)
+            .map(|(name, value)| (name.clone(), plain(value))),
+    );
+    rows.map(|(name, value)| json!({"name": name, "value": value}))
+        .collect()
 }

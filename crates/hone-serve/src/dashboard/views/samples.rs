@@ -43,7 +43,10 @@ pub(in crate::dashboard) struct Found {
 
 impl Wanted {
     fn new(record: &Record, step: Option<u64>, words: Vec<String>, range: (usize, usize)) -> Self {
-        let places = record.open.as_ref().map_or_else(Vec::new, |open| open.index.places.clone());
+        let places = record
+            .open
+            .as_ref()
+            .map_or_else(Vec::new, |open| open.index.places.clone());
         // Both fit: there are at most a million
         let mut order: Vec<u32> = (0..places.len() as u32).collect();
         order.retain(|i| step.is_none_or(|step| places[*i as usize].step == step));
@@ -74,12 +77,16 @@ impl Wanted {
             count: 0,
             searched: self.order.len(),
         };
-        let Ok(mut file) = Samples::open(&self.path) else { return found };
+        let Ok(mut file) = Samples::open(&self.path) else {
+            return found;
+        };
         let (from, to) = self.range;
         if self.words.is_empty() {
             found.count = self.order.len();
             let shown = self.order.iter().skip(from).take(to - from);
-            found.samples = shown.filter_map(|i| self.shown(&mut file, &self.places[*i as usize])).collect();
+            found.samples = shown
+                .filter_map(|i| self.shown(&mut file, &self.places[*i as usize]))
+                .collect();
             return found;
         }
         found.searched = self.order.len().min(MAX_SEARCHED);
@@ -106,7 +113,9 @@ impl Wanted {
 
 fn to_json(sample: &Sample, before: Option<&Sample>) -> Value {
     let comparable = |before: &&Sample| before.response.len().max(sample.response.len()) <= MAX_COMPARED;
-    let changes = before.filter(comparable).map(|before| diff::words(&before.response, &sample.response));
+    let changes = before
+        .filter(comparable)
+        .map(|before| diff::words(&before.response, &sample.response));
     let extra = |(name, value): (&String, &Value)| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         json!({"name": name, "text": text})
