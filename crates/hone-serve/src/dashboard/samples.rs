@@ -59,7 +59,7 @@ impl Index {
             .as_bytes()
             .iter()
             .take(8)
-            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+            .fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
         let turn = self.answered.entry(prompt).or_default();
         let key = (prompt, *turn);
         *turn += 1;
