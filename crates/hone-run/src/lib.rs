@@ -25,6 +25,7 @@ mod publish;
 pub mod report;
 mod run;
 mod shutdown;
+mod tail;
 
 pub use board::EventFile;
 pub use bulk::{BulkFile, BulkPlan, BulkSettings, for_each_line, put_in_place, side_folder};
@@ -40,6 +41,7 @@ pub use progress::{Eta, Event, Observer, Silent, format_duration};
 pub use publish::{publish_dir, recover_dir, verify_dir};
 pub use run::{Environment, OpenOptions, Opened, Run};
 pub use shutdown::Shutdown;
+pub use tail::{Piece, Tail};
 
 #[cfg(test)]
 mod crash_tests;

@@ -58,6 +58,16 @@ pub enum ServeError {
         /// Why.
         source: io::Error,
     },
+    /// A folder of runs that is none.
+    #[error(
+        "{path}: cannot be read as a folder of runs: {source}; expected the folder in which runs are, such as `runs`"
+    )]
+    Runs {
+        /// The folder.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An address that cannot be taken.
     #[error("cannot listen on {host} port {port}: {source}; is another program there? --port takes another one")]
     Listen {
@@ -104,6 +114,7 @@ impl ServeError {
                 | Self::Token { .. }
                 | Self::Listen { .. }
                 | Self::JobsFolder { .. }
+                | Self::Runs { .. }
         )
     }
 }

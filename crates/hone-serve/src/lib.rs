@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod bounds;
+mod dashboard;
 mod engine;
 mod error;
 mod jobs;
@@ -23,6 +24,7 @@ mod security;
 mod server;
 mod shared;
 
+pub use dashboard::{Bounds, Dashboard, DashboardOptions, RULES};
 pub use error::ServeError;
 pub use jobs::JobOptions;
 pub use models::ServedModel;

@@ -30,7 +30,7 @@ use crate::security::Gate;
 use crate::shared::{Shared, now};
 
 /// How often it is asked whether the server is to end.
-const GLANCE: Duration = Duration::from_millis(50);
+pub(crate) const GLANCE: Duration = Duration::from_millis(50);
 /// How often it is said what was done, where something was.
 const SAID: Duration = Duration::from_secs(5);
 /// For the last words of answers that were given up.
@@ -249,7 +249,8 @@ fn with_results(engine: &Engine, mut models: Vec<Arc<Served>>, jobs: &Jobs) -> (
     (models, notes)
 }
 
-fn listen(options: &Options) -> Result<(TcpListener, SocketAddr), ServeError> {
+/// Takes a socket where the options say.
+pub(crate) fn listen(options: &Options) -> Result<(TcpListener, SocketAddr), ServeError> {
     let failed = |source: io::Error| ServeError::Listen {
         host: options.host.clone(),
         port: options.port,
@@ -367,7 +368,7 @@ async fn serve(
 }
 
 /// Waits for all connections to end; false if some did not in this time.
-async fn all_end(connections: &mut JoinSet<()>, within: Duration) -> bool {
+pub(crate) async fn all_end(connections: &mut JoinSet<()>, within: Duration) -> bool {
     let end = Instant::now() + within;
     while !connections.is_empty() {
         if tokio::time::timeout_at(end, connections.join_next()).await.is_err() {
@@ -377,7 +378,8 @@ async fn all_end(connections: &mut JoinSet<()>, within: Duration) -> bool {
     true
 }
 
-async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
+/// Answers the requests of a connection until it ends or is to close.
+pub(crate) async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
     // Parts of a streamed answer are small and are to be seen at once
     let _ = stream.set_nodelay(true);
     let mut settings = http1::Builder::new();

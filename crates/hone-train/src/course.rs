@@ -83,6 +83,7 @@ fn record(job: &Job, (run, done, total): (&mut Run, u64, u64), told: Told, start
     let mut timings = told.seconds;
     timings.push(("seconds", seconds));
     timings.push(("tokens_per_second", told.tokens as f64 / seconds));
+    timings.push(("steps_in_all", total as f64));
     run.record_timings(done, &timings)?;
     let headline = told.headline.into_iter();
     job.observer.event(&Event::Step {

@@ -17,8 +17,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    bench, best_of, chat, compare, config, data, doctor, eval, export, logprobs, plan, prompt, quickstart, recipe,
-    sample, score, serve, stage, tokenizer, world,
+    bench, best_of, chat, compare, config, dashboard, data, doctor, eval, export, logprobs, plan, prompt, quickstart,
+    recipe, sample, score, serve, stage, tokenizer, world,
 };
 use failure::Failure;
 
@@ -60,6 +60,7 @@ enum Command {
     Logprobs(logprobs::Arguments),
     Score(score::Arguments),
     Serve(serve::Arguments),
+    Dashboard(dashboard::Arguments),
     Eval(eval::Arguments),
     Export(export::Arguments),
     Tokenizer(tokenizer::Arguments),
@@ -70,7 +71,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it stops in good order when it is asked to; all but the server go on when they are called again.
+    /// Whether it stops in good order when it is asked to; all but the servers go on when they are called again.
     fn stops_in_order(&self) -> bool {
         match self {
             Self::Quickstart(_)
@@ -84,7 +85,8 @@ impl Command {
             | Self::OnlinePreference(_)
             | Self::Run(_)
             | Self::Compare(_)
-            | Self::Serve(_) => true,
+            | Self::Serve(_)
+            | Self::Dashboard(_) => true,
             Self::Sample(arguments) => arguments.out.is_some(),
             Self::Prompt(arguments) => arguments.out.is_some(),
             Self::BestOf(arguments) => arguments.out.is_some(),
@@ -127,6 +129,7 @@ fn main() -> ExitCode {
         Command::Logprobs(arguments) => logprobs::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments, &shutdown),
+        Command::Dashboard(arguments) => dashboard::run(&arguments, &shutdown),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),

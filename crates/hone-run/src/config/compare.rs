@@ -1,5 +1,7 @@
 //! Whether two configurations are the same, and in which keys they differ.
 
+use std::collections::BTreeMap;
+
 use toml::{Table, Value};
 
 use super::keys::join;
@@ -113,5 +115,57 @@ fn one_sided(value: &Value, path: String, changed: &mut Vec<String>) {
             }
         }
         _ => changed.push(path),
+    }
+}
+
+/// Every value by its dotted key, as TOML. Elements of lists of tables have their index, other lists are one value.
+#[must_use]
+pub fn flat(table: &Table) -> BTreeMap<String, String> {
+    let mut values = BTreeMap::new();
+    for (key, value) in table {
+        flatten(value, key.clone(), &mut values);
+    }
+    values
+}
+
+fn flatten(value: &Value, path: String, values: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Table(table) if !table.is_empty() => {
+            for (key, value) in table {
+                flatten(value, join(&path, key), values);
+            }
+        }
+        Value::Array(array) if !array.is_empty() && array.iter().all(Value::is_table) => {
+            for (index, value) in array.iter().enumerate() {
+                flatten(value, format!("{path}[{index}]"), values);
+            }
+        }
+        scalar => {
+            values.insert(path, scalar.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_dotted_keys() {
+        let text = "seed = 1\n[data]\nempty = []\nlist = [1, 2]\n[[data.train]]\npath = \"a\"\n[[data.train]]\npath = \"b\"\n[none]\n";
+        let found = flat(&toml::from_str(text).unwrap());
+        let pairs: Vec<(&str, &str)> = found
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        let expected = [
+            ("data.empty", "[]"),
+            ("data.list", "[1, 2]"),
+            ("data.train[0].path", "\"a\""),
+            ("data.train[1].path", "\"b\""),
+            ("none", "{}"),
+            ("seed", "1"),
+        ];
+        assert_eq!(pairs, expected);
     }
 }

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use toml::de::{DeTable, DeValue};
 
-pub use compare::{changed_keys, digest, without};
+pub use compare::{changed_keys, digest, flat, without};
 pub use document::{commented, markdown};
 
 use crate::error::{Error, Result};
@@ -198,10 +198,19 @@ pub fn run_name(path: &Path) -> PathBuf {
     PathBuf::from(path.file_stem().unwrap_or_default())
 }
 
+/// The text of a configuration file, such as a run's `run.toml`, and its table, whatever keys it has.
+///
+/// # Errors
+/// When it cannot be read, or is not TOML.
+pub fn read_recorded(path: &Path) -> Result<(String, toml::Table)> {
+    let text = read_text(path)?;
+    let table = toml::from_str(&text).map_err(|error| syntax(&path.display().to_string(), &text, &error))?;
+    Ok((text, table))
+}
+
 /// A TOML file as it is.
 pub(crate) fn read_table(path: &Path) -> Result<toml::Table> {
-    let text = read_text(path)?;
-    toml::from_str(&text).map_err(|error| syntax(&path.display().to_string(), &text, &error))
+    Ok(read_recorded(path)?.1)
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::chart::short;
-use super::{Chart, Downsampler, Report, Section, Series, SeriesStyle};
+use super::{ChartGroup, Downsampler, Report, Section, SeriesStyle, grouped};
 use crate::error::{Error, Result};
 use crate::jsonl::Sample;
 use crate::manifest::read_limited;
@@ -144,48 +144,20 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// One section a prefix (`objective/kl` belongs to `objective`), metrics without one first. Metrics named
-/// `group/chart/series` share a chart. Figures that never changed share a table.
+/// One section a group of charts. Figures that never changed share a table.
 fn charts(metrics: &Metrics) -> Vec<Section> {
-    let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<Series>>> = BTreeMap::new();
-    let mut constants = Vec::new();
+    let (mut curves, mut constants) = (Vec::new(), Vec::new());
     for (name, (curve, last)) in &metrics.curves {
         let points = curve.points();
         if points.len() > 1 && points.iter().all(|(_, y)| y == last) {
             constants.push((name.clone(), short(*last)));
-            continue;
+        } else {
+            curves.push((name.clone(), points));
         }
-        let group = name.split_once('/').map_or("", |(group, _)| group);
-        let (chart, series) = match name.rsplit_once('/') {
-            Some((chart, series)) if chart != group => (chart, series),
-            _ => (name.as_str(), name.rsplit('/').next().unwrap_or(name)),
-        };
-        let series = Series {
-            name: series.to_owned(),
-            points,
-            style: SeriesStyle::Smoothed,
-        };
-        groups.entry(group).or_default().entry(chart).or_default().push(series);
     }
-    let mut sections: Vec<Section> = groups
-        .into_iter()
-        .map(|(group, charts)| Section::Charts {
-            title: if group.is_empty() {
-                "Training".to_owned()
-            } else {
-                group.to_owned()
-            },
-            charts: charts
-                .into_iter()
-                .map(|(title, series)| Chart {
-                    title: title.to_owned(),
-                    x_label: "step".to_owned(),
-                    y_label: String::new(),
-                    series,
-                })
-                .collect(),
-        })
-        .collect();
+    let section = |ChartGroup { title, charts }| Section::Charts { title, charts };
+    let groups = grouped(curves, "step", SeriesStyle::Smoothed);
+    let mut sections: Vec<Section> = groups.into_iter().map(section).collect();
     if !constants.is_empty() {
         sections.push(Section::KeyValues {
             title: "Metrics that never changed".to_owned(),

@@ -6,7 +6,7 @@ use super::{Report, Section, chart, heat_map, intervals, scatter};
 use crate::jsonl::Sample;
 
 const STYLE: &str = include_str!("style.css");
-const SCRIPT: &str = include_str!("hover.js");
+pub(super) const SCRIPT: &str = include_str!("hover.js");
 /// Longer texts are cut on the page; the file they came from has them whole.
 const MAX_TEXT: usize = 8_000;
 
@@ -42,9 +42,9 @@ pub(super) fn page(report: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
-         script-src 'unsafe-inline'\">\n<title>{title}</title>\n<style>\n{STYLE}{}</style>\n</head>\n<body>\n\
+         script-src 'unsafe-inline'\">\n<title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n\
          <main>\n<h1>{title}</h1>\n",
-        colour_rules()
+        style()
     );
     for section in &report.sections {
         write_section(&mut out, section);
@@ -53,8 +53,9 @@ pub(super) fn page(report: &Report) -> String {
     out
 }
 
-fn colour_rules() -> String {
-    let mut out = String::new();
+/// The style sheet: of everything, and of each colour.
+pub(super) fn style() -> String {
+    let mut out = String::from(STYLE);
     for index in 0..chart::COLOURS {
         let _ = writeln!(
             out,

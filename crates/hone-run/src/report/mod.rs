@@ -6,6 +6,7 @@
 mod chart;
 mod downsample;
 mod from_run;
+mod grouped;
 mod heat_map;
 mod html;
 mod intervals;
@@ -14,6 +15,7 @@ mod scatter;
 use std::path::Path;
 
 pub use downsample::Downsampler;
+pub use grouped::{ChartGroup, grouped, heading, prefix};
 
 use crate::durable;
 use crate::error::Result;
@@ -121,6 +123,36 @@ pub struct Chart {
     pub y_label: String,
     /// What is drawn.
     pub series: Vec<Series>,
+}
+
+impl Chart {
+    /// The chart as a `<figure>`, drawn as SVG and escaped; it looks as it should under [`style`].
+    #[must_use]
+    pub fn to_html(&self) -> String {
+        chart::figure(self)
+    }
+}
+
+/// The style sheet of pages with charts, light and dark.
+#[must_use]
+pub fn style() -> String {
+    html::style()
+}
+
+/// A script that reads charts out under the pointer. Pages read the same without it.
+pub const HOVER_SCRIPT: &str = html::SCRIPT;
+
+/// Text as it is safe between tags and inside quoted attributes. Characters that turn the text around them about, or that
+/// nothing shows, are written out.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    html::escape(text)
+}
+
+/// A number in four significant digits, as it stands on a page.
+#[must_use]
+pub fn short(value: f64) -> String {
+    chart::short(value)
 }
 
 /// A series of a chart.

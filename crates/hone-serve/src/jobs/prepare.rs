@@ -194,7 +194,7 @@ fn config(materials: &Materials<'_>, rows: &Path, counts: Counts) -> Result<Stri
             config.model.path = path;
             config.data.prompts = vec![source(Format::Prompt)];
             config.data.held_out = counts.share();
-            config.rewards = materials
+            config.maximised.rewards = materials
                 .judging
                 .map(|judging| judging.entries.clone())
                 .unwrap_or_default();
@@ -406,7 +406,7 @@ mod tests {
             (16, 16, 3)
         );
         assert_eq!((read.grpo.max_new_tokens, read.data.max_prompt_length), (50, 50));
-        assert_eq!(read.rewards.len(), 1);
+        assert_eq!(read.maximised.rewards.len(), 1);
         let first: Value = serde_json::from_str(given.rows().lines().next().unwrap()).unwrap();
         assert_eq!(first["grader_0"], "=4");
         let rows = format!("{}\n{}\n", row(json!(4)), row(Value::Null));

@@ -5,6 +5,7 @@ pub mod best_of;
 pub mod chat;
 pub mod compare;
 pub mod config;
+pub mod dashboard;
 pub mod data;
 pub mod doctor;
 pub mod eval;

@@ -7,6 +7,7 @@ mod bulk;
 mod common;
 mod compare;
 mod config;
+mod dashboard;
 mod documents;
 mod files;
 mod generate;

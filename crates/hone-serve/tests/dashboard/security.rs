@@ -1,0 +1,270 @@
+//! Who may see runs, and what they may do to those who look.
+
+use std::fs;
+
+use hone_serve::{Dashboard, DashboardOptions, ServeError};
+
+use crate::client::{Answer, Client};
+use crate::common::{Board, finished, open, options, sample, settings, step};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+const PATHS: [&str; 8] = [
+    "/",
+    "/run/done",
+    "/run/done/samples",
+    "/compare?runs=done,other",
+    "/enter",
+    "/health",
+    "/assets/dashboard.css",
+    "/assets/dashboard.js",
+];
+
+fn locked() -> (Board, Client) {
+    let board = Board::with(DashboardOptions {
+        tokens: vec![TOKEN.into()],
+        names: vec!["box.example".into()],
+        ..options()
+    });
+    finished(&board.path().join("done"), 0.05);
+    finished(&board.path().join("other"), 0.1);
+    let stranger = Client {
+        token: None,
+        ..board.client.clone()
+    };
+    (board, stranger)
+}
+
+fn enter(client: &Client, headers: &[(&str, &str)], token: &str) -> Answer {
+    let form = ("Content-Type", "application/x-www-form-urlencoded");
+    client.ask(
+        "POST",
+        "/enter",
+        &[&[form], headers].concat(),
+        format!("token={token}").as_bytes(),
+    )
+}
+
+#[test]
+fn http_dashboard_every_route_method_host_origin_and_token() {
+    let (board, stranger) = locked();
+    let own = stranger.address.to_string();
+    let hosts = [
+        (own.as_str(), true),
+        ("box.example", true),
+        ("evil.example", false),
+        ("", false),
+    ];
+    let bearer = format!("Bearer {TOKEN}");
+    for path in PATHS {
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"] {
+            for (host, known) in hosts {
+                for (origin, same) in [
+                    (None, true),
+                    (Some(format!("http://{host}")), true),
+                    (Some("http://evil.example".into()), false),
+                ] {
+                    for (token, right) in [
+                        (None, false),
+                        (Some(bearer.as_str()), true),
+                        (Some("Bearer guess"), false),
+                    ] {
+                        let mut headers = vec![("Host", host)];
+                        headers.extend(origin.as_deref().map(|origin: &str| ("Origin", origin)));
+                        headers.extend(token.map(|token| ("Authorization", token)));
+                        let answer = stranger.ask(method, path, &headers, b"");
+                        let what = format!("{method} {path} {headers:?}: {}", answer.status);
+                        let open = path == "/enter" || path == "/health" || path.starts_with("/assets");
+                        let expected = if !known || !same {
+                            403
+                        } else if !open && !right {
+                            401
+                        } else if method == "GET" || method == "HEAD" {
+                            200
+                        } else if method == "POST" && path == "/enter" {
+                            415
+                        } else {
+                            405
+                        };
+                        assert_eq!(answer.status, expected, "{what}");
+                        assert_eq!(answer.header("access-control-allow-origin"), None, "{what}");
+                        let policy = answer.header("content-security-policy").unwrap_or_default();
+                        assert!(
+                            policy.starts_with("default-src 'none';") && !policy.contains("unsafe"),
+                            "{what}"
+                        );
+                        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
+                        if expected == 401 {
+                            assert!(!answer.text().contains("done"), "{what}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    drop(board);
+}
+
+#[test]
+fn http_dashboard_lets_a_browser_in_by_a_form_and_a_cookie() {
+    let (_board, stranger) = locked();
+    assert!(
+        stranger
+            .get("/")
+            .text()
+            .contains("<form class=\"search\" method=\"post\" action=\"/enter\">")
+    );
+    let wrong = enter(&stranger, &[], "0123456789abcdef");
+    assert_eq!((wrong.status, wrong.header("set-cookie")), (401, None));
+    assert_eq!(
+        enter(&stranger, &[("Origin", "http://evil.example")], TOKEN).status,
+        403
+    );
+    assert_eq!(enter(&stranger, &[], &"x".repeat(10_000)).status, 400);
+    let right = enter(&stranger, &[("Origin", &format!("http://{}", stranger.address))], TOKEN);
+    assert_eq!((right.status, right.header("location")), (303, Some("/")));
+    let set = right.header("set-cookie").unwrap();
+    assert!(
+        set.contains("; HttpOnly; SameSite=Strict") && !set.contains(TOKEN),
+        "{set}"
+    );
+    let cookie = set.split(';').next().unwrap();
+    let with = |cookie: &str| stranger.ask("GET", "/", &[("Cookie", cookie)], b"").status;
+    assert_eq!(with(cookie), 200);
+    assert_eq!(with(&format!("other=1; {cookie}")), 200);
+    for bad in [
+        "hone_dashboard=",
+        &format!("hone_dashboard={TOKEN}"),
+        &cookie[..cookie.len() - 1],
+        &cookie.replace("hone_dashboard", "x"),
+    ] {
+        assert_eq!(with(bad), 401, "{bad}");
+    }
+}
+
+#[test]
+fn http_dashboard_no_name_leads_out_of_the_folder() {
+    let board = Board::inside("runs", options());
+    finished(&board.path().join("runs/done"), 0.05);
+    fs::write(board.path().join("secret.txt"), "SECRET").unwrap();
+    finished(&board.path().join("secret"), 0.05);
+    for name in [
+        "..",
+        "../secret",
+        "%2e%2e/secret",
+        "..%2fsecret",
+        "..%2Fsecret.txt",
+        "done/../../secret",
+        "done/..",
+        "./done",
+        "//done",
+        "done%00",
+        "..%5csecret",
+        "%2fetc%2fpasswd",
+        "/etc/passwd",
+        "done/metrics.jsonl",
+        "%ff",
+        "done/samples/samples",
+        "",
+    ] {
+        let paths = [
+            format!("/run/{name}"),
+            format!("/run/{name}/samples"),
+            format!("/compare?runs=done&runs={name}x"),
+        ];
+        for path in paths {
+            let answer = board.client.get(&path);
+            assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
+            assert!(!answer.text().contains("SECRET"), "{path}");
+        }
+    }
+    assert_eq!(board.client.get("/run/done").status, 200);
+}
+
+#[cfg(unix)]
+#[test]
+fn http_dashboard_text_of_runs_is_text_on_the_page() {
+    let board = Board::new();
+    let hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u{202e}</pre></textarea>";
+    let name = "a \"b\" <i>&c";
+    let dir = board.path().join(name);
+    let mut run = open(
+        &dir,
+        &settings(0.1, 9).replace("runs/sft/model", "<script>alert(3)</script>"),
+    );
+    step(&mut run, 1, 9);
+    run.record(1, &[("<script>alert(4)</script>/x", 1.0), ("<b>never</b>", 2.0)])
+        .unwrap();
+    run.record(2, &[("<script>alert(4)</script>/x", 3.0), ("<b>never</b>", 2.0)])
+        .unwrap();
+    let mut odd = sample(1, hostile, hostile);
+    odd.extra.insert("<i>field</i>".into(), hostile.into());
+    run.record_samples(&[odd.clone()]).unwrap();
+    odd.step = 2;
+    odd.response = format!("new {hostile} words");
+    run.record_samples(&[odd]).unwrap();
+    run.finish(serde_json::json!({"<i>fact</i>": hostile})).unwrap();
+    finished(&board.path().join("plain"), 0.05);
+    let encoded = "a%20%22b%22%20%3Ci%3E%26c";
+    for path in [
+        "/".to_owned(),
+        format!("/run/{encoded}"),
+        format!("/run/{encoded}/samples?q=%3Cscript%3E"),
+        format!("/compare?runs=plain&runs={encoded}&all=1"),
+        "/?q=%22%3E%3Cscript%3Ealert(5)%3C/script%3E".to_owned(),
+        "/run/%3Cscript%3Ealert(6)%3C/script%3E".to_owned(),
+        "/%3Cscript%3Ealert(7)%3C/script%3E".to_owned(),
+    ] {
+        let answer = board.client.get(&path);
+        let text = answer.text();
+        for bad in [
+            "<script>alert",
+            "<img",
+            "<i>field",
+            "<i>fact",
+            "<b>never",
+            "<i>&c",
+            "\"b\"",
+            "\u{202e}",
+        ] {
+            assert!(!text.contains(bad), "{bad} in {path}: {text}");
+        }
+    }
+    let samples = board.html(&format!("/run/{encoded}/samples"));
+    assert!(
+        samples.contains("&lt;script&gt;alert(1)") && samples.contains("<ins>"),
+        "{samples}"
+    );
+    // Tools get it as it is
+    assert_eq!(
+        board.json(&format!("/run/{encoded}/samples"))["samples"][1]["prompt"],
+        hostile
+    );
+    assert_eq!(board.json("/")["runs"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn dashboard_says_what_it_cannot_serve() {
+    let folder = tempfile::tempdir().unwrap();
+    let bind = |path: &std::path::Path, options: &DashboardOptions| {
+        Dashboard::bind(path, options).map(|dashboard| dashboard.address())
+    };
+    let absent = bind(&folder.path().join("absent"), &options()).unwrap_err();
+    assert!(matches!(absent, ServeError::Runs { .. }) && absent.is_usage());
+    assert!(
+        absent.to_string().contains("cannot be read as a folder of runs"),
+        "{absent}"
+    );
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(matches!(bind(&file, &options()), Err(ServeError::Runs { .. })));
+    let open = DashboardOptions {
+        host: "0.0.0.0".into(),
+        ..options()
+    };
+    assert!(matches!(bind(folder.path(), &open), Err(ServeError::OpenHost { .. })));
+    let with = DashboardOptions {
+        tokens: vec![TOKEN.into()],
+        ..open
+    };
+    assert!(bind(folder.path(), &with).is_ok());
+}
