@@ -15,6 +15,7 @@ const SECTION: &str = "expert_iteration";
 /// Configuration of `hone expert-iteration`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct ExpertIterationConfig {
     /// The model that answers first, which is also the reference.
     pub model: ModelSection,

@@ -20,6 +20,7 @@ const SECTION: &str = "grpo";
 /// Configuration of `hone grpo`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct GrpoConfig {
     /// The policy's start, which is also the reference.
     pub model: ModelSection,

@@ -16,6 +16,7 @@ const SECTION: &str = "online_preference";
 /// Configuration of `hone online-preference`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct OnlinePreferenceConfig {
     /// The policy's start, which is also the reference of the methods that have one.
     pub model: ModelSection,

@@ -18,6 +18,7 @@ const SECTION: &str = "ppo";
 /// Configuration of `hone ppo`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct PpoConfig {
     /// The policy's start, which is also the reference.
     pub model: ModelSection,

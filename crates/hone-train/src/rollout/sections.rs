@@ -194,3 +194,66 @@ impl RolloutSettings {
         self.rollout_batch / self.samples_per_prompt
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hone_run::Configuration;
+    use hone_run::config::{parse, schema};
+
+    use crate::expert_iteration::ExpertIterationConfig;
+    use crate::grpo::GrpoConfig;
+    use crate::online_preference::OnlinePreferenceConfig;
+    use crate::ppo::PpoConfig;
+
+    fn refused<C: Configuration>(text: &str) -> String {
+        match parse::<C>("a.toml", text, &[]) {
+            Ok(_) => panic!("{text} is read"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// What is maximised stands at the top of a configuration, whose other keys are as strict as ever.
+    #[test]
+    fn keys_that_nothing_reads_are_refused_with_their_line() {
+        for (text, expected) in [
+            ("[reward]\npath = \"r\"\n[rewardz]\n", "a.toml:3: unknown key `rewardz`"),
+            ("[reward]\npaht = \"r\"\n", "a.toml:2: unknown key `reward.paht`"),
+            (
+                "[environment]\nkind = \"maze\"\nsizes = 3\n",
+                "a.toml:3: unknown key `environment.sizes`",
+            ),
+            (
+                "[[rewards]]\nkind = \"length\"\nmaxi = 3\n",
+                "a.toml:3: unknown key `rewards[0].maxi`",
+            ),
+        ] {
+            for said in [
+                refused::<PpoConfig>(text),
+                refused::<GrpoConfig>(text),
+                refused::<ExpertIterationConfig>(text),
+                refused::<OnlinePreferenceConfig>(text),
+            ] {
+                assert!(said.contains(expected), "{said}");
+            }
+        }
+        let said = refused::<GrpoConfig>("[environment]\nkind = \"maze\"\nsize = \"three\"\n");
+        assert!(said.starts_with("a.toml:3: environment.size: "), "{said}");
+    }
+
+    #[test]
+    fn a_record_resolves_to_itself() {
+        let text = "[environment]\nkind = \"maze\"\nsize = 3\n";
+        let read = parse::<GrpoConfig>("a.toml", text, &[]).unwrap();
+        let again = parse::<GrpoConfig>("run.toml", read.text(), &[]).unwrap();
+        assert_eq!(again.config, read.config);
+        assert_eq!(again.text(), read.text());
+        // An editor, too, is told of keys that nothing reads
+        assert_eq!(schema::<GrpoConfig>()["additionalProperties"], false);
+        // The other two ways are left out of it
+        assert!(
+            !read.text().contains("[reward]") && !read.text().contains("[[rewards]]"),
+            "{}",
+            read.text()
+        );
+    }
+}
