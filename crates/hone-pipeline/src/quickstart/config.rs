@@ -354,7 +354,6 @@ impl QuickstartConfig {
                 },
                 lora: None,
                 eval: ShownSection { every: 1, samples: 64 },
-                ..PpoConfig::default()
             },
             ptx: PtxSection {
                 train: corpora,
