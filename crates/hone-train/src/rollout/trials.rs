@@ -250,11 +250,11 @@ pub(crate) fn assert_threads_change_no_byte<C: Practised + Clone>(
     (lines, cut)
 }
 
-/// A change of a configuration, and the words in which it is refused.
-pub(crate) type Refusal<C> = (&'static str, fn(&mut C));
+/// What a refusal says, and the change that is refused.
+pub(crate) type Refusal<'a, C> = (&'a str, fn(&mut C));
 
 /// Starts what each change makes of a configuration, which is refused with these words and leaves nothing behind.
-pub(crate) fn assert_refused<C: Practised + Clone>(c: &C, refusals: &[Refusal<C>]) {
+pub(crate) fn assert_refused<C: Practised + Clone>(c: &C, refusals: &[Refusal<'_, C>]) {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());
     for (expected, change) in refusals {
