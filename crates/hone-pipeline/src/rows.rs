@@ -13,10 +13,26 @@ use crate::error::{PipelineError, Result};
 /// # Errors
 /// The first such row; rewards that make no sense.
 pub(crate) fn check_rows(entries: &[RewardEntry], rows: &mut dyn Iterator<Item = (u64, PromptRow)>) -> Result<()> {
+    match unreadable(entries, rows, 1)?.pop() {
+        Some((row, reason)) => Err(PipelineError::Unscorable { row: row + 1, reason }),
+        None => Ok(()),
+    }
+}
+
+/// The first `most` rows, each with its number from 0, to which a rule among these rewards cannot be applied, whatever the response; and why.
+///
+/// # Errors
+/// Rewards that make no sense.
+pub(crate) fn unreadable(
+    entries: &[RewardEntry],
+    rows: &mut dyn Iterator<Item = (u64, PromptRow)>,
+    most: usize,
+) -> Result<Vec<(u64, String)>> {
     let is_rule = |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
     let rules: Vec<RewardEntry> = entries.iter().filter(is_rule).cloned().collect();
+    let mut found = Vec::new();
     if rules.is_empty() {
-        return Ok(());
+        return Ok(found);
     }
     let setup = RewardSetup {
         run: "check",
@@ -34,13 +50,13 @@ pub(crate) fn check_rows(entries: &[RewardEntry], rows: &mut dyn Iterator<Item =
             ..
         }) = rewards.score(place, &[sample], &[])
         {
-            return Err(PipelineError::Unscorable {
-                row: number + 1,
-                reason: format!("{entry} cannot judge answers to it: {problem}"),
-            });
+            found.push((number, format!("{entry} cannot judge answers to it: {problem}")));
+            if found.len() >= most {
+                break;
+            }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The columns of a row beside those that the output has for itself: one that bears such a name is called `input_NAME`, with

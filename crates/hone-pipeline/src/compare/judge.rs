@@ -16,7 +16,7 @@ use super::player::{Answer, Player};
 use super::tasks::Tasks;
 use crate::error::{PipelineError, Result};
 use crate::quickstart::PreferencesSetting;
-use crate::rows::check_rows;
+use crate::rows::unreadable;
 
 /// Answers that a reward model scores between two looks at whether to stop.
 const TOGETHER: usize = 256;
@@ -62,25 +62,38 @@ impl Plan<'_> {
 
     /// Refuses tasks that rules or the labeler cannot read, whatever the answer.
     pub fn check(&self, tasks: &Tasks, key: &str) -> Result<()> {
+        let mut found = self
+            .unreadable(tasks, 1)
+            .map_err(|e| PipelineError::setting(key, e.to_string()))?;
+        match found.pop() {
+            Some((place, reason)) => {
+                let at = tasks.origin(place);
+                Err(PipelineError::setting(key, format!("{at}: {reason}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The first `most` tasks that rules or the labeler cannot read, whatever the answer, by their places; and why.
+    pub fn unreadable(&self, tasks: &Tasks, most: usize) -> Result<Vec<(usize, String)>> {
+        if self.labeler.is_some() {
+            let unread = |(place, task): (usize, &super::tasks::Task)| {
+                let problem = task.question().err()?;
+                let reason = format!(
+                    "the labeler cannot read it: {problem}; expected `answer`, `kind` and `group`, as in the prompts of \
+                     hone world"
+                );
+                Some((place, reason))
+            };
+            return Ok(tasks.tasks.iter().enumerate().filter_map(unread).take(most).collect());
+        }
         let rows = tasks.tasks.iter().zip(0..).map(|(task, row)| {
             let prompt = task.shown.clone();
             let columns = task.columns.clone();
             (row, PromptRow { prompt, columns })
         });
-        check_rows(self.rewards, &mut { rows }).map_err(|e| PipelineError::setting(key, e.to_string()))?;
-        if self.labeler.is_none() {
-            return Ok(());
-        }
-        for (task, row) in tasks.tasks.iter().zip(1..) {
-            if let Err(problem) = task.question() {
-                let reason = format!(
-                    "row {row}: the labeler cannot read it: {problem}; expected `answer`, `kind` and `group`, as in the \
-                     prompts of hone world"
-                );
-                return Err(PipelineError::setting(key, reason));
-            }
-        }
-        Ok(())
+        let found = unreadable(self.rewards, &mut { rows }, most)?;
+        Ok(found.into_iter().map(|(row, reason)| (row as usize, reason)).collect())
     }
 }
 

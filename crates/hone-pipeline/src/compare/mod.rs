@@ -172,6 +172,7 @@ pub fn compare(options: &CompareOptions, observer: Arc<dyn Observer>, shutdown: 
     bench.check_tasks(&ready.methods)?;
     write_tasks(&bench)?;
     let overlaps = overlap::find(&bench, &ready)?;
+    course::announce(&bench, &ready.methods);
     // 4. Practice and answers, method by method and seed by seed
     let mut rows = Vec::new();
     for method in &ready.methods {

@@ -2,15 +2,17 @@
 //!
 //! 1. Episodes: those of a seed that a stage or method will play are built and looked at. Different seeds can meet by chance where there are few
 //!    different episodes, as in small mazes; of an environment that hides what matters (a word game) it cannot be told.
-//! 2. Prompts: those of every file that a stage or method names in `data.train` or `data.prompts` and that can be read as prompts. A method
-//!    that practises on judged prompts (`data.prompts`) is refused.
+//! 2. Prompts: the rows of every file that a stage or method names in `data.prompts`, without those that it holds out (`data.held_out`), and all
+//!    rows of those in `data.train` that can be read as prompts. A method that practises on judged prompts (`data.prompts`) is refused. Prompts
+//!    that a run drops for their length are counted all the same.
 //! 3. Few-shot practice leaves out what is judged, so it never meets it.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use hone_data::{Source, load_prompts};
+use hone_data::{Source, hold_out, load_prompts};
 use hone_task::EnvironmentSetting;
+use hone_train::rollout::PromptData;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -26,7 +28,7 @@ use crate::recipe::ReadyStage;
 pub struct Overlap {
     /// `STAGE`, or `METHOD/SEED`.
     pub by: String,
-    /// Episodes or prompts that it practises on, counted as often as they come.
+    /// Episodes that it plays, or rows of prompts from which it draws.
     pub practised: u64,
     /// Of the judged ones, those that are among them.
     pub judged: u64,
@@ -103,11 +105,16 @@ impl Look<'_> {
         for name in ["prompts", "train"] {
             let (mut practised, mut met) = (0, HashSet::new());
             for source in sources(table, name) {
-                // What holds no prompts (texts, rankings) is not practised on in this sense
-                let Ok(loaded) = load_prompts(&source.resolved_in(self.bench.base)) else {
-                    continue;
+                let loaded = load_prompts(&source.resolved_in(self.bench.base));
+                let items = match (loaded, name) {
+                    // What a run holds out at a source's end it does not meet
+                    (Ok(loaded), "prompts") => hold_out(loaded.items, held_out(table))?.train,
+                    (Ok(loaded), _) => loaded.items,
+                    // Of a file that is no file of prompts, such as texts to read, it cannot be told; one that cannot be read at all stops
+                    // the run that needs it
+                    (Err(_), _) => continue,
                 };
-                for prompt in loaded.items {
+                for prompt in items {
                     practised += 1;
                     let own = identity(&prompt.input);
                     if self.held.contains(&own) {
@@ -130,6 +137,13 @@ impl Look<'_> {
         }
         Ok(counted)
     }
+}
+
+/// The share of its prompts that a stage holds out.
+fn held_out(table: &Table) -> f64 {
+    let given = table.get("data").and_then(|data| data.get("held_out"));
+    let number = given.and_then(|value| value.as_float().or_else(|| Some(value.as_integer()? as f64)));
+    number.unwrap_or_else(|| PromptData::default().held_out)
 }
 
 /// The files that a stage's settings name under `data`.
@@ -193,5 +207,7 @@ mod tests {
             .collect();
         assert_eq!(paths, ["a.jsonl", "b.jsonl"]);
         assert!(sources(&table, "prompts").is_empty());
+        assert_eq!(held_out(&table), PromptData::default().held_out);
+        assert_eq!(held_out(&toml::from_str("data = { held_out = 0 }").unwrap()), 0.0);
     }
 }

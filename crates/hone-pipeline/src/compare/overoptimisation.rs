@@ -1,10 +1,14 @@
 //! Where what methods could see and what counts part: over-optimisation of a proxy.
 //!
-//! 1. Of two methods of which the proxy prefers one and the judge the other, beyond the intervals of both differences, an alarm tells.
+//! 1. Of two methods of which the proxy prefers one and the judge the other, beyond the intervals of both differences, an alarm tells. Intervals
+//!    are a pair's own: of pairs that the proxy tells apart and that are equal to the judge, one in forty is told of by chance.
 //! 2. Gains, in the proxy and for the judge, are those over the starting model with the same seed: the method of kind `start`. Without one there
 //!    are no curves.
 //! 3. Both published forms are fitted to the gains of best-of-N at several N and, apart from these, of what was trained; and to each method's
-//!    own course, look by look ([`Course`]). The one with the smaller error describes them better.
+//!    own course, look by look ([`Course`]). The one with the smaller error describes them better, if there are more than a few distances.
+//! 4. A divergence is the mean of log-ratios, which may come out below 0; it counts as 0 then.
+//!
+//! Controls are left out of pairs and of the curves over methods; along its own runs a control has its curve.
 //!
 //! Source: Gao, Schulman and Hilton, "Scaling laws for reward model overoptimization", 2023.
 
@@ -12,8 +16,9 @@ use hone_objective::overoptimisation::{Form, fit};
 use hone_objective::statistics::Bootstrap;
 use serde::{Deserialize, Serialize};
 
-use super::course::Course;
+use super::course::{Course, Courses};
 use super::results::{Figure, Measures, MethodResult, PerPrompt, difference};
+use super::updates::LeftOut;
 use crate::error::Result;
 
 /// Two methods of which the proxy prefers one and the judge the other.
@@ -55,12 +60,16 @@ pub struct Curve {
 /// Where what the methods could see and what counts part.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Overoptimisation {
+    /// Pairs of methods that were compared, each once.
+    pub pairs: u64,
     /// Pairs to be looked at.
     pub alarms: Vec<Alarm>,
     /// Curves, where there are points enough.
     pub curves: Vec<Curve>,
     /// What methods that practise on samples did on their way, with each seed.
     pub courses: Vec<Course>,
+    /// Methods (`METHOD`) and runs (`METHOD/SEED`) that practise on prompts and have no course, or a course without a curve, with the reason.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Divergences with gains in proxy and reward.
@@ -78,6 +87,13 @@ pub(super) const FORMS: [(&str, Form); 2] = [
 ];
 
 impl Gains {
+    /// A point. An estimate of the divergence may lie below what it estimates: it counts as 0 then.
+    pub fn add(&mut self, kl: f64, proxy: f64, reward: f64) {
+        self.kl.push(kl.max(0.0));
+        self.proxy.push(proxy);
+        self.reward.push(reward);
+    }
+
     /// Both forms fitted to both gains; too few points, or all at one divergence, make no curve.
     pub fn curves(&self, family: &str) -> Vec<Curve> {
         let mut curves = Vec::new();
@@ -113,11 +129,7 @@ pub(super) fn gains(methods: &[MethodResult], chosen: &dyn Fn(&MethodResult) -> 
             let (Some(kl), Some(proxy), Some(before)) = (own.kl, own.proxy, start.proxy) else {
                 continue;
             };
-            if kl.mean >= 0.0 {
-                gains.kl.push(kl.mean);
-                gains.proxy.push(proxy.mean - before.mean);
-                gains.reward.push(own.reward.mean - start.reward.mean);
-            }
+            gains.add(kl.mean, proxy.mean - before.mean, own.reward.mean - start.reward.mean);
         }
     }
     Some(gains)
@@ -127,7 +139,7 @@ pub(super) fn gains(methods: &[MethodResult], chosen: &dyn Fn(&MethodResult) -> 
 pub(super) fn overoptimisation(
     methods: &[MethodResult],
     prompts: &[PerPrompt],
-    courses: Vec<Course>,
+    courses: Courses,
     draws: &Bootstrap,
 ) -> Result<Option<Overoptimisation>> {
     if methods.iter().any(|method| method.measures.proxy.is_none()) {
@@ -163,13 +175,15 @@ pub(super) fn overoptimisation(
         curves.extend(gains.curves("training"));
     }
     for method in methods {
-        let gains = super::course::gains(&courses, &method.name);
+        let gains = super::course::gains(&courses.found, &method.name);
         curves.extend(gains.curves(&method.name));
     }
     Ok(Some(Overoptimisation {
+        pairs: (shown.len() * shown.len().saturating_sub(1) / 2) as u64,
         alarms,
         curves,
-        courses,
+        courses: courses.found,
+        left_out: courses.left_out,
     }))
 }
 

@@ -426,7 +426,15 @@ fn overlaps(result: &CompareResult) -> Option<Section> {
             format!("{judged} of {all} judged, among {practised}"),
         )
     };
-    (!result.overlaps.is_empty()).then(|| Section::KeyValues {
+    if result.overlaps.is_empty() {
+        return Some(Section::Text {
+            title: "What is practised on of what is judged".into(),
+            text: "Nothing could be looked at: no stage or method names prompts or mazes of its own, or what is judged hides what it asks, \
+                   as a word game does."
+                .into(),
+        });
+    }
+    Some(Section::KeyValues {
         title: "What is practised on of what is judged".into(),
         rows: result.overlaps.iter().map(row).collect(),
     })

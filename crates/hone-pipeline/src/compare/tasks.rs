@@ -95,6 +95,8 @@ pub(super) struct Tasks {
     pub tasks: Vec<Task>,
     /// Of episodes.
     pub environment: Option<Played>,
+    /// The files of prompts in their order, each with the place of its first task.
+    files: Vec<(String, usize)>,
 }
 
 /// Draws of other episodes for each that is wanted, after which few-shot practice makes do with those it has.
@@ -132,6 +134,8 @@ impl Tasks {
             .retain(|task| task.identity(None).is_none_or(|own| !held.contains(&own)));
         let order = Key::new(seed, "compare/practice", 0).permutation(all.tasks.len());
         all.tasks = order.into_iter().take(count).map(|i| all.tasks[i].clone()).collect();
+        // Their rows are not those of the files any more
+        all.files.clear();
         Ok(all)
     }
 
@@ -159,12 +163,14 @@ impl Tasks {
         Ok(Self {
             tasks,
             environment: Some(plays),
+            files: Vec::new(),
         })
     }
 
     pub fn prompts(sources: &[Source], base: &Path) -> Result<Self> {
-        let mut tasks = Vec::new();
+        let (mut tasks, mut files) = (Vec::new(), Vec::new());
         for source in sources {
+            files.push((source.path.display().to_string(), tasks.len()));
             for prompt in load_prompts(&source.clone().resolved_in(base))?.items {
                 let Prompt { input, extra } = prompt;
                 tasks.push(Task {
@@ -178,7 +184,16 @@ impl Tasks {
         Ok(Self {
             tasks,
             environment: None,
+            files,
         })
+    }
+
+    /// The file that a task comes from and its row there, from 1.
+    pub fn origin(&self, place: usize) -> String {
+        match self.files.iter().rev().find(|(_, first)| *first <= place) {
+            Some((file, first)) => format!("{file}: row {}", place - first + 1),
+            None => format!("row {}", place + 1),
+        }
     }
 
     /// What tells each task from others; nothing where that cannot be seen.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use hone_data::{DataError, Demonstration, Limits, LoadReport, Opening, Source, for_each_demonstration};
 use hone_math::Key;
-use hone_run::{Configuration, Error as RunError, Resolved, publish_dir};
+use hone_run::{Configuration, Error as RunError, Resolved, digest_of, publish_dir};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -235,19 +235,33 @@ pub(super) fn run(
     (base, dir): (&Path, &Path),
     tell: &dyn Fn(&Source, &LoadReport),
 ) -> Result<Value> {
-    if let Some(before) = finished(&dir.join(RECORD), dir, resolved.digest())? {
-        return Ok(before);
-    }
     let config = SplitConfig {
         file: resolved.config.file.clone().resolved_in(base),
         ..resolved.config.clone()
     };
+    // What is not there is told of where it is needed
+    let content = || digest_of(&config.file.path).map(|digest| digest.unwrap_or_default());
+    if let Some(before) = finished(&dir.join(RECORD), dir, resolved.digest())? {
+        let now = content()?;
+        if !now.is_empty() && before["input"] != now.as_str() {
+            return Err(PipelineError::file(
+                &config.file.path,
+                format!(
+                    "is another file than the one whose parts are in {}; delete that folder, and what was made from it, to divide this one",
+                    dir.display()
+                ),
+            ));
+        }
+        return Ok(before);
+    }
+    let input = content()?;
     let summary = |report: &SplitReport| {
         json!({
             "train": report.train,
             "held_out": report.held_out,
             "longer": report.longer,
             "digest": resolved.digest(),
+            "input": input,
         })
     };
     let report = write(&config, dir, |report| Some(summary(report)))?;
@@ -315,6 +329,20 @@ mod tests {
         );
         let other = run(&config(dir.path(), "held_out = 0.4")?, (dir.path(), &folder), &quiet);
         assert!(other.is_err_and(|error| error.to_string().contains("changed: config")));
+        // The same settings, and a row more
+        let same = config(dir.path(), "held_out = 0.3")?;
+        let path = dir.path().join("maths.jsonl");
+        let rows = (0..41).map(question).collect::<String>();
+        std::fs::write(&path, rows).map_err(|e| PipelineError::file(&path, e.to_string()))?;
+        let other = run(&same, (dir.path(), &folder), &quiet);
+        assert!(other.is_err_and(|error| {
+            error
+                .to_string()
+                .contains("is another file than the one whose parts are in")
+        }));
+        // Without the file its parts are what they were
+        std::fs::remove_file(&path).map_err(|e| PipelineError::file(&path, e.to_string()))?;
+        assert_eq!(run(&same, (dir.path(), &folder), &quiet)?, first);
         Ok(())
     }
 

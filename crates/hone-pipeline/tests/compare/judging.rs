@@ -94,7 +94,16 @@ fn the_assistants_comparison_runs() -> Result<(), Box<dyn Error>> {
     assert!(sets.len() > 30, "{sets:?}");
     let mut recipe: toml::Table = toml::from_str(&text)?;
     recipe.remove("expect");
-    let kept = ["start", "best-of-4", "best-of-16", "best-of-64", "dpo", "ppo"];
+    let kept = [
+        "start",
+        "best-of-4",
+        "best-of-16",
+        "best-of-64",
+        "expert-iteration",
+        "dpo",
+        "ppo",
+        "grpo-free",
+    ];
     let methods = recipe
         .get_mut("method")
         .and_then(toml::Value::as_array_mut)
@@ -127,22 +136,57 @@ fn the_assistants_comparison_runs() -> Result<(), Box<dyn Error>> {
     let result = run(&options)?.result;
     assert_eq!((result.judge.as_str(), result.prompts), ("labeler", 60));
     let found = result.overoptimisation.ok_or("no proxy")?;
-    assert_eq!((found.courses.len(), found.courses[0].method.as_str()), (1, "ppo"));
-    let points = &found.courses[0].points;
-    assert_eq!(points.iter().map(|p| p.step).collect::<Vec<u64>>(), [1, 2, 3, 4]);
-    assert!(points[0].kl == 0.0 && points.iter().all(|p| p.answers == 16 && p.reward.is_finite()));
+    let names: Vec<&str> = found.courses.iter().map(|course| course.method.as_str()).collect();
+    assert_eq!(names, ["ppo", "grpo-free"]);
+    for course in &found.courses {
+        let points = &course.points;
+        assert_eq!(points.iter().map(|p| p.step).collect::<Vec<u64>>(), [0, 1, 2, 3]);
+        assert_eq!(points[0].kl, Some(0.0));
+        assert!(
+            points
+                .iter()
+                .all(|p| p.kl.is_some() && p.answers == 16 && p.reward.is_finite())
+        );
+        // All answers of an update are written down, so a look is at what the policy said and at nothing chosen
+        let metrics = dir
+            .path()
+            .join(format!("out/methods/{}/seed-1/metrics.jsonl", course.method));
+        let metrics = std::fs::read_to_string(metrics)?;
+        for (line, point) in metrics.lines().zip(points) {
+            let scores = serde_json::from_str::<Value>(line)?["objective/scores"]
+                .as_f64()
+                .ok_or("no scores")?;
+            assert!(
+                (scores - point.proxy).abs() < 1e-6,
+                "{}: {scores} and {point:?}",
+                course.method
+            );
+        }
+    }
+    let left_out: Vec<&str> = found.left_out.iter().map(|left_out| left_out.name.as_str()).collect();
+    assert_eq!(left_out, ["expert-iteration"]);
+    assert!(
+        found.left_out[0].reason.contains("answers that it chose"),
+        "{:?}",
+        found.left_out
+    );
+    assert_eq!(found.pairs, 28);
     let curves = |family: &str| found.curves.iter().filter(|curve| curve.family == family).count();
     // Both forms, for judge and proxy; a run of four updates may not have moved by enough for its own
     assert_eq!(curves("best-of"), 4, "{:?}", found.curves);
     assert!([0, 4].contains(&curves("ppo")), "{:?}", found.curves);
     let ppo = result.overlaps.iter().find(|o| o.by == "ppo/1").ok_or("no overlap")?;
-    assert_eq!((ppo.practised, ppo.judged), (300, 0));
+    // Of 300 rows the last 2% are not practised on
+    assert_eq!((ppo.practised, ppo.judged), (294, 0));
     assert!(
         !dir.path().join("out/assistant/ppo").exists(),
         "the quickstart ends with its reward model"
     );
     let page = std::fs::read_to_string(dir.path().join("out/compare.html"))?;
     assert!(page.contains("Gain over the start, with the distance from it"));
+    assert!(
+        page.contains("Not looked at on its way: expert-iteration") && page.contains("Compared: 28 pairs of methods")
+    );
     // The control has the same settings
     let control: toml::Table = toml::from_str(&std::fs::read_to_string(
         folder.join("compare-assistant-shuffled.toml"),
@@ -156,6 +200,12 @@ fn the_assistants_comparison_runs() -> Result<(), Box<dyn Error>> {
             .unwrap_or_default()
     };
     let all = methods(&whole);
+    // Its expectation is of something that is there
+    let reward: Value = serde_json::from_str(&std::fs::read_to_string(
+        dir.path().join("out/assistant/reward/finished.json"),
+    )?)?;
+    assert!(reward["held_out"]["eval/accuracy"].is_number());
+    assert_eq!(control["expect"][0]["value"].as_str(), Some("held_out.eval/accuracy"));
     assert!(methods(&control).len() == 8 && methods(&control).iter().all(|method| all.contains(method)));
     assert_eq!(
         (&control["judge"], &control["proxy"], &control["compare"]),

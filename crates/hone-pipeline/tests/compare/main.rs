@@ -432,6 +432,20 @@ train = { learning_rate = 1e-3 }
 eval = { every = 0, samples = 2 }
 "#;
 
+/// A method whose prompts have no answer that the judge's rule could read, and that holds out what is judged.
+const OPEN: &str = r#"
+[[method]]
+name = "open"
+kind = "grpo"
+
+[method.config]
+reward = { path = "{out}/reward/model" }
+data = { prompts = ["open.jsonl"], held_out = 0.5, max_prompt_length = 64 }
+grpo = { updates = 1, rollout_batch = 8, samples_per_prompt = 4, minibatch = 8, max_new_tokens = 8 }
+train = { learning_rate = 1e-3 }
+eval = { every = 1, samples = 8 }
+"#;
+
 fn write_prompts(dir: &Path) -> std::io::Result<()> {
     let words = ["up", "down", "left", "right"];
     let rows = |from: usize| -> String {
@@ -447,6 +461,8 @@ fn write_prompts(dir: &Path) -> std::io::Result<()> {
     };
     std::fs::write(dir.join("prompts.jsonl"), rows(0))?;
     std::fs::write(dir.join("held-out.jsonl"), rows(20))?;
+    let open = (rows(40) + &rows(20)).replace("\"answer\"", "\"hint\"");
+    std::fs::write(dir.join("open.jsonl"), open)?;
     let pairs: String = (0..30)
         .map(|i| {
             format!(
@@ -465,7 +481,7 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
     // Stages go before [compare]
     let (stages, compare_section) = START.split_at(START.find("[compare]").ok_or("no [compare]")?);
     let (more, rest) = PROMPTS.split_at(PROMPTS.find("[judge]").ok_or("no [judge]")?);
-    let recipe = format!("{stages}{more}{compare_section}{rest}");
+    let recipe = format!("{stages}{more}{compare_section}{rest}{OPEN}");
     let options = options(dir.path(), &recipe)?;
     let result = run(&options)?.result;
     assert_eq!((result.judge.as_str(), result.prompts), ("rewards", 12));
@@ -492,14 +508,37 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
             .is_some_and(|prompt| prompt.starts_with("Say ")),
         "{few}"
     );
-    assert!(result.overoptimisation.is_some());
-    // One training method with two seeds: they are compared with each other
+    // What is not judged on its way is told of, and costs no more than that
+    let found = result.overoptimisation.as_ref().ok_or("no proxy")?;
+    let reason = |name: &str| {
+        let mut found = found.left_out.iter().filter(|left_out| left_out.name == name);
+        found.next().map(|left_out| left_out.reason.as_str())
+    };
+    assert!(found.courses.is_empty() && found.left_out.len() == 2, "{found:?}");
+    assert!(reason("grpo").is_some_and(|reason| reason.contains("eval.every or eval.samples is 0")));
+    let open = reason("open").ok_or("open is not left out")?;
+    assert!(
+        open.contains("the judge can read none of its prompts") && open.contains("answer"),
+        "{open}"
+    );
+    let page = std::fs::read_to_string(dir.path().join("out/compare.html"))?;
+    assert!(page.contains("Not looked at on its way: open") && !page.contains("none loses in what counts"));
+    // Methods that train, with two seeds: they are compared with each other
     assert_eq!(
         result.updates.map(|updates| updates.names),
-        Some(vec!["grpo/1".into(), "grpo/2".into()])
+        Some(["grpo/1", "grpo/2", "open/1", "open/2"].map(String::from).to_vec())
     );
-    let overlap = result.overlaps.iter().find(|o| o.by == "grpo/1").ok_or("no overlap")?;
-    assert_eq!((overlap.practised, overlap.judged), (12, 0));
+    let overlap = |name: &str| {
+        result
+            .overlaps
+            .iter()
+            .find(|o| o.by == name)
+            .map(|o| (o.practised, o.judged))
+    };
+    // A row in twenty is held out, at least one
+    assert_eq!(overlap("grpo/1"), Some((11, 0)));
+    // The judged ones are what it holds out itself
+    assert_eq!(overlap("open/1"), Some((12, 0)));
     // What is judged is no practice, neither for a stage nor for few-shot prompting
     let practised = recipe.replace(
         "data = { prompts = [\"prompts.jsonl\"]",
@@ -538,7 +577,7 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
         Err(error) => {
             let said = error.to_string();
             assert!(
-                said.contains("judge.prompts: row 1: ") && said.contains("answer"),
+                said.contains("judge.prompts: held-out.jsonl: row 1: ") && said.contains("answer"),
                 "{said}"
             );
         }

@@ -284,11 +284,15 @@ pub struct GrpoSection {
     pub max_new_tokens: usize,
     /// Divides the logits when sampling and in every log-probability.
     pub temperature: f64,
-    /// Weight of the divergence from the reference; the method's own where absent. With 0 the reference is not computed.
+    /// Weight of the divergence from the reference; the method's own where absent. With 0 the reference is not computed, but for
+    /// `measure_kl`.
     #[doc(alias = "beta")]
     #[schemars(example = 0.04)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl_coef: Option<f64>,
+    /// Whether the divergence from the reference is measured though its weight is 0, which costs a pass of the reference over each
+    /// response. Where the weight is not 0 it is measured anyway.
+    pub measure_kl: bool,
     /// The ratio is clipped to 1 minus this; the method's own where absent.
     #[doc(alias = "epsilon")]
     #[schemars(example = 0.2)]
@@ -331,6 +335,7 @@ impl Default for GrpoSection {
             max_new_tokens: 64,
             temperature: 1.0,
             kl_coef: None,
+            measure_kl: false,
             clip_range: None,
             clip_range_high: None,
             dynamic_sampling: None,
@@ -360,6 +365,11 @@ impl GrpoSection {
     /// Weight of the divergence.
     pub(super) fn kl_coef(&self) -> f64 {
         self.kl_coef.unwrap_or_else(|| self.method.kl_coef())
+    }
+
+    /// Whether the reference reads the responses.
+    pub(super) fn reads_reference(&self) -> bool {
+        self.measure_kl || self.kl_coef() > 0.0
     }
 
     /// The loss that this method has.

@@ -56,7 +56,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
         let networks = Networks {
             policy: &state.learners.policy.model,
             value: None,
-            reference: grpo.kl_coef() > 0.0,
+            reference: grpo.reads_reference(),
         };
         let episodes = rehearse_rollout(engine, setup, networks, (&settings, number * attempts))?;
         let step = Update {

@@ -84,7 +84,7 @@ impl Practice for Stage<'_> {
         let networks = Networks {
             policy: &self.state.learners.policy.model,
             value: None,
-            reference: c.grpo.kl_coef() > 0.0,
+            reference: c.grpo.reads_reference(),
         };
         let key = Key::new(c.train.seed, "rollout", update);
         if !c.grpo.samples_dynamically() {

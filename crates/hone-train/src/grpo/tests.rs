@@ -74,6 +74,38 @@ fn the_score_rises_by_every_method() {
 }
 
 #[test]
+fn measuring_the_divergence_changes_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let measured = |name: &str, measure_kl: bool| {
+        let mut c = config(GroupMethod::DrGrpo, 4);
+        (c.grpo.measure_kl, c.eval.every) = (measure_kl, 1);
+        start(dir.path(), name, c).unwrap();
+        let run = dir.path().join(name);
+        let samples = std::fs::read_to_string(run.join("samples.jsonl")).unwrap();
+        let told = samples.lines().filter(|line| line.contains("\"kl\":")).count();
+        (
+            std::fs::read(run.join("model/model.safetensors")).unwrap(),
+            metrics(&run),
+            told,
+        )
+    };
+    let (without, plain, told) = measured("without", false);
+    assert!(told == 0 && plain.iter().all(|line| line.get("objective/kl").is_none()));
+    let (with, mut lines, told) = measured("with", true);
+    assert_eq!(told, 16, "four answers at each of four updates");
+    assert!(with == without, "measuring changed the result");
+    assert_eq!(number(&lines[0], "objective/kl"), 0.0);
+    assert!(number(&lines[3], "objective/kl") != 0.0);
+    for line in &mut lines {
+        let line = line.as_object_mut().unwrap();
+        line.remove("objective/kl");
+        assert_eq!(line.remove("loss/kl_avg").and_then(|kl| kl.as_f64()), Some(0.0));
+    }
+    assert_eq!(lines, plain);
+}
+
+#[test]
 fn stopping_and_going_on_changes_no_byte() {
     let dir = tempfile::tempdir().unwrap();
     world(dir.path());

@@ -38,7 +38,7 @@ pub(super) fn update(engine: &Engine, learner: &mut Learner, update: &Update<'_>
     let (prompts, section) = (update.prompts, &update.c.online_preference);
     let mut report = Report::default();
     // 1. A new order every pass, cut into minibatches; a prompt's responses stay together, and a prompt without a pair keeps its
-    //    place, so that a step's share of the rollout does not depend on how others were judged
+    //    place, so that a step's share of the rollout does not depend on how others were judged, nor a pair's share of a step
     let cut = (prompts.len(), section.prompts_a_step());
     for places in passes(cut, (update.number, section.epochs), update.c.train.seed) {
         let chosen: Vec<&Paired<'_>> = places.iter().filter_map(|&i| prompts[i].as_ref()).collect();
@@ -54,8 +54,9 @@ pub(super) fn update(engine: &Engine, learner: &mut Learner, update: &Update<'_>
             let asked = (update.number, section.temperature);
             check_others(engine, &learner.model, asked, others)?;
         }
-        // 3. A step on the method's loss over the minibatch's pairs
-        let (stats, applied) = step(engine, learner, update, (&chosen, first))?;
+        // 3. A step on the method's loss over the minibatch's pairs, by the share of its prompts that have some
+        let share = chosen.len() as f32 / places.len() as f32;
+        let (stats, applied) = step(engine, learner, update, (&chosen, share, first))?;
         report.stats.merge(&stats);
         report.steps += 1;
         let members: Vec<&[&Episode]> = chosen.iter().map(|prompt| prompt.members.as_slice()).collect();
@@ -72,7 +73,7 @@ fn step(
     engine: &Engine,
     learner: &mut Learner,
     update: &Update<'_>,
-    (chosen, first): (&[&Paired<'_>], bool),
+    (chosen, share, first): (&[&Paired<'_>], f32, bool),
 ) -> Result<(Stats, Applied)> {
     let (method, train) = (update.method, &update.c.train);
     let temperature = update.c.online_preference.temperature as f32;
@@ -92,8 +93,12 @@ fn step(
                 check(update.number, &groups, &numbers.logprobs)?;
             }
             let compared: Vec<Compared<'_>> = prompts.iter().map(|prompt| prompt.compared()).collect();
-            let Judged { gradient, stats: own } = method.judge(&compared, &numbers.logprobs, constants)?;
+            let Judged {
+                mut gradient,
+                stats: own,
+            } = method.judge(&compared, &numbers.logprobs, constants)?;
             stats.merge(&own);
+            gradient.iter_mut().for_each(|number| *number *= share);
             let seed = engine.tensor(gradient.len(), 1, &gradient);
             numbers.tape.backward(vec![(&numbers.logprob, seed)], gradients);
             Ok(())

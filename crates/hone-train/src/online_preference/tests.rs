@@ -190,6 +190,11 @@ fn update_after(fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
 
 /// The same, as update `number`, from which the order follows.
 fn update_of(number: u64, fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
+    update_in((number, 4), fault)
+}
+
+/// The same, in steps of `minibatch` responses.
+fn update_in((number, minibatch): (u64, usize), fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
     let (engine, tokenizer) = (f32_engine(), tokenizer());
     let policy = model(&engine, &tokenizer, 1);
     let mut episodes = episodes(&engine, &policy);
@@ -197,7 +202,7 @@ fn update_of(number: u64, fault: impl Fn(&mut Vec<Episode>)) -> Result<Report> {
     let mut learner = Learner::new(&engine, policy, AdamW::default());
     let mut c = config(MethodSetting::Dpo, 1);
     hone_run::Configuration::resolve(&mut c);
-    (c.online_preference.samples_per_prompt, c.online_preference.minibatch) = (2, 4);
+    (c.online_preference.samples_per_prompt, c.online_preference.minibatch) = (2, minibatch);
     let groups = episodes.chunks(2);
     let prompts: Vec<Option<Paired<'_>>> = groups
         .map(|group| Paired::of(group, PairRule::Extremes))
@@ -249,6 +254,33 @@ fn prompts_without_a_pair_stay_in_their_minibatch() {
         steps_of[expected] += 1;
     }
     assert!(steps_of[1] > 0 && steps_of[2] > 0, "{steps_of:?}");
+}
+
+/// The gradient of a lone pair is divided by the prompts of its minibatch, as if the others' pairs had none.
+#[test]
+fn a_lone_pair_has_its_share_of_a_minibatch() {
+    let norm = |minibatch: usize| {
+        let report = update_in((6, minibatch), |episodes| {
+            for prompt in 1..4 {
+                episodes[2 * prompt].score = episodes[2 * prompt + 1].score;
+            }
+        });
+        let report = report.unwrap();
+        assert_eq!((report.steps, report.stats.count), (1, 1));
+        assert!(
+            (report.stats.loss - std::f64::consts::LN_2).abs() < 1e-6,
+            "the loss is the pair's"
+        );
+        report.applied.unwrap().grad_norm
+    };
+    let alone = norm(2);
+    for (minibatch, prompts) in [(4, 2.0), (8, 4.0)] {
+        let among = norm(minibatch);
+        assert!(
+            (among * prompts - alone).abs() < 1e-6 * alone,
+            "{among} among {prompts}, {alone} alone"
+        );
+    }
 }
 
 #[test]

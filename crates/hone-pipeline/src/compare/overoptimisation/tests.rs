@@ -49,9 +49,10 @@ fn an_alarm_needs_proxy_and_judge_to_part_beyond_their_intervals() {
         method("c", (3.0, 0.25 + gain(400.0), 400.0)),
     ];
     let (results, prompts): (Vec<MethodResult>, Vec<PerPrompt>) = methods.into_iter().unzip();
-    let found = overoptimisation(&results, &prompts, Vec::new(), &draws(100))
+    let found = overoptimisation(&results, &prompts, Courses::default(), &draws(100))
         .unwrap()
         .unwrap();
+    assert_eq!(found.pairs, 6);
     // b is above a in both; c has the highest proxy and the lowest reward
     let pairs: Vec<(&str, &str)> = found
         .alarms
@@ -74,23 +75,30 @@ fn an_alarm_needs_proxy_and_judge_to_part_beyond_their_intervals() {
         "{curve:?}"
     );
     assert!(curve.rmse < other.rmse && curve.farthest_kl == 400.0);
+    // An estimate of the divergence below 0 counts as none
+    let mut below = results.clone();
+    if let Some(kl) = &mut below[1].seeds[0].measures.kl {
+        kl.mean = -0.5;
+    }
+    let all = gains(&below, &|method| method.trains).unwrap();
+    assert_eq!(all.kl, [0.0, 4.0, 400.0]);
     // Without a start nobody knows what was gained
     let (without, prompts_without) = (&results[1..], &prompts[1..]);
-    let found = overoptimisation(without, prompts_without, Vec::new(), &draws(100))
+    let found = overoptimisation(without, prompts_without, Courses::default(), &draws(100))
         .unwrap()
         .unwrap();
     assert!(found.curves.is_empty() && found.alarms.len() == 2);
 
     let mut controls = results.clone();
     controls[3].control = true;
-    let found = overoptimisation(&controls, &prompts, Vec::new(), &draws(100))
+    let found = overoptimisation(&controls, &prompts, Courses::default(), &draws(100))
         .unwrap()
         .unwrap();
     assert!(found.alarms.is_empty() && found.curves.is_empty(), "{found:?}");
     let mut none = results;
     none[0].measures.proxy = None;
     assert_eq!(
-        overoptimisation(&none, &prompts, Vec::new(), &draws(100)).unwrap(),
+        overoptimisation(&none, &prompts, Courses::default(), &draws(100)).unwrap(),
         None
     );
 }

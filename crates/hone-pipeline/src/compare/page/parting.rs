@@ -51,7 +51,7 @@ pub(super) fn sections(result: &CompareResult) -> Vec<Section> {
     sections
 }
 
-/// The alarms, and where each run would have been stopped.
+/// The alarms, where each run would have been stopped, what was compared at all, and what was not.
 fn said(found: &Overoptimisation) -> String {
     let between = |figure: &super::super::results::Figure| {
         format!("{:+.3} [{:+.3}, {:+.3}]", figure.mean, figure.low, figure.high)
@@ -68,20 +68,52 @@ fn said(found: &Overoptimisation) -> String {
     }
     for course in &found.courses {
         let Some(parted) = &course.parted else { continue };
+        let seen = if course.best_step == 0 {
+            "the start".to_owned()
+        } else {
+            format!("{} updates", course.best_step)
+        };
         told.push(format!(
-            "Look here: from update {} to the end of {}, seed {}, what it maximised rose ({}) while what counts fell ({}). By the judge it \
-             should have been stopped there.",
-            course.best_step,
+            "Look here: from {seen} to the last look at {}, seed {}, what it maximised rose ({}) while what counts fell ({}). The best step was chosen \
+             on one half of the prompts, and both were compared on the other ({} prompts or more).",
             course.method,
             course.seed,
             between(&parted.proxy),
-            between(&parted.reward)
+            between(&parted.reward),
+            course.tested_on.unwrap_or_default()
         ));
     }
-    if told.is_empty() {
-        return "No method is above another in what the methods could see and below it in what counts, and none loses on its way in what counts \
-                while it gains in what it maximises, beyond the intervals of both differences."
-            .to_owned();
+    if found.alarms.is_empty() && found.pairs > 0 {
+        told.push(
+            "No method is above another in what the methods could see and below it in what counts, beyond the intervals of both differences."
+                .to_owned(),
+        );
+    }
+    let compared = found.courses.iter().filter(|course| course.tested_on.is_some()).count();
+    if compared > 0 && found.courses.iter().all(|course| course.parted.is_none()) {
+        told.push(
+            "Of the runs that were looked at on their way, none loses in what counts while it gains in what it maximises, beyond the intervals \
+             of both differences."
+                .to_owned(),
+        );
+    }
+    told.push(format!(
+        "Compared: {} pairs of methods and {compared} runs on their way. Each interval is one of 95% by itself: of pairs or runs in which the proxy \
+         differs and what counts does not, about one in forty is told of by chance. Intervals of pairs are over prompts alone; seeds are taken as they \
+         came out.",
+        found.pairs
+    ));
+    let few = found.courses.len() - compared;
+    if few > 0 {
+        told.push(format!(
+            "{few} runs have answers to too few prompts to be compared on their way."
+        ));
+    }
+    for left_out in &found.left_out {
+        told.push(format!(
+            "Not looked at on its way: {}, since {}.",
+            left_out.name, left_out.reason
+        ));
     }
     told.join("\n\n")
 }
@@ -117,7 +149,8 @@ fn table(found: &Overoptimisation) -> Section {
         rows: found.curves.iter().map(curve).collect(),
         note: "Gain over the start, with d the root of KL: best-of-n is d (alpha - beta d), reinforcement-learning d (alpha - beta ln d) (Gao et \
                al., 2023). `best-of` and `training` are of several methods, a seed a point, and methods are no steps of one run; the others are of a \
-               method's own runs, a look a point. A peak beyond the farthest KL was not seen."
+               method's own runs, a look a point. A peak beyond the farthest KL was not seen. Of two forms, the one with the smaller error describes the points better \
+               only where they lie at more than a few distances: three, as of best-of-N at three N, cannot tell."
             .into(),
     }
 }
@@ -180,4 +213,75 @@ fn fitted(curve: &Curve) -> Option<Series> {
         points: points.collect(),
         style: SeriesStyle::Line,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::course::{Course, Parted};
+    use super::super::super::results::Figure;
+    use super::super::super::updates::LeftOut;
+    use super::*;
+
+    fn nothing() -> Overoptimisation {
+        Overoptimisation {
+            pairs: 0,
+            alarms: Vec::new(),
+            curves: Vec::new(),
+            courses: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_called_clean() {
+        let mut found = nothing();
+        found.left_out.push(LeftOut {
+            name: "rlhf".into(),
+            reason: "it wrote no answers down".into(),
+        });
+        let text = said(&found);
+        assert!(
+            !text.contains("none loses") && !text.contains("No method is above"),
+            "{text}"
+        );
+        assert!(text.contains("Compared: 0 pairs of methods and 0 runs"), "{text}");
+        assert!(text.contains("Not looked at on its way: rlhf, since it wrote no answers down."));
+        // A run of too few prompts is no run that was compared
+        let mut course = Course {
+            method: "ppo".into(),
+            seed: 3,
+            points: Vec::new(),
+            unjudged: 0,
+            best_step: 7,
+            tested_on: None,
+            parted: None,
+        };
+        found.pairs = 3;
+        found.courses = vec![course.clone()];
+        let text = said(&found);
+        assert!(
+            text.contains("No method is above") && !text.contains("none loses"),
+            "{text}"
+        );
+        assert!(text.contains("1 runs have answers to too few prompts"), "{text}");
+        course.tested_on = Some(9);
+        found.courses = vec![course.clone()];
+        assert!(said(&found).contains("none loses"));
+        let figure = |mean: f64| Figure {
+            mean,
+            low: mean - 0.1,
+            high: mean + 0.1,
+        };
+        course.parted = Some(Parted {
+            proxy: figure(1.0),
+            reward: figure(-1.0),
+        });
+        found.courses.push(course);
+        let text = said(&found);
+        assert!(
+            text.contains("Look here: from 7 updates to the last look at ppo, seed 3"),
+            "{text}"
+        );
+        assert!(!text.contains("none loses"), "{text}");
+    }
 }
