@@ -11,12 +11,14 @@
 #![forbid(unsafe_code)]
 
 mod bounds;
+mod desk;
 mod engine;
 mod error;
 mod metrics;
 mod models;
 mod openai;
 mod pages;
+mod patient;
 mod security;
 mod server;
 mod shared;

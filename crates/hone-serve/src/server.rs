@@ -15,7 +15,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use hone_compute::Engine;
+use hone_compute::{Engine, Precision};
 use hone_generate::GeneratorOptions;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,12 +26,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::bounds;
+use crate::desk::Desk;
 use crate::engine::{Handle, Worker};
 use crate::error::ServeError;
 use crate::metrics::Metrics;
 use crate::models::{Served, ServedModel};
 use crate::openai::{self, ApiError};
 use crate::pages;
+use crate::patient::Patient;
 use crate::security::{Gate, guard};
 use crate::shared::{Shared, now};
 
@@ -241,6 +243,7 @@ impl Server {
             metrics,
             places: Arc::new(Semaphore::new(most_places)),
             most_places,
+            desk: Desk::new(bounds::PREPARED, bounds::UNPREPARED),
             stopping: AtomicBool::new(false),
             started: now(),
             serial: AtomicU64::new(0),
@@ -253,6 +256,23 @@ impl Server {
             worker,
             grace: options.grace,
         })
+    }
+
+    /// Bytes that keys and values may take at most: of the sequences decoded together on each model, each as long as its
+    /// context, and of the ended conversations that are kept.
+    pub fn cache_bytes(&self) -> u64 {
+        let number = match self.worker.engine.precision() {
+            Precision::Bf16 => 2,
+            _ => 4,
+        };
+        let options = &self.worker.options;
+        let each = self.shared.models.iter().map(|served| {
+            let shape = served.transformer().architecture();
+            let token = (2 * shape.layers * shape.kv_heads * shape.head_dim * number) as u64;
+            let tokens = (options.max_batch as u64).saturating_mul(shape.context as u64);
+            tokens.saturating_add(options.kept_tokens as u64).saturating_mul(token)
+        });
+        each.fold(0, u64::saturating_add)
     }
 
     /// Where it listens.
@@ -270,6 +290,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .max_blocking_threads(bounds::PREPARED + bounds::WRITTEN)
             .build()
             .map_err(refused("start serving"))?;
         let (worker, handle) = (self.worker, self.shared.engine.clone());
@@ -283,6 +304,8 @@ impl Server {
             grace: self.grace,
         };
         let served = runtime.block_on(serve(self.listener, &self.shared, &owner, &worker));
+        // What nobody waits for any more may go on to its end, but not hold up this one
+        runtime.shutdown_timeout(LAST_WORDS);
         handle.stop();
         let ended = worker.join().is_ok();
         match served {
@@ -366,6 +389,7 @@ async fn serve(
     let mut glance = tokio::time::interval(GLANCE);
     glance.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut before = Done::new(&shared.metrics);
+    let mut again = Instant::now();
     // 1. Answer
     loop {
         tokio::select! {
@@ -385,10 +409,14 @@ async fn serve(
                 }
             }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < bounds::CONNECTIONS => {
-                // What fails here (a client that left, no more file handles) passes
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(stream, router.clone(), closing.clone()));
+            accepted = listener.accept(), if connections.len() < bounds::CONNECTIONS && Instant::now() >= again => {
+                match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(stream, router.clone(), closing.clone()));
+                    }
+                    Err(error) if is_clients(&error) => {}
+                    // No more file handles or memory: that passes, but not at once
+                    Err(_) => again = Instant::now() + GLANCE,
                 }
             }
         }
@@ -404,6 +432,12 @@ async fn serve(
     }
     connections.abort_all();
     Ok(())
+}
+
+/// Whether a connection failed because of its other end, so that the next may be taken at once.
+fn is_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
 }
 
 /// Waits for all connections to end; false if some did not in this time.
@@ -425,7 +459,8 @@ async fn connection(stream: TcpStream, router: Router, mut closing: watch::Recei
         .timer(TokioTimer::new())
         .header_read_timeout(bounds::HEADER_TIME)
         .max_buf_size(bounds::HEADER_BYTES);
-    let connection = settings.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let stream = TokioIo::new(Patient::new(stream, bounds::SEND_TIME));
+    let connection = settings.serve_connection(stream, TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     // A connection that breaks is its client's concern
     tokio::select! {

@@ -89,6 +89,10 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     };
     let server = Server::bind(engine, models, &options)?;
     output::note(&format!("serving {} on http://{}", names.join(", "), server.address()));
+    let gigabytes = server.cache_bytes() as f64 / 1e9;
+    output::note(&format!(
+        "keys and values take up to {gigabytes:.2} GB of memory; a smaller --batch takes less"
+    ));
     if options.tokens.is_empty() {
         output::note("without a token: whoever can use this machine can use it");
     }
