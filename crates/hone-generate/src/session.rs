@@ -388,11 +388,7 @@ impl<'m> Session<'m> {
 
     /// The caches of these sequences and their last hidden states, one after another; what is known of their beginnings
     /// is not computed again, nor what is `begun` of each.
-    fn read(
-        &self,
-        sequences: &[Arc<[u32]>],
-        begun: Vec<Option<SequenceCache>>,
-    ) -> (Vec<SequenceCache>, Vec<f32>) {
+    fn read(&self, sequences: &[Arc<[u32]>], begun: Vec<Option<SequenceCache>>) -> (Vec<SequenceCache>, Vec<f32>) {
         let mut caches: Vec<_> = sequences
             .iter()
             .zip(begun)

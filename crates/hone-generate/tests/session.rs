@@ -414,7 +414,11 @@ fn sequences_do_not_wait_for_more_than_one_pack_of_prompts() {
     let mut begun = Vec::new();
     for step in 0..6 {
         let events = session.step().expect("finite logits");
-        assert_eq!(events.iter().filter(|event| event.request == 0).count(), 1, "step {step}");
+        assert_eq!(
+            events.iter().filter(|event| event.request == 0).count(),
+            1,
+            "step {step}"
+        );
         begun.push(session.active());
     }
     assert_eq!(begun, [2, 3, 3, 3, 4, 4]);

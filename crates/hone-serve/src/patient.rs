@@ -35,9 +35,7 @@ impl Patient {
             return written;
         }
         let patience = self.patience;
-        let waits = self
-            .waits
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let waits = self.waits.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         ready!(waits.as_mut().poll(context));
         Poll::Ready(Err(ErrorKind::TimedOut.into()))
     }

@@ -186,6 +186,52 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Refuses what no server can be with models of these names: for those who have not loaded them yet.
+    ///
+    /// # Errors
+    /// No models, or two of one name; an address that others reach, without a token; a host that has no address.
+    pub fn check(&self, names: &[&str]) -> Result<(), ServeError> {
+        if names.is_empty() {
+            return Err(ServeError::NoModel);
+        }
+        for (i, name) in names.iter().enumerate() {
+            if names[..i].contains(name) {
+                return Err(ServeError::SameName {
+                    name: (*name).to_owned(),
+                });
+            }
+        }
+        self.addresses().map(|_| ())
+    }
+
+    /// Where to listen: one of these.
+    fn addresses(&self) -> Result<Vec<SocketAddr>, ServeError> {
+        let name = self.host.trim_matches(['[', ']']);
+        let addresses: Vec<SocketAddr> = match name.parse::<IpAddr>() {
+            Ok(address) => vec![(address, self.port).into()],
+            Err(_) => {
+                let found = (name, self.port).to_socket_addrs();
+                found.map_err(|source| self.failed(source))?.collect()
+            }
+        };
+        if self.tokens.is_empty() && !addresses.iter().all(|address| address.ip().is_loopback()) {
+            return Err(ServeError::OpenHost {
+                host: self.host.clone(),
+            });
+        }
+        Ok(addresses)
+    }
+
+    fn failed(&self, source: io::Error) -> ServeError {
+        ServeError::Listen {
+            host: self.host.clone(),
+            port: self.port,
+            source,
+        }
+    }
+}
+
 /// A server that has its socket and its models, and does not answer yet.
 pub struct Server {
     listener: TcpListener,
@@ -205,16 +251,7 @@ impl Server {
             .into_iter()
             .map(|model| Served::new(model).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        if models.is_empty() {
-            return Err(ServeError::NoModel);
-        }
-        for (i, model) in models.iter().enumerate() {
-            if models[..i].iter().any(|other| other.name == model.name) {
-                return Err(ServeError::SameName {
-                    name: model.name.clone(),
-                });
-            }
-        }
+        options.check(&models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>())?;
         let (listener, address) = listen(options)?;
         let (handle, messages) = Handle::new();
         let metrics = Arc::new(Metrics::default());
@@ -304,9 +341,9 @@ impl Server {
             grace: self.grace,
         };
         let served = runtime.block_on(serve(self.listener, &self.shared, &owner, &worker));
+        handle.stop();
         // What nobody waits for any more may go on to its end, but not hold up this one
         runtime.shutdown_timeout(LAST_WORDS);
-        handle.stop();
         let ended = worker.join().is_ok();
         match served {
             Ok(()) if !ended => Err(ServeError::EngineEnded),
@@ -316,21 +353,8 @@ impl Server {
 }
 
 fn listen(options: &Options) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let failed = |source: io::Error| ServeError::Listen {
-        host: options.host.clone(),
-        port: options.port,
-        source,
-    };
-    let name = options.host.trim_matches(['[', ']']);
-    let addresses: Vec<SocketAddr> = match name.parse::<IpAddr>() {
-        Ok(address) => vec![(address, options.port).into()],
-        Err(_) => (name, options.port).to_socket_addrs().map_err(failed)?.collect(),
-    };
-    if options.tokens.is_empty() && !addresses.iter().all(|address| address.ip().is_loopback()) {
-        return Err(ServeError::OpenHost {
-            host: options.host.clone(),
-        });
-    }
+    let addresses = options.addresses()?;
+    let failed = |source: io::Error| options.failed(source);
     let listener = TcpListener::bind(&*addresses).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -437,7 +461,10 @@ async fn serve(
 /// Whether a connection failed because of its other end, so that the next may be taken at once.
 fn is_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted | WouldBlock
+    )
 }
 
 /// Waits for all connections to end; false if some did not in this time.

@@ -191,11 +191,7 @@ impl Handle {
     }
 
     /// Has texts read, and waits for the answers, which are in their order. Dropping the future ends the work.
-    pub async fn read(
-        &self,
-        model: usize,
-        texts: Vec<(Question, Arc<[u32]>, Place)>,
-    ) -> Result<Vec<Answer>, ApiError> {
+    pub async fn read(&self, model: usize, texts: Vec<(Question, Arc<[u32]>, Place)>) -> Result<Vec<Answer>, ApiError> {
         let mut readings = Vec::with_capacity(texts.len());
         let mut replies = Vec::with_capacity(texts.len());
         for (question, ids, place) in texts {

@@ -117,7 +117,10 @@ mod tests {
         };
         let mut model = Transformer::random(engine, shape.architecture(tokenizer.vocab_size()).expect("a shape"), 1);
         let parameters = model.parameters().iter();
-        let embedding = parameters.filter(|(_, p)| p.name().contains("embed")).map(|(id, _)| id).next();
+        let embedding = parameters
+            .filter(|(_, p)| p.name().contains("embed"))
+            .map(|(id, _)| id)
+            .next();
         let embedding = embedding.expect("an embedding");
         let mut numbers = engine.read(model.parameters().get(embedding).value());
         numbers[7 * 32..8 * 32].fill(f32::NAN);
@@ -159,13 +162,22 @@ mod tests {
             // One that nobody waits for is left out
             drop(replies.pop());
             read_pack(&engine, &models, &mut waiting, BETWEEN);
-            assert!(waiting.is_empty() && places.available_permits() == 4, "one pack, and places are free");
-            let answers = replies.into_iter().map(|mut answer| answer.try_recv().expect("an answer"));
+            assert!(
+                waiting.is_empty() && places.available_permits() == 4,
+                "one pack, and places are free"
+            );
+            let answers = replies
+                .into_iter()
+                .map(|mut answer| answer.try_recv().expect("an answer"));
             answers.collect::<Vec<_>>()
         };
         let alone = read(&[&[5, 6, 8], &[1]]);
         let beside = read(&[&[5, 7, 8], &[5, 6, 8], &[1]]);
-        assert!(matches!(&beside[0], Err(Failure::Because(reason)) if reason.contains("diverged")), "{:?}", beside[0]);
+        assert!(
+            matches!(&beside[0], Err(Failure::Because(reason)) if reason.contains("diverged")),
+            "{:?}",
+            beside[0]
+        );
         assert!(alone[0].is_ok() && beside[1] == alone[0]);
     }
 }

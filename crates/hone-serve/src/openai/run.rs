@@ -8,8 +8,8 @@ use hone_generate::{FinishReason, Request, stop_text};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::engine::{Event, Place, Sequence, Unwanted};
 use crate::bounds;
+use crate::engine::{Event, Place, Sequence, Unwanted};
 use crate::openai::ApiError;
 use crate::openai::sampling::Common;
 use crate::openai::text::Growing;

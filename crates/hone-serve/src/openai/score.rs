@@ -103,7 +103,9 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
 /// the square of the messages.
 fn check_work(list: &[Value]) -> Result<(), ApiError> {
     let messages = |item: &Value| {
-        let lists = ["prompt", "messages"].iter().filter_map(|name| item.get(name)?.as_array());
+        let lists = ["prompt", "messages"]
+            .iter()
+            .filter_map(|name| item.get(name)?.as_array());
         lists.map(Vec::len).max().unwrap_or(1)
     };
     let work = list.iter().map(|item| messages(item).saturating_pow(2));

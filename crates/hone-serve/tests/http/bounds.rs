@@ -164,10 +164,16 @@ fn http_an_answer_has_a_size() {
         (60, json!({"echo": false, "logprobs": 20, "max_tokens": 50}), "logprobs"),
         (100, json!({"echo": true}), "echo"),
     ] {
-        let request = with(json!({"model": "base", "prompt": vec![ids.clone(); count], "n": 64}), fields);
+        let request = with(
+            json!({"model": "base", "prompt": vec![ids.clone(); count], "n": 64}),
+            fields,
+        );
         let error = server.client.post("/v1/completions", &request).error(400);
         assert_eq!(error["param"], param, "{error}");
-        assert!(error["message"].as_str().unwrap().contains("at most 1048576"), "{error}");
+        assert!(
+            error["message"].as_str().unwrap().contains("at most 1048576"),
+            "{error}"
+        );
     }
     // Templates are rendered up to each reply, so long conversations are few
     let long = vec![json!({"role": "assistant", "content": ""}); 1000];
@@ -175,5 +181,8 @@ fn http_an_answer_has_a_size() {
     let request = json!({"model": "reward", "input": [item, item]});
     assert_eq!(server.client.post("/score", &request).error(400)["param"], "input");
     let request = json!({"messages": vec![json!({"role": "assistant", "content": ""}); 1025]});
-    assert_eq!(server.client.post("/tokenize", &request).error(400)["param"], "messages");
+    assert_eq!(
+        server.client.post("/tokenize", &request).error(400)["param"],
+        "messages"
+    );
 }

@@ -229,7 +229,10 @@ fn http_seeds_choices_and_parameters_matter() {
     // What was said already is worth less
     assert_ne!(text(json!({"temperature": 0, "repetition_penalty": 100})), greedy);
     let penalised = |fields: Value| {
-        let fields = with(json!({"temperature": 0, "max_tokens": 60, "logit_bias": endless}), fields);
+        let fields = with(
+            json!({"temperature": 0, "max_tokens": 60, "logit_bias": endless}),
+            fields,
+        );
         text(fields)[0].clone()
     };
     let (free, present) = (penalised(json!({})), penalised(json!({"presence_penalty": 2})));

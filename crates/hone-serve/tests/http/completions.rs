@@ -164,7 +164,10 @@ fn http_a_character_that_the_prompt_began_is_one_in_the_answer() {
     let stopped = json!({"prompt": halves[..2], "logit_bias": bias, "stop": "水", "max_tokens": 50, "n": 2});
     let answer = server.client.post(ROUTE, &request(stopped)).json();
     assert_eq!(answer["usage"]["completion_tokens"], 2);
-    assert_eq!((&answer["choices"][1]["text"], &answer["choices"][1]["finish_reason"]), (&json!(""), &json!("stop")));
+    assert_eq!(
+        (&answer["choices"][1]["text"], &answer["choices"][1]["finish_reason"]),
+        (&json!(""), &json!("stop"))
+    );
 }
 
 #[test]

@@ -165,7 +165,10 @@ fn trap_4_every_number_is_json_and_the_first_is_null() {
     );
     let choice = &choices(&steep.client, &request(json!([5, 6, 7, 279, 278])))[0];
     let given = numbers(choice);
-    assert!(given[1..].iter().flatten().all(|x| (-9999.0..=0.0).contains(x)), "{given:?}");
+    assert!(
+        given[1..].iter().flatten().all(|x| (-9999.0..=0.0).contains(x)),
+        "{given:?}"
+    );
     assert!(given.contains(&Some(-9999.0)), "{given:?}");
 }
 
@@ -231,7 +234,8 @@ fn trap_7_these_routes_come_without_the_key() {
 #[test]
 fn trap_8_more_than_four_stops() {
     let server = Running::new();
-    let mut body = json!({"model": "base", "prompt": "the", "max_tokens": 40, "temperature": 0, "logit_bias": endless()});
+    let mut body =
+        json!({"model": "base", "prompt": "the", "max_tokens": 40, "temperature": 0, "logit_bias": endless()});
     let free = choices(&server.client, &body)[0]["text"].as_str().unwrap().to_owned();
     // The ninth comes
     let at = free.char_indices().nth(5).unwrap().0;

@@ -117,7 +117,12 @@ fn http_tokenizers_of_several_models_are_told_apart() {
             let answer = client.post("/tokenize", &body);
             assert_eq!(answer.status, status, "{}", answer.text());
             // Only who has a token hears of names
-            assert_eq!(answer.text().contains("tuned"), knows && status != 200, "{}", answer.text());
+            assert_eq!(
+                answer.text().contains("tuned"),
+                knows && status != 200,
+                "{}",
+                answer.text()
+            );
         }
     }
     let path = "/tokenizer_info?model=base";
@@ -135,7 +140,11 @@ fn http_what_is_no_number_is_an_error_of_its_own_text_alone() {
             let served = &mut all[at];
             // The embedding of token 7, which is its row of the output as well
             let embeddings = served.model.parameters().iter();
-            let id = embeddings.map(|(id, p)| (p.value().len(), id)).max_by_key(|(len, _)| *len).unwrap().1;
+            let id = embeddings
+                .map(|(id, p)| (p.value().len(), id))
+                .max_by_key(|(len, _)| *len)
+                .unwrap()
+                .1;
             let mut numbers = engine.read(served.model.parameters().get(id).value());
             let width = numbers.len() / served.model.parameters().get(id).value().rows();
             numbers[7 * width..8 * width].fill(f32::NAN);
@@ -150,7 +159,13 @@ fn http_what_is_no_number_is_an_error_of_its_own_text_alone() {
             server.client.post("/v1/embeddings", &body)
         };
         let error = of(json!([[5, 6], [5, 7]])).error(500);
-        assert!(error["message"].as_str().unwrap().starts_with("the embedding of input 1 is NaN"), "{error}");
+        assert!(
+            error["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("the embedding of input 1 is NaN"),
+            "{error}"
+        );
         assert_eq!(of(json!([5, 6])).status, 200);
     }
     let token = tokenizer().id_to_token(7).unwrap().to_owned();
@@ -159,7 +174,13 @@ fn http_what_is_no_number_is_an_error_of_its_own_text_alone() {
         server.client.post("/score", &json!({"model": "reward", "input": item}))
     };
     let error = score(&token).error(500);
-    assert!(error["message"].as_str().unwrap().starts_with("the score of input 0 is NaN"), "{error}");
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("the score of input 0 is NaN"),
+        "{error}"
+    );
     assert_eq!(score("the fox").status, 200);
 }
 

@@ -71,12 +71,6 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     let bases: Vec<Named> = arguments.model.iter().map(|text| named(text)).collect();
     let adapters = arguments.adapter.iter().map(|text| named_adapter(text));
     let adapters = adapters.collect::<Result<Vec<Named>>>()?;
-    let engine = arguments.engine.engine()?;
-    let models = load(&engine, &bases, &adapters, shutdown)?;
-    if shutdown.requested() {
-        return Ok(());
-    }
-    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     let options = Options {
         host: arguments.host.clone(),
         port: arguments.port,
@@ -87,6 +81,14 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         kept_tokens: arguments.keep,
         grace: Duration::from_secs(arguments.grace),
     };
+    let named: Vec<&str> = bases.iter().chain(&adapters).map(|named| named.name.as_str()).collect();
+    options.check(&named)?;
+    let engine = arguments.engine.engine()?;
+    let models = load(&engine, &bases, &adapters, shutdown)?;
+    if shutdown.requested() {
+        return Ok(());
+    }
+    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     let server = Server::bind(engine, models, &options)?;
     output::note(&format!("serving {} on http://{}", names.join(", "), server.address()));
     let gigabytes = server.cache_bytes() as f64 / 1e9;
