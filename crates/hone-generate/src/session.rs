@@ -50,6 +50,8 @@ struct Active {
 struct Waiting {
     prompt: Arc<[u32]>,
     requests: VecDeque<Asked>,
+    /// The cache of the prompt's beginning, where it is computed in parts.
+    begun: Option<SequenceCache>,
     /// The prompt's cache and last hidden state, once computed.
     ready: Option<(SequenceCache, Vec<f32>)>,
 }
@@ -95,6 +97,7 @@ impl<'m> Session<'m> {
             _ => self.waiting.push_back(Waiting {
                 prompt: Arc::clone(&asked.request.prompt),
                 requests: VecDeque::from([asked]),
+                begun: None,
                 ready: None,
             }),
         }
@@ -262,8 +265,14 @@ impl<'m> Session<'m> {
     }
 
     fn admit(&mut self, on_token: &mut dyn FnMut(TokenEvent) -> bool) -> Result<(), GenerateError> {
+        let mut computed = false;
         while self.active.len() < self.options.max_batch && !self.waiting.is_empty() {
             if self.waiting[0].ready.is_none() {
+                // One pack a step, which may be a part of a prompt: those that are being decoded do not wait for more
+                if computed || self.begin_long() {
+                    break;
+                }
+                computed = true;
                 self.prefill(self.options.max_batch - self.active.len());
             }
             let mut first = Vec::new();
@@ -314,6 +323,7 @@ impl<'m> Session<'m> {
             self.waiting.push_front(Waiting {
                 prompt: Arc::clone(&sequence.asked.request.prompt),
                 requests: VecDeque::from([sequence.asked]),
+                begun: None,
                 ready: Some((sequence.cache, hidden[i * width..(i + 1) * width].to_vec())),
             });
         }
@@ -324,24 +334,28 @@ impl<'m> Session<'m> {
     fn prefill(&mut self, places: usize) {
         let (mut count, mut tokens, mut requests) = (0, 0, 0);
         for group in &self.waiting {
-            let over = tokens + group.prompt.len() > self.options.prefill_tokens;
+            let left = group.left();
+            let over = tokens + left > self.options.prefill_tokens;
             if group.ready.is_some() || requests >= places || (count > 0 && over) {
                 break;
             }
-            (count, tokens, requests) = (count + 1, tokens + group.prompt.len(), requests + group.requests.len());
+            (count, tokens, requests) = (count + 1, tokens + left, requests + group.requests.len());
         }
         let prompts: Vec<Arc<[u32]>> = self.waiting.iter().take(count).map(|g| Arc::clone(&g.prompt)).collect();
         // 1. What several of them begin with
         let slices: Vec<&[u32]> = prompts.iter().map(|prompt| &**prompt).collect();
         let missing = self.prefixes.missing(&slices, self.options.least_shared);
         if !missing.is_empty() {
-            let (caches, _) = self.read(&missing);
+            let nothing = missing.iter().map(|_| None).collect();
+            let (caches, _) = self.read(&missing, nothing);
             for (tokens, cache) in missing.into_iter().zip(caches) {
                 self.prefixes.keep(tokens, cache);
             }
         }
         // 2. The rest of each
-        let (caches, last) = self.read(&prompts);
+        let groups = self.waiting.iter_mut().take(count);
+        let begun = groups.map(|group| group.begun.take()).collect();
+        let (caches, last) = self.read(&prompts, begun);
         let width = self.model.architecture().width;
         for ((group, cache), hidden) in self.waiting.iter_mut().zip(caches).zip(last.chunks(width)) {
             group.ready = Some((cache, hidden.to_vec()));
@@ -350,13 +364,37 @@ impl<'m> Session<'m> {
         self.prefixes.forget_all_but(to_come);
     }
 
+    /// Computes a part of the first prompt, if it has more tokens left than are computed together. Keys and values do not
+    /// depend on how a sequence is cut.
+    fn begin_long(&mut self) -> bool {
+        let part = self.options.prefill_tokens.max(1);
+        let Some(group) = self.waiting.front_mut().filter(|group| group.left() > part) else {
+            return false;
+        };
+        let (prompt, begun) = (Arc::clone(&group.prompt), group.begun.take());
+        let known = self.prefixes.longest(&prompt).map_or(0, |cache| cache.len());
+        let from = known.max(begun.as_ref().map_or(0, SequenceCache::len));
+        let until: Arc<[u32]> = prompt[..prompt.len().min(from + part)].into();
+        let is_part = until.len() < prompt.len();
+        let begun = match is_part {
+            true => self.read(&[until], vec![begun]).0.pop(),
+            false => begun,
+        };
+        if let Some(group) = self.waiting.front_mut() {
+            group.begun = begun;
+        }
+        is_part
+    }
+
     /// The caches of these sequences and their last hidden states, one after another; what is known of their beginnings
-    /// is not computed again.
-    fn read(&self, sequences: &[Arc<[u32]>]) -> (Vec<SequenceCache>, Vec<f32>) {
+    /// is not computed again, nor what is `begun` of each.
+    fn read(&self, sequences: &[Arc<[u32]>], begun: Vec<Option<SequenceCache>>) -> (Vec<SequenceCache>, Vec<f32>) {
         let mut caches: Vec<_> = sequences
             .iter()
-            .map(|tokens| {
-                let known = self.prefixes.longest(tokens);
+            .zip(begun)
+            .map(|(tokens, begun)| {
+                let known = [self.prefixes.longest(tokens), begun].into_iter().flatten();
+                let known = known.max_by_key(SequenceCache::len);
                 known.unwrap_or_else(|| self.model.new_cache(self.engine))
             })
             .collect();
@@ -446,6 +484,13 @@ impl<'m> Session<'m> {
         }
         completion.finish = finish.unwrap_or(FinishReason::Length);
         finish.is_none()
+    }
+}
+
+impl Waiting {
+    /// Tokens of the prompt that are not computed yet.
+    fn left(&self) -> usize {
+        self.prompt.len() - self.begun.as_ref().map_or(0, SequenceCache::len)
     }
 }
 

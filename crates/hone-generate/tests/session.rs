@@ -392,6 +392,39 @@ fn places_are_free_at_once() {
 }
 
 #[test]
+fn sequences_do_not_wait_for_more_than_one_pack_of_prompts() {
+    let engine = engine(Isa::detect(), Precision::F32, 1);
+    let model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);
+    let options = GeneratorOptions {
+        prefill_tokens: 10,
+        ..GeneratorOptions::default()
+    };
+    let generator = Generator::new(&engine, &model, options);
+    let mut session = generator.session();
+    let asked = |first: u32, length: usize| {
+        let prompt: Vec<u32> = (0..length as u32).map(|i| (first + 3 * i) % 31).collect();
+        request(&prompt, Key::new(1, "request", u64::from(first)), 30)
+    };
+    session.submit(asked(0, 2), Extras::default()).expect("sound");
+    session.step().expect("finite logits");
+    // Two prompts of 8 tokens are two packs; one of 25 is three
+    for (first, length) in [(1, 8), (2, 8), (3, 25)] {
+        session.submit(asked(first, length), Extras::default()).expect("sound");
+    }
+    let mut begun = Vec::new();
+    for step in 0..6 {
+        let events = session.step().expect("finite logits");
+        assert_eq!(
+            events.iter().filter(|event| event.request == 0).count(),
+            1,
+            "step {step}"
+        );
+        begun.push(session.active());
+    }
+    assert_eq!(begun, [2, 3, 3, 3, 4, 4]);
+}
+
+#[test]
 fn embeddings_do_not_depend_on_the_batch_and_have_length_1() {
     let engine = engine(Isa::detect(), Precision::Bf16, 2);
     let model = random_model(&engine, &architecture("qwen3", (4, 2, 8), 50, true), 6);

@@ -26,21 +26,33 @@ pub(crate) const STOPS: usize = 16;
 pub(crate) const STOP_BYTES: usize = 256;
 /// Prompts, texts or answers of one request.
 pub(crate) const PROMPTS: usize = 1024;
+/// Messages of a conversation: a template is rendered up to each of its replies.
+pub(crate) const MESSAGES: usize = 1024;
+/// Numbers and tokens that an answer lists, of all its choices together.
+pub(crate) const LISTED: usize = 1 << 20;
+/// Requests that are made ready at once, and those that wait for it.
+pub(crate) const PREPARED: usize = 2;
+pub(crate) const UNPREPARED: usize = 256;
+/// Answers that are written at once, beside those.
+pub(crate) const WRITTEN: usize = 2;
 /// Tokens with a bias.
 pub(crate) const BIASED: usize = 1024;
-/// Connections at once.
-pub(crate) const CONNECTIONS: usize = 1024;
-/// Files that are being uploaded at once.
+/// Connections at once: half of the files that a process usually may have open.
+pub(crate) const CONNECTIONS: usize = 512;
+/// Files that are being uploaded at once, and questions about files and jobs that are answered at once.
 pub(crate) const UPLOADS: usize = 4;
-/// Parts of a streamed answer that wait for a slow reader.
+pub(crate) const ASKED: usize = 4;
+/// Parts of a streamed answer that are written and wait for a slow reader. Tokens that are sampled wait as well.
 pub(crate) const WAITING_PARTS: usize = 16;
 
 /// For a request's headers, and between two requests of a connection.
 pub(crate) const HEADER_TIME: Duration = Duration::from_secs(60);
 /// For a request's body; of an upload between two parts of it.
 pub(crate) const BODY_TIME: Duration = Duration::from_secs(30);
-/// For a reader to take one part of a streamed answer.
+/// For a reader to take something of an answer.
 pub(crate) const SEND_TIME: Duration = Duration::from_secs(30);
+/// For a reader to take the rest of a streamed answer once all of it is sampled.
+pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(600);
 
 /// The body of a request for JSON.
 ///

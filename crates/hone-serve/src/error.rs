@@ -41,14 +41,14 @@ pub enum ServeError {
     },
     /// A token that is easily guessed.
     #[error(
-        "{path}: the token has {got} characters; expected one line of at least {} (for example from `openssl rand -hex 32`)",
+        "{path}: the token {got}; expected one line of at least {} (for example from `openssl rand -hex 32`)",
         crate::LEAST_TOKEN
     )]
     WeakToken {
         /// The file.
         path: String,
-        /// Its length.
-        got: usize,
+        /// What it is: its length, where it is one word.
+        got: String,
     },
     /// A token's file that cannot be read.
     #[error("{path}: {source}")]

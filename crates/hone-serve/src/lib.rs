@@ -12,6 +12,7 @@
 
 mod bounds;
 mod dashboard;
+mod desk;
 mod engine;
 mod error;
 mod jobs;
@@ -19,6 +20,7 @@ mod metrics;
 mod models;
 mod openai;
 mod pages;
+mod patient;
 mod routes;
 mod security;
 mod server;

@@ -35,6 +35,11 @@ impl Metrics {
         *answered.entry((route, status)).or_default() += 1;
     }
 
+    /// Counts the tokens of prompts or texts.
+    pub fn asked(&self, tokens: usize) {
+        self.prompt_tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
     /// Answered requests of all routes.
     pub fn requests(&self) -> u64 {
         self.answered

@@ -28,7 +28,7 @@ const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src
 
 /// What is asked of a request before anything else.
 pub(crate) struct Gate {
-    /// Names that `Host` may have, in lower case.
+    /// Names that `Host` may have, as [`canonical`] writes them.
     hosts: Vec<String>,
     /// Whether it may also be any address written as numbers, which no other site can make a name of its own.
     any_address: bool,
@@ -46,10 +46,11 @@ pub fn read_token(path: &Path) -> Result<String, ServeError> {
     let token = text.trim();
     let visible = token.chars().all(|c| c.is_ascii_graphic());
     if token.len() < LEAST_TOKEN || !visible {
-        return Err(ServeError::WeakToken {
-            path: name(),
-            got: if visible { token.len() } else { 0 },
-        });
+        let got = match visible {
+            true => format!("has {} characters", token.len()),
+            false => "is no single word of visible ASCII characters".to_owned(),
+        };
+        return Err(ServeError::WeakToken { path: name(), got });
     }
     Ok(token.to_owned())
 }
@@ -57,8 +58,13 @@ pub fn read_token(path: &Path) -> Result<String, ServeError> {
 impl Gate {
     /// For a server that was bound to `host`, whose address is `address`, and that goes by these other names.
     pub fn new(host: &str, address: IpAddr, names: &[String], tokens: &[String]) -> Self {
-        let mut hosts: Vec<String> = names.iter().map(|name| name.to_ascii_lowercase()).collect();
-        hosts.push(host.trim_matches(['[', ']']).to_ascii_lowercase());
+        // A port that is given with a name says nothing: any is let through
+        let mut hosts: Vec<String> = names
+            .iter()
+            .map(|name| canonical(name_of(name).unwrap_or(name)))
+            .collect();
+        hosts.push(canonical(host));
+        hosts.push(address.to_string());
         if address.is_loopback() || address.is_unspecified() {
             hosts.extend(["localhost", "127.0.0.1", "::1"].map(String::from));
         }
@@ -74,7 +80,16 @@ impl Gate {
         !self.tokens.is_empty()
     }
 
-    /// Whether the request's host, origin and token let it in.
+    /// Whether a request may be told what only those with a token may: it has one, or none is asked for.
+    pub fn trusts(&self, headers: &HeaderMap) -> bool {
+        !self.asks_for_tokens() || self.knows(headers)
+    }
+
+    /// Refuses a request (its line's address and its headers) for another host, from another origin, or without a token
+    /// where its route asks for one.
+    ///
+    /// # Errors
+    /// 403 and 401.
     pub fn check(&self, uri: &Uri, headers: &HeaderMap, access: Access) -> Result<(), ApiError> {
         let host = self.host(uri, headers)?;
         for origin in headers.get_all(ORIGIN) {
@@ -89,7 +104,7 @@ impl Gate {
                 )));
             }
         }
-        if access == Access::Token && self.asks_for_tokens() && !self.knows(headers) {
+        if access == Access::Token && !self.trusts(headers) {
             let message = "no valid token; expected the header `Authorization: Bearer TOKEN` (in clients: the API key)";
             let mut error = ApiError::of(StatusCode::UNAUTHORIZED, message);
             error.code = Some("invalid_api_key");
@@ -111,7 +126,7 @@ impl Gate {
                 "the request's line names another host than its `Host` header",
             ));
         }
-        let name = name_of(host).map(str::to_ascii_lowercase);
+        let name = name_of(host).map(canonical);
         let known =
             name.is_some_and(|name| self.hosts.contains(&name) || (self.any_address && name.parse::<IpAddr>().is_ok()));
         if known {
@@ -148,6 +163,15 @@ fn name_of(host: &str) -> Option<&str> {
     (sound && !name.is_empty()).then_some(name)
 }
 
+/// A name in lower case; an address as all write it.
+fn canonical(name: &str) -> String {
+    let name = name.trim_matches(['[', ']']);
+    match name.parse::<IpAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => name.to_ascii_lowercase(),
+    }
+}
+
 fn forbidden(message: impl Into<String>) -> ApiError {
     ApiError::of(StatusCode::FORBIDDEN, message)
 }
@@ -165,21 +189,27 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     shared
         .metrics
         .answered(route.map_or("other", |route| route.path), status.as_u16());
-    let headers = response.headers_mut();
-    let fixed: [(&str, &str); 5] = [
-        ("content-security-policy", CONTENT_SECURITY),
+    protect(&mut response, CONTENT_SECURITY);
+    if status == StatusCode::UNAUTHORIZED {
+        let headers = response.headers_mut();
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Adds to an answer what browsers are to keep to, `content_security` of it; what its handler has set already stays.
+pub(crate) fn protect(response: &mut Response, content_security: &'static str) {
+    let fixed: [(&str, &'static str); 5] = [
+        ("content-security-policy", content_security),
         ("x-content-type-options", "nosniff"),
         ("referrer-policy", "no-referrer"),
         ("cross-origin-resource-policy", "same-origin"),
         ("cache-control", "no-store"),
     ];
     for (name, value) in fixed {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        let entry = response.headers_mut().entry(HeaderName::from_static(name));
+        entry.or_insert(HeaderValue::from_static(value));
     }
-    if status == StatusCode::UNAUTHORIZED {
-        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    response
 }
 
 #[cfg(test)]
@@ -226,6 +256,26 @@ mod tests {
         for host in ["evil.example", "box.example.evil", "192.168.1.7.evil", "a b"] {
             assert_eq!(with(host), 403, "{host}");
         }
+    }
+
+    #[test]
+    fn its_own_address_is_a_name_however_it_is_written() {
+        let names = ["Proxy.Example:8443".to_owned()];
+        let gate = Gate::new("box.lan", "192.168.1.5".parse().unwrap(), &names, &[]);
+        for (host, expected) in [
+            ("192.168.1.5:8080", 200),
+            ("box.lan:8080", 200),
+            ("proxy.example", 200),
+            ("proxy.example:8443", 200),
+            ("192.168.1.6:8080", 403),
+            ("localhost:8080", 403),
+        ] {
+            assert_eq!(status(&gate, &[("host", host)]), expected, "{host}");
+        }
+        let gate = Gate::new("fd00:0::0001", "fd00::1".parse().unwrap(), &[], &[]);
+        assert_eq!(status(&gate, &[("host", "[fd00::1]:8080")]), 200);
+        assert_eq!(status(&gate, &[("host", "[FD00:0:0::1]:8080")]), 200);
+        assert_eq!(status(&gate, &[("host", "[fd00::2]:8080")]), 403);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use hone_compute::Engine;
+use hone_compute::{Engine, Precision};
 use hone_generate::GeneratorOptions;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,11 +20,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::bounds;
+use crate::desk::Desk;
 use crate::engine::{Handle, Worker};
 use crate::error::ServeError;
 use crate::jobs::{JobOptions, Jobs, Runner, Tuned};
 use crate::metrics::Metrics;
 use crate::models::{Models, Served, ServedModel};
+use crate::patient::Patient;
 use crate::routes::router;
 use crate::security::Gate;
 use crate::shared::{Shared, now};
@@ -75,6 +77,52 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Refuses what no server can be with models of these names: for those who have not loaded them yet.
+    ///
+    /// # Errors
+    /// No models, or two of one name; an address that others reach, without a token; a host that has no address.
+    pub fn check(&self, names: &[&str]) -> Result<(), ServeError> {
+        if names.is_empty() {
+            return Err(ServeError::NoModel);
+        }
+        for (i, name) in names.iter().enumerate() {
+            if names[..i].contains(name) {
+                return Err(ServeError::SameName {
+                    name: (*name).to_owned(),
+                });
+            }
+        }
+        self.addresses().map(|_| ())
+    }
+
+    /// Where to listen: one of these.
+    fn addresses(&self) -> Result<Vec<SocketAddr>, ServeError> {
+        let name = self.host.trim_matches(['[', ']']);
+        let addresses: Vec<SocketAddr> = match name.parse::<IpAddr>() {
+            Ok(address) => vec![(address, self.port).into()],
+            Err(_) => {
+                let found = (name, self.port).to_socket_addrs();
+                found.map_err(|source| self.failed(source))?.collect()
+            }
+        };
+        if self.tokens.is_empty() && !addresses.iter().all(|address| address.ip().is_loopback()) {
+            return Err(ServeError::OpenHost {
+                host: self.host.clone(),
+            });
+        }
+        Ok(addresses)
+    }
+
+    fn failed(&self, source: io::Error) -> ServeError {
+        ServeError::Listen {
+            host: self.host.clone(),
+            port: self.port,
+            source,
+        }
+    }
+}
+
 /// A server that has its socket and its models, and does not answer yet.
 pub struct Server {
     listener: TcpListener,
@@ -97,16 +145,7 @@ impl Server {
             .into_iter()
             .map(|model| Served::new(model).map(Arc::new))
             .collect::<Result<_, _>>()?;
-        if models.is_empty() {
-            return Err(ServeError::NoModel);
-        }
-        for (i, model) in models.iter().enumerate() {
-            if models[..i].iter().any(|other| other.name == model.name) {
-                return Err(ServeError::SameName {
-                    name: model.name.clone(),
-                });
-            }
-        }
+        options.check(&models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>())?;
         let (listener, address) = listen(options)?;
         let given = models.len();
         let jobs = match &options.jobs {
@@ -145,6 +184,7 @@ impl Server {
             metrics,
             places: Arc::new(Semaphore::new(most_places)),
             most_places,
+            desk: Desk::new(bounds::PREPARED, bounds::UNPREPARED),
             stopping: AtomicBool::new(false),
             started: now(),
             serial: AtomicU64::new(0),
@@ -158,6 +198,24 @@ impl Server {
             grace: options.grace,
             notes,
         })
+    }
+
+    /// Bytes that keys and values may take at most: of the sequences decoded together on each model, each as long as its
+    /// context, and of the ended conversations that are kept.
+    pub fn cache_bytes(&self) -> u64 {
+        let number = match self.worker.engine.precision() {
+            Precision::Bf16 => 2,
+            _ => 4,
+        };
+        let options = &self.worker.options;
+        let models = self.shared.models.all();
+        let each = models.iter().map(|served| {
+            let shape = served.transformer().architecture();
+            let token = (2 * shape.layers * shape.kv_heads * shape.head_dim * number) as u64;
+            let tokens = (options.max_batch as u64).saturating_mul(shape.context as u64);
+            tokens.saturating_add(options.kept_tokens as u64).saturating_mul(token)
+        });
+        each.fold(0, u64::saturating_add)
     }
 
     /// Where it listens.
@@ -176,6 +234,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .max_blocking_threads(bounds::PREPARED + bounds::WRITTEN + bounds::UPLOADS + bounds::ASKED)
             .build()
             .map_err(refused("start serving"))?;
         let (worker, handle) = (self.worker, self.shared.engine.clone());
@@ -211,6 +270,8 @@ impl Server {
         // It may wait for the engine, which therefore ends after it
         let jobs_ended = runner.is_none_or(|runner| runner.join().is_ok());
         handle.stop();
+        // What nobody waits for any more may go on to its end, but not hold up this one
+        runtime.shutdown_timeout(LAST_WORDS);
         let ended = worker.join().is_ok();
         match served {
             Ok(()) if !ended => Err(ServeError::EngineEnded),
@@ -251,21 +312,8 @@ fn with_results(engine: &Engine, mut models: Vec<Arc<Served>>, jobs: &Jobs) -> (
 
 /// Takes a socket where the options say.
 pub(crate) fn listen(options: &Options) -> Result<(TcpListener, SocketAddr), ServeError> {
-    let failed = |source: io::Error| ServeError::Listen {
-        host: options.host.clone(),
-        port: options.port,
-        source,
-    };
-    let name = options.host.trim_matches(['[', ']']);
-    let addresses: Vec<SocketAddr> = match name.parse::<IpAddr>() {
-        Ok(address) => vec![(address, options.port).into()],
-        Err(_) => (name, options.port).to_socket_addrs().map_err(failed)?.collect(),
-    };
-    if options.tokens.is_empty() && !addresses.iter().all(|address| address.ip().is_loopback()) {
-        return Err(ServeError::OpenHost {
-            host: options.host.clone(),
-        });
-    }
+    let addresses = options.addresses()?;
+    let failed = |source: io::Error| options.failed(source);
     let listener = TcpListener::bind(&*addresses).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
@@ -324,6 +372,7 @@ async fn serve(
     let mut glance = tokio::time::interval(GLANCE);
     glance.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut before = Done::new(&shared.metrics);
+    let mut again = Instant::now();
     // 1. Answer
     loop {
         tokio::select! {
@@ -343,10 +392,14 @@ async fn serve(
                 }
             }
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < bounds::CONNECTIONS => {
-                // What fails here (a client that left, no more file handles) passes
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(stream, router.clone(), closing.clone()));
+            accepted = listener.accept(), if connections.len() < bounds::CONNECTIONS && Instant::now() >= again => {
+                match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(connection(stream, router.clone(), closing.clone()));
+                    }
+                    Err(error) if is_clients(&error) => {}
+                    // No more file handles or memory: that passes, but not at once
+                    Err(_) => again = Instant::now() + GLANCE,
                 }
             }
         }
@@ -365,6 +418,15 @@ async fn serve(
     }
     connections.abort_all();
     Ok(())
+}
+
+/// Whether a connection failed because of its other end, so that the next may be taken at once.
+fn is_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted | WouldBlock
+    )
 }
 
 /// Waits for all connections to end; false if some did not in this time.
@@ -387,7 +449,8 @@ pub(crate) async fn connection(stream: TcpStream, router: Router, mut closing: w
         .timer(TokioTimer::new())
         .header_read_timeout(bounds::HEADER_TIME)
         .max_buf_size(bounds::HEADER_BYTES);
-    let connection = settings.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let stream = TokioIo::new(Patient::new(stream, bounds::SEND_TIME));
+    let connection = settings.serve_connection(stream, TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     // A connection that breaks is its client's concern
     tokio::select! {

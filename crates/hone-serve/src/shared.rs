@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
-use crate::engine::Handle;
+use crate::desk::Desk;
+use crate::engine::{Handle, Place};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::models::{Models, Served};
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub places: Arc<Semaphore>,
     /// How many there are.
     pub most_places: usize,
+    /// Where requests are made ready.
+    pub desk: Desk,
     /// Nothing new is begun.
     pub stopping: AtomicBool,
     /// When the server began, in seconds since 1970.
@@ -96,6 +99,37 @@ impl Shared {
         })
     }
 
+    /// The model whose tokenizer is asked for: that of this name, or any where all have the same tokens. Who has no token is
+    /// told of no name.
+    ///
+    /// # Errors
+    /// A name that is not served, or none where tokens differ.
+    pub fn tokenizer_of(&self, name: Option<&str>, trusted: bool) -> Result<Arc<Served>, ApiError> {
+        let models = self.models.all();
+        let found = match name {
+            Some(name) => models.iter().find(|model| model.name == name),
+            None => {
+                let first = models.first();
+                first.filter(|first| {
+                    let digest = first.tokenizer.digest();
+                    models.iter().all(|model| model.tokenizer.digest() == digest)
+                })
+            }
+        };
+        match (found, name, trusted) {
+            (Some(served), ..) => Ok(Arc::clone(served)),
+            (None, Some(_), false) => {
+                let message = "there is no model of this name here";
+                Err(ApiError::not_found("model", message, "model_not_found"))
+            }
+            (None, None, false) => {
+                let message = "`model` is missing; expected a name, since the models here have different tokenizers";
+                Err(ApiError::bad("model", message))
+            }
+            (None, _, true) => self.model(name).map(|(_, served)| served),
+        }
+    }
+
     fn names(&self) -> String {
         let models = self.models.all();
         let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
@@ -114,11 +148,11 @@ impl Shared {
         self.started.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ serial
     }
 
-    /// Places for this many sequences or texts, free again when the permit is dropped.
+    /// Places for this many sequences or texts, each free again when it is dropped everywhere.
     ///
     /// # Errors
     /// 503 when the server is stopping, 429 when there are not so many places free, 400 when there never are.
-    pub fn places(&self, count: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    pub fn places(&self, count: usize) -> Result<Vec<Place>, ApiError> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(ApiError::stopping());
         }
@@ -131,12 +165,13 @@ impl Shared {
         }
         // The count is at most the number of places, which fits
         let places = Arc::clone(&self.places).try_acquire_many_owned(count as u32);
-        places.map_err(|_| {
+        let mut places = places.map_err(|_| {
             let message = format!(
                 "{count} more sequences than this server takes at once ({}); try again soon",
                 self.most_places
             );
             ApiError::of(StatusCode::TOO_MANY_REQUESTS, message)
-        })
+        })?;
+        Ok((0..count).filter_map(|_| places.split(1)).map(Arc::new).collect())
     }
 }

@@ -7,7 +7,7 @@ use hone_generate::{GenerateError, Generator, GeneratorOptions, RequestId, Sessi
 use hone_model::Transformer;
 use tokio::sync::mpsc;
 
-use crate::engine::{Event, Failure, Sampling};
+use crate::engine::{Event, Failure, Place, Sampling, Sequence, Unwanted};
 
 /// What runs on one model.
 pub(super) struct Lane<'m> {
@@ -20,6 +20,15 @@ struct Client {
     events: mpsc::Sender<Event>,
     /// Its place among those that were asked for together.
     sequence: usize,
+    unwanted: Unwanted,
+    _place: Place,
+}
+
+impl Client {
+    /// Whether the sequence is wanted no more.
+    fn is_gone(&self) -> bool {
+        self.events.is_closed() || self.unwanted.has(self.sequence)
+    }
 }
 
 /// What a step did.
@@ -54,16 +63,20 @@ impl<'m> Lane<'m> {
 
     /// Adds sequences.
     pub fn take(&mut self, sampling: Sampling) {
-        for (sequence, (request, extras)) in sampling.sequences.into_iter().enumerate() {
+        for (sequence, asked) in sampling.sequences.into_iter().enumerate() {
+            let Sequence { request, extras, place } = asked;
             match self.session.submit(request, extras) {
                 Ok(id) => {
-                    let events = sampling.events.clone();
-                    self.clients.insert(id, Client { events, sequence });
+                    let client = Client {
+                        events: sampling.events.clone(),
+                        sequence,
+                        unwanted: sampling.unwanted.clone(),
+                        _place: place,
+                    };
+                    self.clients.insert(id, client);
                 }
                 Err(error) => {
-                    let _ = sampling
-                        .events
-                        .try_send(Event::Failed(Failure::Because(error.to_string())));
+                    let _ = sampling.events.try_send(Event::Failed(Failure::of(&error)));
                 }
             }
         }
@@ -72,12 +85,12 @@ impl<'m> Lane<'m> {
     /// One more token for every sequence, once those that nobody hears of are out.
     pub fn step(&mut self) -> Stepped {
         let mut stepped = Stepped::default();
-        let gone = self.clients.iter().filter(|(_, client)| client.events.is_closed());
+        let gone = self.clients.iter().filter(|(_, client)| client.is_gone());
         let gone: Vec<RequestId> = gone.map(|(id, _)| *id).collect();
         for id in gone {
             self.session.cancel(id);
-            self.clients.remove(&id);
-            stepped.cancelled += 1;
+            let client = self.clients.remove(&id);
+            stepped.cancelled += u64::from(client.is_some_and(|client| client.events.is_closed()));
         }
         if self.session.is_idle() {
             self.session.take_finished();
@@ -89,6 +102,10 @@ impl<'m> Lane<'m> {
             let Some(client) = clients.get(&event.request) else {
                 return false;
             };
+            if client.is_gone() && !client.events.is_closed() {
+                clients.remove(&event.request);
+                return false;
+            }
             let told = client.events.try_send(Event::Token {
                 sequence: client.sequence,
                 token: event.token,
@@ -107,7 +124,7 @@ impl<'m> Lane<'m> {
         // Clients gather the tokens themselves
         self.session.take_finished();
         if let Err(error) = result {
-            let reason = Failure::Because(error.to_string());
+            let reason = Failure::of(&error);
             match error {
                 GenerateError::Sampling { request, .. } => self.fail(request, &reason),
                 // Requests are checked when they are added

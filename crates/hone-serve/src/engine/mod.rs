@@ -5,11 +5,12 @@ mod reading;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 
 use hone_compute::{Choice, Engine};
-use hone_generate::{Extras, FinishReason, Ranked, Request};
-use tokio::sync::{mpsc, oneshot};
+use hone_generate::{Extras, FinishReason, GenerateError, Ranked, Request};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::models::Served;
 use crate::openai::ApiError;
@@ -43,6 +44,16 @@ pub(crate) enum Failure {
     Because(String),
 }
 
+impl Failure {
+    /// What clients are told; the number of a request says nothing to them.
+    fn of(error: &GenerateError) -> Self {
+        match error {
+            GenerateError::Sampling { source, .. } => Self::Because(source.to_string()),
+            other => Self::Because(other.to_string()),
+        }
+    }
+}
+
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -52,13 +63,44 @@ impl From<Failure> for ApiError {
     }
 }
 
+/// A place among those that the server has, taken for as long as anybody holds it.
+pub(crate) type Place = Arc<OwnedSemaphorePermit>;
+
+/// A sequence to be sampled. Its place is free when it has ended, not before.
+pub(crate) struct Sequence {
+    pub request: Request,
+    pub extras: Extras,
+    pub place: Place,
+}
+
 /// Sequences to be sampled from one model.
 pub(crate) struct Sampling {
     /// The model's place.
     pub model: usize,
-    pub sequences: Vec<(Request, Extras)>,
+    pub sequences: Vec<Sequence>,
     /// Has room for every event of theirs, so that the engine never waits; closed, they are cancelled.
     pub events: mpsc::Sender<Event>,
+    /// Which of them are not wanted any more, though others are.
+    pub unwanted: Unwanted,
+}
+
+/// Marks of sequences that nobody wants more of.
+#[derive(Clone)]
+pub(crate) struct Unwanted(Arc<[AtomicBool]>);
+
+impl Unwanted {
+    fn none(count: usize) -> Self {
+        Self((0..count).map(|_| AtomicBool::new(false)).collect())
+    }
+
+    /// Has a sequence cancelled.
+    pub fn mark(&self, sequence: usize) {
+        self.0[sequence].store(true, Ordering::Relaxed);
+    }
+
+    fn has(&self, sequence: usize) -> bool {
+        self.0[sequence].load(Ordering::Relaxed)
+    }
 }
 
 /// What is asked about a text.
@@ -97,6 +139,8 @@ pub(crate) struct Reading {
     pub question: Question,
     pub ids: Arc<[u32]>,
     pub reply: oneshot::Sender<Result<Answer, Failure>>,
+    /// Free once it is read or left out.
+    pub _place: Place,
 }
 
 /// Makes a model with the engine that is to run it.
@@ -135,33 +179,40 @@ impl Handle {
         self.messages.send(message).map_err(gone)
     }
 
-    /// Has sequences sampled. Their events come until each has ended; dropping the receiver ends them.
-    pub fn sample(&self, model: usize, sequences: Vec<(Request, Extras)>) -> Result<mpsc::Receiver<Event>, ApiError> {
+    /// Has sequences sampled. Their events come until each has ended; dropping the receiver ends them, a mark one of them.
+    pub fn sample(
+        &self,
+        model: usize,
+        sequences: Vec<Sequence>,
+    ) -> Result<(mpsc::Receiver<Event>, Unwanted), ApiError> {
         // Every sequence has at most one event a token, and one more if it fails
         let room = sequences
             .iter()
-            .map(|(request, _)| request.max_new_tokens + 1)
+            .map(|sequence| sequence.request.max_new_tokens + 1)
             .sum::<usize>();
         let (events, told) = mpsc::channel(room.max(1));
+        let unwanted = Unwanted::none(sequences.len());
         self.tell(Message::Sample(Sampling {
             model,
             sequences,
             events,
+            unwanted: unwanted.clone(),
         }))?;
-        Ok(told)
+        Ok((told, unwanted))
     }
 
     /// Has texts read, and waits for the answers, which are in their order. Dropping the future ends the work.
-    pub async fn read(&self, model: usize, texts: Vec<(Question, Arc<[u32]>)>) -> Result<Vec<Answer>, ApiError> {
+    pub async fn read(&self, model: usize, texts: Vec<(Question, Arc<[u32]>, Place)>) -> Result<Vec<Answer>, ApiError> {
         let mut readings = Vec::with_capacity(texts.len());
         let mut replies = Vec::with_capacity(texts.len());
-        for (question, ids) in texts {
+        for (question, ids, place) in texts {
             let (reply, answer) = oneshot::channel();
             readings.push(Reading {
                 model,
                 question,
                 ids,
                 reply,
+                _place: place,
             });
             replies.push(answer);
         }

@@ -10,7 +10,7 @@ use hone_compute::Engine;
 use hone_generate::GeneratorOptions;
 
 use crate::engine::lane::Lane;
-use crate::engine::reading::read_pack;
+use crate::engine::reading::{ALONE, BETWEEN, read_pack};
 use crate::engine::{Failure, Load, Message, Reading};
 use crate::metrics::Metrics;
 use crate::models::Served;
@@ -75,8 +75,10 @@ impl Worker {
             if work.hear(&self.messages) == Next::End {
                 break;
             }
-            // 2. A pack of texts
-            read_pack(&self.engine, &work.models, &mut work.unread);
+            // 2. A pack of texts, a small one where answers are on their way
+            let idle = work.lanes.iter().all(Lane::is_idle);
+            let most = if idle { ALONE } else { BETWEEN };
+            read_pack(&self.engine, &work.models, &mut work.unread, most);
             // 3. A token for every sequence of every model
             for lane in &mut work.lanes {
                 let stepped = lane.step();

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use crate::bounds;
 use crate::models::Served;
 use crate::openai::fields::Fields;
-use crate::openai::run::{Head, Plan, Running, Update};
+use crate::openai::run::{Continued, Head, Plan, Running, Update};
 use crate::openai::stream::{Format, respond};
-use crate::openai::{ApiError, answered, logprobs, prepared, prompts, reply, sampling};
+use crate::openai::text::Growing;
+use crate::openai::{ApiError, answered, logprobs, prepared, prompts, sampling, written};
 use crate::shared::Shared;
 
 /// What the request comes to.
@@ -41,7 +42,7 @@ async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     if stream {
         return Ok(respond(head, replies, running, include_usage));
     }
-    Ok(reply(&replies.whole(&head, running).await?))
+    replies.whole(head, running).await
 }
 
 fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
@@ -96,7 +97,8 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     prompts::check_length(served, "messages", ids.len(), 1)?;
     let room = served.context() - ids.len();
     let max_new_tokens = most.map_or(room, |most| room.min(most as usize));
-    Ok(Asked {
+    let growing = Growing::new(&served.tokenizer, &[], &common.stops)?;
+    let asked = Asked {
         head: Head::new(shared, "chatcmpl", &found),
         replies: Replies {
             served: Arc::clone(served),
@@ -104,13 +106,18 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
             logprobs,
         },
         plan: Plan {
-            prompts: vec![(ids.into(), max_new_tokens)],
+            prompts: vec![Continued {
+                ids: ids.into(),
+                max_new_tokens,
+                growing,
+            }],
             common,
             stop_tokens: Arc::clone(&served.chat_stop),
-            continues: false,
             found,
         },
-    })
+    };
+    asked.plan.check_size(0, logprobs)?;
+    Ok(asked)
 }
 
 fn refuse_what_hone_lacks(fields: &mut Fields) -> Result<(), ApiError> {
@@ -145,30 +152,38 @@ impl Replies {
     }
 
     /// All replies at once.
-    async fn whole(&self, head: &Head, mut running: Running) -> Result<Value, ApiError> {
-        let mut choices: Vec<Value> = (0..self.n).map(|_| Value::Null).collect();
-        let mut so_far = vec![(String::new(), Vec::new()); self.n];
+    async fn whole(self, head: Head, mut running: Running) -> Result<Response, ApiError> {
+        let empty = |choice| Update {
+            choice,
+            text: String::new(),
+            entries: Vec::new(),
+            finish: None,
+        };
+        let mut so_far: Vec<Update> = (0..self.n).map(empty).collect();
         while let Some(update) = running.next().await? {
-            let (text, entries) = &mut so_far[update.choice];
-            text.push_str(&update.text);
-            entries.extend(update.entries.iter().cloned());
-            if let Some(finish) = update.finish {
-                let whole = Update {
-                    text: std::mem::take(text),
-                    entries: std::mem::take(entries),
-                    ..update
-                };
-                choices[whole.choice] = json!({
+            let whole = &mut so_far[update.choice];
+            whole.text.push_str(&update.text);
+            if self.logprobs {
+                whole.entries.extend(update.entries);
+            }
+            whole.finish = update.finish;
+        }
+        let usage = running.usage();
+        written(move || {
+            let choice = |whole: Update| {
+                json!({
                     "index": whole.choice,
                     "message": {"role": "assistant", "content": whole.text, "refusal": null},
                     "logprobs": self.logprobs(&whole),
-                    "finish_reason": finish,
-                });
-            }
-        }
-        let mut value = head.with("chat.completion", choices.into());
-        value["usage"] = running.usage();
-        Ok(value)
+                    "finish_reason": whole.finish,
+                })
+            };
+            let choices: Vec<Value> = so_far.into_iter().map(choice).collect();
+            let mut value = head.with("chat.completion", choices.into());
+            value["usage"] = usage;
+            Ok(value)
+        })
+        .await
     }
 
     fn choice(choice: usize, delta: Value, logprobs: Value, finish: Option<&str>) -> Value {

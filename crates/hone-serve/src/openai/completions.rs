@@ -14,10 +14,10 @@ use crate::models::Served;
 use crate::openai::fields::Fields;
 use crate::openai::logprobs::Lists;
 use crate::openai::prompts::{Given, Prompt};
-use crate::openai::run::{Head, Plan, Running, Update};
+use crate::openai::run::{Continued, Entry, Head, Plan, Running, Update};
 use crate::openai::stream::{Format, respond};
-use crate::openai::text::Laid;
-use crate::openai::{ApiError, answered, prepared, prompts, reply, sampling};
+use crate::openai::text::{Growing, Laid};
+use crate::openai::{ApiError, answered, prepared, prompts, sampling, written};
 use crate::shared::Shared;
 
 /// Tokens of a completion where the request does not say, as in OpenAI's interface.
@@ -42,6 +42,14 @@ struct Texts {
     prompts: usize,
 }
 
+/// A completion that is not streamed.
+#[derive(Default)]
+struct Whole {
+    text: String,
+    entries: Vec<Entry>,
+    finish: Option<&'static str>,
+}
+
 /// A prompt that comes before its completions.
 struct Echo {
     ids: Arc<[u32]>,
@@ -60,7 +68,8 @@ async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     let places = shared.places(plan.choices())?;
     if texts.logprobs && !texts.echoes.is_empty() {
         let question = Question::Ranked(plan.common.extras.alternatives);
-        let read = texts.echoes.iter().map(|echo| (question, Arc::clone(&echo.ids)));
+        let read = texts.echoes.iter().zip(places.iter().step_by(texts.n));
+        let read = read.map(|(echo, place)| (question, Arc::clone(&echo.ids), Arc::clone(place)));
         let answers = shared.engine.read(plan.found.0, read.collect()).await?;
         for (echo, answer) in texts.echoes.iter_mut().zip(answers) {
             if let Answer::Ranked(ranked) = answer {
@@ -73,7 +82,7 @@ async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     if stream {
         return Ok(respond(head, texts, running, include_usage));
     }
-    Ok(reply(&texts.whole(&head, running).await?))
+    texts.whole(head, running).await
 }
 
 fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
@@ -119,14 +128,21 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
         if echo {
             echoes.push(Echo {
                 ids: Arc::clone(&prompt.ids),
-                laid: prompt.laid(&served.tokenizer)?,
+                laid: prompt.laid(&served.tokenizer, most > 0)?,
                 ranked: None,
             });
         }
         let room = served.context() - prompt.ids.len();
-        sequences.push((prompt.ids, most.min(room)));
+        // The answer's text goes on from the prompt's
+        let growing = Growing::new(&served.tokenizer, &prompt.ids, &common.stops)?;
+        sequences.push(Continued {
+            ids: prompt.ids,
+            max_new_tokens: most.min(room),
+            growing,
+        });
     }
-    Ok(Asked {
+    let echoed = echoes.iter().map(|echo| echo.ids.len()).sum();
+    let asked = Asked {
         head: Head::new(shared, "cmpl", &found),
         texts: Texts {
             served: Arc::clone(served),
@@ -139,10 +155,11 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
             prompts: sequences,
             common,
             stop_tokens: Arc::clone(&served.raw_stop),
-            continues: true,
             found,
         },
-    })
+    };
+    asked.plan.check_size(echoed, asked.texts.logprobs)?;
+    Ok(asked)
 }
 
 impl Echo {
@@ -191,24 +208,30 @@ impl Texts {
     }
 
     /// All completions at once.
-    async fn whole(&self, head: &Head, mut running: Running) -> Result<Value, ApiError> {
-        let count = self.prompts * self.n;
-        let mut choices: Vec<Value> = (0..count).map(|_| Value::Null).collect();
-        let mut so_far: Vec<(String, Lists)> = (0..count).map(|choice| self.begin(choice)).collect();
+    async fn whole(self, head: Head, mut running: Running) -> Result<Response, ApiError> {
+        let mut so_far: Vec<Whole> = (0..self.prompts * self.n).map(|_| Whole::default()).collect();
         while let Some(update) = running.next().await? {
-            let (text, lists) = &mut so_far[update.choice];
-            text.push_str(&update.text);
+            let whole = &mut so_far[update.choice];
+            whole.text.push_str(&update.text);
             if self.logprobs {
-                lists.extend(&self.served.tokenizer, &update.entries, self.before(update.choice));
+                whole.entries.extend(update.entries);
             }
-            if update.finish.is_some() {
-                let (text, lists) = (std::mem::take(text), std::mem::take(lists));
-                choices[update.choice] = self.choice(update.choice, &text, lists, update.finish);
-            }
+            whole.finish = update.finish;
         }
-        let mut value = head.with("text_completion", choices.into());
-        value["usage"] = running.usage();
-        Ok(value)
+        let usage = running.usage();
+        written(move || {
+            let choice = |(choice, whole): (usize, Whole)| {
+                let (mut text, mut lists) = self.begin(choice);
+                text.push_str(&whole.text);
+                lists.extend(&self.served.tokenizer, &whole.entries, self.before(choice));
+                self.choice(choice, &text, lists, whole.finish)
+            };
+            let choices: Vec<Value> = so_far.into_iter().enumerate().map(choice).collect();
+            let mut value = head.with("text_completion", choices.into());
+            value["usage"] = usage;
+            Ok(value)
+        })
+        .await
     }
 }
 

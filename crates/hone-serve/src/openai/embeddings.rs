@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::engine::{Answer, Question};
 use crate::openai::fields::{Fields, wrong};
-use crate::openai::logprobs::number;
+use crate::openai::logprobs::no_number;
 use crate::openai::prompts::{self, Prompt};
-use crate::openai::{ApiError, answered, prepared, reply};
+use crate::openai::{ApiError, answered, prepared, written};
 use crate::shared::{Found, Shared};
 
 /// Texts to be embedded.
@@ -28,30 +28,37 @@ pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
 
 async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let asked = prepared(shared, request, prepare).await?;
-    let _places = shared.places(asked.texts.len())?;
+    let places = shared.places(asked.texts.len())?;
     let tokens: usize = asked.texts.iter().map(|ids| ids.len()).sum();
-    let texts = asked.texts.into_iter().map(|ids| (Question::Embedding, ids)).collect();
+    shared.metrics.asked(tokens);
+    let texts = asked.texts.into_iter().zip(places);
+    let texts = texts.map(|(ids, place)| (Question::Embedding, ids, place)).collect();
     let answers = shared.engine.read(asked.found.0, texts).await?;
-    let datum = |(index, answer): (usize, Answer)| {
-        let Answer::Embedding(numbers) = answer else {
-            return Value::Null;
+    let (base64, name) = (asked.base64, asked.found.1.name.clone());
+    written(move || {
+        let datum = |(index, answer): (usize, Answer)| {
+            let Answer::Embedding(numbers) = answer else {
+                return Ok(Value::Null);
+            };
+            if let Some(&x) = numbers.iter().find(|x| !x.is_finite()) {
+                return Err(no_number("embedding", index, x));
+            }
+            let embedding: Value = match base64 {
+                true => in_base64(&numbers).into(),
+                false => numbers.iter().map(|&x| f64::from(x)).collect(),
+            };
+            Ok(json!({"object": "embedding", "index": index, "embedding": embedding}))
         };
-        let embedding: Value = match asked.base64 {
-            true => in_base64(&numbers).into(),
-            false => numbers
-                .iter()
-                .map(|&x| if x.is_finite() { f64::from(x) } else { number(x) })
-                .collect(),
-        };
-        json!({"object": "embedding", "index": index, "embedding": embedding})
-    };
-    let data: Vec<Value> = answers.into_iter().enumerate().map(datum).collect();
-    Ok(reply(&json!({
-        "object": "list",
-        "data": data,
-        "model": asked.found.1.name,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    })))
+        let data = answers.into_iter().enumerate().map(datum);
+        let data: Vec<Value> = data.collect::<Result<_, ApiError>>()?;
+        Ok(json!({
+            "object": "list",
+            "data": data,
+            "model": name,
+            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        }))
+    })
+    .await
 }
 
 fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {

@@ -5,6 +5,7 @@ use hone_compute::Choice;
 use hone_text::Tokenizer;
 use serde_json::{Map, Value, json};
 
+use crate::openai::ApiError;
 use crate::openai::run::Entry;
 use crate::openai::text::token_text;
 
@@ -18,6 +19,18 @@ pub(crate) fn number(logprob: f32) -> f64 {
     } else {
         LEAST
     }
+}
+
+/// A number that is not a log-probability, as JSON can hold it; nothing stands for one that is none.
+pub(crate) fn finite(x: f32) -> Option<f64> {
+    x.is_finite().then(|| f64::from(x))
+}
+
+/// What is said where a model gave no number.
+pub(crate) fn no_number(what: &str, index: usize, got: f32) -> ApiError {
+    ApiError::internal(format!(
+        "the {what} of input {index} is {got}; expected a number (has the model's training diverged?)"
+    ))
 }
 
 fn described(tokenizer: &Tokenizer, token: u32, logprob: f32) -> Value {
@@ -107,6 +120,8 @@ mod tests {
         assert_eq!(number(-20_000.0), LEAST);
         assert_eq!(number(f32::NEG_INFINITY), LEAST);
         assert_eq!(number(f32::NAN), LEAST);
+        assert_eq!((finite(-20_000.0), finite(f32::NAN)), (Some(-20_000.0), None));
+        assert_eq!(finite(f32::INFINITY), None);
         assert_eq!(number(-0.1).to_string(), f64::from(-0.1_f32).to_string());
         // What is read back is the number that was written
         let x = -1.234_567_9_f32;

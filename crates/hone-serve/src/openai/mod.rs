@@ -38,7 +38,11 @@ use fields::Fields;
 
 /// An answer in JSON.
 fn reply(value: &Value) -> Response {
-    let mut response = (StatusCode::OK, value.to_string()).into_response();
+    reply_text(value.to_string())
+}
+
+fn reply_text(text: String) -> Response {
+    let mut response = (StatusCode::OK, text).into_response();
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
@@ -52,11 +56,17 @@ async fn prepared<T: Send + 'static>(
     prepare: impl FnOnce(&Shared, Fields) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let body = read_body(request).await?;
-    let shared = Arc::clone(shared);
-    let work = tokio::task::spawn_blocking(move || prepare(&shared, Fields::parse(&body)?));
-    match work.await {
-        Ok(prepared) => prepared,
-        Err(_) => Err(ApiError::internal("the request could not be prepared")),
+    let own = Arc::clone(shared);
+    let work = move || prepare(&own, Fields::parse(&body)?);
+    shared.desk.work(work).await?
+}
+
+/// Writes an answer, which may be long, away from that thread as well.
+async fn written(write: impl FnOnce() -> Result<Value, ApiError> + Send + 'static) -> Result<Response, ApiError> {
+    let text = tokio::task::spawn_blocking(move || write().map(|value| value.to_string()));
+    match text.await {
+        Ok(text) => Ok(reply_text(text?)),
+        Err(_) => Err(ApiError::internal("the answer could not be written")),
     }
 }
 

@@ -106,17 +106,44 @@ impl Prompt {
         Ok(Self { given, ids: ids.into() })
     }
 
-    /// The prompt as text, as it is echoed, and where its tokens begin in it.
-    pub fn laid(&self, tokenizer: &Tokenizer) -> Result<Laid, ApiError> {
+    /// The prompt as text, as it is echoed, and where its tokens begin in it. Of ids that end within a character the rest is
+    /// left out where it `goes_on`: what is sampled begins with the whole character.
+    pub fn laid(&self, tokenizer: &Tokenizer, goes_on: bool) -> Result<Laid, ApiError> {
         match &self.given {
-            // Tokens that the tokenizer puts around a text are no part of it
-            Given::Text(text) => Ok(Laid {
-                text: text.clone(),
-                ..lay(tokenizer, &self.ids, SkipSpecial::Yes)?
-            }),
-            Given::Ids(ids) => lay(tokenizer, ids, SkipSpecial::No),
+            Given::Text(text) => {
+                // Tokens that the tokenizer puts around a text are no part of it; others are, special ones as well
+                let bare = tokenizer.encode(text, AddSpecial::No);
+                let bare = bare.map_err(|error| ApiError::internal(error.to_string()))?;
+                let mut offsets = match around(&self.ids, &bare) {
+                    Some(before) => {
+                        let mut offsets = vec![0; before];
+                        offsets.extend(lay(tokenizer, &bare, SkipSpecial::No)?.offsets);
+                        offsets
+                    }
+                    None => lay(tokenizer, &self.ids, SkipSpecial::Yes)?.offsets,
+                };
+                offsets.resize(self.ids.len(), text.chars().count());
+                Ok(Laid {
+                    text: text.clone(),
+                    rest: String::new(),
+                    offsets,
+                })
+            }
+            Given::Ids(ids) => {
+                let mut laid = lay(tokenizer, ids, SkipSpecial::No)?;
+                if !goes_on {
+                    laid.text.push_str(&laid.rest);
+                }
+                Ok(laid)
+            }
         }
     }
+}
+
+/// How many tokens come before `inner` in `ids`; none if it is no part of them.
+fn around(ids: &[u32], inner: &[u32]) -> Option<usize> {
+    // Tokenizers put few tokens around a text
+    (0..=ids.len().checked_sub(inner.len())?.min(8)).find(|&before| ids[before..].starts_with(inner))
 }
 
 /// Refuses ids that the model has no row for.
@@ -165,6 +192,14 @@ pub(crate) fn messages(name: &str, value: Value) -> Result<Vec<Message>, ApiErro
             name,
             format!("`{name}` is empty; expected at least one message"),
         ));
+    }
+    if list.len() > bounds::MESSAGES {
+        let message = format!(
+            "`{name}` has {} messages; expected at most {}",
+            list.len(),
+            bounds::MESSAGES
+        );
+        return Err(ApiError::bad(name, message));
     }
     let one = |(i, value): (usize, Value)| {
         let place = format!("{name}[{i}]");
@@ -282,6 +317,7 @@ mod tests {
             (json!([]), "messages"),
             (json!("hello"), "messages"),
             (json!(["hello"]), "messages[0]"),
+            (json!(vec!["hello"; bounds::MESSAGES + 1]), "messages"),
             (json!([{"role": "user"}]), "messages[0].content"),
             (json!([{"role": "pirate", "content": "a"}]), "messages[0].role"),
             (json!([{"role": "tool", "content": "a"}]), "messages[0].role"),

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hone_compute::Choice;
 use hone_generate::{FinishReason, Request, stop_text};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use crate::engine::Event;
+use crate::bounds;
+use crate::engine::{Event, Place, Sequence, Unwanted};
 use crate::openai::ApiError;
 use crate::openai::sampling::Common;
 use crate::openai::text::Growing;
@@ -41,13 +41,19 @@ pub(crate) struct Update {
 /// What is sampled.
 pub(crate) struct Plan {
     pub found: Found,
-    /// Each prompt with the most tokens that are sampled after it.
-    pub prompts: Vec<(Arc<[u32]>, usize)>,
+    pub prompts: Vec<Continued>,
     pub common: Common,
     /// Tokens that end an answer.
     pub stop_tokens: Arc<[u32]>,
-    /// Whether answers go on from the prompts' text; else they are replies.
-    pub continues: bool,
+}
+
+/// A prompt, and how answers to it begin.
+pub(crate) struct Continued {
+    pub ids: Arc<[u32]>,
+    /// The most tokens that are sampled after it.
+    pub max_new_tokens: usize,
+    /// The text of an answer before its first token.
+    pub growing: Growing,
 }
 
 /// An answer so far.
@@ -64,6 +70,7 @@ pub(crate) struct Running {
     events: mpsc::Receiver<Event>,
     /// By the sequence's place among those sampled, with the choice's number.
     growths: Vec<(usize, Growth)>,
+    unwanted: Unwanted,
     stop_tokens: Arc<[u32]>,
     /// Updates that need no token.
     ready: VecDeque<Update>,
@@ -71,7 +78,6 @@ pub(crate) struct Running {
     /// Tokens sampled so far.
     sampled: usize,
     prompt_tokens: usize,
-    _places: OwnedSemaphorePermit,
 }
 
 impl Plan {
@@ -80,24 +86,45 @@ impl Plan {
         self.prompts.len() * self.common.n
     }
 
-    /// Begins.
+    /// Refuses an answer of more than can be written: of each choice the tokens that are `echoed`, and with `logprobs` those
+    /// to come, each with its alternatives.
+    ///
+    /// # Errors
+    /// More than [`bounds::LISTED`].
+    pub fn check_size(&self, echoed: usize, logprobs: bool) -> Result<(), ApiError> {
+        let to_come: usize = self.prompts.iter().map(|prompt| prompt.max_new_tokens).sum();
+        let listed = match logprobs {
+            true => (echoed + to_come).saturating_mul(2 + self.common.extras.alternatives),
+            false => echoed,
+        };
+        let listed = listed.saturating_mul(self.common.n);
+        if listed <= bounds::LISTED {
+            return Ok(());
+        }
+        let message = format!(
+            "the answer may list {listed} tokens and log-probabilities; expected at most {}: ask for fewer tokens, answers or \
+             alternatives",
+            bounds::LISTED
+        );
+        Err(ApiError::bad(if logprobs { "logprobs" } else { "echo" }, message))
+    }
+
+    /// Begins, with a place for each choice.
     ///
     /// # Errors
     /// If the engine has ended.
-    pub fn start(self, shared: &Shared, places: OwnedSemaphorePermit) -> Result<Running, ApiError> {
-        let (model, served) = &self.found;
-        let prompt_tokens: usize = self.prompts.iter().map(|(ids, _)| ids.len()).sum();
-        shared
-            .metrics
-            .prompt_tokens
-            .fetch_add(prompt_tokens as u64, Ordering::Relaxed);
+    pub fn start(self, shared: &Shared, places: Vec<Place>) -> Result<Running, ApiError> {
+        let model = self.found.0;
+        let prompt_tokens: usize = self.prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        shared.metrics.asked(prompt_tokens);
         let mut sequences = Vec::new();
         let mut growths = Vec::new();
         let mut ready = VecDeque::new();
-        for (p, (prompt, max_new_tokens)) in self.prompts.iter().enumerate() {
-            for i in 0..self.common.n {
+        let mut places = places.into_iter();
+        for (p, prompt) in self.prompts.iter().enumerate() {
+            for (i, place) in places.by_ref().take(self.common.n).enumerate() {
                 let choice = p * self.common.n + i;
-                if *max_new_tokens == 0 {
+                if prompt.max_new_tokens == 0 {
                     ready.push_back(Update {
                         choice,
                         text: String::new(),
@@ -106,39 +133,47 @@ impl Plan {
                     });
                     continue;
                 }
-                let before: &[u32] = if self.continues { prompt } else { &[] };
-                let growing = Growing::new(&served.tokenizer, before, &self.common.stops)?;
                 let growth = Growth {
-                    growing,
+                    growing: prompt.growing.clone(),
                     untold: Vec::new(),
                     characters: 0,
                     done: false,
                 };
                 growths.push((choice, growth));
-                sequences.push((self.request(prompt, i, *max_new_tokens), self.common.extras.clone()));
+                sequences.push(Sequence {
+                    request: self.request(p, i),
+                    extras: self.common.extras.clone(),
+                    place,
+                });
             }
         }
         let left = growths.len();
-        let events = shared.engine.sample(*model, sequences)?;
+        let (events, unwanted) = shared.engine.sample(model, sequences)?;
         Ok(Running {
             events,
             growths,
+            unwanted,
             stop_tokens: self.stop_tokens,
             ready,
             left,
             sampled: 0,
             prompt_tokens,
-            _places: places,
         })
     }
 
-    /// The `i`-th answer's request. It does not depend on the other prompts of the request.
-    fn request(&self, prompt: &Arc<[u32]>, i: usize, max_new_tokens: usize) -> Request {
+    /// The request of the `i`-th answer to prompt `p`. With a seed it does not depend on the other prompts of the request;
+    /// without one equal prompts have answers of their own.
+    fn request(&self, p: usize, i: usize) -> Request {
+        let prompt = &self.prompts[p];
+        let key = match self.common.seeded {
+            true => self.common.key,
+            false => self.common.key.child(p as u64),
+        };
         Request {
-            prompt: Arc::clone(prompt),
+            prompt: Arc::clone(&prompt.ids),
             sampling: self.common.sampling,
-            key: self.common.key.child(i as u64),
-            max_new_tokens,
+            key: key.child(i as u64),
+            max_new_tokens: prompt.max_new_tokens,
             stop_tokens: Arc::clone(&self.stop_tokens),
             stop_texts: stop_text(&self.found.1.tokenizer, &self.common.stops),
         }
@@ -189,11 +224,12 @@ impl Running {
         mut entry: Entry,
         finish: Option<FinishReason>,
     ) -> Result<Option<Update>, ApiError> {
-        self.sampled += 1;
         let (choice, growth) = &mut self.growths[sequence];
+        // The engine goes on until it hears that nobody wants more; how far, depends on what else it does
         if growth.done {
             return Ok(None);
         }
+        self.sampled += 1;
         let start = growth.growing.text().len();
         entry.offset = growth.characters;
         let mut text = growth.growing.push(entry.token)?;
@@ -212,6 +248,9 @@ impl Running {
                 ended = Some("stop");
             }
             growth.done = true;
+            if finish.is_none() {
+                self.unwanted.mark(sequence);
+            }
             self.left -= 1;
         } else if text.is_empty() {
             return Ok(None);
@@ -229,6 +268,11 @@ impl Running {
             entries: told.map(|(_, entry)| entry).collect(),
             finish: ended,
         }))
+    }
+
+    /// Whether all has been sampled, told or not.
+    pub fn is_sampled(&self) -> bool {
+        self.events.is_closed()
     }
 
     /// Tokens so far, in the wire format.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hone_compute::SamplingParameters;
+use hone_compute::{SamplingError, SamplingParameters};
 use hone_generate::Extras;
 use hone_math::Key;
 use serde_json::{Map, Value};
@@ -20,8 +20,10 @@ pub(crate) struct Common {
     pub n: usize,
     pub sampling: SamplingParameters,
     pub extras: Extras,
-    /// The request's random numbers; answer i to any of its prompts takes child i.
+    /// The request's random numbers; answer i to any of its prompts takes child i, without a seed of the prompt's child.
     pub key: Key,
+    /// Whether the request gave a seed.
+    pub seeded: bool,
     pub stops: Arc<[String]>,
     pub stream: bool,
     pub include_usage: bool,
@@ -35,14 +37,19 @@ pub(crate) fn common(fields: &mut Fields, shared: &Shared, vocabulary: usize) ->
     let n = fields.whole("n", 1..=bounds::CHOICES)?.unwrap_or(1) as usize;
     let sampling = SamplingParameters {
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0) as f32,
-        top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0) as f32,
+        // The smallest nucleus is the most probable token
+        top_p: (fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0) as f32).max(f32::MIN_POSITIVE),
         top_k: top_k(fields)?,
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0) as f32,
     };
-    // What the ranges leave: a temperature of 1e-40, a top_p of 0
-    sampling
-        .validate()
-        .map_err(|error| ApiError::bad("temperature", error.to_string()))?;
+    // What the ranges leave: a temperature of 1e-40
+    sampling.validate().map_err(|error| {
+        let field = match &error {
+            SamplingError::Parameter { field, .. } => field,
+            _ => "temperature",
+        };
+        ApiError::bad(field, error.to_string())
+    })?;
     let extras = Extras {
         alternatives: 0,
         bias: bias(fields, vocabulary)?,
@@ -50,7 +57,9 @@ pub(crate) fn common(fields: &mut Fields, shared: &Shared, vocabulary: usize) ->
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0) as f32,
         repetition_penalty: fields.number("repetition_penalty", 0.01..=100.0)?.unwrap_or(1.0) as f32,
     };
-    let seed = match fields.take("seed") {
+    let seed = fields.take("seed");
+    let seeded = seed.is_some();
+    let seed = match seed {
         None => shared.fresh_seed(),
         // Negative seeds are as good as others
         Some(value) => match (value.as_u64(), value.as_i64()) {
@@ -74,6 +83,7 @@ pub(crate) fn common(fields: &mut Fields, shared: &Shared, vocabulary: usize) ->
         sampling,
         extras,
         key: Key::new(seed, "serve", 0),
+        seeded,
         stops: stops(fields)?,
         stream,
         include_usage,

@@ -11,7 +11,7 @@ use crate::bounds;
 use crate::engine::{Answer, Question};
 use crate::models::Weights;
 use crate::openai::fields::{Fields, wrong};
-use crate::openai::logprobs::number;
+use crate::openai::logprobs::{finite, no_number};
 use crate::openai::run::usage;
 use crate::openai::{ApiError, answered, prepared, prompts, reply};
 use crate::shared::{Found, Shared};
@@ -29,22 +29,21 @@ pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
 
 async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let Asked { found, answers } = prepared(shared, request, prepare).await?;
-    let _places = shared.places(answers.len())?;
+    let places = shared.places(answers.len())?;
     let tokens: usize = answers.iter().map(|ids| ids.len()).sum();
-    let texts = answers.into_iter().map(|ids| (Question::Score, ids)).collect();
+    shared.metrics.asked(tokens);
+    let texts = answers.into_iter().zip(places);
+    let texts = texts.map(|(ids, place)| (Question::Score, ids, place)).collect();
     let scores = shared.engine.read(found.0, texts).await?;
     let datum = |(index, answer): (usize, Answer)| {
         let Answer::Score(score) = answer else {
-            return Value::Null;
+            return Ok(Value::Null);
         };
-        let score = if score.is_finite() {
-            f64::from(score)
-        } else {
-            number(score)
-        };
-        json!({"object": "score", "index": index, "score": score})
+        let score = finite(score).ok_or_else(|| no_number("score", index, score))?;
+        Ok(json!({"object": "score", "index": index, "score": score}))
     };
-    let data: Vec<Value> = scores.into_iter().enumerate().map(datum).collect();
+    let data = scores.into_iter().enumerate().map(datum);
+    let data: Vec<Value> = data.collect::<Result<_, ApiError>>()?;
     Ok(reply(&json!({
         "object": "list",
         "model": found.1.name,
@@ -81,6 +80,7 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
         );
         return Err(ApiError::bad("input", message));
     }
+    check_work(&list)?;
     let mut answers = Vec::with_capacity(list.len());
     for (i, item) in list.into_iter().enumerate() {
         let place = format!("input[{i}]");
@@ -97,6 +97,26 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
         answers.push(ids.into());
     }
     Ok(Asked { found, answers })
+}
+
+/// Refuses more than the work of the longest conversation: a template is rendered up to each reply, so the work grows with
+/// the square of the messages.
+fn check_work(list: &[Value]) -> Result<(), ApiError> {
+    let messages = |item: &Value| {
+        let lists = ["prompt", "messages"]
+            .iter()
+            .filter_map(|name| item.get(name)?.as_array());
+        lists.map(Vec::len).max().unwrap_or(1)
+    };
+    let work = list.iter().map(|item| messages(item).saturating_pow(2));
+    if work.fold(0_usize, usize::saturating_add) <= bounds::MESSAGES.pow(2) {
+        return Ok(());
+    }
+    let message = format!(
+        "the conversations of `input` are too long together; send fewer at a time, none of more than {} messages",
+        bounds::MESSAGES
+    );
+    Err(ApiError::bad("input", message))
 }
 
 /// A prompt and its answer.

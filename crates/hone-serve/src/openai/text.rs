@@ -28,6 +28,8 @@ pub(crate) fn token_text(tokenizer: &Tokenizer, id: u32) -> String {
 /// A text that was given as tokens, and where in it each of them begins.
 pub(crate) struct Laid {
     pub text: String,
+    /// What stands for a character that is not whole at the end.
+    pub rest: String,
     /// Characters before each token.
     pub offsets: Vec<usize>,
 }
@@ -37,6 +39,7 @@ pub(crate) fn lay(tokenizer: &Tokenizer, ids: &[u32], skip: SkipSpecial) -> Resu
     let mut decoder = tokenizer.decode_stream(skip);
     let mut laid = Laid {
         text: String::new(),
+        rest: String::new(),
         offsets: Vec::with_capacity(ids.len()),
     };
     let mut characters = 0;
@@ -46,7 +49,7 @@ pub(crate) fn lay(tokenizer: &Tokenizer, ids: &[u32], skip: SkipSpecial) -> Resu
         characters += piece.chars().count();
         laid.text.push_str(&piece);
     }
-    laid.text.push_str(&decoder.finish().map_err(undecodable)?);
+    laid.rest = decoder.finish().map_err(undecodable)?;
     Ok(laid)
 }
 
@@ -63,6 +66,7 @@ fn undecodable(error: hone_text::TextError) -> ApiError {
 
 /// The text of an answer while its tokens come: whole characters, up to a stop text, and nothing that may become a part of
 /// one.
+#[derive(Clone)]
 pub(crate) struct Growing {
     tokenizer: Tokenizer,
     decoder: Option<DecodeStream>,

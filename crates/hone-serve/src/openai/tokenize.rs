@@ -4,32 +4,31 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use hone_text::{AddSpecial, SkipSpecial, Tokenizer};
 use serde_json::{Value, json};
 
 use crate::openai::fields::{Fields, wrong};
 use crate::openai::prompts::{self, Given};
-use crate::openai::{ApiError, answered, prepared, reply};
+use crate::openai::{ApiError, answered, prepared, reply, reply_text};
 use crate::shared::Shared;
 
 /// The tokenizer's special tokens and template; `?model=NAME` where there are several models.
-pub(crate) async fn info(State(shared): State<Arc<Shared>>, uri: Uri) -> Response {
+pub(crate) async fn info(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
     let query = uri.query().unwrap_or_default();
     let name = query
         .split('&')
         .find_map(|pair| pair.strip_prefix("model="))
         .map(decoded);
-    // Without a name the first: clients that ask this way know of one model
-    let name = name.or_else(|| shared.models.all().first().map(|served| served.name.clone()));
-    let found = shared.model(name.as_deref());
-    answered(found.map(|(_, served)| {
+    let trusted = shared.gate.trusts(&headers);
+    let found = shared.tokenizer_of(name.as_deref(), trusted);
+    answered(found.map(|served| {
         let tokenizer = &served.tokenizer;
         let token = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
         reply(&json!({
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "model": served.name,
+            "model": trusted.then_some(&served.name),
             "vocab_size": tokenizer.vocab_size(),
             "model_max_length": served.context(),
             "bos_token": token(tokenizer.bos()),
@@ -68,15 +67,13 @@ pub(super) fn decoded(text: &str) -> String {
 
 /// The ids of a text or of a conversation.
 pub(crate) async fn tokenize(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answered(
-        prepared(&shared, request, try_tokenize)
-            .await
-            .map(|value| reply(&value)),
-    )
+    let trusted = shared.gate.trusts(request.headers());
+    let prepare = move |shared: &Shared, fields: Fields| try_tokenize(shared, fields, trusted);
+    answered(prepared(&shared, request, prepare).await.map(reply_text))
 }
 
-fn try_tokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError> {
-    let (_, served) = shared.model(named(shared, &mut fields)?.as_deref())?;
+fn try_tokenize(shared: &Shared, mut fields: Fields, trusted: bool) -> Result<String, ApiError> {
+    let served = shared.tokenizer_of(fields.text("model")?.as_deref(), trusted)?;
     let tokenizer = &served.tokenizer;
     let add = match fields.take("add_special_tokens") {
         None | Some(Value::Bool(true)) => AddSpecial::Yes,
@@ -99,30 +96,29 @@ fn try_tokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError> 
     fields.finish()?;
     let ids = ids.map_err(|error| ApiError::bad("prompt", error.to_string()))?;
     let names: Option<Vec<_>> = strings.then(|| ids.iter().map(|&id| tokenizer.id_to_token(id)).collect());
-    Ok(json!({
+    let answer = json!({
         "count": ids.len(),
         "max_model_len": served.context(),
         "tokens": ids,
         "token_strs": names,
-    }))
+    });
+    Ok(answer.to_string())
 }
 
 /// The text of ids, control tokens included.
 pub(crate) async fn detokenize(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    answered(
-        prepared(&shared, request, try_detokenize)
-            .await
-            .map(|value| reply(&value)),
-    )
+    let trusted = shared.gate.trusts(request.headers());
+    let prepare = move |shared: &Shared, fields: Fields| try_detokenize(shared, fields, trusted);
+    answered(prepared(&shared, request, prepare).await.map(reply_text))
 }
 
-fn try_detokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError> {
-    let (_, served) = shared.model(named(shared, &mut fields)?.as_deref())?;
+fn try_detokenize(shared: &Shared, mut fields: Fields, trusted: bool) -> Result<String, ApiError> {
+    let served = shared.tokenizer_of(fields.text("model")?.as_deref(), trusted)?;
     let ids = match fields.take("tokens") {
         Some(Value::Array(list)) if list.is_empty() => Vec::new(),
-        Some(value) => match prompts::read("tokens", value)?.pop() {
-            Some(Given::Ids(ids)) => ids,
-            _ => return Err(ApiError::bad("tokens", "`tokens` is no list of token ids")),
+        Some(value) => match (prompts::read("tokens", value.clone())?.as_slice(), value.get(0)) {
+            ([Given::Ids(ids)], Some(Value::Number(_))) => ids.clone(),
+            _ => return Err(wrong("tokens", &value, "one list of token ids")),
         },
         None => {
             return Err(ApiError::bad(
@@ -134,13 +130,7 @@ fn try_detokenize(shared: &Shared, mut fields: Fields) -> Result<Value, ApiError
     fields.finish()?;
     let text = served.tokenizer.decode(&ids, SkipSpecial::No);
     let text = text.map_err(|error| ApiError::bad("tokens", error.to_string()))?;
-    Ok(json!({"prompt": text}))
-}
-
-/// The model that is named, or the first: clients that ask these routes know of one model.
-fn named(shared: &Shared, fields: &mut Fields) -> Result<Option<String>, ApiError> {
-    let name = fields.text("model")?;
-    Ok(name.or_else(|| shared.models.all().first().map(|served| served.name.clone())))
+    Ok(json!({"prompt": text}).to_string())
 }
 
 #[cfg(test)]

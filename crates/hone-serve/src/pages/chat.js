@@ -133,7 +133,7 @@ async function answer(pane, abort) {
   let said = "";
   let foot = "";
   let cut = "";
-  let failed = false;
+  let broken = false;
   try {
     const response = await fetch("/v1/chat/completions", {
       method: "POST", headers: headers(), body: body(pane), signal: abort.signal,
@@ -154,8 +154,9 @@ async function answer(pane, abort) {
   } catch (error) {
     if (error.name === "AbortError") {
       foot = "stopped";
+      broken = true;
     } else {
-      failed = true;
+      broken = true;
       turn.append(made("span", "foot error", error.message));
     }
   }
@@ -163,7 +164,7 @@ async function answer(pane, abort) {
   const below = [cut, foot].filter(Boolean).join("; ");
   if (below) turn.append(made("span", "foot", below));
   // A question without an answer is asked again by whoever wants to
-  if (failed && !said) conversation.pop();
+  if (broken && !said) conversation.pop();
   else conversation.push({ role: "assistant", content: said });
 }
 

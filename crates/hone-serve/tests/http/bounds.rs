@@ -146,5 +146,43 @@ fn http_a_request_without_places_costs_nothing() {
     let request = json!({"model": "chat", "input": ["a", "b"]});
     let error: Value = server.client.post("/v1/embeddings", &request).error(400);
     assert!(error["message"].as_str().unwrap().contains("2 sequences"), "{error}");
+    let several = json!({"model": "chat", "prompt": "a", "n": 2});
+    server.client.post("/v1/completions", &several).error(400);
     assert_eq!(server.metric("hone_prompt_tokens_total"), 0);
+    // One that has its place is counted
+    let one = json!({"model": "chat", "input": "a"});
+    let tokens = server.client.post("/v1/embeddings", &one).json()["usage"]["prompt_tokens"].clone();
+    assert_eq!(json!(server.metric("hone_prompt_tokens_total")), tokens);
+}
+
+#[test]
+fn http_an_answer_has_a_size() {
+    let server = Running::new();
+    let ids: Vec<u32> = (0..200).collect();
+    for (count, fields, param) in [
+        (8, json!({"echo": true, "logprobs": 20}), "logprobs"),
+        (60, json!({"echo": false, "logprobs": 20, "max_tokens": 50}), "logprobs"),
+        (100, json!({"echo": true}), "echo"),
+    ] {
+        let request = with(
+            json!({"model": "base", "prompt": vec![ids.clone(); count], "n": 64}),
+            fields,
+        );
+        let error = server.client.post("/v1/completions", &request).error(400);
+        assert_eq!(error["param"], param, "{error}");
+        assert!(
+            error["message"].as_str().unwrap().contains("at most 1048576"),
+            "{error}"
+        );
+    }
+    // Templates are rendered up to each reply, so long conversations are few
+    let long = vec![json!({"role": "assistant", "content": ""}); 1000];
+    let item = json!({"messages": long});
+    let request = json!({"model": "reward", "input": [item, item]});
+    assert_eq!(server.client.post("/score", &request).error(400)["param"], "input");
+    let request = json!({"messages": vec![json!({"role": "assistant", "content": ""}); 1025]});
+    assert_eq!(
+        server.client.post("/tokenize", &request).error(400)["param"],
+        "messages"
+    );
 }

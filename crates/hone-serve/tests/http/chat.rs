@@ -220,6 +220,7 @@ fn http_seeds_choices_and_parameters_matter() {
     assert_eq!(text(json!({"top_k": 1})), greedy);
     assert_eq!(text(json!({"min_p": 1})), greedy);
     assert_eq!(text(json!({"top_p": 1e-6})), greedy);
+    assert_eq!(text(json!({"top_p": 0})), greedy);
     assert_eq!(text(json!({"top_k": -1})), text(json!({})));
     // A token that nothing comes up against
     let tokenizer = tokenizer();
@@ -227,6 +228,16 @@ fn http_seeds_choices_and_parameters_matter() {
     assert_eq!(text(json!({"logit_bias": {q.to_string(): 100}}))[0], "Q".repeat(12));
     // What was said already is worth less
     assert_ne!(text(json!({"temperature": 0, "repetition_penalty": 100})), greedy);
+    let penalised = |fields: Value| {
+        let fields = with(
+            json!({"temperature": 0, "max_tokens": 60, "logit_bias": endless}),
+            fields,
+        );
+        text(fields)[0].clone()
+    };
+    let (free, present) = (penalised(json!({})), penalised(json!({"presence_penalty": 2})));
+    let frequent = penalised(json!({"frequency_penalty": 2}));
+    assert!(free != present && free != frequent && present != frequent);
     // Adapters and their base are different models
     let choices = |model: &str| {
         let fields = json!({"model": model, "temperature": 0, "logprobs": true, "logit_bias": endless});
@@ -295,6 +306,7 @@ fn http_what_hone_lacks_is_refused_by_name() {
         (json!({"max_tokens": 0}), "max_tokens", None),
         (json!({"temperature": 2.5}), "temperature", None),
         (json!({"temperature": 1e-42}), "temperature", None),
+        (json!({"top_p": 1.1}), "top_p", None),
         (json!({"top_p": -0.1}), "top_p", None),
         (json!({"seed": 0.5}), "seed", None),
         (json!({"logit_bias": {"99999": 1}}), "logit_bias.99999", None),

@@ -3,7 +3,7 @@
 use hone_text::AddSpecial;
 use serde_json::{Value, json};
 
-use crate::common::{CONTEXT, Running, tokenizer, with};
+use crate::common::{CONTEXT, Running, endless, tokenizer, with};
 
 const ROUTE: &str = "/v1/completions";
 
@@ -119,6 +119,55 @@ fn http_an_echo_comes_first_in_a_stream_as_well() {
         }
         assert_eq!(own.last().unwrap()["finish_reason"], expected["finish_reason"]);
     }
+}
+
+#[test]
+fn http_equal_prompts_have_answers_of_their_own_without_a_seed() {
+    let server = Running::new();
+    let texts = |seed: Value| -> Vec<Value> {
+        let fields = json!({"prompt": vec!["the"; 8], "seed": seed, "logit_bias": endless()});
+        let answer = server.client.post(ROUTE, &request(fields)).json();
+        let choices = answer["choices"].as_array().unwrap();
+        choices.iter().map(|choice| choice["text"].clone()).collect()
+    };
+    let free = texts(Value::Null);
+    assert!(free.iter().any(|text| *text != free[0]), "{free:?}");
+    let seeded = texts(json!(1));
+    assert!(seeded.iter().all(|text| *text == seeded[0]), "{seeded:?}");
+}
+
+#[test]
+fn http_offsets_count_control_tokens_that_the_prompt_has() {
+    let server = Running::new();
+    let prompt = "the<|im_end|>quick fox";
+    let fields = json!({"prompt": prompt, "echo": true, "logprobs": 0, "max_tokens": 0});
+    let choice = server.client.post(ROUTE, &request(fields)).json()["choices"][0].clone();
+    let lists = &choice["logprobs"];
+    let tokens = lists["tokens"].as_array().unwrap();
+    assert!(tokens.contains(&json!("<|im_end|>")), "{tokens:?}");
+    for (token, at) in tokens.iter().zip(lists["text_offset"].as_array().unwrap()) {
+        let rest = &prompt[at.as_u64().unwrap() as usize..];
+        assert!(rest.starts_with(token.as_str().unwrap()), "{token} at {at}");
+    }
+}
+
+#[test]
+fn http_a_character_that_the_prompt_began_is_one_in_the_answer() {
+    let server = Running::new();
+    let halves = tokenizer().encode("水", AddSpecial::No).unwrap();
+    let bias = json!({halves[2].to_string(): 100});
+    let ends = json!({"prompt": halves[..2], "logit_bias": bias, "echo": true, "logprobs": 0, "max_tokens": 1});
+    let choice = server.client.post(ROUTE, &request(ends)).json()["choices"][0].clone();
+    assert_eq!(choice["text"], "水");
+    assert_eq!(choice["logprobs"]["text_offset"], json!([0, 0, 0]));
+    // A stop text that only prompt and answer have together ends it, and what comes after is not counted
+    let stopped = json!({"prompt": halves[..2], "logit_bias": bias, "stop": "水", "max_tokens": 50, "n": 2});
+    let answer = server.client.post(ROUTE, &request(stopped)).json();
+    assert_eq!(answer["usage"]["completion_tokens"], 2);
+    assert_eq!(
+        (&answer["choices"][1]["text"], &answer["choices"][1]["finish_reason"]),
+        (&json!(""), &json!("stop"))
+    );
 }
 
 #[test]

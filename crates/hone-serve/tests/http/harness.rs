@@ -10,7 +10,7 @@ use hone_math::Key;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::common::{CONTEXT, Running, engine, model, tokenizer, with};
+use crate::common::{CONTEXT, Running, endless, engine, model, models, tokenizer, with};
 use hone_serve::Options;
 
 const ROUTE: &str = "/v1/completions";
@@ -148,6 +148,28 @@ fn trap_4_every_number_is_json_and_the_first_is_null() {
             .iter()
             .all(|x| x.is_some_and(|x| (-9999.0..=0.0).contains(&x)))
     );
+    // Of a model with steeper logits than JSON's smallest number
+    let steep = Running::with(
+        |engine| {
+            let mut all = models(engine);
+            let model = &mut all[1].model;
+            let ids: Vec<_> = model.parameters().iter().map(|(id, _)| id).collect();
+            for id in ids {
+                let mut numbers = engine.read(model.parameters().get(id).value());
+                numbers.iter_mut().for_each(|x| *x *= 100.0);
+                model.parameters_mut().set(engine, id, &numbers);
+            }
+            all
+        },
+        Options::default(),
+    );
+    let choice = &choices(&steep.client, &request(json!([5, 6, 7, 279, 278])))[0];
+    let given = numbers(choice);
+    assert!(
+        given[1..].iter().flatten().all(|x| (-9999.0..=0.0).contains(x)),
+        "{given:?}"
+    );
+    assert!(given.contains(&Some(-9999.0)), "{given:?}");
 }
 
 #[test]
@@ -191,7 +213,7 @@ fn trap_7_these_routes_come_without_the_key() {
         tokens: vec!["a token of a test, long enough".replace(' ', "-")],
         ..Options::default()
     };
-    let server = Running::with(crate::common::models, options);
+    let server = Running::with(models, options);
     let stranger = Client {
         token: None,
         ..server.client.clone()
@@ -212,9 +234,18 @@ fn trap_7_these_routes_come_without_the_key() {
 #[test]
 fn trap_8_more_than_four_stops() {
     let server = Running::new();
-    let stops: Vec<String> = (0..16).map(|i| format!("never {i}")).collect();
-    let body = json!({"model": "base", "prompt": "the", "max_tokens": 4, "stop": stops});
-    assert_eq!(server.client.post(ROUTE, &body).status, 200);
+    let mut body =
+        json!({"model": "base", "prompt": "the", "max_tokens": 40, "temperature": 0, "logit_bias": endless()});
+    let free = choices(&server.client, &body)[0]["text"].as_str().unwrap().to_owned();
+    // The ninth comes
+    let at = free.char_indices().nth(5).unwrap().0;
+    let comes: String = free[at..].chars().take(3).collect();
+    let mut stops: Vec<String> = (0..16).map(|i| format!("never {i}")).collect();
+    stops[8] = comes.clone();
+    body["stop"] = json!(stops);
+    let choice = &choices(&server.client, &body)[0];
+    assert_eq!(choice["text"], free[..free.find(&comes).unwrap()]);
+    assert_eq!(choice["finish_reason"], "stop");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Models, tokenizers, scores, embeddings, metrics.
 
+use hone_compute::Engine;
 use hone_data::PromptInput;
 use hone_generate::embeddings_of;
-use hone_text::{AddSpecial, Chat, Message};
+use hone_serve::Options;
+use hone_text::{AddSpecial, Chat, Message, TrainOptions, train_bpe};
 use hone_train::Scorer;
 use serde_json::{Value, json};
 
-use crate::common::{CONTEXT, Running, asked, engine, model, tokenizer};
+use crate::client::Client;
+use crate::common::{CONTEXT, Running, asked, engine, model, models, tokenizer};
 
 #[test]
 fn http_the_models_are_listed() {
@@ -82,6 +85,103 @@ fn http_texts_become_tokens_and_texts_again() {
             "{route} {body}"
         );
     }
+}
+
+#[test]
+fn http_tokenizers_of_several_models_are_told_apart() {
+    let several = |engine: &Engine| {
+        let mut all = models(engine);
+        let options = TrainOptions {
+            vocab_size: 280,
+            ..TrainOptions::default()
+        };
+        let text = "zebras and other words that are not those of the others".repeat(3);
+        all[1].tokenizer = train_bpe([text].into_iter(), &options).unwrap();
+        all
+    };
+    let locked = Options {
+        tokens: vec!["0123456789abcdef".into()],
+        ..Options::default()
+    };
+    let server = Running::with(several, locked);
+    let stranger = Client {
+        token: None,
+        ..server.client.clone()
+    };
+    for (body, status) in [
+        (json!({"prompt": "a"}), 400),
+        (json!({"prompt": "a", "model": "absent"}), 404),
+        (json!({"prompt": "a", "model": "base"}), 200),
+    ] {
+        for (client, knows) in [(&server.client, true), (&stranger, false)] {
+            let answer = client.post("/tokenize", &body);
+            assert_eq!(answer.status, status, "{}", answer.text());
+            // Only who has a token hears of names
+            assert_eq!(
+                answer.text().contains("tuned"),
+                knows && status != 200,
+                "{}",
+                answer.text()
+            );
+        }
+    }
+    let path = "/tokenizer_info?model=base";
+    assert_eq!(server.client.get(path).json()["model"], "base");
+    assert_eq!(stranger.get(path).json()["model"], Value::Null);
+    stranger.get("/tokenizer_info").error(400);
+    stranger.get("/tokenizer_info?model=absent").error(404);
+}
+
+#[test]
+fn http_what_is_no_number_is_an_error_of_its_own_text_alone() {
+    let broken = |engine: &Engine| {
+        let mut all = models(engine);
+        for at in [1, 3] {
+            let served = &mut all[at];
+            // The embedding of token 7, which is its row of the output as well
+            let embeddings = served.model.parameters().iter();
+            let id = embeddings
+                .map(|(id, p)| (p.value().len(), id))
+                .max_by_key(|(len, _)| *len)
+                .unwrap()
+                .1;
+            let mut numbers = engine.read(served.model.parameters().get(id).value());
+            let width = numbers.len() / served.model.parameters().get(id).value().rows();
+            numbers[7 * width..8 * width].fill(f32::NAN);
+            served.model.parameters_mut().set(engine, id, &numbers);
+        }
+        all
+    };
+    let server = Running::with(broken, Options::default());
+    for format in ["float", "base64"] {
+        let of = |input: Value| {
+            let body = json!({"model": "base", "input": input, "encoding_format": format});
+            server.client.post("/v1/embeddings", &body)
+        };
+        let error = of(json!([[5, 6], [5, 7]])).error(500);
+        assert!(
+            error["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("the embedding of input 1 is NaN"),
+            "{error}"
+        );
+        assert_eq!(of(json!([5, 6])).status, 200);
+    }
+    let token = tokenizer().id_to_token(7).unwrap().to_owned();
+    let score = |completion: &str| {
+        let item = json!({"prompt": "hello", "completion": completion});
+        server.client.post("/score", &json!({"model": "reward", "input": item}))
+    };
+    let error = score(&token).error(500);
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .starts_with("the score of input 0 is NaN"),
+        "{error}"
+    );
+    assert_eq!(score("the fox").status, 200);
 }
 
 #[test]

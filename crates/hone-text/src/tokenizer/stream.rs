@@ -11,14 +11,14 @@ const MAX_HELD: usize = 8;
 /// The pieces, joined with [`DecodeStream::finish`]'s, are what [`Tokenizer::decode`] gives for
 /// all ids at once (for byte-level tokenizers to the byte; others are decoded in a window that
 /// reaches one piece back, which their decoders' handling of spaces allows).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DecodeStream {
     tokenizer: Tokenizer,
     skip: SkipSpecial,
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// Bytes that may be the start of a character.
     Bytes(Vec<u8>),
@@ -53,7 +53,11 @@ impl DecodeStream {
                 Ok(take_characters(held))
             }
             State::Window { ids, read } => {
-                self.tokenizer.core.entry(id)?;
+                let entry = self.tokenizer.core.entry(id)?;
+                // It would only make the window longer
+                if self.skip == SkipSpecial::Yes && entry.special {
+                    return Ok(String::new());
+                }
                 ids.push(id);
                 let held = ids.len() - *read;
                 let (before, text) = window_text(&self.tokenizer, self.skip, ids, *read)?;

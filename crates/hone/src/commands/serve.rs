@@ -82,23 +82,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     let bases: Vec<Named> = arguments.model.iter().map(|text| named(text)).collect();
     let adapters = arguments.adapter.iter().map(|text| named_adapter(text));
     let adapters = adapters.collect::<Result<Vec<Named>>>()?;
-    let engine = arguments.engine.engine()?;
-    let (models, sources) = load(&engine, &bases, &adapters, shutdown)?;
-    if shutdown.requested() {
-        return Ok(());
-    }
-    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
-    let jobs = match &arguments.jobs {
-        None => None,
-        Some(directory) => Some(JobOptions {
-            directory: directory.clone(),
-            program: std::env::current_exe().context("the path of this program")?,
-            sources,
-            threads: arguments.job_threads,
-            file_bytes: arguments.job_file_bytes,
-        }),
-    };
-    let options = Options {
+    let mut options = Options {
         host: arguments.host.clone(),
         port: arguments.port,
         tokens,
@@ -107,10 +91,31 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         queue: arguments.queue as usize,
         kept_tokens: arguments.keep,
         grace: Duration::from_secs(arguments.grace),
-        jobs,
+        jobs: None,
     };
+    let named: Vec<&str> = bases.iter().chain(&adapters).map(|named| named.name.as_str()).collect();
+    options.check(&named)?;
+    let engine = arguments.engine.engine()?;
+    let (models, sources) = load(&engine, &bases, &adapters, shutdown)?;
+    if shutdown.requested() {
+        return Ok(());
+    }
+    if let Some(directory) = &arguments.jobs {
+        options.jobs = Some(JobOptions {
+            directory: directory.clone(),
+            program: std::env::current_exe().context("the path of this program")?,
+            sources,
+            threads: arguments.job_threads,
+            file_bytes: arguments.job_file_bytes,
+        });
+    }
+    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     let server = Server::bind(engine, models, &options)?;
     output::note(&format!("serving {} on http://{}", names.join(", "), server.address()));
+    let gigabytes = server.cache_bytes() as f64 / 1e9;
+    output::note(&format!(
+        "keys and values take up to {gigabytes:.2} GB of memory; a smaller --batch takes less"
+    ));
     if options.tokens.is_empty() {
         output::note("without a token: whoever can use this machine can use it");
     }

@@ -223,6 +223,9 @@ fn cli_serve_says_what_is_wrong_before_it_starts() {
     serve(&[]).fails(2, &["--model"]);
     serve(&["--model", "./absent"]).fails(2, &["./absent: no such directory"]);
     serve(&["--model", "model", "--host", "0.0.0.0"]).fails(2, &["0.0.0.0", "--token FILE"]);
+    // Before models are looked at, which may take a while
+    serve(&["--model", "./absent", "--host", "0.0.0.0"]).fails(2, &["0.0.0.0", "--token FILE"]);
+    serve(&["--model", "a=./absent", "--model", "a=./absent"]).fails(2, &["two models are called `a`"]);
     serve(&[
         "--model",
         "model",
