@@ -1,0 +1,9 @@
+//! The store of annotations: what the queue hands out, what undoing brings back, what survives, and what reads it.
+
+mod common;
+mod crowd;
+mod events;
+mod exports;
+mod kill;
+mod queue;
+mod reading;
