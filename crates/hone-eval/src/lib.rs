@@ -4,13 +4,16 @@
 //! - [`win_rate`]: how often a judge prefers one system's answers to another's; [`win_rate_difference`]: whether one of two
 //!   systems is preferred more often, prompt by prompt.
 //! - [`kl_of_samples`]: how far a policy has moved from its reference, measured on its own samples.
+//! - [`annotation_report`]: how far people who judge agree, what pulls them besides the answers, and what judging costs.
 #![forbid(unsafe_code)]
 
+mod annotations;
 mod bits_per_byte;
 mod error;
 mod kl;
 mod win_rate;
 
+pub use annotations::{AnnotationReport, AnnotatorReport, Cost, Estimate, Pair, Question, annotation_report};
 pub use bits_per_byte::{BitsPerByte, bits_per_byte};
 pub use error::Error;
 pub use hone_objective::statistics::{Bootstrap, Outcome};

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{Fields, annotations, messages, not_empty, prompt_messages, reply_text, sharegpt_messages, text, transcript, trees};
+use super::{Fields, annotations, messages, not_empty, prompt_messages, reply_text, sharegpt_messages};
+use super::{text, transcript, trees};
 use super::{take, take_needed, take_optional_text, take_text};
 use crate::format::Format;
 use crate::items::{Message, Ranking, Unpaired};

@@ -48,7 +48,7 @@ fn the_child_that_judges() {
 #[test]
 fn every_acknowledged_judgement_survives_a_kill() {
     let kills = std::env::var("HONE_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(20);
-    let fixture = Fixture::pairs(2000 * kills, 4);
+    let fixture = Fixture::pairs(300 * kills, 4);
     let path = fixture.store.path().to_path_buf();
     let Fixture { folder, store, .. } = fixture;
     drop(store);

@@ -124,20 +124,11 @@ fn a_judgement_that_does_not_fit_is_refused_and_the_task_stays() {
 #[test]
 fn gold_items_come_at_their_share_and_repeats_show_an_item_again() {
     let right = prefers(0);
-    let gold = (100..120).map(|i| NewItem {
+    let gold = (1000..1020).map(|i| NewItem {
         gold: Some(right.clone()),
         ..item(TaskKind::Pair, i, 2)
     });
-    let items = (0..200).map(|i| item(TaskKind::Pair, i, 2)).chain(gold).collect::<Vec<_>>();
-    // Items 100 to 119 are there twice in number only: the texts are the same, so gold ones need texts of their own
-    let items: Vec<NewItem> = items
-        .into_iter()
-        .enumerate()
-        .map(|(i, mut item)| {
-            item.input.prompt[0].content = format!("question {i}?");
-            item
-        })
-        .collect();
+    let items = (0..200).map(|i| item(TaskKind::Pair, i, 2)).chain(gold).collect();
     let fixture = Fixture::new(
         &Settings {
             gold_share: 0.2,
