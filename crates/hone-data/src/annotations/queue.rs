@@ -14,6 +14,22 @@ use super::types::{Input, Project, Settings, Task};
 use crate::error::DataError;
 
 impl Store {
+    /// A task of this annotator by its number, whatever its state.
+    ///
+    /// # Errors
+    /// A number that is not theirs.
+    pub fn task(&self, lease: i64, annotator: i64) -> Result<Task, DataError> {
+        self.read(|connection| {
+            let own: bool = connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM leases WHERE id = ?1 AND annotator = ?2)")?
+                .query_row([lease, annotator], |row| row.get(0))?;
+            match own {
+                true => task(connection, lease),
+                false => Err(AnnotationProblem::Lease { lease }),
+            }
+        })
+    }
+
     /// The annotator's next task, or nothing where there is none for them now. What they hold already comes back with its lease renewed.
     ///
     /// # Errors
