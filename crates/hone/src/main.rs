@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
+    annotate, bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
     tokenizer, world,
 };
 use failure::Failure;
@@ -55,6 +55,7 @@ enum Command {
     Export(export::Arguments),
     Tokenizer(tokenizer::Arguments),
     Data(data::Arguments),
+    Annotate(annotate::Arguments),
     World(world::Arguments),
     Bench(bench::Arguments),
     Doctor(doctor::Arguments),
@@ -73,6 +74,7 @@ impl Command {
                 | Self::Ppo(_)
                 | Self::Grpo(_)
                 | Self::Run(_)
+                | Self::Annotate(_)
         )
     }
 }
@@ -109,6 +111,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
+        Command::Annotate(arguments) => annotate::run(&arguments, shutdown),
         Command::World(arguments) => world::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -15,6 +15,7 @@
 mod check;
 mod events;
 mod export;
+mod import;
 mod learned;
 mod problem;
 mod progress;
@@ -27,6 +28,7 @@ mod writer;
 
 pub use check::MOST_RESPONSES;
 pub use export::{Export, Exported};
+pub use import::{Imported, ItemFile, items_of};
 pub use problem::AnnotationProblem;
 pub use progress::{AnnotatorProgress, Progress};
 pub use record::{Record, Status};

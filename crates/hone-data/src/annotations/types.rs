@@ -2,13 +2,14 @@
 //!
 //! Moments are milliseconds since 1970 (UTC). Nothing here reads a clock: whoever calls says what time it is.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::items::Message;
 
 /// What an annotator is asked to do with an item. Whatever the kind, ratings, flags, a better answer and a comment may be given, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TaskKind {
     /// Put 2 to 9 answers in order, ties allowed, or find all bad.
@@ -161,8 +162,8 @@ pub struct Judgement {
 }
 
 /// How a project is run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct Settings {
     /// How many annotators judge each item. Default 1.
     pub overlap: u32,

@@ -9,6 +9,7 @@ mod trees;
 
 use serde_json::{Map, Value};
 
+pub(crate) use annotations::{Asked, asked};
 pub(crate) use conversations::demonstrations;
 pub(crate) use preferences::{rankings, unpaired, unpaired_of};
 pub(crate) use prompts::prompts;
