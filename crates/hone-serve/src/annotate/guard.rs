@@ -52,7 +52,7 @@ fn allowed(headers: &HeaderMap, hosts: &[String]) -> Result<(), Failure> {
     let Some(host) = host.filter(|_| known) else {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
-            "this server does not go by the name in the request's Host header; use the address it printed when it started, \
+            "this server does not go by the name in the Host header of the request; use the address it printed when it started, \
              or start it with --name",
         ));
     };

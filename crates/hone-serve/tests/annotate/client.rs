@@ -13,7 +13,7 @@ use hone_serve::annotate;
 use tempfile::TempDir;
 
 pub struct Server {
-    pub folder: TempDir,
+    _folder: TempDir,
     pub address: SocketAddr,
     /// A second handle on the store, as another program has it.
     pub store: Store,
@@ -83,7 +83,7 @@ impl Server {
             annotate::serve(options, move || asked.load(Ordering::Relaxed)).unwrap();
         });
         Self {
-            folder,
+            _folder: folder,
             address,
             store,
             project,
