@@ -96,9 +96,15 @@ pub struct Options {
 /// # Errors
 /// A socket that cannot be used; a system without threads.
 pub fn serve(options: Options, stop: impl Fn() -> bool + Send + 'static) -> Result<(), AnnotateError> {
-    let address = options.listener.local_addr().map_err(AnnotateError::Socket)?;
-    options.listener.set_nonblocking(true).map_err(AnnotateError::Socket)?;
-    let state = state::shared(options.store, options.project, hosts(address, &options.names));
+    let Options {
+        store,
+        project,
+        listener,
+        names,
+    } = options;
+    let address = listener.local_addr().map_err(AnnotateError::Socket)?;
+    listener.set_nonblocking(true).map_err(AnnotateError::Socket)?;
+    let state = state::shared(store, project, hosts(address, &names));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("annotate")
@@ -106,7 +112,7 @@ pub fn serve(options: Options, stop: impl Fn() -> bool + Send + 'static) -> Resu
         .build()
         .map_err(AnnotateError::Socket)?;
     runtime.block_on(async move {
-        let listener = tokio::net::TcpListener::from_std(options.listener).map_err(AnnotateError::Socket)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(AnnotateError::Socket)?;
         let stopped = async move {
             while !stop() {
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -27,7 +27,7 @@ pub(super) fn trl(record: &Record, out: &mut Exported) {
 
 /// Pairs of answers that do not say the same.
 fn distinct(ranking: &Ranking) -> impl Iterator<Item = (usize, usize)> + '_ {
-    let differ = |&(better, worse): &(usize, usize)| ranking.responses[better] != ranking.responses[worse];
+    let differ = move |&(better, worse): &(usize, usize)| ranking.responses[better] != ranking.responses[worse];
     ranking.pairs().into_iter().filter(differ)
 }
 
