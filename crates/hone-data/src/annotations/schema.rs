@@ -14,6 +14,8 @@ use super::problem::AnnotationProblem;
 const APPLICATION: i64 = 0x686f_6e65;
 /// Version of the tables.
 const VERSION: i64 = 1;
+/// Statements that are kept prepared: more than there are.
+const STATEMENTS: usize = 64;
 /// How long to wait for another program that writes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -111,16 +113,19 @@ pub(super) fn create(path: &Path) -> Result<Connection, AnnotationProblem> {
     // Readers do not wait for the writer, nor the writer for them; a commit is on the disk before it is acknowledged
     let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
 
-/// A connection that only reads a store that exists.
+/// A connection that only reads a store that exists. It is opened for writing where the file allows it, since the last connection to be closed
+/// writes the log back into the file; statements that change anything are refused.
 pub(super) fn open_to_read(path: &Path) -> Result<Connection, AnnotationProblem> {
     let connection = Connection::open_with_flags(
         path,
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     connection.busy_timeout(PATIENCE)?;
+    connection.execute_batch("PRAGMA query_only = ON")?;
     check(&connection)?;
     Ok(connection)
 }

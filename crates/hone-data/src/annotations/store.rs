@@ -15,8 +15,9 @@ use crate::error::DataError;
 /// An open store. It can be shared between threads.
 pub struct Store {
     path: PathBuf,
-    writer: Writer,
+    // Closed before the writer, so that the writer leaves one file behind
     reader: Mutex<Connection>,
+    writer: Writer,
 }
 
 /// What became of items that were to be added.
@@ -41,8 +42,8 @@ impl Store {
         let (writer, reader) = opened.map_err(|problem| problem.at(path))?;
         Ok(Self {
             path: path.into(),
-            writer,
             reader: Mutex::new(reader),
+            writer,
         })
     }
 

@@ -152,3 +152,16 @@ fn other_sqlite_files_and_damaged_stores_are_named() {
     let error = load_rankings(&Source::new(&path)).unwrap_err().to_string();
     assert!(error.contains("a compressed SQLite file; decompress it"), "{error}");
 }
+
+#[test]
+fn a_closed_store_is_one_file() {
+    let fixture = judged();
+    let Fixture { folder, store, .. } = fixture;
+    drop(store);
+    load_rankings(&Source::new(folder.path().join("annotations.db"))).unwrap();
+    let names: Vec<String> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    assert_eq!(names, ["annotations.db"]);
+}

@@ -92,7 +92,10 @@ fn http_an_invite_link_becomes_a_strict_cookie() {
     let front = browser.get("/");
     assert_eq!((front.status, front.header("location")), (303, Some("/task")));
     // The store holds no token
-    let bytes = std::fs::read(server.store.path()).unwrap();
+    let log = server.store.path().with_extension("db-wal");
+    let mut bytes = std::fs::read(server.store.path()).unwrap();
+    bytes.extend(std::fs::read(log).unwrap());
+    assert!(bytes.windows(3).any(|window| window == b"ann"));
     assert!(!bytes.windows(token.len()).any(|window| window == token.as_bytes()));
 }
 
