@@ -41,16 +41,31 @@ fn main() -> Result<(), hone_data::DataError> {
             .into_iter()
             .map(|annotator| scope.spawn(move || work(store, project, annotator)))
             .collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()?.ok()).collect()
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().ok()?.ok())
+            .collect()
     });
     let wall = started.elapsed();
     let (claims, submits): (Vec<_>, Vec<_>) = times.into_iter().unzip();
-    println!("{items} items, overlap 3, {people} annotators: {:.1} s", wall.as_secs_f64());
+    println!(
+        "{items} items, overlap 3, {people} annotators: {:.1} s",
+        wall.as_secs_f64()
+    );
     for (what, times) in [("claim", claims), ("submit", submits)] {
         let mut times = times.concat();
         times.sort_unstable();
-        let at = |share: f64| times.get((times.len() as f64 * share) as usize).map_or(0.0, |t| t.as_secs_f64() * 1e3);
-        println!("{what:<8} {} calls, median {:.2} ms, 99% {:.2} ms", times.len(), at(0.5), at(0.99));
+        let at = |share: f64| {
+            times
+                .get((times.len() as f64 * share) as usize)
+                .map_or(0.0, |t| t.as_secs_f64() * 1e3)
+        };
+        println!(
+            "{what:<8} {} calls, median {:.2} ms, 99% {:.2} ms",
+            times.len(),
+            at(0.5),
+            at(0.99)
+        );
     }
     drop(store);
     for ending in ["", "-wal", "-shm"] {

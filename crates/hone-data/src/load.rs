@@ -366,9 +366,7 @@ fn told(
     };
     // the two kinds of judgements are read by different functions
     let of_both = format == Format::Annotations;
-    if !format.serves(wanted)
-        || wanted == Kind::Preferences && !of_both && (format == Format::Unpaired) != unpaired
-    {
+    if !format.serves(wanted) || wanted == Kind::Preferences && !of_both && (format == Format::Unpaired) != unpaired {
         let hint = match (wanted, format) {
             (Kind::Preferences, Format::Unpaired) => "; comparisons are needed here, such as `chosen` and `rejected`",
             (Kind::Preferences, _) if unpaired => "; single judgements are needed here: prompt, completion, label",

@@ -50,7 +50,12 @@ const SECOND: &[&[usize]] = &[&[1], &[0]];
 fn agreement_of_two_people_by_hand() {
     // Cohen's example of 20, 5, 10, 15: kappa 0.4
     let mut records = Vec::new();
-    for (count, ann, bob) in [(20, FIRST, FIRST), (5, FIRST, SECOND), (10, SECOND, FIRST), (15, SECOND, SECOND)] {
+    for (count, ann, bob) in [
+        (20, FIRST, FIRST),
+        (5, FIRST, SECOND),
+        (10, SECOND, FIRST),
+        (15, SECOND, SECOND),
+    ] {
         for _ in 0..count {
             let item = records.len() as i64 / 2 + 1;
             records.push(record(item, "ann", ann));
@@ -62,19 +67,28 @@ fn agreement_of_two_people_by_hand() {
     let pair = &report.pairs[0];
     let kappa = pair.kappa.unwrap();
     assert!((kappa.value - 0.4).abs() < 1e-12 && kappa.low < 0.4 && 0.4 < kappa.high && kappa.n == 50);
-    assert_eq!((pair.annotators.join(" "), pair.items, pair.rating_kappa), ("ann bob".into(), 50, None));
+    assert_eq!(
+        (pair.annotators.join(" "), pair.items, pair.rating_kappa),
+        ("ann bob".into(), 50, None)
+    );
     // Tau of two answers is 1 or -1: 35 times the one, 15 times the other
     assert!((pair.tau.unwrap().value - 0.4).abs() < 1e-12);
     // Of 100 values 55 say first: disagreement 15/50 * 2 against 2 * 55 * 45 / (100 * 99)
     let preference = &report.questions[0];
     let alpha = 1.0 - (15.0 / 50.0) / (2.0 * 55.0 * 45.0 / (100.0 * 99.0));
-    assert!((preference.alpha.unwrap().value - alpha).abs() < 1e-12, "{preference:?}");
+    assert!(
+        (preference.alpha.unwrap().value - alpha).abs() < 1e-12,
+        "{preference:?}"
+    );
     assert!((preference.fleiss.unwrap() - (0.7 - 0.505) / 0.495).abs() < 1e-12);
     // The first answer is shown first and is the shorter one
     assert!((report.side.unwrap().value - 0.55).abs() < 1e-12);
     assert!((report.length.unwrap().value - 0.45).abs() < 1e-12);
     assert_eq!(report.costs.len(), 1);
-    assert_eq!((report.costs[0].seconds, report.costs[0].seconds_a_comparison), (25.5, Some(25.5)));
+    assert_eq!(
+        (report.costs[0].seconds, report.costs[0].seconds_a_comparison),
+        (25.5, Some(25.5))
+    );
 }
 
 #[test]
@@ -94,7 +108,10 @@ fn second_looks_and_gold_items_show_how_steady_somebody_is() {
     }
     let report = annotation_report(&records, &draws()).unwrap();
     let ann = &report.annotators[0];
-    assert_eq!((ann.judgements, ann.consistency.unwrap().value, ann.gold.unwrap().value), (4, 0.75, 0.5));
+    assert_eq!(
+        (ann.judgements, ann.consistency.unwrap().value, ann.gold.unwrap().value),
+        (4, 0.75, 0.5)
+    );
     assert_eq!(ann.seconds, Some(2.5));
     assert!(report.questions.is_empty() && report.pairs.is_empty());
     let none = annotation_report(&[], &draws()).unwrap();

@@ -16,8 +16,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    annotate, bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score, stage,
-    tokenizer, world,
+    annotate, bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score,
+    stage, tokenizer, world,
 };
 use failure::Failure;
 

@@ -18,12 +18,19 @@ pub(super) fn settings(settings: &Settings) -> Result<(), AnnotationProblem> {
         return wrong("overlap", settings.overlap.to_string(), "1 to 1000");
     }
     if !(10..=604_800).contains(&settings.lease_seconds) {
-        return wrong("lease_seconds", settings.lease_seconds.to_string(), "10 to 604800 (a week)");
+        return wrong(
+            "lease_seconds",
+            settings.lease_seconds.to_string(),
+            "10 to 604800 (a week)",
+        );
     }
     if i64::try_from(settings.seed).is_err() {
         return wrong("seed", settings.seed.to_string(), "less than 2^63");
     }
-    for (key, share) in [("repeat_share", settings.repeat_share), ("gold_share", settings.gold_share)] {
+    for (key, share) in [
+        ("repeat_share", settings.repeat_share),
+        ("gold_share", settings.gold_share),
+    ] {
         if !(0.0..1.0).contains(&share) {
             return wrong(key, share.to_string(), "at least 0 and less than 1");
         }
@@ -38,7 +45,11 @@ pub(super) fn settings(settings: &Settings) -> Result<(), AnnotationProblem> {
         }
     }
     if settings.guideline.len() > MOST_TEXT {
-        return wrong("guideline", format!("{} bytes", settings.guideline.len()), "at most 1 MiB");
+        return wrong(
+            "guideline",
+            format!("{} bytes", settings.guideline.len()),
+            "at most 1 MiB",
+        );
     }
     Ok(())
 }
@@ -66,7 +77,10 @@ pub(super) fn item(item: &NewItem, settings: &Settings) -> Result<(), String> {
             item.kind.name()
         ));
     }
-    let texts = prompt.iter().map(|m| &m.content).chain(responses.iter().map(|r| &r.text));
+    let texts = prompt
+        .iter()
+        .map(|m| &m.content)
+        .chain(responses.iter().map(|r| &r.text));
     if let Some(long) = texts.map(String::len).find(|&length| length > MOST_TEXT) {
         return Err(format!("a text of {long} bytes, expected at most {MOST_TEXT}"));
     }
@@ -92,7 +106,10 @@ pub(super) fn judgement(
             return Err("all answers are tied and all are bad: say one of the two".into());
         }
     }
-    let decided = judgement.ranking.as_ref().is_some_and(|groups| groups.len() == 2 && responses == 2);
+    let decided = judgement
+        .ranking
+        .as_ref()
+        .is_some_and(|groups| groups.len() == 2 && responses == 2);
     if judgement.degree.is_some() && !decided {
         return Err("`degree` without a preference between two answers".into());
     }
@@ -103,12 +120,18 @@ pub(super) fn judgement(
         return Err(format!("a rating of {rating}, expected 1 to 7"));
     }
     if !judgement.flags.is_empty() && judgement.flags.len() != responses {
-        return Err(format!("{} lists of flags for {responses} answers", judgement.flags.len()));
+        return Err(format!(
+            "{} lists of flags for {responses} answers",
+            judgement.flags.len()
+        ));
     }
     for list in &judgement.flags {
         for (i, flag) in list.iter().enumerate() {
             if !settings.flags.contains(flag) {
-                return Err(format!("the flag `{flag}`, expected one of {}", settings.flags.join(", ")));
+                return Err(format!(
+                    "the flag `{flag}`, expected one of {}",
+                    settings.flags.join(", ")
+                ));
             }
             if list[..i].contains(flag) {
                 return Err(format!("the flag `{flag}` twice"));
@@ -120,7 +143,10 @@ pub(super) fn judgement(
             return Err("the answer that was written is empty".into());
         }
         if rewrite.text.len() > MOST_TEXT {
-            return Err(format!("an answer of {} bytes, expected at most {MOST_TEXT}", rewrite.text.len()));
+            return Err(format!(
+                "an answer of {} bytes, expected at most {MOST_TEXT}",
+                rewrite.text.len()
+            ));
         }
         if let Some(of) = rewrite.of.filter(|&of| of >= responses) {
             return Err(format!("a better answer than answer {of}, there are {responses}"));
@@ -129,7 +155,10 @@ pub(super) fn judgement(
     if let Some(comment) = &judgement.comment
         && (comment.trim().is_empty() || comment.len() > MOST_COMMENT)
     {
-        return Err(format!("a comment of {} bytes, expected 1 to {MOST_COMMENT}", comment.len()));
+        return Err(format!(
+            "a comment of {} bytes, expected 1 to {MOST_COMMENT}",
+            comment.len()
+        ));
     }
     let missing = match kind {
         TaskKind::Rank | TaskKind::Pair if judgement.ranking.is_none() && !judgement.all_bad => "no ranking",
@@ -302,7 +331,10 @@ mod tests {
             (new(TaskKind::Rank, 10, asked()), "expected 2 to 9"),
             (new(TaskKind::Pair, 3, asked()), "expected 2 to 2"),
             (new(TaskKind::Write, 0, vec![]), "without messages"),
-            (new(TaskKind::Write, 0, vec![Message::assistant("a")]), "assistant's turn"),
+            (
+                new(TaskKind::Write, 0, vec![Message::assistant("a")]),
+                "assistant's turn",
+            ),
         ] {
             let got = item(&wrong, &defaults).unwrap_err();
             assert!(got.contains(reason), "{got} / {reason}");

@@ -120,7 +120,9 @@ fn held(connection: &Connection, lease: i64, annotator: i64) -> Result<Held, Ann
 
 fn held_at(connection: &Connection, item: i64, annotator: i64, round: i64) -> Result<Held, AnnotationProblem> {
     Ok(connection
-        .prepare_cached(&format!("{HELD} WHERE l.item = ?1 AND l.annotator = ?2 AND l.round = ?3"))?
+        .prepare_cached(&format!(
+            "{HELD} WHERE l.item = ?1 AND l.annotator = ?2 AND l.round = ?3"
+        ))?
         .query_row([item, annotator, round], Held::read)?)
 }
 
@@ -286,7 +288,10 @@ fn skip(
     if reason.is_empty() || reason.len() > MOST_REASON {
         return Err(AnnotationProblem::Judgement {
             item: held.item,
-            reason: format!("a reason of {} bytes for the skip, expected 1 to {MOST_REASON}", reason.len()),
+            reason: format!(
+                "a reason of {} bytes for the skip, expected 1 to {MOST_REASON}",
+                reason.len()
+            ),
         });
     }
     match held.state.as_str() {
@@ -318,12 +323,7 @@ fn skip(
     )
 }
 
-fn undo(
-    connection: &Connection,
-    project: &Project,
-    annotator: i64,
-    now: i64,
-) -> Result<Undone, AnnotationProblem> {
+fn undo(connection: &Connection, project: &Project, annotator: i64, now: i64) -> Result<Undone, AnnotationProblem> {
     let last = connection
         .prepare_cached(&format!(
             "{STANDING} WHERE s.annotator = ?1 AND i.project = ?2 AND s.live ORDER BY s.id DESC LIMIT 1"
@@ -370,12 +370,7 @@ fn undo(
 }
 
 /// Opens a place again, under a new number, after what was handed in for it was undone. Nothing where others have filled the item.
-fn again(
-    connection: &Connection,
-    project: &Project,
-    held: &Held,
-    now: i64,
-) -> Result<Option<i64>, AnnotationProblem> {
+fn again(connection: &Connection, project: &Project, held: &Held, now: i64) -> Result<Option<i64>, AnnotationProblem> {
     let state = match held.state.as_str() {
         "judged" => "open",
         _ if !held.counts() => "open",

@@ -169,7 +169,10 @@ mod tests {
 
     fn file(folder: &tempfile::TempDir, name: &str, lines: &[&str]) -> ItemFile {
         let path = folder.path().join(name);
-        std::fs::File::create(&path).unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+        std::fs::File::create(&path)
+            .unwrap()
+            .write_all(lines.join("\n").as_bytes())
+            .unwrap();
         ItemFile {
             path,
             model: Some(name.into()),
@@ -220,8 +223,16 @@ mod tests {
         assert!(found.items[1].input.responses.is_empty());
         let wrong = file(&folder, "wrong", &[r#"{"prompt": "p", "responses": [{"txt": "y"}]}"#]);
         let error = items_of(&[wrong], TaskKind::Rank, 4).unwrap_err().to_string();
-        assert!(error.contains("line 1") && error.contains("responses[0]") && error.contains("txt"), "{error}");
+        assert!(
+            error.contains("line 1") && error.contains("responses[0]") && error.contains("txt"),
+            "{error}"
+        );
         let prose = file(&folder, "prose", &["Only words.", "No rows."]);
-        assert!(items_of(&[prose], TaskKind::Rank, 4).unwrap_err().to_string().contains("items are rows"));
+        assert!(
+            items_of(&[prose], TaskKind::Rank, 4)
+                .unwrap_err()
+                .to_string()
+                .contains("items are rows")
+        );
     }
 }

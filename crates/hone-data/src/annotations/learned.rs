@@ -61,7 +61,11 @@ impl Record {
                 None => flagged.then_some(false),
             };
             // A reply of nothing is no reply
-            found.extend(label.filter(|_| !response.text.trim().is_empty()).map(|l| one(&response.text, l)));
+            found.extend(
+                label
+                    .filter(|_| !response.text.trim().is_empty())
+                    .map(|l| one(&response.text, l)),
+            );
         }
         found.extend(judgement.rewrite.as_ref().map(|written| one(&written.text, true)));
         found

@@ -226,7 +226,14 @@ fn take(
             VALUES (?1, ?2, ?3, 'open', ?4, ?5, ?6)
             ON CONFLICT (item, annotator, round) DO UPDATE SET state = 'open', claimed = ?5, expires = ?6",
         )?
-        .execute(params![place.item, annotator, place.round, to_json(&shown), now, expires])?;
+        .execute(params![
+            place.item,
+            annotator,
+            place.round,
+            to_json(&shown),
+            now,
+            expires
+        ])?;
     if place.counts {
         change_taken(connection, place.item, 1)?;
     }

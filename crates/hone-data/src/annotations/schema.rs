@@ -173,11 +173,20 @@ mod tests {
     fn other_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("other.db");
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE t (x)")
+            .unwrap();
         assert_eq!(create(&path).unwrap_err(), AnnotationProblem::NotAStore);
         assert_eq!(open_to_read(&path).unwrap_err(), AnnotationProblem::NotAStore);
         let newer = folder.path().join("newer.db");
-        create(&newer).unwrap().execute_batch("PRAGMA user_version = 7").unwrap();
-        assert_eq!(open_to_read(&newer).unwrap_err(), AnnotationProblem::Version { found: 7, known: 1 });
+        create(&newer)
+            .unwrap()
+            .execute_batch("PRAGMA user_version = 7")
+            .unwrap();
+        assert_eq!(
+            open_to_read(&newer).unwrap_err(),
+            AnnotationProblem::Version { found: 7, known: 1 }
+        );
     }
 }

@@ -185,7 +185,12 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let flags = ["does not follow the instruction", "hallucination", "inappropriate", "unclear"];
+        let flags = [
+            "does not follow the instruction",
+            "hallucination",
+            "inappropriate",
+            "unclear",
+        ];
         Self {
             overlap: 1,
             lease_seconds: 1800,

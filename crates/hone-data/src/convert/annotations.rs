@@ -14,7 +14,11 @@ fn record(fields: Fields) -> Result<Record, String> {
 /// The order of the answers, where one was given that counts.
 pub(super) fn ranking(fields: Fields) -> Result<Option<Ranking>, String> {
     let record = record(fields)?;
-    if let Some(groups) = record.judgement.as_ref().and_then(|judgement| judgement.ranking.as_ref()) {
+    if let Some(groups) = record
+        .judgement
+        .as_ref()
+        .and_then(|judgement| judgement.ranking.as_ref())
+    {
         let mut named: Vec<usize> = groups.concat();
         named.sort_unstable();
         if !named.iter().copied().eq(0..record.responses.len()) {

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{Fields, annotations, messages, not_empty, prompt_messages, reply_text, sharegpt_messages};
-use super::{text, transcript, trees};
 use super::{take, take_needed, take_optional_text, take_text};
+use super::{text, transcript, trees};
 use crate::format::Format;
 use crate::items::{Message, Ranking, Unpaired};
 use crate::read::describe;
@@ -16,7 +16,10 @@ use crate::read::describe;
 pub(crate) fn rankings(format: Format, mut fields: Fields) -> Result<Vec<Ranking>, String> {
     if format == Format::Annotations {
         let found = annotations::ranking(fields)?;
-        return found.map(|ranking| check(&ranking).map(|()| ranking)).into_iter().collect();
+        return found
+            .map(|ranking| check(&ranking).map(|()| ranking))
+            .into_iter()
+            .collect();
     }
     let fields = &mut fields;
     let ranking = match format {

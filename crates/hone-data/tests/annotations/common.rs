@@ -53,7 +53,9 @@ impl Fixture {
         let annotators = (0..annotators)
             .map(|i| {
                 let token = Store::token_digest(&format!("token {i}"));
-                store.add_annotator(&format!("annotator {i}"), Role::Annotator, &token, NOW).unwrap()
+                store
+                    .add_annotator(&format!("annotator {i}"), Role::Annotator, &token, NOW)
+                    .unwrap()
             })
             .collect();
         Self {
@@ -71,7 +73,9 @@ impl Fixture {
     }
 
     pub fn claim_at(&self, annotator: usize, now: i64) -> Option<Task> {
-        self.store.claim(&self.project, self.annotators[annotator].id, now).unwrap()
+        self.store
+            .claim(&self.project, self.annotators[annotator].id, now)
+            .unwrap()
     }
 
     pub fn claim(&self, annotator: usize) -> Task {
@@ -92,7 +96,9 @@ impl Fixture {
     pub fn judge(&self, annotator: usize) -> Task {
         let task = self.claim(annotator);
         let judgement = prefers(task.shown[0]);
-        self.store.submit(self.submission(annotator, &task, judgement), NOW).unwrap();
+        self.store
+            .submit(self.submission(annotator, &task, judgement), NOW)
+            .unwrap();
         task
     }
 }

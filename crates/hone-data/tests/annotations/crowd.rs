@@ -28,7 +28,10 @@ fn twenty_four_annotators_give_every_item_exactly_its_judgements() {
                     // A lock that could not be had would be an error here
                     while let Some(task) = fixture.claim_at(annotator, NOW) {
                         let judgement = ranks(&[&[task.shown[0]], &task.shown[1..]]);
-                        let submitted = fixture.store.submit(fixture.submission(annotator, &task, judgement), NOW).unwrap();
+                        let submitted = fixture
+                            .store
+                            .submit(fixture.submission(annotator, &task, judgement), NOW)
+                            .unwrap();
                         assert!(!submitted.surplus);
                         events.push(submitted.event);
                     }
@@ -42,7 +45,10 @@ fn twenty_four_annotators_give_every_item_exactly_its_judgements() {
     let mut by_item: BTreeMap<i64, BTreeSet<&str>> = BTreeMap::new();
     for record in &records {
         assert!(record.counts());
-        assert!(by_item.entry(record.item).or_default().insert(&record.annotator), "twice by one annotator");
+        assert!(
+            by_item.entry(record.item).or_default().insert(&record.annotator),
+            "twice by one annotator"
+        );
     }
     assert_eq!((records.len(), by_item.len()), (ITEMS * OVERLAP as usize, ITEMS));
     assert!(by_item.values().all(|annotators| annotators.len() == OVERLAP as usize));

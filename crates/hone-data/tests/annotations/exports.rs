@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use hone_data::annotations::{Degree, Export, Judgement, Record, Response, Rewrite, Settings, TaskKind};
-use hone_data::{Format, Limits, Message, Ranking, Source, Unpaired, for_each_unpaired, load_demonstrations, load_rankings};
+use hone_data::{
+    Format, Limits, Message, Ranking, Source, Unpaired, for_each_unpaired, load_demonstrations, load_rankings,
+};
 
 use super::common::{Fixture, NOW, item, prefers, ranks, settings};
 
@@ -15,7 +17,11 @@ fn fixture() -> Fixture {
         item(TaskKind::Pair, 2, 2),
         item(TaskKind::Write, 3, 0),
     ];
-    items[0].input.prompt = vec![Message::user("hi"), Message::assistant("hello"), Message::user("question 0?")];
+    items[0].input.prompt = vec![
+        Message::user("hi"),
+        Message::assistant("hello"),
+        Message::user("question 0?"),
+    ];
     items[2].input.prompt.insert(0, Message::new("system", "be brief"));
     items[1].input.responses[0] = Response::new("answer 0 to 1");
     let fixture = Fixture::new(
@@ -43,7 +49,10 @@ fn fixture() -> Fixture {
                     ..Judgement::default()
                 },
             };
-            fixture.store.submit(fixture.submission(annotator, &task, judgement), NOW).unwrap();
+            fixture
+                .store
+                .submit(fixture.submission(annotator, &task, judgement), NOW)
+                .unwrap();
         }
     }
     fixture
@@ -54,9 +63,14 @@ fn records(fixture: &Fixture) -> Vec<Record> {
 }
 
 fn written(fixture: &Fixture, export: Export) -> (PathBuf, u64) {
-    let path = fixture.folder.path().join(format!("{}.{}", export.name(), export.ending()));
+    let path = fixture
+        .folder
+        .path()
+        .join(format!("{}.{}", export.name(), export.ending()));
     let exported = export.rows(&records(fixture));
-    export.write(&exported, &mut std::fs::File::create(&path).unwrap()).unwrap();
+    export
+        .write(&exported, &mut std::fs::File::create(&path).unwrap())
+        .unwrap();
     (path, exported.left_out)
 }
 
@@ -67,7 +81,9 @@ fn pairs(rankings: &[Ranking]) -> Vec<(String, String, String)> {
         .flat_map(|r| {
             let prompt: Vec<&str> = r.prompt.iter().map(|m| m.content.as_str()).collect();
             let prompt = prompt.join("|");
-            r.pairs().into_iter().map(move |(b, w)| (prompt.clone(), r.responses[b].clone(), r.responses[w].clone()))
+            r.pairs()
+                .into_iter()
+                .map(move |(b, w)| (prompt.clone(), r.responses[b].clone(), r.responses[w].clone()))
         })
         .collect();
     found.sort();
@@ -82,7 +98,10 @@ fn preferences_of_trl_read_back_as_the_same_pairs() {
     assert_eq!((read.report.format, read.report.bad, left_out), (Format::Pairs, 0, 0));
     let own: Vec<Ranking> = records(&fixture).iter().filter_map(Record::ranking).collect();
     assert_eq!(pairs(&read.items), pairs(&own));
-    assert_eq!(read.items.iter().filter(|r| r.margins == Some(vec![1.0 / 3.0])).count(), 4);
+    assert_eq!(
+        read.items.iter().filter(|r| r.margins == Some(vec![1.0 / 3.0])).count(),
+        4
+    );
     assert_eq!(read.items.iter().filter(|r| r.margins.is_none()).count(), 5);
 }
 
@@ -125,7 +144,10 @@ fn written_answers_and_single_judgements_read_back() {
     let read = load_demonstrations(&Source::new(&path)).unwrap();
     let mut texts: Vec<String> = read.items.iter().map(|d| d.messages[1].content.clone()).collect();
     texts.sort();
-    assert_eq!((read.report.format, texts), (Format::Messages, vec!["written by 0".into(), "written by 1".into()]));
+    assert_eq!(
+        (read.report.format, texts),
+        (Format::Messages, vec!["written by 0".into(), "written by 1".into()])
+    );
     let (path, _) = written(&fixture, Export::Unpaired);
     let mut got: Vec<Unpaired> = Vec::new();
     for_each_unpaired(&Source::new(&path), &Limits::default(), &mut |row| {
@@ -146,15 +168,33 @@ fn annotations_of_alpaca_eval_have_its_columns() {
     assert_eq!((exported.rows.len(), exported.left_out), (2, 4));
     let row = &exported.rows[0];
     let keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
-    let expected = ["instruction", "output_1", "generator_1", "output_2", "generator_2", "annotator", "preference"];
+    let expected = [
+        "instruction",
+        "output_1",
+        "generator_1",
+        "output_2",
+        "generator_2",
+        "annotator",
+        "preference",
+    ];
     assert_eq!(keys, expected);
-    assert_eq!((&row["instruction"], &row["generator_1"], &row["generator_2"]), (&"question 1?".into(), &"unknown".into(), &"model 1".into()));
-    let mut preferences: Vec<f64> = exported.rows.iter().map(|row| row["preference"].as_f64().unwrap()).collect();
+    assert_eq!(
+        (&row["instruction"], &row["generator_1"], &row["generator_2"]),
+        (&"question 1?".into(), &"unknown".into(), &"model 1".into())
+    );
+    let mut preferences: Vec<f64> = exported
+        .rows
+        .iter()
+        .map(|row| row["preference"].as_f64().unwrap())
+        .collect();
     preferences.sort_by(f64::total_cmp);
     assert_eq!(preferences, [1.0, 2.0]);
     let mut text = Vec::new();
     Export::AlpacaEval.write(&exported, &mut text).unwrap();
-    assert_eq!(serde_json::from_slice::<Vec<serde_json::Value>>(&text).unwrap(), exported.rows);
+    assert_eq!(
+        serde_json::from_slice::<Vec<serde_json::Value>>(&text).unwrap(),
+        exported.rows
+    );
 }
 
 #[test]

@@ -47,7 +47,10 @@ fn the_child_that_judges() {
 /// `HONE_KILLS` says how often; 20 times where it is not set.
 #[test]
 fn every_acknowledged_judgement_survives_a_kill() {
-    let kills = std::env::var("HONE_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(20);
+    let kills = std::env::var("HONE_KILLS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(20);
     let fixture = Fixture::pairs(300 * kills, 4);
     let path = fixture.store.path().to_path_buf();
     let Fixture { folder, store, .. } = fixture;
@@ -55,7 +58,13 @@ fn every_acknowledged_judgement_survives_a_kill() {
     let mut acknowledged: BTreeMap<i64, (i64, String)> = BTreeMap::new();
     for round in 0..kills {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "kill::the_child_that_judges", "--nocapture", "--test-threads", "1"])
+            .args([
+                "--exact",
+                "kill::the_child_that_judges",
+                "--nocapture",
+                "--test-threads",
+                "1",
+            ])
             .env(STORE, &path)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -86,8 +95,10 @@ fn every_acknowledged_judgement_survives_a_kill() {
     let store = Store::open(&path).unwrap();
     let project = store.project("helpful").unwrap();
     let records = store.records(&project).unwrap();
-    let stored: BTreeMap<i64, (i64, String)> =
-        records.iter().map(|r| (r.event, (r.item, r.annotator.clone()))).collect();
+    let stored: BTreeMap<i64, (i64, String)> = records
+        .iter()
+        .map(|r| (r.event, (r.item, r.annotator.clone())))
+        .collect();
     assert_eq!(stored.len(), records.len());
     assert!(acknowledged.len() >= kills);
     for (event, place) in &acknowledged {

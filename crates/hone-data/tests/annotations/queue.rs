@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hone_data::annotations::{AnnotationProblem, Judgement, NewItem, Settings, Status, Store, TaskKind};
 use hone_data::DataError;
+use hone_data::annotations::{AnnotationProblem, Judgement, NewItem, Settings, Status, Store, TaskKind};
 
 use super::common::{Fixture, NOW, item, prefers, settings};
 
@@ -13,7 +13,10 @@ fn a_task_in_hand_comes_back_until_it_is_handed_in() {
     let task = fixture.claim(0);
     assert_eq!(fixture.claim(0), task);
     let later = fixture.claim_at(0, NOW + 60_000).unwrap();
-    assert_eq!((later.lease, later.item, later.expires), (task.lease, task.item, task.expires + 60_000));
+    assert_eq!(
+        (later.lease, later.item, later.expires),
+        (task.lease, task.item, task.expires + 60_000)
+    );
     fixture.judge(0);
     assert_ne!(fixture.claim(0).item, task.item);
 }
@@ -30,7 +33,10 @@ fn what_is_started_is_finished_first_and_never_by_the_same_person() {
     assert_eq!(fixture.claim(2).item, second.item);
     fixture.judge(1);
     let record = fixture.store.progress(&fixture.project).unwrap();
-    assert_eq!((record.items, record.wanted, record.judged, record.complete, record.open), (20, 40, 2, 1, 2));
+    assert_eq!(
+        (record.items, record.wanted, record.judged, record.complete, record.open),
+        (20, 40, 2, 1, 2)
+    );
 }
 
 #[test]
@@ -49,7 +55,10 @@ fn everybody_has_an_order_of_items_and_of_answers_of_their_own() {
             (0..30)
                 .map(|_| {
                     let task = fixture.claim(0);
-                    fixture.store.skip(task.lease, fixture.annotators[0].id, "broken", NOW).unwrap();
+                    fixture
+                        .store
+                        .skip(task.lease, fixture.annotators[0].id, "broken", NOW)
+                        .unwrap();
                     (task.item, task.shown)
                 })
                 .collect()
@@ -57,13 +66,19 @@ fn everybody_has_an_order_of_items_and_of_answers_of_their_own() {
         .collect();
     assert_eq!(orders[0], orders[1], "the seed decides");
     let items: Vec<i64> = orders[0].iter().map(|(item, _)| *item).collect();
-    assert!(items.windows(2).any(|pair| pair[0] > pair[1]), "not the order of the file: {items:?}");
+    assert!(
+        items.windows(2).any(|pair| pair[0] > pair[1]),
+        "not the order of the file: {items:?}"
+    );
     let shown: BTreeSet<&Vec<usize>> = orders[0].iter().map(|(_, shown)| shown).collect();
     assert!(shown.len() > 8, "answers are shuffled: {shown:?}");
     // Two annotators of one store begin with different items
     let fixture = Fixture::pairs(200, 2);
     let task = fixture.claim(0);
-    fixture.store.skip(task.lease, fixture.annotators[0].id, "broken", NOW).unwrap();
+    fixture
+        .store
+        .skip(task.lease, fixture.annotators[0].id, "broken", NOW)
+        .unwrap();
     assert_ne!(fixture.claim(1).item, task.item);
 }
 
@@ -78,11 +93,21 @@ fn an_expired_lease_goes_to_somebody_else_and_a_late_judgement_is_kept() {
         2,
     );
     let task = fixture.claim(0);
-    assert_eq!(fixture.claim_at(1, NOW + 1000), None, "the only item is in the first annotator's hands");
+    assert_eq!(
+        fixture.claim_at(1, NOW + 1000),
+        None,
+        "the only item is in the first annotator's hands"
+    );
     let late = NOW + 1_800_000;
     let taken = fixture.claim_at(1, late).expect("the lease has expired");
-    fixture.store.submit(fixture.submission(1, &taken, prefers(0)), late).unwrap();
-    let submitted = fixture.store.submit(fixture.submission(0, &task, prefers(1)), late + 1).unwrap();
+    fixture
+        .store
+        .submit(fixture.submission(1, &taken, prefers(0)), late)
+        .unwrap();
+    let submitted = fixture
+        .store
+        .submit(fixture.submission(0, &task, prefers(1)), late + 1)
+        .unwrap();
     assert!(submitted.surplus);
     let records = fixture.store.records(&fixture.project).unwrap();
     let counting: Vec<bool> = records.iter().map(|record| record.counts()).collect();
@@ -91,7 +116,10 @@ fn an_expired_lease_goes_to_somebody_else_and_a_late_judgement_is_kept() {
     let fixture = Fixture::pairs(1, 2);
     let task = fixture.claim(0);
     fixture.claim_at(1, late).unwrap();
-    let submitted = fixture.store.submit(fixture.submission(0, &task, prefers(1)), late).unwrap();
+    let submitted = fixture
+        .store
+        .submit(fixture.submission(0, &task, prefers(1)), late)
+        .unwrap();
     assert!(!submitted.surplus);
     assert_eq!(fixture.claim_at(0, late), None);
 }
@@ -100,24 +128,54 @@ fn an_expired_lease_goes_to_somebody_else_and_a_late_judgement_is_kept() {
 fn handing_in_twice_is_handing_in_once() {
     let fixture = Fixture::pairs(3, 1);
     let task = fixture.claim(0);
-    let first = fixture.store.submit(fixture.submission(0, &task, prefers(1)), NOW).unwrap();
-    let again = fixture.store.submit(fixture.submission(0, &task, prefers(1)), NOW + 5).unwrap();
+    let first = fixture
+        .store
+        .submit(fixture.submission(0, &task, prefers(1)), NOW)
+        .unwrap();
+    let again = fixture
+        .store
+        .submit(fixture.submission(0, &task, prefers(1)), NOW + 5)
+        .unwrap();
     assert_eq!(first, again);
-    let other = fixture.store.submit(fixture.submission(0, &task, prefers(0)), NOW).unwrap_err();
-    assert!(matches!(other, DataError::Annotations { problem: AnnotationProblem::Lease { .. }, .. }), "{other}");
+    let other = fixture
+        .store
+        .submit(fixture.submission(0, &task, prefers(0)), NOW)
+        .unwrap_err();
+    assert!(
+        matches!(
+            other,
+            DataError::Annotations {
+                problem: AnnotationProblem::Lease { .. },
+                ..
+            }
+        ),
+        "{other}"
+    );
     assert_eq!(fixture.store.records(&fixture.project).unwrap().len(), 1);
     // Nobody hands in for somebody else
     let fixture = Fixture::pairs(3, 2);
     let task = fixture.claim(0);
-    assert!(fixture.store.submit(fixture.submission(1, &task, prefers(1)), NOW).is_err());
+    assert!(
+        fixture
+            .store
+            .submit(fixture.submission(1, &task, prefers(1)), NOW)
+            .is_err()
+    );
 }
 
 #[test]
 fn a_judgement_that_does_not_fit_is_refused_and_the_task_stays() {
     let fixture = Fixture::pairs(3, 1);
     let task = fixture.claim(0);
-    let error = fixture.store.submit(fixture.submission(0, &task, Judgement::default()), NOW).unwrap_err().to_string();
-    assert!(error.contains("annotations.db") && error.contains("no ranking"), "{error}");
+    let error = fixture
+        .store
+        .submit(fixture.submission(0, &task, Judgement::default()), NOW)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("annotations.db") && error.contains("no ranking"),
+        "{error}"
+    );
     assert_eq!(fixture.claim(0), task);
 }
 
@@ -147,7 +205,9 @@ fn gold_items_come_at_their_share_and_repeats_show_an_item_again() {
     assert!((5..=25).contains(&repeats.len()), "{repeats:?}");
     for &i in &repeats {
         let first = tasks.iter().position(|item| *item == tasks[i]).unwrap();
-        let others = (first + 1..i).filter(|&j| records[j].round == 0 && records[j].gold.is_none()).count();
+        let others = (first + 1..i)
+            .filter(|&j| records[j].round == 0 && records[j].gold.is_none())
+            .count();
         assert!(first < i && others >= 5, "{first} {i}");
         assert!(!records[i].counts() && records[first].counts());
     }
@@ -169,7 +229,11 @@ fn the_same_items_again_are_passed_over_and_names_are_taken_once() {
     assert_eq!((added.added, added.known), (3, 2));
     // Of several items with one that nobody could judge none is added
     let wrong = vec![item(TaskKind::Pair, 50, 2), item(TaskKind::Rank, 51, 1)];
-    let error = fixture.store.add_items(&fixture.project, wrong).unwrap_err().to_string();
+    let error = fixture
+        .store
+        .add_items(&fixture.project, wrong)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("item 2: 1 answers"), "{error}");
     assert_eq!(fixture.store.progress(&fixture.project).unwrap().items, 8);
     let digest = Store::token_digest("x");

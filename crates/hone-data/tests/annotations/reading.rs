@@ -12,8 +12,17 @@ use super::common::{Fixture, NOW, item, prefers, ranks, settings};
 
 /// One item of each kind: ranked, compared, rated, written.
 fn judged() -> Fixture {
-    let kinds = [(TaskKind::Rank, 4), (TaskKind::Pair, 2), (TaskKind::Rate, 3), (TaskKind::Write, 1)];
-    let items = kinds.iter().enumerate().map(|(i, (kind, k))| item(*kind, i, *k)).collect();
+    let kinds = [
+        (TaskKind::Rank, 4),
+        (TaskKind::Pair, 2),
+        (TaskKind::Rate, 3),
+        (TaskKind::Write, 1),
+    ];
+    let items = kinds
+        .iter()
+        .enumerate()
+        .map(|(i, (kind, k))| item(*kind, i, *k))
+        .collect();
     let fixture = Fixture::new(
         &Settings {
             overlap: 1,
@@ -42,7 +51,10 @@ fn judged() -> Fixture {
                 ..Judgement::default()
             },
         };
-        fixture.store.submit(fixture.submission(0, &task, judgement), NOW).unwrap();
+        fixture
+            .store
+            .submit(fixture.submission(0, &task, judgement), NOW)
+            .unwrap();
     }
     fixture
 }
@@ -51,17 +63,29 @@ fn check(path: &Path) {
     let source = Source::new(path);
     let mut rankings = load_rankings(&source).unwrap();
     assert_eq!(rankings.report.format, Format::Annotations);
-    assert_eq!((rankings.report.rows, rankings.report.bad, rankings.report.items), (4, 0, 2));
+    assert_eq!(
+        (rankings.report.rows, rankings.report.bad, rankings.report.items),
+        (4, 0, 2)
+    );
     assert_eq!(rankings.report.notes, ["2 rows hold nothing to compare"]);
     rankings.items.sort_by_key(|ranking| ranking.responses.len());
     let (pair, ranked) = (&rankings.items[0], &rankings.items[1]);
     assert_eq!(ranked.prompt, [Message::user("question 0?")]);
     assert_eq!(ranked.responses[2], "answer 2 to 0");
-    assert_eq!((&ranked.groups, &ranked.margins), (&vec![vec![2], vec![0, 3], vec![1]], &None));
-    assert_eq!((&pair.groups, &pair.margins), (&vec![vec![1], vec![0]], &Some(vec![1.0])));
+    assert_eq!(
+        (&ranked.groups, &ranked.margins),
+        (&vec![vec![2], vec![0, 3], vec![1]], &None)
+    );
+    assert_eq!(
+        (&pair.groups, &pair.margins),
+        (&vec![vec![1], vec![0]], &Some(vec![1.0]))
+    );
     let written = load_demonstrations(&source).unwrap();
     assert_eq!(written.items.len(), 1);
-    assert_eq!(written.items[0].messages, [Message::user("question 3?"), Message::assistant("a better answer")]);
+    assert_eq!(
+        written.items[0].messages,
+        [Message::user("question 3?"), Message::assistant("a better answer")]
+    );
     assert_eq!(written.items[0].extra["annotator"], "annotator 0");
     assert_eq!(written.report.notes, ["3 rows hold no answer that somebody wrote"]);
     let mut labels = Vec::new();
@@ -71,13 +95,25 @@ fn check(path: &Path) {
     })
     .unwrap();
     labels.sort();
-    let expected = [("a better answer", true), ("answer 0 to 2", true), ("answer 2 to 2", false)];
+    let expected = [
+        ("a better answer", true),
+        ("answer 0 to 2", true),
+        ("answer 2 to 2", false),
+    ];
     assert_eq!(labels, expected.map(|(text, label)| (text.to_string(), label)));
     let error = load_prompts(&source).unwrap_err();
     assert!(matches!(error, DataError::WrongKind { .. }), "{error}");
     let found = inspect(&source).unwrap();
-    assert_eq!((found.format, found.kind, found.rows, found.bad), (Some(Format::Annotations), Some(Kind::Preferences), 4, 0));
-    assert!(found.columns.iter().any(|column| column.name == "judgement" && column.present == 4));
+    assert_eq!(
+        (found.format, found.kind, found.rows, found.bad),
+        (Some(Format::Annotations), Some(Kind::Preferences), 4, 0)
+    );
+    assert!(
+        found
+            .columns
+            .iter()
+            .any(|column| column.name == "judgement" && column.present == 4)
+    );
 }
 
 #[test]
@@ -98,7 +134,9 @@ fn the_export_in_our_own_form_reads_the_same() {
     let records = fixture.store.records(&fixture.project).unwrap();
     let path = fixture.folder.path().join("records.jsonl");
     let exported = Export::Records.rows(&records);
-    Export::Records.write(&exported, &mut std::fs::File::create(&path).unwrap()).unwrap();
+    Export::Records
+        .write(&exported, &mut std::fs::File::create(&path).unwrap())
+        .unwrap();
     check(&path);
 }
 
@@ -116,7 +154,11 @@ fn only_what_stands_and_counts_is_read() {
     assert!(matches!(error, DataError::NoRows { rows: 0, .. }), "{error}");
     let records = fixture.store.records(&fixture.project).unwrap();
     assert_eq!(records.len(), 8);
-    assert!(Export::ALL[1..].iter().all(|export| export.rows(&records).rows.is_empty()));
+    assert!(
+        Export::ALL[1..]
+            .iter()
+            .all(|export| export.rows(&records).rows.is_empty())
+    );
 }
 
 #[test]
@@ -130,10 +172,15 @@ fn a_store_of_written_answers_holds_conversations() {
         }),
         ..Judgement::default()
     };
-    fixture.store.submit(fixture.submission(0, &task, judgement), NOW).unwrap();
+    fixture
+        .store
+        .submit(fixture.submission(0, &task, judgement), NOW)
+        .unwrap();
     let found = inspect(&Source::new(fixture.store.path())).unwrap();
     assert_eq!((found.kind, found.bad), (Some(Kind::Conversations), 0));
-    let error = load_rankings(&Source::new(fixture.store.path())).unwrap_err().to_string();
+    let error = load_rankings(&Source::new(fixture.store.path()))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("has no rows that can be used (1 read)"), "{error}");
 }
 

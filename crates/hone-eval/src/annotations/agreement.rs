@@ -23,15 +23,25 @@ pub(super) fn questions(items: &BTreeMap<i64, Vec<&Record>>, draws: &Bootstrap) 
     let preference = |record: &Record| -> Vec<Option<f64>> {
         let judgement = record.judgement.as_ref();
         let outcomes = judgement.map(|j| comparisons(record, j)).unwrap_or_default();
-        outcomes.into_iter().map(|(_, _, outcome)| Some(outcome as f64)).collect()
+        outcomes
+            .into_iter()
+            .map(|(_, _, outcome)| Some(outcome as f64))
+            .collect()
     };
     let rating = |record: &Record| -> Vec<Option<f64>> {
         let ratings = record.judgement.as_ref().map(|judgement| judgement.ratings.clone());
-        ratings.unwrap_or_default().into_iter().map(|rating| rating.map(f64::from)).collect()
+        ratings
+            .unwrap_or_default()
+            .into_iter()
+            .map(|rating| rating.map(f64::from))
+            .collect()
     };
     let all_bad = |record: &Record| -> Vec<Option<f64>> {
         let judgement = record.judgement.as_ref().filter(|j| j.all_bad || j.ranking.is_some());
-        judgement.map(|judgement| Some(f64::from(u8::from(judgement.all_bad)))).into_iter().collect()
+        judgement
+            .map(|judgement| Some(f64::from(u8::from(judgement.all_bad))))
+            .into_iter()
+            .collect()
     };
     found.extend(question("preference", Level::Nominal, (items, &preference), draws)?);
     found.extend(question("rating", Level::Ordinal, (items, &rating), draws)?);
@@ -40,9 +50,17 @@ pub(super) fn questions(items: &BTreeMap<i64, Vec<&Record>>, draws: &Bootstrap) 
         let flagged = |record: &Record| -> Vec<Option<f64>> {
             let lists = record.judgement.as_ref().map(|judgement| judgement.flags.as_slice());
             let lists = lists.unwrap_or_default();
-            lists.iter().map(|list| Some(f64::from(u8::from(list.contains(flag))))).collect()
+            lists
+                .iter()
+                .map(|list| Some(f64::from(u8::from(list.contains(flag)))))
+                .collect()
         };
-        found.extend(question(&format!("flag: {flag}"), Level::Nominal, (items, &flagged), draws)?);
+        found.extend(question(
+            &format!("flag: {flag}"),
+            Level::Nominal,
+            (items, &flagged),
+            draws,
+        )?);
     }
     Ok(found)
 }
@@ -61,7 +79,12 @@ fn question(
         let answers: Vec<Vec<Option<f64>>> = records.iter().map(|record| values(record)).collect();
         let rows = answers.iter().map(Vec::len).max().unwrap_or(0);
         let item: Item = (0..rows)
-            .map(|row| answers.iter().filter_map(|answer| answer.get(row).copied().flatten()).collect())
+            .map(|row| {
+                answers
+                    .iter()
+                    .filter_map(|answer| answer.get(row).copied().flatten())
+                    .collect()
+            })
             .filter(|row: &Vec<f64>| row.len() > 1)
             .collect();
         if !item.is_empty() {
@@ -95,7 +118,11 @@ fn fleiss(judged: &[Item]) -> Result<Option<f64>, Error> {
     known.dedup();
     let mut counts = Vec::new();
     for row in judged.iter().flatten() {
-        counts.extend(known.iter().map(|value| row.iter().filter(|v| *v == value).count() as u64));
+        counts.extend(
+            known
+                .iter()
+                .map(|value| row.iter().filter(|v| *v == value).count() as u64),
+        );
     }
     Ok(fleiss_kappa(&counts, known.len())?)
 }

@@ -41,7 +41,10 @@ fn decided(record: &Record) -> Vec<(usize, usize)> {
 fn side_of(record: &Record) -> (u64, u64) {
     let place = |answer: usize| record.shown.iter().position(|&shown| shown == answer);
     let decided = decided(record);
-    let earlier = decided.iter().filter(|(winner, loser)| place(*winner) < place(*loser)).count();
+    let earlier = decided
+        .iter()
+        .filter(|(winner, loser)| place(*winner) < place(*loser))
+        .count();
     (earlier as u64, decided.len() as u64)
 }
 
@@ -54,8 +57,10 @@ pub(super) fn side(records: &[&Record], draws: &Bootstrap) -> Result<Option<Esti
 pub(super) fn length(records: &[&Record], draws: &Bootstrap) -> Result<Option<Estimate>, Error> {
     let count = |record: &&Record| {
         let lengths: Vec<usize> = record.responses.iter().map(|r| r.text.chars().count()).collect();
-        let unequal: Vec<(usize, usize)> =
-            decided(record).into_iter().filter(|(w, l)| lengths[*w] != lengths[*l]).collect();
+        let unequal: Vec<(usize, usize)> = decided(record)
+            .into_iter()
+            .filter(|(w, l)| lengths[*w] != lengths[*l])
+            .collect();
         let longer = unequal.iter().filter(|(w, l)| lengths[*w] > lengths[*l]).count();
         (longer as u64, unequal.len() as u64)
     };
@@ -64,7 +69,11 @@ pub(super) fn length(records: &[&Record], draws: &Bootstrap) -> Result<Option<Es
 
 /// Comparisons of two judgements of one item that came out the same, of all.
 fn same(record: &Record, other: &hone_data::annotations::Judgement) -> (u64, u64) {
-    let own = record.judgement.as_ref().map(|judgement| comparisons(record, judgement)).unwrap_or_default();
+    let own = record
+        .judgement
+        .as_ref()
+        .map(|judgement| comparisons(record, judgement))
+        .unwrap_or_default();
     let other = comparisons(record, other);
     let equal = own.iter().zip(&other).filter(|(a, b)| a == b).count();
     (equal as u64, own.len().min(other.len()) as u64)
@@ -72,20 +81,31 @@ fn same(record: &Record, other: &hone_data::annotations::Judgement) -> (u64, u64
 
 /// Everybody who handed in something that stands.
 pub(super) fn annotators(records: &[Record], draws: &Bootstrap) -> Result<Vec<AnnotatorReport>, Error> {
-    let standing: Vec<&Record> =
-        records.iter().filter(|r| r.live && r.status == Status::Judged && !r.surplus).collect();
+    let standing: Vec<&Record> = records
+        .iter()
+        .filter(|r| r.live && r.status == Status::Judged && !r.surplus)
+        .collect();
     let names: BTreeSet<&str> = standing.iter().map(|record| record.annotator.as_str()).collect();
     let mut reports = Vec::new();
     for name in names {
-        let own: Vec<&Record> = standing.iter().copied().filter(|record| record.annotator == name).collect();
+        let own: Vec<&Record> = standing
+            .iter()
+            .copied()
+            .filter(|record| record.annotator == name)
+            .collect();
         let counting: Vec<&Record> = own.iter().copied().filter(|record| record.counts()).collect();
-        let first: BTreeMap<i64, &Record> =
-            own.iter().filter(|record| record.round == 0).map(|record| (record.item, *record)).collect();
+        let first: BTreeMap<i64, &Record> = own
+            .iter()
+            .filter(|record| record.round == 0)
+            .map(|record| (record.item, *record))
+            .collect();
         let repeated = own.iter().filter(|record| record.round > 0).filter_map(|again| {
             let before = first.get(&again.item)?.judgement.as_ref()?;
             Some(same(again, before))
         });
-        let gold = own.iter().filter_map(|record| Some(same(record, record.gold.as_ref()?)));
+        let gold = own
+            .iter()
+            .filter_map(|record| Some(same(record, record.gold.as_ref()?)));
         reports.push(AnnotatorReport {
             name: name.into(),
             judgements: counting.len() as u64,

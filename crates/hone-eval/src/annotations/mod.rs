@@ -163,7 +163,11 @@ fn comparisons(record: &Record, judgement: &Judgement) -> Vec<(usize, usize, usi
     let mut found = Vec::new();
     for i in 0..places.len() {
         for j in i + 1..places.len() {
-            found.push((i, j, 1 + usize::from(places[i] > places[j]) - usize::from(places[i] < places[j])));
+            found.push((
+                i,
+                j,
+                1 + usize::from(places[i] > places[j]) - usize::from(places[i] < places[j]),
+            ));
         }
     }
     found

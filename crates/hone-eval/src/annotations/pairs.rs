@@ -24,20 +24,27 @@ pub(super) fn pairs(items: &BTreeMap<i64, Vec<&Record>>, draws: &Bootstrap) -> R
             }
         }
     }
-    shared.into_iter().map(|(names, both)| pair(names, &both, draws)).collect()
+    shared
+        .into_iter()
+        .map(|(names, both)| pair(names, &both, draws))
+        .collect()
 }
 
 fn pair(names: [&str; 2], both: &[Both<'_>], draws: &Bootstrap) -> Result<Pair, Error> {
     let compared = both.iter().map(|(record, first, second)| {
         let outcome = |(_, _, outcome): (usize, usize, usize)| outcome;
         let first = comparisons(record, first).into_iter().map(outcome);
-        first.zip(comparisons(record, second).into_iter().map(outcome)).collect::<Vec<_>>()
+        first
+            .zip(comparisons(record, second).into_iter().map(outcome))
+            .collect::<Vec<_>>()
     });
     let rated = both.iter().map(|(_, first, second)| {
         let ratings = first.ratings.iter().zip(&second.ratings);
         // From 1 to 7, as categories from 0 to 6
         let category = |rating: u8| usize::from(rating.saturating_sub(1));
-        ratings.filter_map(|(a, b)| Some((category((*a)?), category((*b)?)))).collect::<Vec<_>>()
+        ratings
+            .filter_map(|(a, b)| Some((category((*a)?), category((*b)?))))
+            .collect::<Vec<_>>()
     });
     let mut taus = Vec::new();
     for (record, first, second) in both {

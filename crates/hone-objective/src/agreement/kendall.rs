@@ -94,7 +94,14 @@ mod tests {
     #[test]
     fn by_hand() {
         // Six pairs, one of them in opposite order
-        assert!((kendall_tau_b(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0]).unwrap().unwrap() - 4.0 / 6.0).abs() < 1e-15);
+        assert!(
+            (kendall_tau_b(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0])
+                .unwrap()
+                .unwrap()
+                - 4.0 / 6.0)
+                .abs()
+                < 1e-15
+        );
         // Ten pairs, two tied in x and one in y, two of the others in the same order and six opposite: -4 / sqrt(8 * 9)
         let got = kendall_tau_b(&[12.0, 2.0, 1.0, 12.0, 2.0], &[1.0, 4.0, 7.0, 1.0, 0.0]);
         assert!((got.unwrap().unwrap() + 4.0 / 72_f64.sqrt()).abs() < 1e-15);

@@ -56,7 +56,10 @@ pub fn krippendorff_alpha(values: &[Option<f64>], judges: usize, level: Level) -
     }
     let (observed, expected) = match level {
         Level::Nominal => (
-            items.iter().map(|item| unequal_pairs(item) / (item.len() - 1) as f64).sum::<f64>(),
+            items
+                .iter()
+                .map(|item| unequal_pairs(item) / (item.len() - 1) as f64)
+                .sum::<f64>(),
             unequal_pairs(&all),
         ),
         Level::Ordinal => {
@@ -140,7 +143,11 @@ mod tests {
 
     #[test]
     fn the_published_example() {
-        for (level, expected) in [(Level::Nominal, 0.743), (Level::Ordinal, 0.815), (Level::Interval, 0.849)] {
+        for (level, expected) in [
+            (Level::Nominal, 0.743),
+            (Level::Ordinal, 0.815),
+            (Level::Interval, 0.849),
+        ] {
             let alpha = krippendorff_alpha(&published(), 4, level).unwrap().unwrap();
             assert!((alpha - expected).abs() < 5e-4, "{level:?}: {alpha}");
         }
@@ -228,7 +235,10 @@ mod tests {
     #[test]
     fn undefined_and_refusals() {
         assert_eq!(krippendorff_alpha(&[], 3, Level::Nominal), Ok(None));
-        assert_eq!(krippendorff_alpha(&[Some(1.0), N, N, Some(2.0)], 2, Level::Nominal), Ok(None));
+        assert_eq!(
+            krippendorff_alpha(&[Some(1.0), N, N, Some(2.0)], 2, Level::Nominal),
+            Ok(None)
+        );
         assert_eq!(krippendorff_alpha(&[Some(0.1); 6], 3, Level::Interval), Ok(None));
         assert!(krippendorff_alpha(&[Some(1.0)], 0, Level::Nominal).is_err());
         assert!(krippendorff_alpha(&[Some(1.0); 3], 2, Level::Nominal).is_err());

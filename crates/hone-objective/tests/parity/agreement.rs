@@ -14,14 +14,22 @@ fn parity_agreement() {
         let (first, second) = (sizes(&case["first"]), sizes(&case["second"]));
         let categories = case["categories"].as_u64().unwrap() as usize;
         let weighted = |weights| weighted_kappa(&first, &second, categories, weights).unwrap().unwrap();
-        close("cohen", cohen_kappa(&first, &second, categories).unwrap().unwrap(), &case["equal"]);
+        close(
+            "cohen",
+            cohen_kappa(&first, &second, categories).unwrap().unwrap(),
+            &case["equal"],
+        );
         close("linear", weighted(Weights::Linear), &case["linear"]);
         close("quadratic", weighted(Weights::Quadratic), &case["quadratic"]);
     }
     for case in cases("fleiss") {
         let counts: Vec<u64> = sizes(&case["counts"]).into_iter().map(|count| count as u64).collect();
         let categories = case["categories"].as_u64().unwrap() as usize;
-        close("fleiss", fleiss_kappa(&counts, categories).unwrap().unwrap(), &case["kappa"]);
+        close(
+            "fleiss",
+            fleiss_kappa(&counts, categories).unwrap().unwrap(),
+            &case["kappa"],
+        );
     }
     for case in cases("alpha") {
         let values: Vec<Option<f64>> = case["values"].as_array().unwrap().iter().map(|v| v.as_f64()).collect();
@@ -31,7 +39,11 @@ fn parity_agreement() {
             ("ordinal", Level::Ordinal),
             ("interval", Level::Interval),
         ] {
-            close(name, krippendorff_alpha(&values, judges, level).unwrap().unwrap(), &case[name]);
+            close(
+                name,
+                krippendorff_alpha(&values, judges, level).unwrap().unwrap(),
+                &case[name],
+            );
         }
     }
     for case in cases("tau") {

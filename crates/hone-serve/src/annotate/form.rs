@@ -10,7 +10,10 @@ pub(super) type Fields = Vec<(String, String)>;
 
 /// The first value of a field; blank is none.
 pub(super) fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
-    let mut named = fields.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let mut named = fields
+        .iter()
+        .filter(|(key, _)| key == name)
+        .map(|(_, value)| value.as_str());
     named.next().filter(|value| !value.trim().is_empty())
 }
 
@@ -83,7 +86,11 @@ fn ranking(fields: &Fields, task: &Task) -> Option<Vec<Vec<usize>>> {
     }
     ranked.sort_unstable();
     let groups = ranked.chunk_by(|a, b| a.0 == b.0);
-    Some(groups.map(|group| group.iter().map(|(_, index)| *index).collect()).collect())
+    Some(
+        groups
+            .map(|group| group.iter().map(|(_, index)| *index).collect())
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -108,7 +115,10 @@ mod tests {
     }
 
     fn read(kind: TaskKind, shown: &[usize], pairs: &[(&str, &str)]) -> Judgement {
-        let fields: Fields = pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let fields: Fields = pairs
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect();
         judgement(&fields, &task(kind, shown), &["wrong".into(), "rude".into()])
     }
 
@@ -119,10 +129,17 @@ mod tests {
         assert_eq!(found.ranking, Some(vec![vec![0], vec![1, 2]]));
         assert_eq!(read(TaskKind::Rank, &[2, 0, 1], &ranks[..2]).ranking, None);
         let left = read(TaskKind::Pair, &[1, 0], &[("choice", "left"), ("degree", "much")]);
-        assert_eq!((left.ranking, left.degree), (Some(vec![vec![1], vec![0]]), Some(Degree::Much)));
+        assert_eq!(
+            (left.ranking, left.degree),
+            (Some(vec![vec![1], vec![0]]), Some(Degree::Much))
+        );
         let tie = read(TaskKind::Pair, &[1, 0], &[("choice", "tie"), ("degree", "much")]);
         assert_eq!((tie.ranking, tie.degree), (Some(vec![vec![0, 1]]), None));
-        let bad = read(TaskKind::Pair, &[1, 0], &[("choice", "left"), ("degree", "much"), ("all_bad", "1")]);
+        let bad = read(
+            TaskKind::Pair,
+            &[1, 0],
+            &[("choice", "left"), ("degree", "much"), ("all_bad", "1")],
+        );
         assert_eq!((bad.ranking, bad.degree, bad.all_bad), (None, None, true));
     }
 
@@ -140,9 +157,19 @@ mod tests {
         let found = read(TaskKind::Rate, &[1, 0], &pairs);
         assert_eq!(found.ratings, [Some(2), Some(7)]);
         assert_eq!(found.flags, [vec!["rude".to_string()], vec![]]);
-        assert_eq!(found.rewrite, Some(Rewrite { of: Some(1), text: "a\nb".into() }));
+        assert_eq!(
+            found.rewrite,
+            Some(Rewrite {
+                of: Some(1),
+                text: "a\nb".into()
+            })
+        );
         assert_eq!(found.comment.as_deref(), Some("c"));
-        let blank = read(TaskKind::Comment, &[0], &[("comment", " "), ("rewrite", ""), ("rewrite_of", "9")]);
+        let blank = read(
+            TaskKind::Comment,
+            &[0],
+            &[("comment", " "), ("rewrite", ""), ("rewrite_of", "9")],
+        );
         assert_eq!(blank, Judgement::default());
     }
 }

@@ -34,12 +34,17 @@ pub(super) async fn check(State(state): State<Shared>, request: Request, next: N
         headers.insert(name, HeaderValue::from_static(value));
     }
     // Tasks and agreement change with every judgement
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers
+        .entry(header::CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
 fn allowed(headers: &HeaderMap, hosts: &[String]) -> Result<(), Failure> {
-    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let size: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
     if size > MOST_HEADERS {
         return Err(Failure::new(
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -47,7 +52,10 @@ fn allowed(headers: &HeaderMap, hosts: &[String]) -> Result<(), Failure> {
         ));
     }
     let mut named = headers.get_all(header::HOST).iter();
-    let host = named.next().and_then(|value| value.to_str().ok()).map(str::to_ascii_lowercase);
+    let host = named
+        .next()
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_ascii_lowercase);
     let known = host.as_ref().is_some_and(|host| hosts.contains(host)) && named.next().is_none();
     let Some(host) = host.filter(|_| known) else {
         return Err(Failure::new(
@@ -59,10 +67,15 @@ fn allowed(headers: &HeaderMap, hosts: &[String]) -> Result<(), Failure> {
     // Browsers say where a form comes from; other programs need not
     let foreign = headers.get_all(header::ORIGIN).iter().any(|origin| {
         let origin = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-        !["http://", "https://"].iter().any(|scheme| origin.strip_prefix(scheme) == Some(host.as_str()))
+        !["http://", "https://"]
+            .iter()
+            .any(|scheme| origin.strip_prefix(scheme) == Some(host.as_str()))
     });
     if foreign {
-        return Err(Failure::new(StatusCode::FORBIDDEN, "the request comes from a page of another site"));
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "the request comes from a page of another site",
+        ));
     }
     Ok(())
 }
@@ -88,7 +101,10 @@ mod tests {
         assert_eq!(answer(&[host]), None);
         assert_eq!(answer(&[("host", "Example.org")]), None);
         assert_eq!(answer(&[host, ("origin", "http://127.0.0.1:80")]), None);
-        assert_eq!(answer(&[("host", "example.org"), ("origin", "https://example.org")]), None);
+        assert_eq!(
+            answer(&[("host", "example.org"), ("origin", "https://example.org")]),
+            None
+        );
         assert_eq!(answer(&[]), forbidden);
         assert_eq!(answer(&[("host", "evil.example")]), forbidden);
         assert_eq!(answer(&[host, ("host", "evil.example")]), forbidden);
@@ -96,6 +112,9 @@ mod tests {
         assert_eq!(answer(&[host, ("origin", "null")]), forbidden);
         assert_eq!(answer(&[host, ("origin", "http://example.org")]), forbidden);
         let long = "x".repeat(17 << 10);
-        assert_eq!(answer(&[host, ("x-long", long.as_str())]), Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+        assert_eq!(
+            answer(&[host, ("x-long", long.as_str())]),
+            Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+        );
     }
 }

@@ -72,10 +72,12 @@ pub(super) async fn invite(
         ));
     }
     let invited = name.clone();
-    let link = on_store(&state, move |state| match super::invite(&state.store, &invited, role, now()) {
-        Ok(link) => Ok(Ok(link)),
-        Err(AnnotateError::Store(error)) => Err(error),
-        Err(other) => Ok(Err(other)),
+    let link = on_store(&state, move |state| {
+        match super::invite(&state.store, &invited, role, now()) {
+            Ok(link) => Ok(Ok(link)),
+            Err(AnnotateError::Store(error)) => Err(error),
+            Err(other) => Ok(Err(other)),
+        }
     })
     .await??;
     people_page(&state, &owner, Some((name, link))).await

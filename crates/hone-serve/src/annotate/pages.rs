@@ -52,7 +52,9 @@ fn estimate(value: &Value) -> String {
 
 /// A page.
 pub(super) fn page(status: StatusCode, template: &str, context: Value) -> Response {
-    let rendered = environment().get_template(template).and_then(|template| template.render(context));
+    let rendered = environment()
+        .get_template(template)
+        .and_then(|template| template.render(context));
     match rendered {
         Ok(text) => (status, Html(text)).into_response(),
         Err(error) => {
@@ -64,13 +66,21 @@ pub(super) fn page(status: StatusCode, template: &str, context: Value) -> Respon
 
 /// A page that says one thing.
 pub(super) fn message(status: StatusCode, text: &str) -> Response {
-    page(status, "message.html", context! { message => text, on => status.is_success() })
+    page(
+        status,
+        "message.html",
+        context! { message => text, on => status.is_success() },
+    )
 }
 
 /// The page that an invite link shows.
 pub(super) fn welcome() -> Response {
     let text = "You are signed in on this browser.";
-    page(StatusCode::OK, "message.html", context! { message => text, start => true, on => true })
+    page(
+        StatusCode::OK,
+        "message.html",
+        context! { message => text, start => true, on => true },
+    )
 }
 
 pub(super) async fn not_found() -> Failure {
@@ -86,7 +96,11 @@ pub(super) async fn script() -> Response {
 }
 
 fn file(kind: &'static str, text: &'static str) -> Response {
-    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], text).into_response()
+    (
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")],
+        text,
+    )
+        .into_response()
 }
 
 #[cfg(test)]
@@ -103,8 +117,13 @@ mod tests {
     #[test]
     fn text_is_never_markup() {
         let template = environment().get_template("message.html").unwrap();
-        let page = template.render(context! { message => "<script>alert(1)</script>" }).unwrap();
-        assert!(page.contains("&lt;script&gt;alert(1)&lt;") && !page.contains("<script>alert"), "{page}");
+        let page = template
+            .render(context! { message => "<script>alert(1)</script>" })
+            .unwrap();
+        assert!(
+            page.contains("&lt;script&gt;alert(1)&lt;") && !page.contains("<script>alert"),
+            "{page}"
+        );
     }
 
     #[test]
@@ -112,6 +131,9 @@ mod tests {
         let value = context! { value => 0.7432, low => 0.61, high => 0.849, n => 50 };
         assert_eq!(estimate(&value), "0.74 (0.61 to 0.85, n = 50)");
         assert_eq!(estimate(&Value::from(())), "–");
-        assert_eq!((two(&Value::from(1.005)), two(&Value::from(()))), ("1.00".into(), "–".into()));
+        assert_eq!(
+            (two(&Value::from(1.005)), two(&Value::from(()))),
+            ("1.00".into(), "–".into())
+        );
     }
 }

@@ -43,8 +43,12 @@ async fn signed_in(state: &Shared, token: String) -> Result<Option<Annotator>, F
 
 fn token_of(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == NAME).map(|(_, token)| token.to_string())
+    let mut pairs = cookies
+        .flat_map(|cookies| cookies.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .find(|(name, _)| *name == NAME)
+        .map(|(_, token)| token.to_string())
 }
 
 /// Whoever sent the request.
@@ -77,7 +81,10 @@ impl FromRequestParts<Shared> for Owner {
         let User(annotator) = User::from_request_parts(parts, state).await?;
         match annotator.role {
             Role::Owner => Ok(Owner(annotator)),
-            Role::Annotator => Err(Failure::new(StatusCode::FORBIDDEN, "This page is for owners of the project.")),
+            Role::Annotator => Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                "This page is for owners of the project.",
+            )),
         }
     }
 }
@@ -90,7 +97,10 @@ pub(super) async fn front(State(state): State<Shared>, headers: HeaderMap) -> Re
     };
     Ok(match user {
         Some(_) => Redirect::to("/task").into_response(),
-        None => pages::message(StatusCode::OK, "To judge, open the invite link that the owner of this project sent you."),
+        None => pages::message(
+            StatusCode::OK,
+            "To judge, open the invite link that the owner of this project sent you.",
+        ),
     })
 }
 
@@ -113,7 +123,10 @@ pub(super) async fn join(State(state): State<Shared>, Query(join): Query<Join>) 
             "This invite link is not valid, or no longer. Ask the owner of the project for a new one.",
         ));
     }
-    let cookie = format!("{NAME}={}; Path=/; Max-Age={AGE}; HttpOnly; SameSite=Strict", join.token);
+    let cookie = format!(
+        "{NAME}={}; Path=/; Max-Age={AGE}; HttpOnly; SameSite=Strict",
+        join.token
+    );
     // A page of our own that leads on, not a redirect: browsers do not send a strict cookie along a chain that another site began
     let mut response = pages::welcome();
     if let Ok(value) = cookie.parse() {

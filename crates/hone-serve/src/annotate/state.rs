@@ -42,6 +42,9 @@ pub(super) async fn on_store<T: Send + 'static>(
     let state = Arc::clone(state);
     match tokio::task::spawn_blocking(move || work(&state)).await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be finished")),
+        Err(_) => Err(Failure::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request could not be finished",
+        )),
     }
 }

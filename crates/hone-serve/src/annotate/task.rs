@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use hone_data::annotations::{Annotator, AnnotationProblem, Degree, Judgement, Role, Submission, Task, TaskKind};
+use hone_data::annotations::{AnnotationProblem, Annotator, Degree, Judgement, Role, Submission, Task, TaskKind};
 use hone_data::{DataError, Message};
 
 use super::error::Failure;
@@ -114,7 +114,10 @@ pub(super) async fn skip(
 ) -> Result<Response, Failure> {
     let task = task_of(&state, &user, &fields).await?;
     let reason = form::field(&fields, "reason").unwrap_or_default().to_string();
-    on_store(&state, move |state| state.store.skip(task.lease, user.id, &reason, now())).await?;
+    on_store(&state, move |state| {
+        state.store.skip(task.lease, user.id, &reason, now())
+    })
+    .await?;
     Ok(Redirect::to("/task").into_response())
 }
 

@@ -44,7 +44,9 @@ fn http_every_route_asks_for_host_origin_and_session() {
                             assert_eq!(got, 405, "{case}");
                         } else {
                             match (access, *who) {
-                                (Access::SignedIn | Access::Owner, "nobody" | "wrong") => assert_eq!(got, 401, "{case}"),
+                                (Access::SignedIn | Access::Owner, "nobody" | "wrong") => {
+                                    assert_eq!(got, 401, "{case}")
+                                }
                                 (Access::Owner, "ann") => assert_eq!(got, 403, "{case}"),
                                 _ => assert!(![401, 403, 404, 405, 500].contains(&got), "{case}"),
                             }
@@ -61,16 +63,27 @@ fn http_every_route_asks_for_host_origin_and_session() {
 fn http_every_answer_has_its_headers() {
     let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
     let ann = server.signed_in("ann");
-    for answer in [ann.get("/task"), ann.get("/absent"), ann.get("/annotate.js"), server.stranger().get("/people")] {
+    for answer in [
+        ann.get("/task"),
+        ann.get("/absent"),
+        ann.get("/annotate.js"),
+        server.stranger().get("/people"),
+    ] {
         let policy = answer.header("content-security-policy").unwrap();
-        assert!(policy.contains("default-src 'none'") && policy.contains("script-src 'self'"), "{policy}");
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("script-src 'self'"),
+            "{policy}"
+        );
         assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
         assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
         assert!(answer.header("cache-control").is_some() && answer.header("access-control-allow-origin").is_none());
     }
     assert_eq!(ann.get("/absent").status, 404);
-    assert_eq!(ann.get("/annotate.css").header("content-type"), Some("text/css; charset=utf-8"));
+    assert_eq!(
+        ann.get("/annotate.css").header("content-type"),
+        Some("text/css; charset=utf-8")
+    );
 }
 
 #[test]

@@ -63,12 +63,16 @@ impl Server {
         };
         let project = store.put_project("helpful", &settings, 0).unwrap();
         store.add_items(&project, items).unwrap();
-        let tokens = [("owner", Role::Owner), ("ann", Role::Annotator), ("bob", Role::Annotator)]
-            .map(|(name, role)| {
-                let link = annotate::invite(&store, name, role, 0).unwrap();
-                (name, link.strip_prefix("/join?token=").unwrap().to_string())
-            })
-            .into();
+        let tokens = [
+            ("owner", Role::Owner),
+            ("ann", Role::Annotator),
+            ("bob", Role::Annotator),
+        ]
+        .map(|(name, role)| {
+            let link = annotate::invite(&store, name, role, 0).unwrap();
+            (name, link.strip_prefix("/join?token=").unwrap().to_string())
+        })
+        .into();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -123,13 +127,20 @@ pub struct Answer {
 
 impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The value of a hidden field.
     pub fn hidden(&self, name: &str) -> String {
         let mark = format!("name=\"{name}\" value=\"");
-        let rest = self.body.split(&mark).nth(1).unwrap_or_else(|| panic!("no {name} in {}", self.body));
+        let rest = self
+            .body
+            .split(&mark)
+            .nth(1)
+            .unwrap_or_else(|| panic!("no {name} in {}", self.body));
         rest.split('"').next().unwrap().to_string()
     }
 }
@@ -141,7 +152,10 @@ impl Browser {
 
     /// Sends a form as a page of the server does.
     pub fn post(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let encoded: Vec<String> = fields.iter().map(|(k, v)| format!("{}={}", encode(k), encode(v))).collect();
+        let encoded: Vec<String> = fields
+            .iter()
+            .map(|(k, v)| format!("{}={}", encode(k), encode(v)))
+            .collect();
         let origin = format!("http://{}", self.address);
         self.ask("POST", path, &[("Origin", &origin)], Some(&encoded.join("&")))
     }
@@ -180,7 +194,9 @@ fn encode(text: &str) -> String {
 
 fn parse(bytes: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(bytes).into_owned();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let (head, body) = text
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no answer: {text:?}"));
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
     let headers = lines

@@ -7,7 +7,10 @@ use super::client::{Answer, Browser, Server, item};
 /// The place on the page of the answer with this text.
 fn place(page: &Answer, answer: usize) -> usize {
     let mark = format!("answer {answer} &lt;script");
-    let at = page.body.find(&mark).unwrap_or_else(|| panic!("no answer {answer} in {}", page.body));
+    let at = page
+        .body
+        .find(&mark)
+        .unwrap_or_else(|| panic!("no answer {answer} in {}", page.body));
     page.body[..at].matches("<fieldset class=\"answer\"").count() - 1
 }
 
@@ -42,7 +45,14 @@ fn http_answers_are_blind_text_and_ranks_reach_the_right_ones() {
     let judgement = record.judgement.unwrap();
     assert_eq!(judgement.ranking, Some(vec![vec![1], vec![0, 2]]));
     assert_eq!(judgement.flags[2], ["hallucination"]);
-    assert_eq!((judgement.comment.as_deref(), record.annotator.as_str(), record.active_ms), (Some("close"), "ann", 2500));
+    assert_eq!(
+        (
+            judgement.comment.as_deref(),
+            record.annotator.as_str(),
+            record.active_ms
+        ),
+        (Some("close"), "ann", 2500)
+    );
     assert!(ann.get("/task").body.contains("nothing for you to judge"));
 }
 
@@ -51,7 +61,11 @@ fn http_what_is_missing_is_said_and_what_was_entered_stays() {
     let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
     let ann = server.signed_in("ann");
     let page = ann.get("/task");
-    let refused = submit(&ann, &page, &[("choice", "left"), ("rewrite", "my <own> words"), ("rewrite_of", "1")]);
+    let refused = submit(
+        &ann,
+        &page,
+        &[("choice", "left"), ("rewrite", "my <own> words"), ("rewrite_of", "1")],
+    );
     assert_eq!(refused.status, 422);
     assert!(refused.body.contains("Not taken yet: no `degree`"), "{}", refused.body);
     assert!(refused.body.contains("value=\"left\" checked") && refused.body.contains("my &lt;own&gt; words"));
@@ -61,10 +75,16 @@ fn http_what_is_missing_is_said_and_what_was_entered_stays() {
     assert_eq!(done.status, 303);
     let record = server.store.records(&server.project).unwrap().remove(0);
     let judgement = record.judgement.unwrap();
-    assert_eq!(judgement.ranking, Some(vec![vec![record.shown[0]], vec![record.shown[1]]]));
+    assert_eq!(
+        judgement.ranking,
+        Some(vec![vec![record.shown[0]], vec![record.shown[1]]])
+    );
     assert_eq!(judgement.degree, Some(Degree::Much));
     // The same form again, as after a lost answer, changes nothing
-    assert_eq!(submit(&ann, &refused, &[("choice", "left"), ("degree", "much")]).status, 303);
+    assert_eq!(
+        submit(&ann, &refused, &[("choice", "left"), ("degree", "much")]).status,
+        303
+    );
     assert_eq!(submit(&ann, &refused, &[("choice", "tie")]).status, 409);
     assert_eq!(server.store.records(&server.project).unwrap().len(), 1);
 }
@@ -78,12 +98,23 @@ fn http_every_kind_of_task_can_be_done() {
         (TaskKind::Write, 0),
         (TaskKind::Comment, 1),
     ];
-    let items = kinds.iter().enumerate().map(|(i, (kind, k))| item(*kind, i, *k)).collect();
+    let items = kinds
+        .iter()
+        .enumerate()
+        .map(|(i, (kind, k))| item(*kind, i, *k))
+        .collect();
     let server = Server::start(items);
     let ann = server.signed_in("ann");
     for _ in 0..kinds.len() {
         let page = ann.get("/task");
-        let kind = page.body.split("data-kind=\"").nth(1).unwrap().split('"').next().unwrap();
+        let kind = page
+            .body
+            .split("data-kind=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
         let fields: &[(&str, &str)] = match kind {
             "rank" => &[("all_bad", "1")],
             "pair" => &[("choice", "tie")],
@@ -95,7 +126,15 @@ fn http_every_kind_of_task_can_be_done() {
     }
     let records = server.store.records(&server.project).unwrap();
     assert_eq!(records.len(), 5);
-    let of = |kind| records.iter().find(|record| record.kind == kind).unwrap().judgement.clone().unwrap();
+    let of = |kind| {
+        records
+            .iter()
+            .find(|record| record.kind == kind)
+            .unwrap()
+            .judgement
+            .clone()
+            .unwrap()
+    };
     assert!(of(TaskKind::Rank).all_bad && of(TaskKind::Rank).ranking.is_none());
     assert_eq!(of(TaskKind::Pair).ranking, Some(vec![vec![0, 1]]));
     assert_eq!(of(TaskKind::Write).rewrite.unwrap().text, "an answer\nof two lines");
@@ -120,12 +159,28 @@ fn http_submits_and_skips_can_be_undone() {
     // A skip needs its reason
     let lease = next.hidden("lease");
     assert_eq!(ann.post("/task/skip", &[("lease", &lease)]).status, 422);
-    assert_eq!(ann.post("/task/skip", &[("lease", &lease), ("reason", "unclear")]).status, 303);
+    assert_eq!(
+        ann.post("/task/skip", &[("lease", &lease), ("reason", "unclear")])
+            .status,
+        303
+    );
     assert!(ann.get("/task").body.contains("nothing for you to judge"));
     let back = ann.post("/task/undo", &[]);
     assert_eq!(back.status, 200);
-    let statuses: Vec<Status> = server.store.records(&server.project).unwrap().iter().map(|r| r.status).collect();
-    let expected = [Status::Judged, Status::Undone, Status::Judged, Status::Skipped, Status::Undone];
+    let statuses: Vec<Status> = server
+        .store
+        .records(&server.project)
+        .unwrap()
+        .iter()
+        .map(|r| r.status)
+        .collect();
+    let expected = [
+        Status::Judged,
+        Status::Undone,
+        Status::Judged,
+        Status::Skipped,
+        Status::Undone,
+    ];
     assert_eq!(statuses, expected);
     // Nobody hands in somebody else's task
     let bob = server.signed_in("bob");
@@ -140,16 +195,48 @@ fn http_the_page_has_what_the_keyboard_needs() {
     let ann = server.signed_in("ann");
     let page = ann.get("/task").body;
     let script = ann.get("/annotate.js").body;
-    for id in ["task", "undo", "said", "active", "write", "rewrite", "rewrite-of", "remark", "comment", "skipping", "help"] {
+    for id in [
+        "task",
+        "undo",
+        "said",
+        "active",
+        "write",
+        "rewrite",
+        "rewrite-of",
+        "remark",
+        "comment",
+        "skipping",
+        "help",
+    ] {
         assert!(page.contains(&format!("id=\"{id}\"")), "{id}");
         assert!(script.contains(&format!("\"{id}\"")), "{id}");
     }
-    for key in ["j:", "k:", "f:", "r:", "c:", "s:", "u:", "\"?\":", "\"0\":", "\"=\":", "arrowleft:", "arrowright:"] {
+    for key in [
+        "j:",
+        "k:",
+        "f:",
+        "r:",
+        "c:",
+        "s:",
+        "u:",
+        "\"?\":",
+        "\"0\":",
+        "\"=\":",
+        "arrowleft:",
+        "arrowright:",
+    ] {
         assert!(script.contains(key), "{key}");
     }
     assert!(script.contains("if (typing(document.activeElement))"));
     assert_eq!(page.matches("tabindex=\"0\"").count(), 4);
     assert_eq!(page.matches("data-reason=").count(), 5);
-    assert!(page.contains("aria-live=\"polite\"") && page.contains("<html lang=\"en\">") && page.contains("width=device-width"));
-    assert!(!page.contains("style=") && !page.contains("onclick="), "the policy would refuse them");
+    assert!(
+        page.contains("aria-live=\"polite\"")
+            && page.contains("<html lang=\"en\">")
+            && page.contains("width=device-width")
+    );
+    assert!(
+        !page.contains("style=") && !page.contains("onclick="),
+        "the policy would refuse them"
+    );
 }

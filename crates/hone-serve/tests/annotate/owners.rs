@@ -11,7 +11,12 @@ fn judged() -> Server {
         let browser = server.signed_in(name);
         for _ in 0..4 {
             let lease = browser.get("/task").hidden("lease");
-            let fields = [("lease", lease.as_str()), ("active", "3000"), ("choice", "left"), ("degree", "better")];
+            let fields = [
+                ("lease", lease.as_str()),
+                ("active", "3000"),
+                ("choice", "left"),
+                ("degree", "better"),
+            ];
             assert_eq!(browser.post("/task/submit", &fields).status, 303);
         }
     }
@@ -54,7 +59,11 @@ fn http_exports_are_downloads() {
         assert!(answer.header("content-disposition").unwrap().contains(&name));
     }
     let absent = owner.get("/export/other");
-    assert!(absent.status == 404 && absent.body.contains("trl-preference"), "{}", absent.body);
+    assert!(
+        absent.status == 404 && absent.body.contains("trl-preference"),
+        "{}",
+        absent.body
+    );
 }
 
 #[test]
@@ -64,13 +73,23 @@ fn http_owners_invite_and_renew() {
     let answer = owner.post("/people", &[("name", "<eve>"), ("role", "annotator")]);
     assert_eq!(answer.status, 200);
     assert!(answer.body.contains("&lt;eve&gt;") && !answer.body.contains("<eve>"));
-    let link = answer.body.split("<code class=\"link\">").nth(1).unwrap().split('<').next().unwrap();
+    let link = answer
+        .body
+        .split("<code class=\"link\">")
+        .nth(1)
+        .unwrap()
+        .split('<')
+        .next()
+        .unwrap();
     let link = link.replace("&#x2f;", "/").replace("&#x3D;", "=");
     assert_eq!(server.stranger().get(&link).status, 200, "{link}");
     // A new link ends the session of the one before
     let ann = server.signed_in("ann");
     assert_eq!(ann.get("/task").status, 200);
-    assert_eq!(owner.post("/people", &[("name", "ann"), ("role", "annotator")]).status, 200);
+    assert_eq!(
+        owner.post("/people", &[("name", "ann"), ("role", "annotator")]).status,
+        200
+    );
     assert_eq!(ann.get("/task").status, 401);
     assert_eq!(owner.post("/people", &[("name", "owner")]).status, 422);
     assert_eq!(owner.post("/people", &[("name", " ")]).status, 422);

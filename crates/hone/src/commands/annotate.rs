@@ -82,7 +82,9 @@ fn parse_export(text: &str) -> Result<Export, String> {
 }
 
 fn parse_samples(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, path) = text.split_once('=').ok_or("expected NAME=FILE, such as sft=samples.jsonl")?;
+    let (name, path) = text
+        .split_once('=')
+        .ok_or("expected NAME=FILE, such as sft=samples.jsonl")?;
     Ok((name.trim().into(), path.into()))
 }
 
@@ -144,7 +146,11 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         return write_export(&store, &project, export, arguments.out.as_deref());
     }
     if store.progress(&project)?.items == 0 {
-        let message = format!("{}: the project `{}` has no items", config.store.display(), project.name);
+        let message = format!(
+            "{}: the project `{}` has no items",
+            config.store.display(),
+            project.name
+        );
         return Err(Failure::usage(message)
             .hint("give --prompts FILE.jsonl, or --samples NAME=FILE.jsonl with the output of `hone sample --json`")
             .into());
@@ -206,7 +212,10 @@ fn add_items(store: &Store, project: &Project, config: &ProjectConfig) -> Result
     }
     let found = items_of(&files, config.kind, usize::from(config.answers))?;
     if found.left_out > 0 {
-        note(&format!("{} prompts have too few different answers and are left out", found.left_out));
+        note(&format!(
+            "{} prompts have too few different answers and are left out",
+            found.left_out
+        ));
     }
     let added = store.add_items(project, found.items)?;
     note(&format!("{} items added, {} known already", added.added, added.known));
@@ -231,7 +240,10 @@ fn write_export(store: &Store, project: &Project, export: Export, out: Option<&P
         }
     }
     if exported.left_out > 0 {
-        note(&format!("{} judgements cannot be said in this format and are left out", exported.left_out));
+        note(&format!(
+            "{} judgements cannot be said in this format and are left out",
+            exported.left_out
+        ));
     }
     Ok(())
 }

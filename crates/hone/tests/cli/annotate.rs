@@ -17,7 +17,11 @@ fn project() -> Stages {
     let stages = Stages::new();
     for name in ["a", "b"] {
         let rows: String = (0..24)
-            .map(|i| format!("{{\"prompt\": \"who {i}?\", \"completion\": \"the fox {name}\", \"finish_reason\": \"stop\"}}\n"))
+            .map(|i| {
+                format!(
+                    "{{\"prompt\": \"who {i}?\", \"completion\": \"the fox {name}\", \"finish_reason\": \"stop\"}}\n"
+                )
+            })
             .collect();
         stages.fixture.file(&format!("{name}.jsonl"), rows);
     }
@@ -29,9 +33,16 @@ fn project() -> Stages {
 fn judge(path: &Path) {
     let store = Store::open(path).unwrap();
     let project = store.project("helpful").unwrap();
-    let annotator = store.add_annotator("ann", Role::Annotator, &Store::token_digest("t"), 0).unwrap();
+    let annotator = store
+        .add_annotator("ann", Role::Annotator, &Store::token_digest("t"), 0)
+        .unwrap();
     while let Some(task) = store.claim(&project, annotator.id, 0).unwrap() {
-        let better = task.input.responses.iter().position(|r| r.model.as_deref() == Some("b")).unwrap();
+        let better = task
+            .input
+            .responses
+            .iter()
+            .position(|r| r.model.as_deref() == Some("b"))
+            .unwrap();
         let submission = Submission {
             lease: task.lease,
             annotator: annotator.id,
@@ -63,14 +74,26 @@ fn cli_annotate_serves_its_link_and_stops_in_good_order() {
         .spawn()
         .unwrap();
     let mut link = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut link).unwrap();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut link)
+        .unwrap();
     let (address, path) = link.trim().strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("HttpOnly; SameSite=Strict"), "{answer}");
-    let stopped = Command::new("sh").args(["-c", &format!("kill -TERM {}", child.id())]).status().unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("HttpOnly; SameSite=Strict"),
+        "{answer}"
+    );
+    let stopped = Command::new("sh")
+        .args(["-c", &format!("kill -TERM {}", child.id())])
+        .status()
+        .unwrap();
     assert!(stopped.success());
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -78,24 +101,55 @@ fn cli_annotate_serves_its_link_and_stops_in_good_order() {
     assert!(said.contains("24 items added, 0 known already"), "{said}");
     let store = Store::open(&stages.fixture.path("annotations.db")).unwrap();
     let project = store.project("helpful").unwrap();
-    assert_eq!((store.progress(&project).unwrap().items, project.settings.seed), (24, 3));
+    assert_eq!(
+        (store.progress(&project).unwrap().items, project.settings.seed),
+        (24, 3)
+    );
 }
 
 #[test]
 fn cli_stages_learn_from_a_store() {
     let stages = project();
-    let exported = stages.fixture.hone(&["annotate", "--project", "project.toml", "--export", "records"]);
-    assert_eq!((exported.code(), exported.stdout()), (0, String::new()), "{}", exported.stderr());
+    let exported = stages
+        .fixture
+        .hone(&["annotate", "--project", "project.toml", "--export", "records"]);
+    assert_eq!(
+        (exported.code(), exported.stdout()),
+        (0, String::new()),
+        "{}",
+        exported.stderr()
+    );
     judge(&stages.fixture.path("annotations.db"));
     for stage in ["reward", "preference", "sft"] {
-        let ran = stages.run(stage, &format!("{stage}-annotations"), &["--set", "data.train=[\"annotations.db\"]"]);
+        let ran = stages.run(
+            stage,
+            &format!("{stage}-annotations"),
+            &["--set", "data.train=[\"annotations.db\"]"],
+        );
         assert_eq!(ran.code(), 0, "{stage}: {}", ran.stderr());
     }
-    let found = stages.fixture.hone(&["data", "inspect", "annotations.db", "--json"]).json();
-    assert_eq!((found[0]["format"].as_str(), found[0]["rows"].as_u64()), (Some("annotations"), Some(24)));
+    let found = stages
+        .fixture
+        .hone(&["data", "inspect", "annotations.db", "--json"])
+        .json();
+    assert_eq!(
+        (found[0]["format"].as_str(), found[0]["rows"].as_u64()),
+        (Some("annotations"), Some(24))
+    );
     let shown = stages.fixture.hone(&["data", "preview", "annotations.db"]).stdout();
-    assert!(shown.contains("place 1 of 2") && shown.contains("[the fox b]"), "{shown}");
-    let out = ["annotate", "--project", "project.toml", "--export", "trl-preference", "--out", "pairs.jsonl"];
+    assert!(
+        shown.contains("place 1 of 2") && shown.contains("[the fox b]"),
+        "{shown}"
+    );
+    let out = [
+        "annotate",
+        "--project",
+        "project.toml",
+        "--export",
+        "trl-preference",
+        "--out",
+        "pairs.jsonl",
+    ];
     assert_eq!(stages.fixture.hone(&out).code(), 0);
     let pairs = std::fs::read_to_string(stages.fixture.path("pairs.jsonl")).unwrap();
     assert_eq!(pairs.lines().count(), 24);
@@ -106,12 +160,18 @@ fn cli_stages_learn_from_a_store() {
 fn cli_annotate_says_what_is_wrong() {
     let stages = project();
     let fixture = &stages.fixture;
-    fixture.hone(&["annotate", "--db", "empty.db"]).fails(2, &["the project `project` has no items", "hint: give --prompts"]);
-    fixture.hone(&["annotate", "--kind", "judge"]).fails(2, &["expected one of rank, pair"]);
+    fixture
+        .hone(&["annotate", "--db", "empty.db"])
+        .fails(2, &["the project `project` has no items", "hint: give --prompts"]);
+    fixture
+        .hone(&["annotate", "--kind", "judge"])
+        .fails(2, &["expected one of rank, pair"]);
     let wrong = ["annotate", "--project", "project.toml", "--set", "settings.overlapp=2"];
     fixture.hone(&wrong).fails(2, &["overlapp", "overlap"]);
     let wrong = ["annotate", "--project", "project.toml", "--set", "settings.overlap=0"];
-    fixture.hone(&wrong).fails(1, &["annotations.db", "`overlap` is 0, expected 1 to 1000"]);
+    fixture
+        .hone(&wrong)
+        .fails(1, &["annotations.db", "`overlap` is 0, expected 1 to 1000"]);
     let wrong = ["annotate", "--db", "a.jsonl", "--prompts", "a.jsonl"];
     fixture.hone(&wrong).fails(1, &["a.jsonl", "SQLite: "]);
 }

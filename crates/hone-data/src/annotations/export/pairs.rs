@@ -55,13 +55,18 @@ pub(super) fn hh(record: &Record, out: &mut Exported) {
     }
     let whole = |index: usize| format!("{before}\n\nAssistant: {}", ranking.responses[index].trim());
     for (better, worse) in distinct(&ranking) {
-        out.rows.push(json!({ "chosen": whole(better), "rejected": whole(worse) }));
+        out.rows
+            .push(json!({ "chosen": whole(better), "rejected": whole(worse) }));
     }
 }
 
 /// AlpacaEval's annotations: every pair of answers in their stored order, also tied ones. Its instructions are one turn of the user.
 pub(super) fn alpaca_eval(record: &Record, out: &mut Exported) {
-    let Some(groups) = record.judgement.as_ref().and_then(|judgement| judgement.ranking.as_ref()) else {
+    let Some(groups) = record
+        .judgement
+        .as_ref()
+        .and_then(|judgement| judgement.ranking.as_ref())
+    else {
         return;
     };
     let [Message { role, content }] = record.prompt.as_slice() else {

@@ -45,7 +45,11 @@ pub(super) fn trees<'a>(records: impl Iterator<Item = &'a Record>, out: &mut Exp
             })
             .collect();
         for record in records {
-            let Some(written) = record.judgement.as_ref().and_then(|judgement| judgement.rewrite.as_ref()) else {
+            let Some(written) = record
+                .judgement
+                .as_ref()
+                .and_then(|judgement| judgement.rewrite.as_ref())
+            else {
                 continue;
             };
             replies.push(json!({
@@ -87,13 +91,19 @@ fn ranks(records: &[&Record], responses: usize) -> Option<Vec<usize>> {
     let mut sums = vec![0_usize; responses];
     let mut ranked = false;
     for record in records {
-        let Some(groups) = record.judgement.as_ref().and_then(|judgement| judgement.ranking.as_ref()) else {
+        let Some(groups) = record
+            .judgement
+            .as_ref()
+            .and_then(|judgement| judgement.ranking.as_ref())
+        else {
             continue;
         };
         ranked = true;
         let mut before = 0;
         for group in groups {
-            group.iter().for_each(|&index| sums[index] += 2 * before + group.len() - 1);
+            group
+                .iter()
+                .for_each(|&index| sums[index] += 2 * before + group.len() - 1);
             before += group.len();
         }
     }
