@@ -140,7 +140,7 @@ hone and what one would use otherwise, on the same work and the same machine. `b
 ## How it is measured
 - **In turn.** In each round every command runs once, hone and peers one after the other, and in the next round in the opposite order. Figures are medians over the rounds; the ratio is that of the medians, in brackets the least and the greatest of the single rounds.
 - **The same work.** Same shapes, same random weights, same precision, same number of threads, batch, lengths and new tokens. Where the work differs, the row's notes say so.
-- **The peers as a careful user runs them.** bf16 where it is faster, fused AdamW, scaled dot-product attention. Where there are two ways, both are measured and the faster counts.
+- **The peers as a careful user runs them.** bf16 where it is faster, fused AdamW, scaled dot-product attention. Where there are two ways to do the same work, both are measured and the faster counts.
 - **hone with itself.** The rows from *growth-training* on say how time and memory grow, whether odd shapes are slower, what `hone plan` is worth and what exactness costs; only *losses* has a peer. Their figure is a share that is to be small, or, of shapes, large.
 - **Nothing else.** Before each command the script waits for the machine to be quiet, and runs a command again that was disturbed. What other programs took is given with each row. (On a busy machine PyTorch and llama.cpp, whose threads wait for each other often, lose far more than hone: ratios taken there mean nothing.)
 - **Memory** is the most that a process held (`ru_maxrss` of `wait4`), for all alike.

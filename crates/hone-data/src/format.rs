@@ -166,13 +166,15 @@ impl Format {
         }
     }
 
-    /// Whether rows of this format can serve as `wanted`. Prompts can be taken from conversations and from preferences; annotations are
-    /// conversations, too, where somebody wrote an answer, but several of them have one prompt.
+    /// Whether rows of this format can serve as `wanted`. Prompts can be taken from conversations and from preferences, and
+    /// rankings from the votes of a Stack Exchange dump; annotations are conversations, too, where somebody wrote an answer, but
+    /// several of them have one prompt.
     pub fn serves(self, wanted: Kind) -> bool {
         if self == Format::Annotations {
             return matches!(wanted, Kind::Preferences | Kind::Conversations);
         }
         self.kind() == wanted
+            || wanted == Kind::Preferences && self == Format::StackExchange
             || wanted == Kind::Prompts
                 && (self.kind() == Kind::Conversations && self != Format::StackExchange
                     || self.kind() == Kind::Preferences)

@@ -127,19 +127,24 @@ pub fn inspect(source: &Source) -> Result<Inspection, DataError> {
         }
         Contents::Posts(posts) => {
             found.out.format = Some(Format::StackExchange);
-            let report = posts.for_each(&mut |demonstration| {
-                found.demonstration(demonstration);
-                Ok(())
+            let mut ranked = 0_u64;
+            let report = posts.for_each(&mut |thread| {
+                ranked += u64::from(thread.ranking().is_some());
+                let demonstration = thread.demonstration();
+                let some = demonstration.is_some();
+                if let Some(demonstration) = demonstration {
+                    found.demonstration(demonstration);
+                }
+                Ok(some)
             })?;
             (found.out.rows, found.out.bad) = (report.rows, report.bad_count);
             found.out.samples_of_bad = report.bad;
-            if report.unanswered > 0 {
-                let n = report.unanswered;
-                found
-                    .out
-                    .notes
-                    .push(format!("{n} questions without an answer worth imitating"));
+            if report.unused > 0 {
+                let note = format!("{} questions without an answer worth imitating", report.unused);
+                found.out.notes.push(note);
             }
+            let note = format!("{ranked} questions whose votes rank their answers: also preferences");
+            found.out.notes.push(note);
         }
         Contents::Rows(rows) => {
             for row in rows {

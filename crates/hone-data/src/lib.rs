@@ -41,7 +41,7 @@ pub use load::{
 };
 pub use mixture::{Draw, MixtureOrder, MixturePlan, Progress, SourcePlan};
 pub use order::{EpochOrder, Permutation};
-pub use posts::{Posts, PostsReport};
+pub use posts::{Posts, PostsReport, Thread};
 pub use preview::{Piece, TrainedTurns, preview_messages, preview_tokens};
 pub use read::{
     Compression, Container, Contents, DOCUMENT_MARKER, DocumentSplit, Hints, Limits, Opened, Row, Rows, TextFile, open,

@@ -10,6 +10,7 @@ use crate::convert;
 use crate::error::{BadRow, DataError, nearest};
 use crate::format::{Format, Kind};
 use crate::items::{Demonstration, Document, Prompt, Ranking, Unpaired};
+use crate::posts::Thread;
 use crate::read::{Compression, Container, Contents, DocumentSplit, Limits, Row, Rows, open};
 use crate::source::Source;
 
@@ -183,9 +184,11 @@ trait FromWhole: Sized {
     fn from_document(_: Document) -> Option<Self> {
         None
     }
-    fn from_demonstration(_: Demonstration) -> Option<Self> {
+    fn from_thread(_: &Thread<'_>) -> Option<Self> {
         None
     }
+    /// Said of questions of which nothing could be made.
+    const UNUSED: &str = "questions without an answer worth imitating";
 }
 
 impl FromWhole for Document {
@@ -194,11 +197,16 @@ impl FromWhole for Document {
     }
 }
 impl FromWhole for Demonstration {
-    fn from_demonstration(demonstration: Demonstration) -> Option<Self> {
-        Some(demonstration)
+    fn from_thread(thread: &Thread<'_>) -> Option<Self> {
+        thread.demonstration()
     }
 }
-impl FromWhole for Ranking {}
+impl FromWhole for Ranking {
+    fn from_thread(thread: &Thread<'_>) -> Option<Self> {
+        thread.ranking()
+    }
+    const UNUSED: &str = "questions without two answers that their votes tell apart";
+}
 impl FromWhole for Unpaired {}
 impl FromWhole for Prompt {}
 
@@ -230,13 +238,17 @@ fn drive<T: FromWhole>(
             Format::PlainText
         }
         Contents::Posts(posts) => {
-            refuse_other_kind(path, Format::StackExchange, wanted)?;
+            if unpaired || !Format::StackExchange.serves(wanted) {
+                return Err(wrong_kind(path, Format::StackExchange, wanted));
+            }
             let (mut enough, mut refused) = (false, 0);
-            let report = posts.for_each(&mut |demonstration| {
+            let report = posts.for_each(&mut |thread| {
                 if enough || tally.items >= most {
-                    return Ok(());
+                    return Ok(true);
                 }
-                match tally.give(T::from_demonstration(demonstration), sink) {
+                let item = T::from_thread(thread);
+                let some = item.is_some();
+                match tally.give(item, sink) {
                     // Which line a question stood on is not kept
                     Err(DataError::Row { reason }) => {
                         refused += 1;
@@ -244,17 +256,14 @@ fn drive<T: FromWhole>(
                     }
                     other => enough = other?.is_break(),
                 }
-                Ok(())
+                Ok(some)
             })?;
             tally.rows = report.rows;
             tally.bad = report.bad_count + refused;
             tally.samples.splice(0..0, report.bad);
             tally.samples.truncate(SAMPLES);
-            if report.unanswered > 0 {
-                let n = report.unanswered;
-                tally
-                    .notes
-                    .push(format!("{n} questions without an answer worth imitating"));
+            if report.unused > 0 {
+                tally.notes.push(format!("{} {}", report.unused, T::UNUSED));
             }
             Format::StackExchange
         }
@@ -294,16 +303,20 @@ fn refuse_other_kind(path: &Path, format: Format, wanted: Kind) -> Result<(), Da
     if format.serves(wanted) {
         return Ok(());
     }
+    Err(wrong_kind(path, format, wanted))
+}
+
+fn wrong_kind(path: &Path, format: Format, wanted: Kind) -> DataError {
     let hint = match format {
         Format::PlainText => "; a table needs a header line or one JSON object a line",
         _ => "",
     };
-    Err(DataError::WrongKind {
+    DataError::WrongKind {
         path: path.into(),
         format,
         wanted,
         hint: hint.into(),
-    })
+    }
 }
 
 /// Tells the format from the first row that is an object. Returns the rows read on the way, to be read again.

@@ -15,7 +15,7 @@ use serde_json::Map;
 
 use crate::error::{BadRow, DataError};
 use crate::html;
-use crate::items::{Demonstration, Message};
+use crate::items::{Demonstration, Message, Ranking};
 use crate::read::Meter;
 
 /// Bytes of records held in memory before spilling.
@@ -32,8 +32,8 @@ pub struct PostsReport {
     pub bad: Vec<BadRow>,
     /// How many could not be used.
     pub bad_count: u64,
-    /// Questions without an answer worth imitating (none, or none with a score of at least 0).
-    pub unanswered: u64,
+    /// Questions of which nothing could be made.
+    pub unused: u64,
 }
 
 /// A dump, not yet read.
@@ -47,15 +47,13 @@ impl Posts {
         Self { meter, budget: BUDGET }
     }
 
-    /// Hands over each answered question: its title and text, and the accepted answer, or where none was accepted the
-    /// one with the most votes (at least 0; among equals the earliest). `extra` holds the question's `id`, the answer's
-    /// `score` and whether it was `accepted`.
+    /// Hands over each question with its answers; `each` says whether it made something of it.
     ///
     /// # Errors
     /// XML that is damaged, failures of the file or of the temporary files, and whatever `each` returns.
     pub fn for_each(
         self,
-        each: &mut dyn FnMut(Demonstration) -> Result<(), DataError>,
+        each: &mut dyn FnMut(&Thread<'_>) -> Result<bool, DataError>,
     ) -> Result<PostsReport, DataError> {
         let Self { meter, budget } = self;
         let (place, counters, cap) = (meter.place().clone(), meter.counters(), meter.row_cap());
@@ -108,7 +106,7 @@ impl Posts {
                 }
             }
         }
-        join.finish(&mut report.unanswered, each)?;
+        join.finish(&mut report.unused, each)?;
         Ok(report)
     }
 }
@@ -243,15 +241,15 @@ impl Join {
 
     fn finish(
         mut self,
-        unanswered: &mut u64,
-        each: &mut dyn FnMut(Demonstration) -> Result<(), DataError>,
+        unused: &mut u64,
+        each: &mut dyn FnMut(&Thread<'_>) -> Result<bool, DataError>,
     ) -> Result<(), DataError> {
         let failed = self.failed();
         if self.spilled.is_some() {
             self.spill().map_err(&failed)?;
         }
         let Some(files) = self.spilled.take() else {
-            return join(self.records, unanswered, each);
+            return join(self.records, unused, each);
         };
         for file in files {
             let mut file = file.into_inner().map_err(|e| failed(e.into_error()))?;
@@ -261,7 +259,7 @@ impl Join {
             while let Some(record) = read_record(&mut reader).map_err(&failed)? {
                 part.add(record)?;
             }
-            part.finish(unanswered, each)?;
+            part.finish(unused, each)?;
         }
         Ok(())
     }
@@ -303,8 +301,8 @@ fn read_record(from: &mut impl Read) -> std::io::Result<Option<Record>> {
 
 fn join(
     mut records: Vec<Record>,
-    unanswered: &mut u64,
-    each: &mut dyn FnMut(Demonstration) -> Result<(), DataError>,
+    unused: &mut u64,
+    each: &mut dyn FnMut(&Thread<'_>) -> Result<bool, DataError>,
 ) -> Result<(), DataError> {
     records.sort_by_key(|r| (r.question, r.answer));
     for group in records.chunk_by(|a, b| a.question == b.question) {
@@ -314,36 +312,85 @@ fn join(
         if question.answer != 0 {
             continue; // answers whose question is not in the dump
         }
-        let accepted = question.accepted_or_score as u64;
-        let usable = |r: &&Record| !r.text.is_empty();
-        let best = answers
-            .iter()
-            .filter(usable)
-            .find(|r| r.answer == accepted)
-            .or_else(|| {
-                answers
-                    .iter()
-                    .filter(usable)
-                    .filter(|r| r.accepted_or_score >= 0)
-                    .max_by_key(|r| (r.accepted_or_score, std::cmp::Reverse(r.answer)))
-            });
-        let Some(answer) = best else {
-            *unanswered += 1;
-            continue;
+        *unused += u64::from(!each(&Thread { question, answers })?);
+    }
+    Ok(())
+}
+
+/// A question with its answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Thread<'a> {
+    question: &'a Record,
+    answers: &'a [Record],
+}
+
+impl Thread<'_> {
+    /// Answers with a text, the earliest first, and whether each is the accepted one.
+    fn usable(&self) -> impl Iterator<Item = (&Record, bool)> {
+        let accepted = self.question.accepted_or_score as u64;
+        let usable = self.answers.iter().filter(|r| !r.text.is_empty());
+        usable.map(move |r| (r, r.answer == accepted))
+    }
+
+    /// The question's title and text, and the accepted answer, or where none was accepted the one with the most votes (at
+    /// least 0; among equals the earliest). `extra` holds the question's `id`, the answer's `score` and whether it was
+    /// `accepted`. None where no answer is worth imitating.
+    pub fn demonstration(&self) -> Option<Demonstration> {
+        let voted = || {
+            let liked = self.usable().filter(|(r, _)| r.accepted_or_score >= 0);
+            liked.max_by_key(|(r, _)| (r.accepted_or_score, std::cmp::Reverse(r.answer)))
         };
+        let (answer, accepted) = self.usable().find(|(_, accepted)| *accepted).or_else(voted)?;
         let mut extra = Map::new();
-        extra.insert("id".into(), question.question.into());
+        extra.insert("id".into(), self.question.question.into());
         extra.insert("score".into(), answer.accepted_or_score.into());
-        extra.insert("accepted".into(), (answer.answer == accepted).into());
-        each(Demonstration {
+        extra.insert("accepted".into(), accepted.into());
+        Some(Demonstration {
             messages: vec![
-                Message::user(question.text.as_str()),
+                Message::user(self.question.text.as_str()),
                 Message::assistant(answer.text.as_str()),
             ],
             extra,
-        })?;
+        })
     }
-    Ok(())
+
+    /// The answers in order of [`level`]; equal levels are tied, and of equal texts there is one, at the best of their places.
+    /// None where fewer than two levels are there.
+    pub fn ranking(&self) -> Option<Ranking> {
+        let mut answers: Vec<(&str, i64)> = Vec::new();
+        for (answer, accepted) in self.usable() {
+            let level = level(answer.accepted_or_score, accepted);
+            match answers.iter_mut().find(|(text, _)| *text == answer.text) {
+                Some((_, best)) => *best = level.max(*best),
+                None => answers.push((&answer.text, level)),
+            }
+        }
+        let mut levels: BTreeMap<std::cmp::Reverse<i64>, Vec<usize>> = BTreeMap::new();
+        for (place, (_, level)) in answers.iter().enumerate() {
+            levels.entry(std::cmp::Reverse(*level)).or_default().push(place);
+        }
+        (levels.len() > 1).then(|| Ranking {
+            prompt: vec![Message::user(self.question.text.as_str())],
+            responses: answers.into_iter().map(|(text, _)| text.to_owned()).collect(),
+            groups: levels.into_values().collect(),
+            margins: None,
+        })
+    }
+}
+
+/// What votes say of an answer: the rounded logarithm to the base 2 of one more than its score, one more where it was accepted;
+/// -1 where its score is negative.
+///
+/// Source: Askell et al., "A General Language Assistant as a Laboratory for Alignment", 2021, appendix C.
+fn level(score: i64, accepted: bool) -> i64 {
+    let Ok(score) = u64::try_from(score) else {
+        return -1;
+    };
+    let n = u128::from(score) + 1;
+    let floor = n.ilog2();
+    // log2 n is at least floor + 1/2 where n squared is at least 2 to the power 2 floor + 1
+    let rounded = floor + u32::from((n * n) >> (2 * floor + 1) > 0);
+    i64::from(rounded) + i64::from(accepted)
 }
 
 #[cfg(test)]
@@ -356,6 +403,14 @@ mod tests {
     }
 
     fn read(text: &str, budget: usize) -> Result<(Vec<Demonstration>, PostsReport), DataError> {
+        read_as(text, budget, |thread| thread.demonstration())
+    }
+
+    fn read_as<T>(
+        text: &str,
+        budget: usize,
+        of: impl Fn(&Thread<'_>) -> Option<T>,
+    ) -> Result<(Vec<T>, PostsReport), DataError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let opened = open(file.path(), &Limits::default(), &Hints::default())?;
@@ -364,9 +419,11 @@ mod tests {
         };
         posts.budget = budget;
         let mut found = Vec::new();
-        let report = posts.for_each(&mut |d| {
-            found.push(d);
-            Ok(())
+        let report = posts.for_each(&mut |thread| {
+            let made = of(thread);
+            let some = made.is_some();
+            found.extend(made);
+            Ok(some)
         })?;
         Ok((found, report))
     }
@@ -399,8 +456,35 @@ mod tests {
         );
         assert_eq!(found[0].extra["accepted"], true);
         assert_eq!(found[1].extra["score"], 2);
-        assert_eq!((report.rows, report.unanswered, report.bad_count), (12, 2, 1));
+        assert_eq!((report.rows, report.unused, report.bad_count), (12, 2, 1));
         assert!(report.bad[0].reason.contains("ParentId"), "{:?}", report.bad);
+    }
+
+    #[test]
+    fn answers_in_the_order_of_their_votes() {
+        let rows = ROWS.replace("</posts>", "")
+            + r#"<row Id="20" PostTypeId="2" ParentId="1" Score="6" Body="also liked" />
+                 <row Id="21" PostTypeId="2" ParentId="1" Score="-1" Body="wrong" />
+                 <row Id="22" PostTypeId="2" ParentId="1" Score="50" Body="" />
+                 <row Id="23" PostTypeId="2" ParentId="1" Score="0" Body="wrong" />"#;
+        let (found, report) = read_as(&dump(&rows), BUDGET, |thread| thread.ranking()).unwrap();
+        // The second question's answers have equal votes; the others have one or none
+        assert_eq!((found.len(), report.unused), (1, 3));
+        assert_eq!(found[0].prompt[0].content, "How & why?\n\nTell me.");
+        assert_eq!(found[0].responses, ["Popular.", "Accepted `x`.", "also liked", "wrong"]);
+        // Levels 3, 1 + 1, 3, and -1 or 0
+        assert_eq!(found[0].groups, [vec![0, 2], vec![1], vec![3]]);
+    }
+
+    #[test]
+    fn levels_are_rounded_logarithms() {
+        let levels: Vec<i64> = [-7, -1, 0, 1, 2, 4, 5, 10, 11, 1000]
+            .iter()
+            .map(|&s| level(s, false))
+            .collect();
+        // log2 of 1, 2, 3 (1.58), 5 (2.32), 6 (2.58), 11 (3.46), 12 (3.58), 1001 (9.97)
+        assert_eq!(levels, [-1, -1, 0, 1, 2, 2, 3, 3, 4, 10]);
+        assert_eq!((level(0, true), level(-5, true), level(i64::MAX, false)), (1, -1, 63));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What an evaluation cannot be made from.
 
+use std::path::PathBuf;
+
 /// An evaluation that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,6 +54,46 @@ pub enum Error {
         sample: usize,
         /// What it is.
         got: f64,
+    },
+    /// A number that is none, or lies outside its range.
+    #[error("{metric}: {what} of item {item} is {got}; expected {expected}")]
+    Value {
+        /// Which evaluation.
+        metric: &'static str,
+        /// Which number.
+        what: &'static str,
+        /// Whose, from 0.
+        item: usize,
+        /// What it is.
+        got: f64,
+        /// What it may be, in words.
+        expected: &'static str,
+    },
+    /// Models that are not tuned from one start.
+    #[error(
+        "update_similarity: {}: {difference}; expected a model with the weights of {}, since an update is their \
+         difference", path.display(), start.display()
+    )]
+    OtherWeights {
+        /// The model.
+        path: PathBuf,
+        /// What it should be tuned from.
+        start: PathBuf,
+        /// In what they differ.
+        difference: String,
+    },
+    /// A model's files.
+    #[error(transparent)]
+    Model(#[from] hone_model::Error),
+    /// Prompts that cannot be compared.
+    #[error("best_of_table: prompt {prompt} has {got} samples; expected {expected}, as the first has")]
+    Samples {
+        /// Which prompt, from 0.
+        prompt: usize,
+        /// Its samples.
+        got: usize,
+        /// Those of the first prompt.
+        expected: usize,
     },
     /// What the statistics refuse.
     #[error(transparent)]

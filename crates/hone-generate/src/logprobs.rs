@@ -1,6 +1,7 @@
 //! Log-probabilities and head outputs of given tokens, without sampling: `hone logprobs`, references, scores.
 
 use std::ops::Range;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use hone_compute::{Engine, Tape, Var};
@@ -56,9 +57,25 @@ pub fn logprobs_from(
     (sequences, from): (&[&[u32]], &[usize]),
     temperature: f32,
 ) -> Vec<TokenScores> {
+    let spans = to_the_end(sequences, from);
+    let each: Vec<_> = spans.iter().map(from_ref).collect();
+    logprobs_in(engine, model, (sequences, &each), temperature)
+}
+
+/// The same for the tokens of each sequence that lie in its spans (ascending, apart, within it), one span after another:
+/// what a policy wrote in a dialogue.
+///
+/// # Panics
+/// If a span begins at 0: nothing comes before the first token of a sequence.
+pub fn logprobs_in(
+    engine: &Engine,
+    model: &Transformer,
+    (sequences, spans): (&[&[u32]], &[&[Range<usize>]]),
+    temperature: f32,
+) -> Vec<TokenScores> {
     let mut scores = Vec::with_capacity(sequences.len());
     for pack in packs(sequences) {
-        let pack = Pack::of(&sequences[pack.clone()], &from[pack]);
+        let pack = Pack::of(&sequences[pack.clone()], &spans[pack]);
         let mut tape = Tape::inference(engine, model.parameters());
         let chosen = pack.before(&mut tape, model);
         let numbers = model.logprobs(&mut tape, &chosen, &pack.tokens(), temperature);
@@ -102,9 +119,24 @@ pub fn scores_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> 
 /// # Panics
 /// If `from` is 0 for a sequence with tokens: nothing comes before its first.
 pub fn heads_before(engine: &Engine, model: &Transformer, sequences: &[&[u32]], from: &[usize]) -> Vec<Vec<f32>> {
+    let spans = to_the_end(sequences, from);
+    let each: Vec<_> = spans.iter().map(from_ref).collect();
+    heads_before_in(engine, model, sequences, &each)
+}
+
+/// The same for the tokens of each sequence that lie in its spans, as [`logprobs_in`] has them.
+///
+/// # Panics
+/// If a span begins at 0: nothing comes before the first token of a sequence.
+pub fn heads_before_in(
+    engine: &Engine,
+    model: &Transformer,
+    sequences: &[&[u32]],
+    spans: &[&[Range<usize>]],
+) -> Vec<Vec<f32>> {
     let mut all = Vec::with_capacity(sequences.len());
     for pack in packs(sequences) {
-        let pack = Pack::of(&sequences[pack.clone()], &from[pack]);
+        let pack = Pack::of(&sequences[pack.clone()], &spans[pack]);
         let mut tape = Tape::inference(engine, model.parameters());
         let chosen = pack.before(&mut tape, model);
         let rows: Arc<[u32]> = (0..chosen.shape().0 as u32).collect();
@@ -114,50 +146,65 @@ pub fn heads_before(engine: &Engine, model: &Transformer, sequences: &[&[u32]], 
     all
 }
 
-/// Sequences that are computed together, of which the tokens from some place on are asked about.
+/// The span from `from[i]` to the end of each sequence, which may be empty.
+fn to_the_end(sequences: &[&[u32]], from: &[usize]) -> Vec<Range<usize>> {
+    let both = sequences.iter().zip(from);
+    both.map(|(s, &from)| from.min(s.len())..s.len()).collect()
+}
+
+/// Sequences that are computed together, of which the tokens in some spans are asked about.
 struct Pack<'a> {
     sequences: &'a [&'a [u32]],
-    from: &'a [usize],
+    spans: &'a [&'a [Range<usize>]],
 }
 
 impl<'a> Pack<'a> {
-    fn of(sequences: &'a [&'a [u32]], from: &'a [usize]) -> Self {
-        let holds = |(s, &from): (&&[u32], &usize)| s.is_empty() || from > 0;
+    fn of(sequences: &'a [&'a [u32]], spans: &'a [&'a [Range<usize>]]) -> Self {
+        let holds = |spans: &&[Range<usize>]| spans.iter().all(|span| span.is_empty() || span.start > 0);
         assert!(
-            sequences.iter().zip(from).all(holds),
+            spans.iter().all(holds),
             "nothing comes before the first token of a sequence"
         );
-        Self { sequences, from }
+        Self { sequences, spans }
     }
 
     /// Tokens asked about, a number a sequence.
     fn counts(&self) -> impl Iterator<Item = usize> {
-        self.sequences
+        self.spans
             .iter()
-            .zip(self.from)
-            .map(|(s, &from)| s.len().saturating_sub(from))
+            .map(|spans| spans.iter().map(ExactSizeIterator::len).sum())
     }
 
     /// The tokens asked about.
     fn tokens(&self) -> Arc<[u32]> {
-        let asked = self
-            .sequences
-            .iter()
-            .zip(self.from)
-            .map(|(s, &from)| &s[from.min(s.len())..]);
+        let both = self.sequences.iter().zip(self.spans);
+        let asked = both.flat_map(|(s, spans)| spans.iter().map(|span| &s[span.clone()]));
         asked.flatten().copied().collect()
     }
 
     /// Hidden states before each of them.
     fn before<'m>(&self, tape: &mut Tape<'m>, model: &'m Transformer) -> Var {
-        // Sequences without such tokens are left out
-        let kept = self
-            .sequences
-            .iter()
-            .zip(self.from)
-            .filter(|(s, from)| s.len() > **from);
-        let (sequences, from): (Vec<&[u32]>, Vec<usize>) = kept.map(|(s, from)| (&s[..s.len() - 1], from - 1)).unzip();
-        SharedPrefixes::find(&sequences, |i| from[i] + 1).hidden_from(tape, model, &from)
+        // Of each sequence what comes before its last such token; sequences without any are left out
+        let (mut sequences, mut from, mut rows, mut row) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for (sequence, spans) in self.sequences.iter().zip(self.spans) {
+            let asked = spans.iter().filter(|span| !span.is_empty());
+            let (Some(first), Some(last)) = (asked.clone().next(), asked.clone().next_back()) else {
+                continue;
+            };
+            let (first, last) = (first.start - 1, last.end - 1);
+            let places = asked.flat_map(|span| span.start - 1..span.end - 1);
+            rows.extend(places.map(|place| (row + place - first) as u32));
+            row += last - first;
+            sequences.push(&sequence[..last]);
+            from.push(first);
+        }
+        let hidden = SharedPrefixes::find(&sequences, |i| from[i] + 1).hidden_from(tape, model, &from);
+        if rows.len() == row {
+            return hidden;
+        }
+        // Between the spans lies what is not asked about
+        let rows: Arc<[u32]> = rows.into();
+        tape.select_rows(&hidden, &rows)
     }
 
     /// Where each sequence's numbers lie among all.

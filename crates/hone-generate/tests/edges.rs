@@ -255,3 +255,61 @@ fn a_request_for_no_tokens_is_done_before_it_begins() {
         Err(GenerateError::Sampling { request: 1, .. })
     ));
 }
+
+#[test]
+fn completions_come_in_order_and_what_was_not_done_can_be_sampled_again() {
+    let engine = engine(Isa::detect(), Precision::F32, 2);
+    let model = random_model(&engine, &architecture("llama", (4, 2, 8), 31, true), 1);
+    // Lengths that end in another order than they begin
+    let requests: Vec<Request> = (0..12)
+        .map(|i| Request {
+            key: Key::new(3, "request", i),
+            ..request(vec![1, 2, i as u32], [9, 0, 2, 17, 1][i as usize % 5])
+        })
+        .collect();
+    let options = GeneratorOptions {
+        max_batch: 5,
+        ..GeneratorOptions::default()
+    };
+    let generator = Generator::new(&engine, &model, options);
+    let expected = generator.run(&requests).unwrap();
+    let mut got = Vec::new();
+    let mut take = |i: usize, completion: hone_generate::Completion| {
+        assert_eq!(i, got.len());
+        got.push(completion);
+        Ok::<(), GenerateError>(())
+    };
+    assert!(generator.run_in_order(&requests, &mut |_| true, &mut take).unwrap());
+    assert_eq!(got, expected);
+    // Stopped after any number of tokens, it has handed over a beginning
+    for most in [0, 1, 5, 30, 60] {
+        let (mut tokens, mut begun) = (0, Vec::new());
+        let all = generator.run_in_order(
+            &requests,
+            &mut |_| {
+                tokens += 1;
+                tokens < most
+            },
+            &mut |_, completion| {
+                begun.push(completion);
+                Ok::<(), GenerateError>(())
+            },
+        );
+        assert!(!all.unwrap(), "{most}");
+        assert_eq!(begun, expected[..begun.len()]);
+        assert!(tokens <= most.max(1), "{tokens} {most}");
+        let rest = generator.run(&requests[begun.len()..]).unwrap();
+        assert_eq!([begun, rest].concat(), expected);
+    }
+    // An error of the one who takes them ends it
+    let mut count = 0;
+    let error = generator.run_in_order(&requests, &mut |_| true, &mut |request, _| {
+        count += 1;
+        match request {
+            3 => Err(GenerateError::EmptyPrompt { request }),
+            _ => Ok(()),
+        }
+    });
+    assert!(matches!(error, Err(GenerateError::EmptyPrompt { request: 3 })));
+    assert_eq!(count, 4);
+}

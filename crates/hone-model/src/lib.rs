@@ -23,6 +23,6 @@ pub use config::{ModelConfig, NewModel};
 pub use error::Error;
 pub use lora::{Adapter, LoraConfig};
 pub use prefixes::{SharedPrefixes, common_prefix};
-pub use read::{load, read_config};
+pub use read::{Weights, load, read_config};
 pub use safetensors_file::{Dtype, TensorFile, TensorToWrite, write_tensors};
 pub use transformer::{Tokens, Transformer};

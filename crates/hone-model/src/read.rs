@@ -59,6 +59,53 @@ pub fn read_config(directory: &Path) -> Result<ModelConfig, Error> {
     config::parse(&path, &read_text(&path)?)
 }
 
+/// The weights of a model directory, read one at a time: as many numbers are in memory as the largest of them has.
+pub struct Weights {
+    config: ModelConfig,
+    specs: Vec<WeightSpec>,
+    files: Files,
+}
+
+impl Weights {
+    /// Opens a directory and checks names and shapes, as [`load`] does. A reward head is left out.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let config = read_config(directory)?;
+        let files = open_weights(directory)?;
+        let specs = weights(&config.architecture);
+        check_names(directory, &config, &specs, &files)?;
+        check_shapes(&config, &specs, &files)?;
+        Ok(Self { config, specs, files })
+    }
+
+    /// What `config.json` says.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// hone's names of the weights with their shapes `[rows, columns]`, in a fixed order, the same for all families:
+    /// `layers.0.self_attn.q_proj.weight`. A tied output matrix is not there.
+    pub fn names(&self) -> impl Iterator<Item = (&str, (usize, usize))> {
+        self.specs
+            .iter()
+            .map(|spec| (spec.name.as_str(), (spec.rows, spec.cols)))
+    }
+
+    /// The numbers of the weight at this place of [`Self::names`], row by row.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or a number is not finite.
+    ///
+    /// # Panics
+    /// If there are not so many weights.
+    pub fn read(&mut self, place: usize) -> Result<Vec<f32>, Error> {
+        // A fused tensor is read again for each of its parts rather than kept
+        read_weight(&mut self.files, &self.specs[place], &mut None)
+    }
+}
+
 /// The weight files of a directory, as one.
 struct Files {
     files: Vec<TensorFile>,

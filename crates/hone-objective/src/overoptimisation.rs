@@ -42,7 +42,7 @@ impl Form {
 pub struct Fit {
     /// Its form.
     pub form: Form,
-    /// Slope at the start of best-of-N's curve; in the other, slope where `ln d` is -1 plus beta.
+    /// Slope at the start of best-of-N's curve; in the other, slope where `ln d` is -1.
     pub alpha: f64,
     /// How strongly over-optimisation bends it down.
     pub beta: f64,

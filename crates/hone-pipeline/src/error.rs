@@ -41,7 +41,42 @@ pub enum PipelineError {
     /// Statistics.
     #[error(transparent)]
     Objective(#[from] hone_objective::Error),
-    /// Bits per byte.
+    /// A row that cannot be put into a prompt.
+    #[error("row {row}: {source}")]
+    Prompt {
+        /// Which, from 1.
+        row: u64,
+        /// Why.
+        source: hone_generate::prompting::PromptError,
+    },
+    /// A row whose options or reference cannot be used.
+    #[error("row {row}: {source}")]
+    Options {
+        /// Which, from 1.
+        row: u64,
+        /// Why.
+        source: crate::prompting::OptionProblem,
+    },
+    /// A row by which no answer can be verified.
+    #[error("row {row}: {source}")]
+    Verify {
+        /// Which, from 1.
+        row: u64,
+        /// Why.
+        source: hone_task::Problem,
+    },
+    /// A row whose answer cannot be scored.
+    #[error("row {row}: {reason}")]
+    Unscorable {
+        /// Which, from 1.
+        row: u64,
+        /// Why, with a hint.
+        reason: String,
+    },
+    /// A verifier, a program that judges, or their configuration.
+    #[error(transparent)]
+    Task(#[from] hone_task::Error),
+    /// Metrics, bits per byte among them.
     #[error(transparent)]
     Evaluation(#[from] hone_eval::Error),
     /// A data set.
@@ -108,8 +143,14 @@ impl PipelineError {
             Self::Train(error) => error.exit_status(),
             Self::Run(error) => error.exit_status(),
             Self::Setting { .. } | Self::Isa(_) => ExitStatus::Usage,
+            Self::Task(error) if error.is_configuration() => ExitStatus::Usage,
+            Self::Task(error) if error.is_full_disk() => ExitStatus::Resumable,
             Self::Stopped { .. } => ExitStatus::Resumable,
-            Self::Evaluation(hone_eval::Error::NotFinite { .. } | hone_eval::Error::LogRatio { .. })
+            Self::Options {
+                source: crate::prompting::OptionProblem::Diverged,
+                ..
+            }
+            | Self::Evaluation(hone_eval::Error::NotFinite { .. } | hone_eval::Error::LogRatio { .. })
             | Self::Generate(hone_generate::GenerateError::Sampling { .. }) => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
         }

@@ -52,3 +52,21 @@ pub(crate) fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()>
     }
     Ok(hone_run::write_atomic(path, text.as_bytes())?)
 }
+
+/// Answers and weights of one folder come from one instruction set, unless the user allows otherwise.
+pub(crate) fn record_instruction_set(out: &Path, isa: &str, allow_change: bool) -> Result<()> {
+    let path = out.join("environment.json");
+    if path.exists() && !allow_change {
+        let before = read_json(&path)?;
+        let recorded = before["isa"].as_str().unwrap_or_default();
+        if recorded == isa {
+            return Ok(());
+        }
+        let (dir, recorded, current) = (out.to_path_buf(), recorded.to_owned(), isa.to_owned());
+        return Err(hone_run::Error::IsaChanged { dir, recorded, current }.into());
+    }
+    write_json(
+        &path,
+        &serde_json::json!({ "isa": isa, "hone": env!("CARGO_PKG_VERSION") }),
+    )
+}

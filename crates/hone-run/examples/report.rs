@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hone_run::report::{Chart, Interval, Report, Section, Series, SeriesStyle};
+use hone_run::report::{Interval, Mark, Report, Scatter, Section};
 use hone_run::{Environment, OpenOptions, Opened, Resolved, Run, Sample};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -135,26 +135,44 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .collect(),
         },
     );
-    let method = |name: &str, x: f64, y: f64| Series {
+    let method = |name: &str, (colour, x, y): (usize, f64, f64)| Mark {
+        colour,
         name: name.to_owned(),
-        points: vec![(x, y)],
-        style: SeriesStyle::Points,
+        at: (x, y),
+        x_interval: Some((x - 0.3, x + 0.3)),
+        y_interval: Some((y - 0.05, y + 0.05)),
+        parts: vec![(x - 0.2, y + 0.03), (x + 0.1, y - 0.04), (x + 0.1, y + 0.01)],
+        hollow: name == "best-of-4",
     };
     report.sections.insert(
         3,
-        Section::Charts {
+        Section::Scatters {
             title: "Reward against KL".to_owned(),
-            charts: vec![Chart {
+            charts: vec![Scatter {
                 title: "All methods".to_owned(),
                 x_label: "KL to sft, nats a response".to_owned(),
                 y_label: "gold score".to_owned(),
-                series: vec![
-                    method("sft", 0.0, 0.1),
-                    method("best-of-4", 0.64, 0.41),
-                    method("ppo", 11.9, 0.8),
-                    method("ppo-ptx", 10.8, 0.74),
+                marks: vec![
+                    method("sft", (0, 0.0, 0.1)),
+                    method("best-of-4", (1, 0.64, 0.41)),
+                    method("ppo", (2, 11.9, 0.8)),
+                    method("ppo-ptx", (3, 10.8, 0.74)),
                 ],
             }],
+            note: "Best-of-4's KL is a bound.".to_owned(),
+        },
+    );
+    report.sections.insert(
+        4,
+        Section::HeatMap {
+            title: "How alike the weights moved".to_owned(),
+            names: ["sft", "ppo", "ppo-ptx"].map(str::to_owned).to_vec(),
+            cells: vec![
+                vec![Some(1.0), Some(-0.12), Some(0.34)],
+                vec![Some(-0.12), Some(1.0), Some(0.81)],
+                vec![Some(0.34), Some(0.81), None],
+            ],
+            note: String::new(),
         },
     );
     report.write(&out)?;

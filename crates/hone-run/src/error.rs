@@ -292,6 +292,25 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A file of results that was begun with other settings.
+    #[error(
+        "{}: was begun with other settings; changed: {}. Give another --out, undo the change, or delete the file and the \
+         folder {}.run beside it to begin anew", path.display(), changed.join(", "), path.display()
+    )]
+    OutputChanged {
+        /// The file.
+        path: PathBuf,
+        /// What differs, with both values.
+        changed: Vec<String>,
+    },
+    /// A file of results cannot be written where something else stands.
+    #[error("{}: {what}; name another --out, or remove it", path.display())]
+    ForeignOutput {
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        what: &'static str,
+    },
     /// The caller's own code failed while it wrote a checkpoint or a directory.
     #[error("{0}")]
     Caller(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -316,6 +335,8 @@ impl Error {
             | Self::ConfigChanged { .. }
             | Self::IsaChanged { .. }
             | Self::InputsChanged { .. }
+            | Self::OutputChanged { .. }
+            | Self::ForeignOutput { .. }
             | Self::NotARun { .. } => ExitStatus::Usage,
             _ => ExitStatus::Failed,
         }

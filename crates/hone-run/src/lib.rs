@@ -3,6 +3,7 @@
 //! A run is one folder that one configuration file describes. This crate reads that file strictly
 //! ([`config`]), opens the folder for one writer at a time ([`Run`]), saves checkpoints that appear complete or
 //! not at all ([`Run::save_checkpoint`]), records what happens ([`Run::record`]) and draws it ([`report`]).
+//! Results of commands that work through a file row by row grow in a [`BulkFile`].
 //! It knows nothing of models: a checkpoint is a set of named files that the caller writes.
 //!
 //! Nothing here prints. What a person should hear goes to an [`Observer`]; what went wrong is an [`Error`], and
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod bulk;
 mod checkpoint;
 pub mod config;
 mod durable;
@@ -25,6 +27,7 @@ mod run;
 mod shutdown;
 
 pub use board::EventFile;
+pub use bulk::{BulkFile, BulkPlan, BulkSettings, for_each_line, put_in_place, side_folder};
 pub use checkpoint::{Checkpoint, CheckpointWriter};
 pub use config::{Configuration, Resolved};
 pub use durable::write_atomic;

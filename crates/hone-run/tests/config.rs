@@ -545,3 +545,40 @@ fn defaults_of_a_configuration_lie_beneath_its_keys() {
     assert_eq!(schema["properties"]["twice"]["default"], 6);
     assert!(schema["properties"]["train"].get("default").is_none());
 }
+
+/// A section that has kinds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+struct Kinds {
+    /// How the step size falls, if it does.
+    #[schemars(example = serde_json::json!({"kind": "cosine", "floor": 0.5}))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<Schedule>,
+}
+
+impl Configuration for Kinds {}
+
+#[test]
+fn of_an_absent_section_with_kinds_the_keys_of_its_example_are_shown() {
+    let text = commented(&Kinds::default()).unwrap();
+    assert!(
+        text.contains("# [schedule]\n") && !text.contains("decay_steps"),
+        "{text}"
+    );
+    // Taken in, it is the example
+    let all: String = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# "))
+        .filter(|line| line.contains(" = ") || line.starts_with('['))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let read = parse::<Kinds>("kinds.toml", &all, &[]).unwrap();
+    assert_eq!(read.config.schedule, Some(Schedule::Cosine { floor: 0.5 }));
+    assert!(
+        parse::<Kinds>("kinds.toml", &text, &[])
+            .unwrap()
+            .config
+            .schedule
+            .is_none()
+    );
+}

@@ -93,6 +93,9 @@ pub enum RewardRule {
         /// The rule, such as `if(contains(response, "please"), 1, 0) - 0.01 * words(response)`. Needed.
         #[serde(default)]
         expression: String,
+        /// The score of a response for which the rule gives no number: it divides by 0, or the text holds none.
+        #[serde(default)]
+        otherwise: f64,
     },
     /// A program of one's own, which reads samples and writes rewards as JSON lines.
     Program {
@@ -191,7 +194,10 @@ impl RewardRule {
                 Box::new(Length::new(unit, min, max.unwrap_or(usize::MAX))?.with_slope(slope))
             }
             Self::JsonSchema { schema } => Box::new(JsonSchemaRule::new(&schema)?),
-            Self::Expression { expression } => Box::new(Expression::new(&expression)?),
+            Self::Expression { otherwise, .. } if !(otherwise as f32).is_finite() => {
+                return Err(BadSetting::new("otherwise", otherwise, "a finite number"));
+            }
+            Self::Expression { expression, otherwise } => Box::new(Expression::new(&expression)?.otherwise(otherwise)),
             Self::Program { .. } | Self::Model { .. } => return Ok(None),
         }))
     }

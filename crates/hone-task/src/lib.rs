@@ -1,6 +1,7 @@
 //! Rewards, verifiers and environments: the traits, and the built-in ones.
 //!
 //! - A [`Verifier`] judges one response by a rule, and says why.
+//! - [`FinalAnswer`] finds what a response answers in the end, for a vote.
 //! - [`Rewards`] is the weighted sum of verifiers, programs and reward models that a configuration's `[[rewards]]` asks for.
 //! - An [`Environment`] answers actions with observations and rewards, turn by turn.
 //!
@@ -12,6 +13,7 @@
 #[doc = include_str!("../../../docs/environments.md")]
 struct Documents;
 
+mod answer;
 mod config;
 pub mod environment;
 mod error;
@@ -21,8 +23,9 @@ mod reward;
 mod sample;
 pub mod verifier;
 
+pub use answer::FinalAnswer;
 pub use config::{RewardEntry, RewardRule};
-pub use environment::{Environment, EnvironmentSetting};
+pub use environment::{Environment, EnvironmentSetting, Player};
 pub use error::{BadSetting, Error, Problem};
 pub use normalize::Normalization;
 pub use program::{Journal, Place};

@@ -10,9 +10,10 @@ pub enum Normalization {
     /// White space at the ends, and how much of it there is in between.
     Whitespace,
     /// Also upper and lower case.
-    CaseInsensitive,
-    /// Also ASCII punctuation and the English articles: SQuAD's rule (Rajpurkar et al., 2016, evaluation script).
     #[default]
+    CaseInsensitive,
+    /// Also ASCII punctuation and the English articles: SQuAD's rule (Rajpurkar et al., 2016, evaluation script). Signs and
+    /// decimal points are punctuation to it: -1.5 equals 15.
     Squad,
 }
 

@@ -13,7 +13,7 @@ pub struct RewardSetup<'a> {
     pub run: &'a str,
     /// Where programs have their folders and journals: `NAME/` and `NAME.jsonl` for an entry NAME. It is made when it is needed.
     pub folder: &'a Path,
-    /// What [`Rewards::offsets`] was when the checkpoint was saved from which the run goes on; empty for a start from nothing.
+    /// What [`Rewards::offsets_before`] was when the checkpoint was saved from which the run goes on; empty for a start from nothing.
     pub offsets: &'a BTreeMap<String, u64>,
 }
 
@@ -169,10 +169,11 @@ impl Rewards {
         })
     }
 
-    /// The journals' lengths by entry, for a checkpoint. Call [`Rewards::sync`] before the checkpoint is saved.
-    pub fn offsets(&self) -> BTreeMap<String, u64> {
+    /// The journals' lengths by entry before the first reward of this update, for a checkpoint that holds all updates before it. Call
+    /// [`Rewards::sync`] before the checkpoint is saved. What is asked for must not go back to an earlier update.
+    pub fn offsets_before(&self, update: u64) -> BTreeMap<String, u64> {
         let programs = self.terms.iter().filter_map(|term| match &term.scorer {
-            Scorer::Program(program) => Some((term.name.clone(), program.journal().bytes())),
+            Scorer::Program(program) => Some((term.name.clone(), program.journal().bytes_before(update))),
             _ => None,
         });
         programs.collect()
@@ -251,7 +252,8 @@ impl Rewards {
             };
             for (i, (sum, &got)) in scores.total.iter_mut().zip(&part).enumerate() {
                 *sum += term.weight * got;
-                if !sum.is_finite() {
+                // Stages keep scores in single precision
+                if !(*sum as f32).is_finite() {
                     return Err(Error::Sample {
                         entry: term.entry.clone(),
                         place: at(first, i).to_string(),
@@ -326,7 +328,7 @@ mod tests {
             ]
         );
         assert!(rewards.score(START, &[], &[vec![]]).unwrap().total.is_empty());
-        assert!(rewards.offsets().is_empty());
+        assert!(rewards.offsets_before(9).is_empty());
         let message = rewards.score(START, &samples, &[vec![1.0]]).unwrap_err().to_string();
         assert!(
             message.starts_with("rewards[2] (model): 1 scores for 3 samples"),

@@ -6,12 +6,13 @@ use serde::Deserialize;
 const REWARDS: &str = include_str!("../../../docs/rewards.md");
 const ENVIRONMENTS: &str = include_str!("../../../docs/environments.md");
 
-/// The contents of a page's fenced blocks of this kind.
+/// The contents of a page's fenced blocks of this kind. Configurations of whole stages are left to the stages.
 fn blocks<'a>(page: &'a str, kind: &str) -> Vec<&'a str> {
     let open = format!("```{kind}\n");
     page.split(&open)
         .skip(1)
         .filter_map(|rest| rest.split("```\n").next())
+        .filter(|block| !block.contains("[model]"))
         .collect()
 }
 

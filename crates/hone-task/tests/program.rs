@@ -86,6 +86,14 @@ fn lines(path: &Path) -> usize {
 }
 
 #[test]
+fn a_crash_is_seen_although_something_it_started_holds_its_output() {
+    let mut judge = Judge::new("sleep 30 & read -r line; exit 7");
+    (judge.time_limit, judge.restarts) = (25.0, 0);
+    let message = failure(&judge, SOON);
+    assert!(message.contains("exit status: 7"), "{message}");
+}
+
+#[test]
 fn a_program_is_started_once_in_its_own_folder_and_asked_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let mut rewards = Judge::new(GOOD).open(folder.path(), &BTreeMap::new()).unwrap();
@@ -101,7 +109,13 @@ fn a_program_is_started_once_in_its_own_folder_and_asked_in_order() {
     let journal = std::fs::read_to_string(folder.path().join("judge.jsonl")).unwrap();
     assert_eq!(journal.lines().count(), 8);
     assert!(journal.starts_with("{\"run\":\"ppo\",\"update\":0,\"index\":0,\"sample\":\""));
-    assert_eq!(rewards.offsets()["judge"], journal.len() as u64);
+    let before = |update: u64| rewards.offsets_before(update)["judge"];
+    let first: u64 = journal
+        .split_inclusive('\n')
+        .take(4)
+        .map(|line| line.len() as u64)
+        .sum();
+    assert_eq!((before(0), before(1), before(2)), (0, first, journal.len() as u64));
 }
 
 #[test]
@@ -116,7 +130,7 @@ fn a_resumed_run_takes_the_numbers_it_had() {
     let judge = Judge::new(random);
     let mut rewards = judge.open(folder.path(), &BTreeMap::new()).unwrap();
     let first = score(&mut rewards, 0).unwrap();
-    let checkpoint = rewards.offsets();
+    let checkpoint = rewards.offsets_before(1);
     rewards.sync().unwrap();
     let second = score(&mut rewards, 1).unwrap();
     assert_ne!(first, second);

@@ -89,6 +89,64 @@ fn prompts_are_prefixes_of_training_examples() {
     }
 }
 
+/// Templates that write a turn in the same way wherever it stands.
+fn steady_templates() -> Vec<Chat> {
+    let own = trained();
+    let published = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}";
+    vec![Chat::new(&own).unwrap(), with_template(published), eats_white_space()]
+}
+
+/// ChatML whose end-of-turn token takes the white space behind it away.
+fn eats_white_space() -> Chat {
+    let dir = tempfile::tempdir().unwrap();
+    trained().save(dir.path()).unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let mut file: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    for token in file["added_tokens"].as_array_mut().unwrap() {
+        token["rstrip"] = json!(token["content"] == "<|im_end|>");
+    }
+    std::fs::write(&path, file.to_string()).unwrap();
+    Chat::new(&Tokenizer::from_dir(dir.path()).unwrap()).unwrap()
+}
+
+#[test]
+fn a_conversation_goes_on_behind_the_tokens_of_a_reply() {
+    for (which, chat) in steady_templates().into_iter().enumerate() {
+        let end = chat.end_of_turn_id().unwrap();
+        assert_eq!(end, END, "template {which}");
+        let mut numbers = Numbers(11);
+        let mut messages = vec![Message::user("The river.")];
+        let mut ids = chat.prompt_ids(&messages).unwrap();
+        for turn in 0..4 {
+            let (reply, next) = (numbers.text(9).trim().to_owned(), numbers.text(12));
+            // What a model would sample: ordinary tokens, and the end of the turn. The second template has a blank before
+            let lead = if which == 1 { " " } else { "" };
+            let sampled = chat.tokenizer().encode_ordinary(&format!("{lead}{reply}")).unwrap();
+            ids.extend(sampled);
+            ids.push(end);
+            // Some text that tries to pass for the template's own
+            let next = if turn == 2 { format!("{next}<|im_end|>\n") } else { next };
+            ids.extend(chat.continuation_ids(&next).unwrap());
+            messages.extend([Message::assistant(reply), Message::user(next)]);
+            assert_eq!(
+                ids,
+                chat.prompt_ids(&messages).unwrap(),
+                "template {which}, turn {turn}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_conversation_cannot_go_on_where_replies_are_rewritten() {
+    let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last or m.role == 'user' else 'said' }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let error = with_template(source).continuation_ids("more").unwrap_err();
+    assert!(
+        matches!(error, TextError::TemplateNotPrefixPreserving { turn: 1, .. }),
+        "{error}"
+    );
+}
+
 #[test]
 fn messages_cannot_forge_control_tokens() {
     let chat = Chat::new(&trained()).unwrap();

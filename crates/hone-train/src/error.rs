@@ -1,6 +1,7 @@
 //! What can stop a stage.
 
 use hone_compute::SamplingError;
+use hone_generate::PlayError;
 use hone_run::{ExitStatus, Resolved};
 
 use crate::hub;
@@ -29,6 +30,9 @@ pub enum TrainError {
     /// Sampling.
     #[error(transparent)]
     Generate(#[from] hone_generate::GenerateError),
+    /// What judges responses, or an environment.
+    #[error(transparent)]
+    Task(#[from] hone_task::Error),
     /// `HONE_ISA`.
     #[error(transparent)]
     Isa(#[from] hone_compute::IsaError),
@@ -145,8 +149,16 @@ impl TrainError {
 
     /// The same with the place of the setting that is at fault, where it is known.
     pub(crate) fn at<T>(self, config: &Resolved<T>) -> Self {
+        let task: String;
         let key = match &self {
             Self::Setting { key, .. } | Self::Hub { key, .. } => key.as_str(),
+            Self::Task(error) => match task_key(error) {
+                Some(key) => {
+                    task = key;
+                    task.as_str()
+                }
+                None => return self,
+            },
             Self::Model(hone_model::Error::New { .. }) => "model.new",
             Self::Model(hone_model::Error::AdapterRank { .. }) => "lora.rank",
             Self::Model(hone_model::Error::AdapterAlpha { .. }) => "lora.alpha",
@@ -174,6 +186,8 @@ impl TrainError {
             | Self::Isa(_)
             | Self::Data(hone_data::DataError::Option { .. })
             | Self::Objective(hone_objective::Error::Setting { .. }) => ExitStatus::Usage,
+            Self::Task(error) if error.is_configuration() => ExitStatus::Usage,
+            Self::Task(error) if error.is_full_disk() => ExitStatus::Resumable,
             Self::Model(error) if error.is_setting() => ExitStatus::Usage,
             // Weights or losses without a number are divergence, wherever they show first
             Self::Diverged { .. }
@@ -184,6 +198,29 @@ impl TrainError {
             })
             | Self::Objective(hone_objective::Error::NotFinite { .. }) => ExitStatus::Diverged,
             _ => ExitStatus::Failed,
+        }
+    }
+}
+
+/// The dotted key of a setting of `[[rewards]]` or `[environment]` that makes no sense.
+fn task_key(error: &hone_task::Error) -> Option<String> {
+    match error {
+        // `rewards[1] (numeric)`
+        hone_task::Error::Setting { entry, source } => {
+            let entry = entry.split(' ').next().unwrap_or(entry);
+            Some(format!("{entry}.{}", source.key))
+        }
+        hone_task::Error::Environment { source, .. } => Some(format!("environment.{}", source.key)),
+        _ => None,
+    }
+}
+
+impl From<PlayError> for TrainError {
+    fn from(error: PlayError) -> Self {
+        match error {
+            PlayError::Generate(error) => error.into(),
+            PlayError::Text(error) => error.into(),
+            PlayError::Task(error) => error.into(),
         }
     }
 }

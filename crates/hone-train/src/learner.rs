@@ -93,6 +93,25 @@ impl Learner {
         })
     }
 
+    /// Begins again: the optimiser forgets its moments and its steps, and the weights are those of `start`, a duplicate of
+    /// the model from before it was trained, or stay where they are without one. Skipped steps stay counted.
+    pub fn begin_again(&mut self, engine: &Engine, start: Option<&Transformer>) {
+        let ids: Vec<ParameterId> = trained(&self.model).map(|(id, _)| id).collect();
+        for id in ids {
+            if let Some(start) = start {
+                let weights = engine.read(start.parameters().get(id).value());
+                self.model.parameters_mut().set(engine, id, &weights);
+            }
+            if let Some((m, v)) = self.optimizer.moments_mut(id) {
+                for moment in [m, v] {
+                    let zeros = vec![0.0; moment.len()];
+                    engine.write(moment, &zeros);
+                }
+            }
+        }
+        self.optimizer.set_steps(0);
+    }
+
     /// Steps skipped so far for a gradient that was not finite.
     pub fn skipped(&self) -> u64 {
         self.skipped

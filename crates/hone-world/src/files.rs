@@ -220,6 +220,20 @@ impl World {
 /// # Errors
 /// [`Error::Io`] when it cannot be written.
 pub fn write_rows<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) -> Result<(), Error> {
+    write_whole(path, |writer| {
+        for row in rows {
+            serde_json::to_writer(&mut *writer, &row)?;
+            writer.write_all(b"\n")?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes a file that appears complete or not at all.
+pub(crate) fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<(), Error> {
     let refuse = |source| Error::Io {
         path: path.to_owned(),
         source,
@@ -228,10 +242,7 @@ pub fn write_rows<T: Serialize>(path: &Path, rows: impl IntoIterator<Item = T>) 
     name.push(".tmp");
     let temporary = path.with_file_name(name);
     let mut writer = BufWriter::new(File::create(&temporary).map_err(refuse)?);
-    for row in rows {
-        serde_json::to_writer(&mut writer, &row).map_err(|error| refuse(error.into()))?;
-        writer.write_all(b"\n").map_err(refuse)?;
-    }
+    write(&mut writer).map_err(refuse)?;
     let file = writer.into_inner().map_err(|error| refuse(error.into_error()))?;
     file.sync_all().map_err(refuse)?;
     fs::rename(&temporary, path).map_err(refuse)

@@ -26,6 +26,7 @@ mod files;
 mod labeler;
 mod language;
 mod phrase;
+mod posts;
 mod ranking;
 mod reading;
 mod task;

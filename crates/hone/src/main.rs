@@ -1,6 +1,7 @@
 //! The `hone` program: arguments in, work done by the libraries, results on stdout, everything else on stderr.
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod commands;
 mod failure;
 mod input;
@@ -16,8 +17,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    annotate, bench, chat, config, data, doctor, eval, export, logprobs, plan, quickstart, recipe, sample, score,
-    stage, tokenizer, world,
+    annotate, bench, best_of, chat, compare, config, data, doctor, eval, export, logprobs, plan, prompt, quickstart, recipe,
+    sample, score, stage, tokenizer, world,
 };
 use failure::Failure;
 
@@ -44,10 +45,17 @@ enum Command {
     Ppo(stage::Arguments),
     /// Improve a policy by comparing its responses to a prompt with one another: GRPO, Dr. GRPO, DAPO, RLOO, REINFORCE++
     Grpo(stage::Arguments),
+    /// Improve a model by tuning it on the best of its own responses, round after round
+    ExpertIteration(stage::Arguments),
+    /// Tune a policy on pairs of its own responses, which a reward model judges: online DPO, IPO, ORPO, SimPO
+    OnlinePreference(stage::Arguments),
     Run(recipe::Arguments),
+    Compare(compare::Arguments),
     Plan(plan::Arguments),
     Config(config::Arguments),
     Sample(sample::Arguments),
+    Prompt(prompt::Arguments),
+    BestOf(best_of::Arguments),
     Chat(chat::Arguments),
     Logprobs(logprobs::Arguments),
     Score(score::Arguments),
@@ -64,18 +72,24 @@ enum Command {
 impl Command {
     /// Whether it stops in good order when it is asked to, and goes on when it is called again.
     fn is_resumable(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Quickstart(_)
-                | Self::Pretrain(_)
-                | Self::Sft(_)
-                | Self::Reward(_)
-                | Self::Preference(_)
-                | Self::Ppo(_)
-                | Self::Grpo(_)
-                | Self::Run(_)
-                | Self::Annotate(_)
-        )
+            | Self::Pretrain(_)
+            | Self::Sft(_)
+            | Self::Reward(_)
+            | Self::Preference(_)
+            | Self::Ppo(_)
+            | Self::Grpo(_)
+            | Self::ExpertIteration(_)
+            | Self::OnlinePreference(_)
+            | Self::Run(_)
+            | Self::Annotate(_)
+            | Self::Compare(_) => true,
+            Self::Sample(arguments) => arguments.out.is_some(),
+            Self::Prompt(arguments) => arguments.out.is_some(),
+            Self::BestOf(arguments) => arguments.out.is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -100,10 +114,15 @@ fn main() -> ExitCode {
         Command::Preference(arguments) => stage::run(&arguments, shutdown, hone_train::preference::run),
         Command::Ppo(arguments) => stage::run(&arguments, shutdown, hone_train::ppo::run),
         Command::Grpo(arguments) => stage::run(&arguments, shutdown, hone_train::grpo::run),
+        Command::ExpertIteration(arguments) => stage::run(&arguments, shutdown, hone_train::expert_iteration::run),
+        Command::OnlinePreference(arguments) => stage::run(&arguments, shutdown, hone_train::online_preference::run),
         Command::Run(arguments) => recipe::run(&arguments, shutdown),
+        Command::Compare(arguments) => compare::run(&arguments, shutdown),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Config(arguments) => config::run(&arguments),
-        Command::Sample(arguments) => sample::run(&arguments),
+        Command::Sample(arguments) => sample::run(&arguments, &shutdown),
+        Command::Prompt(arguments) => prompt::run(&arguments, &shutdown),
+        Command::BestOf(arguments) => best_of::run(&arguments, &shutdown),
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Logprobs(arguments) => logprobs::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use hone_run::format_duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::output;
@@ -17,15 +18,23 @@ pub struct Progress {
     start: Instant,
     last: Instant,
     total: u64,
+    /// Units that were done before.
+    begun: u64,
 }
 
 impl Progress {
     /// `total` units of `what`.
     pub fn new(what: &str, total: u64) -> Self {
+        Self::from(what, total, 0)
+    }
+
+    /// `total` units of `what`, of which `begun` were done before.
+    pub fn from(what: &str, total: u64, begun: u64) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let template = "{prefix} {wide_bar} {pos}/{len} {msg} {eta}";
             let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(total).with_style(style).with_prefix(what.to_string())
+            let bar = ProgressBar::new(total).with_style(style).with_prefix(what.to_string());
+            bar.with_position(begun)
         });
         let now = Instant::now();
         Self {
@@ -34,10 +43,18 @@ impl Progress {
             start: now,
             last: now,
             total,
+            begun,
         }
     }
 
-    /// `done` units, `tokens` so far.
+    /// The time left, at the pace so far.
+    fn left(&self, done: u64) -> Option<Duration> {
+        let own = done.checked_sub(self.begun).filter(|own| *own > 0)?;
+        let seconds = self.start.elapsed().as_secs_f64() * self.total.saturating_sub(done) as f64 / own as f64;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
+    /// `done` units, with those done before; `tokens` of this run so far.
     pub fn set(&mut self, done: u64, tokens: u64) {
         let rate = tokens as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
         match &self.bar {
@@ -54,7 +71,9 @@ impl Progress {
                 } else {
                     String::new()
                 };
-                output::note(&format!("{}: {done} of {}{speed}", self.what, self.total));
+                let left = self.left(done);
+                let left = left.map_or_else(String::new, |left| format!(", {} left", format_duration(left)));
+                output::note(&format!("{}: {done} of {}{speed}{left}", self.what, self.total));
             }
             None => {}
         }

@@ -110,9 +110,13 @@ fn work(engine: &Engine) -> Model {
     let mut optimizer = Optimizer::new(engine, &model.parameters, AdamW::default());
     for lengths in [vec![70, 3, 130], vec![64, 65]] {
         let mut tree = GradientTree::new();
-        for lengths in [&lengths[..1], &lengths[1..], &lengths[..]] {
+        let shards = [
+            Layout::whole(&lengths[..1]),
+            Layout::whole(&lengths[1..]),
+            Layout::branching([(lengths[0], &lengths[1..])]),
+        ];
+        for layout in shards {
             let mut gradients = Gradients::zeros(engine, &model.parameters);
-            let layout = Layout::whole(lengths);
             let ids: Arc<[u32]> = (0..layout.rows() as u32).map(|i| i * 7 % TOKENS as u32).collect();
             let mut tape = Tape::training(engine, &model.parameters);
             let hidden = model.hidden(&mut tape, (&ids, &layout), None);

@@ -20,7 +20,7 @@ use crate::error::Error;
 
 /// A number with the ends of its interval, and what it was computed from.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Estimate {
+pub struct Interval {
     /// The number.
     pub value: f64,
     /// Lower end of the interval.
@@ -31,7 +31,7 @@ pub struct Estimate {
     pub n: u64,
 }
 
-impl Estimate {
+impl Interval {
     fn new(interval: Interval, n: u64) -> Self {
         Self {
             value: interval.estimate,
@@ -49,7 +49,7 @@ pub struct Question {
     pub name: String,
     /// Krippendorff's alpha, ordinal for ratings and nominal for all else; `n` counts items that two or more judged. Nothing where it is
     /// undefined.
-    pub alpha: Option<Estimate>,
+    pub alpha: Option<Interval>,
     /// Fleiss' kappa, where every item has the same number of judgements.
     pub fleiss: Option<f64>,
 }
@@ -62,11 +62,11 @@ pub struct Pair {
     /// Items that both judged.
     pub items: u64,
     /// Cohen's kappa of the comparisons (better, tied, worse); `n` counts comparisons.
-    pub kappa: Option<Estimate>,
+    pub kappa: Option<Interval>,
     /// Cohen's kappa of the ratings with quadratic weights; `n` counts rated answers.
-    pub rating_kappa: Option<Estimate>,
+    pub rating_kappa: Option<Interval>,
     /// Kendall's tau-b of the orders, the mean over items in which neither tied all answers; `n` counts these.
-    pub tau: Option<Estimate>,
+    pub tau: Option<Interval>,
 }
 
 /// What one annotator did and how.
@@ -79,11 +79,11 @@ pub struct AnnotatorReport {
     /// Median seconds of attention.
     pub seconds: Option<f64>,
     /// Share of comparisons that came out the same the second time.
-    pub consistency: Option<Estimate>,
+    pub consistency: Option<Interval>,
     /// Share of comparisons of gold items that came out as they should.
-    pub gold: Option<Estimate>,
+    pub gold: Option<Interval>,
     /// Share of decided comparisons in which the answer that was shown earlier won. One half is no bias.
-    pub side: Option<Estimate>,
+    pub side: Option<Interval>,
 }
 
 /// What judging one kind of task costs.
@@ -113,9 +113,9 @@ pub struct AnnotationReport {
     /// Everybody, by name.
     pub annotators: Vec<AnnotatorReport>,
     /// Share of decided comparisons in which the answer that was shown earlier won; `n` counts comparisons.
-    pub side: Option<Estimate>,
+    pub side: Option<Interval>,
     /// Share of decided comparisons of answers of unequal length in which the longer one won.
-    pub length: Option<Estimate>,
+    pub length: Option<Interval>,
     /// What each kind of task costs.
     pub costs: Vec<Cost>,
 }

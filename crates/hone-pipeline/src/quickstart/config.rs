@@ -356,6 +356,7 @@ impl QuickstartConfig {
                 },
                 lora: None,
                 eval: ShownSection { every: 1, samples: 64 },
+                ..PpoConfig::default()
             },
             ptx: PtxSection {
                 train: corpora,

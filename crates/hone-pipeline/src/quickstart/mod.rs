@@ -27,7 +27,7 @@ use hone_run::{Configuration, Event, JsonLines, Lock, Observer, Resolved, Shutdo
 use hone_train::{Job, Outcome};
 
 use crate::error::{PipelineError, Result};
-use crate::files::{read_json, write_json};
+use crate::files::record_instruction_set;
 use config::folder;
 
 pub use config::{
@@ -270,22 +270,4 @@ fn record_settings(out: &Path, resolved: &Resolved<QuickstartConfig>) -> Result<
         }
         .into())
     }
-}
-
-/// Answers and weights of one folder come from one instruction set, unless the user allows otherwise.
-fn record_instruction_set(out: &Path, isa: &str, allow_change: bool) -> Result<()> {
-    let path = out.join("environment.json");
-    if path.exists() && !allow_change {
-        let before = read_json(&path)?;
-        let recorded = before["isa"].as_str().unwrap_or_default();
-        if recorded == isa {
-            return Ok(());
-        }
-        let (dir, recorded, current) = (out.to_path_buf(), recorded.to_owned(), isa.to_owned());
-        return Err(hone_run::Error::IsaChanged { dir, recorded, current }.into());
-    }
-    write_json(
-        &path,
-        &serde_json::json!({ "isa": isa, "hone": env!("CARGO_PKG_VERSION") }),
-    )
 }

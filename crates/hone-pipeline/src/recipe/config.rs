@@ -6,14 +6,15 @@ use hone_data::Source;
 use hone_run::config::parse;
 use hone_run::{Configuration, Resolved};
 use hone_train::{
-    grpo::GrpoConfig, ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig,
-    sft::SftConfig,
+    expert_iteration::ExpertIterationConfig, grpo::GrpoConfig, online_preference::OnlinePreferenceConfig,
+    ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RecipeOptions;
-use super::expect::ReadyExpect;
+use super::demonstrations::DemonstrationsConfig;
+use super::expect::{ReadyExpect, Subject};
 use crate::error::{PipelineError, Result};
 use crate::quickstart::{QuickstartConfig, Scale};
 
@@ -55,8 +56,10 @@ pub struct StageSection {
 
 /// What a stage does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum StageKind {
+    /// Writes episodes of a player that is no model.
+    Demonstrations,
     /// Trains a tokenizer.
     Tokenizer,
     /// Pre-trains.
@@ -71,6 +74,10 @@ pub enum StageKind {
     Ppo,
     /// Improves a policy by a group-relative method.
     Grpo,
+    /// Tunes a model on the best of its own responses, round after round.
+    ExpertIteration,
+    /// Tunes a policy on pairs of its own responses.
+    OnlinePreference,
     /// The whole arc on the bundled small world.
     Quickstart,
 }
@@ -79,6 +86,7 @@ impl StageKind {
     /// As in the file.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Demonstrations => "demonstrations",
             Self::Tokenizer => "tokenizer",
             Self::Pretrain => "pretrain",
             Self::Sft => "sft",
@@ -86,8 +94,18 @@ impl StageKind {
             Self::Preference => "preference",
             Self::Ppo => "ppo",
             Self::Grpo => "grpo",
+            Self::ExpertIteration => "expert-iteration",
+            Self::OnlinePreference => "online-preference",
             Self::Quickstart => "quickstart",
         }
+    }
+
+    /// Whether it makes a language model from another, so that it can be a method of a comparison.
+    pub fn tunes_a_model(self) -> bool {
+        !matches!(
+            self,
+            Self::Demonstrations | Self::Tokenizer | Self::Pretrain | Self::Reward | Self::Quickstart
+        )
     }
 }
 
@@ -191,13 +209,24 @@ pub enum Amount {
 }
 
 /// A stage whose settings are resolved.
-pub(super) struct ReadyStage {
+pub(crate) struct ReadyStage {
     pub name: String,
     pub work: Work,
 }
 
+impl ReadyStage {
+    /// What can be expected of it.
+    pub fn subject(&self) -> Subject {
+        Subject {
+            name: self.name.clone(),
+            has_metrics: self.work.has_metrics(),
+        }
+    }
+}
+
 /// What a stage does, with its settings.
-pub(super) enum Work {
+pub(crate) enum Work {
+    Demonstrations(Box<Resolved<DemonstrationsConfig>>),
     Tokenizer(Resolved<TokenizerConfig>),
     Pretrain(Box<Resolved<PretrainConfig>>),
     Sft(Box<Resolved<SftConfig>>),
@@ -205,6 +234,8 @@ pub(super) enum Work {
     Preference(Box<Resolved<PreferenceConfig>>),
     Ppo(Box<Resolved<PpoConfig>>),
     Grpo(Box<Resolved<GrpoConfig>>),
+    ExpertIteration(Box<Resolved<ExpertIterationConfig>>),
+    OnlinePreference(Box<Resolved<OnlinePreferenceConfig>>),
     Quickstart(Box<Quickstart>),
 }
 
@@ -212,6 +243,11 @@ impl Work {
     /// Resolves the settings of a stage: `text`, which errors call `source`, with overrides.
     fn new(stage: &StageSection, (source, text): (&str, &str), overrides: Vec<String>) -> Result<Self> {
         Ok(match stage.kind {
+            StageKind::Demonstrations => {
+                let resolved: Resolved<DemonstrationsConfig> = parse(source, text, &overrides)?;
+                resolved.config.check()?;
+                Self::Demonstrations(Box::new(resolved))
+            }
             StageKind::Tokenizer => Self::Tokenizer(parse(source, text, &overrides)?),
             StageKind::Pretrain => Self::Pretrain(Box::new(parse(source, text, &overrides)?)),
             StageKind::Sft => Self::Sft(Box::new(parse(source, text, &overrides)?)),
@@ -219,6 +255,8 @@ impl Work {
             StageKind::Preference => Self::Preference(Box::new(parse(source, text, &overrides)?)),
             StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
             StageKind::Grpo => Self::Grpo(Box::new(parse(source, text, &overrides)?)),
+            StageKind::ExpertIteration => Self::ExpertIteration(Box::new(parse(source, text, &overrides)?)),
+            StageKind::OnlinePreference => Self::OnlinePreference(Box::new(parse(source, text, &overrides)?)),
             StageKind::Quickstart => {
                 let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
                 let config = QuickstartConfig::with_overrides(scale, seed, &overrides)?;
@@ -235,6 +273,7 @@ impl Work {
     /// What it is.
     pub fn kind(&self) -> StageKind {
         match self {
+            Self::Demonstrations(_) => StageKind::Demonstrations,
             Self::Tokenizer(_) => StageKind::Tokenizer,
             Self::Pretrain(_) => StageKind::Pretrain,
             Self::Sft(_) => StageKind::Sft,
@@ -242,18 +281,20 @@ impl Work {
             Self::Preference(_) => StageKind::Preference,
             Self::Ppo(_) => StageKind::Ppo,
             Self::Grpo(_) => StageKind::Grpo,
+            Self::ExpertIteration(_) => StageKind::ExpertIteration,
+            Self::OnlinePreference(_) => StageKind::OnlinePreference,
             Self::Quickstart(_) => StageKind::Quickstart,
         }
     }
 
     /// Whether its run writes metrics.
     pub fn has_metrics(&self) -> bool {
-        !matches!(self, Self::Tokenizer(_) | Self::Quickstart(_))
+        !matches!(self, Self::Demonstrations(_) | Self::Tokenizer(_) | Self::Quickstart(_))
     }
 }
 
 /// Settings of a quickstart.
-pub(super) struct Quickstart {
+pub(crate) struct Quickstart {
     pub scale: Scale,
     pub seed: u64,
     pub set: Vec<String>,
@@ -269,20 +310,10 @@ pub(super) struct ReadyRecipe {
 /// metrics that only the runs will have.
 pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
     let recipe = hone_run::config::load::<Recipe>(&options.path, &[])?.config;
-    let folder = options.path.parent().unwrap_or(Path::new(""));
-    let runs = std::path::absolute(&options.runs).map_err(|e| PipelineError::file(&options.runs, e.to_string()))?;
-    let own = std::path::absolute(if folder == Path::new("") {
-        Path::new(".")
-    } else {
-        folder
-    })
-    .map_err(|e| PipelineError::file(folder, e.to_string()))?;
-    let places =
-        [("{runs}", &runs), ("{recipe}", &own)].map(|(name, path)| (name, path.to_string_lossy().into_owned()));
+    let frame = Frame::new(&options.path, (&options.runs, &["{runs}"]), &options.set)?;
+    let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
     for text in &options.set {
-        let name = text.split_once('.').map(|(name, _)| name);
-        if !recipe.stages.iter().any(|stage| Some(stage.name.as_str()) == name) {
-            let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
+        if !text.split_once('.').is_some_and(|(name, _)| names.contains(&name)) {
             let reason = format!(
                 "names no stage of this recipe; expected STAGE.KEY=VALUE with one of {}",
                 names.join(", ")
@@ -290,102 +321,161 @@ pub(super) fn load(options: &RecipeOptions) -> Result<ReadyRecipe> {
             return Err(PipelineError::setting(format!("--set {text}"), reason));
         }
     }
-    let mut stages: Vec<ReadyStage> = Vec::new();
-    for (i, stage) in recipe.stages.into_iter().enumerate() {
-        let key = format!("{}: stage[{i}]", options.path.display());
-        if stages.iter().any(|earlier| earlier.name == stage.name) {
-            return Err(PipelineError::setting(
-                format!("{key}.name"),
-                format!("`{}` stands twice", stage.name),
-            ));
-        }
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
-        if stage.name.is_empty() || !stage.name.chars().all(plain) {
-            let reason = format!(
-                "is `{}`; expected letters, digits, - and _: it names a folder",
-                stage.name
-            );
-            return Err(PipelineError::setting(format!("{key}.name"), reason));
-        }
-        stages.push(ready(stage, &key, (folder, &places), options)?);
-    }
-    let expectation =
-        |(i, expect)| ReadyExpect::new(expect, format!("{}: expect[{i}]", options.path.display()), &stages);
-    let expectations: Result<Vec<_>> = recipe.expectations.into_iter().enumerate().map(expectation).collect();
+    let stages = frame.stages(recipe.stages)?;
+    let subjects: Vec<Subject> = stages.iter().map(ReadyStage::subject).collect();
     Ok(ReadyRecipe {
-        expectations: expectations?,
+        expectations: frame.expectations(recipe.expectations, &subjects)?,
         stages,
     })
 }
 
-/// What stands for a folder in a recipe's texts, and the folder.
-type Places = [(&'static str, String); 2];
+/// Where a recipe lies, what its texts may name, and what is set on the command line.
+pub(crate) struct Frame {
+    path: PathBuf,
+    folder: PathBuf,
+    /// What stands for a folder in a recipe's texts, and the folder.
+    places: Vec<(&'static str, String)>,
+    /// `NAME.KEY=VALUE`, the stage by its name.
+    set: Vec<String>,
+}
 
-fn ready(
-    stage: StageSection,
-    key: &str,
-    (folder, places): (&Path, &Places),
-    options: &RecipeOptions,
-) -> Result<ReadyStage> {
-    if stage.kind != StageKind::Quickstart {
-        for (given, name) in [(stage.scale.is_some(), "scale"), (stage.seed.is_some(), "seed")] {
-            if given {
-                let reason = format!(
-                    "is a quickstart's; what a {} stage reads stands in its config",
-                    stage.kind.name()
-                );
-                return Err(PipelineError::setting(format!("{key}.{name}"), reason));
+impl Frame {
+    /// The frame of a recipe whose runs lie in a folder, which its texts may call by these names.
+    pub fn new(path: &Path, (runs, names): (&Path, &[&'static str]), set: &[String]) -> Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|e| PipelineError::file(path, e.to_string()));
+        let runs = absolute(runs)?.to_string_lossy().into_owned();
+        let own = absolute(if folder == Path::new("") {
+            Path::new(".")
+        } else {
+            folder
+        })?;
+        let places = names.iter().map(|name| (*name, runs.clone()));
+        Ok(Self {
+            path: path.into(),
+            folder: folder.into(),
+            places: places
+                .chain([("{recipe}", own.to_string_lossy().into_owned())])
+                .collect(),
+            set: set.to_vec(),
+        })
+    }
+
+    /// A text of TOML with the names of folders replaced. In a TOML string a backslash starts an escape.
+    pub fn fill(&self, text: &str) -> String {
+        let places = self.places.iter();
+        places.fold(text.to_owned(), |text, (name, place)| {
+            text.replace(name, &place.replace('\\', "/"))
+        })
+    }
+
+    /// Resolves the settings of all stages.
+    ///
+    /// # Errors
+    /// The first stage whose name or settings make no sense.
+    pub fn stages(&self, sections: Vec<StageSection>) -> Result<Vec<ReadyStage>> {
+        let mut stages: Vec<ReadyStage> = Vec::new();
+        for (i, stage) in sections.into_iter().enumerate() {
+            let key = format!("{}: stage[{i}]", self.path.display());
+            if stages.iter().any(|earlier| earlier.name == stage.name) {
+                return Err(PipelineError::setting(
+                    format!("{key}.name"),
+                    format!("`{}` stands twice", stage.name),
+                ));
+            }
+            check_name(&stage.name, &key)?;
+            stages.push(self.ready(stage, &key, &[])?);
+        }
+        Ok(stages)
+    }
+
+    /// Checks what is expected.
+    ///
+    /// # Errors
+    /// The first expectation that makes no sense.
+    pub fn expectations(&self, expectations: Vec<Expect>, subjects: &[Subject]) -> Result<Vec<ReadyExpect>> {
+        let ready = |(i, expect)| ReadyExpect::new(expect, format!("{}: expect[{i}]", self.path.display()), subjects);
+        expectations.into_iter().enumerate().map(ready).collect()
+    }
+
+    /// Resolves the settings of one stage, with overrides after all others.
+    ///
+    /// # Errors
+    /// Settings that make no sense.
+    pub fn ready(&self, stage: StageSection, key: &str, last: &[String]) -> Result<ReadyStage> {
+        if stage.kind != StageKind::Quickstart {
+            for (given, name) in [(stage.scale.is_some(), "scale"), (stage.seed.is_some(), "seed")] {
+                if given {
+                    let reason = format!(
+                        "is a quickstart's; what a {} stage reads stands in its config",
+                        stage.kind.name()
+                    );
+                    return Err(PipelineError::setting(format!("{key}.{name}"), reason));
+                }
             }
         }
+        let (source, text) = self.settings(&stage, key)?;
+        let overrides: Vec<String> = self.overrides(&stage).chain(last.iter().cloned()).collect();
+        let work = Work::new(&stage, (&source, &text), overrides).map_err(|source| PipelineError::Settings {
+            recipe: self.path.display().to_string(),
+            stage: stage.name.clone(),
+            source: Box::new(source),
+        })?;
+        Ok(ReadyStage { name: stage.name, work })
     }
-    let source = "config".to_string();
-    let (source, text) = match (&stage.config, stage.kind) {
-        (None, StageKind::Quickstart) => (source, String::new()),
-        (Some(_), StageKind::Quickstart) => {
-            return Err(PipelineError::setting(
-                format!("{key}.config"),
-                "a quickstart takes scale, seed and set instead",
-            ));
-        }
-        (None, _) => {
-            return Err(PipelineError::setting(format!("{key}.config"), "is missing"));
-        }
-        (Some(Settings::Inline(table)), _) => {
-            let text =
-                toml::to_string(table).map_err(|e| PipelineError::setting(format!("{key}.config"), e.to_string()))?;
-            (source, text)
-        }
-        (Some(Settings::File(file)), _) => {
-            let path = folder.join(file);
-            let text = std::fs::read_to_string(&path)
-                .map_err(|e| PipelineError::file(&path, format!("cannot be read: {e}")))?;
-            (path.display().to_string(), text)
-        }
-    };
-    let prefix = format!("{}.", stage.name);
-    let own = options
-        .set
-        .iter()
-        .filter_map(|text| text.strip_prefix(&prefix).map(String::from));
-    let overrides: Vec<String> = stage
-        .set
-        .iter()
-        .cloned()
-        .chain(own)
-        .map(|text| {
-            places
-                .iter()
-                .fold(text, |text, (name, place)| text.replace(name, place))
+
+    /// A stage's own overrides and those of the command line.
+    pub fn overrides<'a>(&'a self, stage: &'a StageSection) -> impl Iterator<Item = String> + 'a {
+        let prefix = format!("{}.", stage.name);
+        let own = self
+            .set
+            .iter()
+            .filter_map(move |text| text.strip_prefix(&prefix).map(String::from));
+        stage.set.iter().cloned().chain(own).map(move |text| {
+            let places = self.places.iter();
+            places.fold(text, |text, (name, place)| text.replace(name, place))
         })
-        .collect();
-    // In a TOML string a backslash starts an escape.
-    let text = places.iter().fold(text, |text, (name, place)| {
-        text.replace(name, &place.replace('\\', "/"))
-    });
-    let work = Work::new(&stage, (&source, &text), overrides).map_err(|source| PipelineError::Settings {
-        recipe: options.path.display().to_string(),
-        stage: stage.name.clone(),
-        source: Box::new(source),
-    })?;
-    Ok(ReadyStage { name: stage.name, work })
+    }
+
+    /// What errors call a stage's settings, and the settings as TOML.
+    ///
+    /// # Errors
+    /// Settings that are missing, or a file that cannot be read.
+    pub fn settings(&self, stage: &StageSection, key: &str) -> Result<(String, String)> {
+        let source = "config".to_string();
+        let (source, text) = match (&stage.config, stage.kind) {
+            (None, StageKind::Quickstart) => (source, String::new()),
+            (Some(_), StageKind::Quickstart) => {
+                return Err(PipelineError::setting(
+                    format!("{key}.config"),
+                    "a quickstart takes scale, seed and set instead",
+                ));
+            }
+            (None, _) => {
+                return Err(PipelineError::setting(format!("{key}.config"), "is missing"));
+            }
+            (Some(Settings::Inline(table)), _) => {
+                let text = toml::to_string(table)
+                    .map_err(|e| PipelineError::setting(format!("{key}.config"), e.to_string()))?;
+                (source, text)
+            }
+            (Some(Settings::File(file)), _) => {
+                let path = self.folder.join(file);
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|e| PipelineError::file(&path, format!("cannot be read: {e}")))?;
+                (path.display().to_string(), text)
+            }
+        };
+        Ok((source, self.fill(&text)))
+    }
+}
+
+/// A name that is that of a folder.
+pub(crate) fn check_name(name: &str, key: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    if !name.is_empty() && name.chars().all(plain) {
+        return Ok(());
+    }
+    let reason = format!("is `{name}`; expected letters, digits, - and _: it names a folder");
+    Err(PipelineError::setting(format!("{key}.name"), reason))
 }

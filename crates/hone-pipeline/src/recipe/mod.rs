@@ -3,7 +3,8 @@
 //! ```toml
 //! [[stage]]
 //! name = "base"                       # its folder under the runs' folder
-//! kind = "pretrain"                   # tokenizer, pretrain, sft, reward, preference, ppo, grpo or quickstart
+//! kind = "pretrain"                   # demonstrations, tokenizer, pretrain, sft, reward, preference, ppo, grpo,
+//!                                     # expert-iteration, online-preference or quickstart
 //! config = "base.toml"                # a file beside the recipe, or the settings themselves
 //!
 //! [[stage]]
@@ -23,6 +24,7 @@
 //! the recipe can be mended and called again at no cost.
 
 mod config;
+mod demonstrations;
 mod expect;
 
 use std::ops::ControlFlow;
@@ -38,10 +40,13 @@ use serde_json::{Value, json};
 use crate::error::{PipelineError, Result};
 use crate::files::{read_json, write_json};
 use crate::quickstart::{self, QuickstartOptions};
-use config::{ReadyStage, Work};
+pub(crate) use config::{Frame, ReadyStage, Work, check_name};
+pub(crate) use demonstrations::{line, opening};
 
 pub use config::{Amount, At, Expect, Recipe, Settings, StageKind, StageSection, TokenizerConfig};
+pub use demonstrations::{DemonstrationsConfig, Form};
 pub use expect::Expectation;
+pub(crate) use expect::{ReadyExpect, Subject};
 
 /// What to run, and where.
 #[derive(Clone, Debug)]
@@ -96,17 +101,15 @@ impl RecipeResult {
 pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown: Shutdown) -> Result<RecipeResult> {
     let recipe = config::load(options)?;
     let kitchen = Kitchen {
-        options,
+        base: options.base.clone(),
+        threads: options.threads,
+        allow_isa_change: options.allow_isa_change,
         observer,
         shutdown,
     };
     let mut stages: Vec<StageResult> = Vec::new();
     for stage in &recipe.stages {
-        kitchen.observer.event(&Event::Message(format!(
-            "stage {} ({})",
-            stage.name,
-            stage.work.kind().name()
-        )));
+        kitchen.say(format!("stage {} ({})", stage.name, stage.work.kind().name()));
         let dir = options.runs.join(&stage.name);
         let summary = kitchen.run(stage, &dir)?;
         stages.push(StageResult {
@@ -123,15 +126,24 @@ pub fn run_recipe(options: &RecipeOptions, observer: Arc<dyn Observer>, shutdown
 }
 
 /// What every stage of a recipe is given.
-struct Kitchen<'a> {
-    options: &'a RecipeOptions,
-    observer: Arc<dyn Observer>,
-    shutdown: Shutdown,
+pub(crate) struct Kitchen {
+    /// Relative paths of settings are taken from here; empty: from the working directory.
+    pub base: PathBuf,
+    /// Threads; none: as many as the machine has.
+    pub threads: Option<usize>,
+    /// Go on under another instruction set.
+    pub allow_isa_change: bool,
+    /// Told of progress.
+    pub observer: Arc<dyn Observer>,
+    /// Asked whether to stop.
+    pub shutdown: Shutdown,
 }
 
-impl Kitchen<'_> {
-    fn run(&self, stage: &ReadyStage, dir: &Path) -> Result<Value> {
+impl Kitchen {
+    /// Runs a stage in its folder, or goes on with it; gives its summary.
+    pub fn run(&self, stage: &ReadyStage, dir: &Path) -> Result<Value> {
         match &stage.work {
+            Work::Demonstrations(config) => demonstrations::run(config, dir),
             Work::Tokenizer(config) => self.tokenizer(config, dir),
             Work::Pretrain(config) => self.train(stage, config, dir, hone_train::pretrain::run),
             Work::Sft(config) => self.train(stage, config, dir, hone_train::sft::run),
@@ -139,6 +151,8 @@ impl Kitchen<'_> {
             Work::Preference(config) => self.train(stage, config, dir, hone_train::preference::run),
             Work::Ppo(config) => self.train(stage, config, dir, hone_train::ppo::run),
             Work::Grpo(config) => self.train(stage, config, dir, hone_train::grpo::run),
+            Work::ExpertIteration(config) => self.train(stage, config, dir, hone_train::expert_iteration::run),
+            Work::OnlinePreference(config) => self.train(stage, config, dir, hone_train::online_preference::run),
             Work::Quickstart(settings) => self.quickstart(settings, dir),
         }
     }
@@ -152,11 +166,11 @@ impl Kitchen<'_> {
     ) -> Result<Value> {
         let job = Job {
             dir: dir.to_path_buf(),
-            base: self.options.base.clone(),
+            base: self.base.clone(),
             observer: Arc::clone(&self.observer),
             shutdown: self.shutdown.clone(),
-            allow_isa_change: self.options.allow_isa_change,
-            threads: self.options.threads,
+            allow_isa_change: self.allow_isa_change,
+            threads: self.threads,
         };
         let outcome = run(&job, config);
         match outcome.map_err(|source| PipelineError::Stage {
@@ -207,7 +221,7 @@ impl Kitchen<'_> {
             if left == 0 {
                 break;
             }
-            let source = source.clone().resolved_in(&self.options.base);
+            let source = source.clone().resolved_in(&self.base);
             let report = take_documents(&source, &Limits::default(), &mut |document| {
                 left = left.saturating_sub(document.text.len());
                 texts.push(document.text);
@@ -235,8 +249,9 @@ impl Kitchen<'_> {
         Ok(texts)
     }
 
-    fn say(&self, text: String) {
-        self.observer.event(&Event::Message(text));
+    /// Tells one sentence.
+    pub fn say(&self, text: impl Into<String>) {
+        self.observer.event(&Event::Message(text.into()));
     }
 
     fn quickstart(&self, settings: &config::Quickstart, dir: &Path) -> Result<Value> {
@@ -245,8 +260,8 @@ impl Kitchen<'_> {
             scale: settings.scale,
             seed: settings.seed,
             set: settings.set.clone(),
-            threads: self.options.threads,
-            allow_isa_change: self.options.allow_isa_change,
+            threads: self.threads,
+            allow_isa_change: self.allow_isa_change,
         };
         let result = quickstart::run(
             &options,

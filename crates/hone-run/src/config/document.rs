@@ -21,7 +21,7 @@ pub fn commented<T: Configuration>(defaults: &T) -> Result<String> {
     let table = defaults::table(defaults)?;
     let mut out = String::new();
     comment(&mut out, description(&[schema.root()]).as_deref().unwrap_or_default());
-    write_table(&schema, &[schema.root()], Some(&table), "", 0, &mut out);
+    write_table(&schema, &[schema.root()], (Some(&table), true), "", 0, &mut out);
     Ok(out)
 }
 
@@ -90,17 +90,18 @@ fn entries<'a>(schema: &'a Schema, schemas: &[&'a serde_json::Value], table: Opt
     entries
 }
 
+/// Writes a table's keys, as comments where the table is not `given`.
 fn write_table(
     schema: &Schema,
     schemas: &[&serde_json::Value],
-    table: Option<&Table>,
+    (table, given): (Option<&Table>, bool),
     path: &str,
     depth: usize,
     out: &mut String,
 ) {
     let (sections, scalars): (Vec<_>, Vec<_>) =
         entries(schema, schemas, table).into_iter().partition(Entry::is_section);
-    let off = if table.is_none() { "# " } else { "" };
+    let off = if given { "" } else { "# " };
     for entry in &scalars {
         let mut help = description(&entry.schemas).unwrap_or_default();
         if let Some(choices) = choices(&entry.place) {
@@ -125,9 +126,13 @@ fn write_table(
         out.push('\n');
         comment(out, &description(&entry.schemas).unwrap_or_default());
         let inner = entry.value.and_then(Value::as_table);
-        let off = if inner.is_none() { "# " } else { "" };
+        let given = given && inner.is_some();
+        let off = if given { "" } else { "# " };
         let _ = writeln!(out, "{off}[{inside}]");
-        write_table(schema, &entry.schemas, inner, &inside, depth + 1, out);
+        // Of a section with several kinds the keys of one are shown
+        let example = entry.place.example_table().filter(|_| inner.is_none());
+        let shown = inner.or(example.as_ref());
+        write_table(schema, &entry.schemas, (shown, given), &inside, depth + 1, out);
     }
 }
 

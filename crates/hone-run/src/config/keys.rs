@@ -85,6 +85,13 @@ impl Place<'_> {
         let value = self.examples.iter().chain(&self.defaults).find(says_something)?;
         Some(toml::Value::try_from(value).ok()?.to_string())
     }
+
+    /// A table that was given as an example of what may stand here.
+    pub(super) fn example_table(&self) -> Option<toml::Table> {
+        let tables = self.examples.iter().filter(|value| value.is_object());
+        let mut read = tables.filter_map(|value| toml::Table::try_from(value).ok());
+        read.next()
+    }
 }
 
 impl Schema {

@@ -11,7 +11,8 @@ const HEIGHT: f64 = 270.0;
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 12.0;
-const BOTTOM: f64 = 42.0;
+/// Room under a chart for its ticks and label.
+pub(super) const BOTTOM: f64 = 42.0;
 /// Buckets of a drawn series: about one a pixel.
 const BUCKETS: usize = 400;
 /// Fewer points are not smoothed.
@@ -83,7 +84,7 @@ pub(super) fn figure(chart: &Chart) -> String {
         y.from,
         y.to
     );
-    axes(&mut out, chart, &x, &y);
+    axes(&mut out, (&chart.x_label, &chart.y_label), &x, &y);
     for (index, series) in series.iter().enumerate() {
         draw(&mut out, series, index % COLOURS, &x, &y);
     }
@@ -126,15 +127,17 @@ fn legend(series: &[Series]) -> String {
     out
 }
 
-fn axes(out: &mut String, chart: &Chart, x: &Axis, y: &Axis) {
+/// Lines, ticks and labels of both axes. The room under the chart is [`BOTTOM`].
+pub(super) fn axes(out: &mut String, (x_label, y_label): (&str, &str), x: &Axis, y: &Axis) {
     for (value, label) in ticks(y.low, y.high, 5) {
         let at = y.pixel(value);
         let _ = write!(
             out,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
+            "<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
              <text class=\"tick\" x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>",
+            x.from,
             x.to,
-            LEFT - 7.0,
+            x.from - 7.0,
             at + 3.5
         );
     }
@@ -151,20 +154,21 @@ fn axes(out: &mut String, chart: &Chart, x: &Axis, y: &Axis) {
     }
     let _ = write!(
         out,
-        "<line class=\"axis\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{1}\" y2=\"{1}\"/>\
-         <text class=\"label\" x=\"{2}\" y=\"{3}\" text-anchor=\"middle\">{4}</text>",
+        "<line class=\"axis\" x1=\"{}\" x2=\"{}\" y1=\"{2}\" y2=\"{2}\"/>\
+         <text class=\"label\" x=\"{3}\" y=\"{4}\" text-anchor=\"middle\">{5}</text>",
+        x.from,
         x.to,
         y.from,
         (x.from + x.to) / 2.0,
-        HEIGHT - 7.0,
-        escape(&chart.x_label)
+        y.from + BOTTOM - 7.0,
+        escape(x_label)
     );
-    if !chart.y_label.is_empty() {
+    if !y_label.is_empty() {
         let middle = (y.from + y.to) / 2.0;
         let _ = write!(
             out,
             "<text class=\"label\" transform=\"translate(12 {middle}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-            escape(&chart.y_label)
+            escape(y_label)
         );
     }
 }

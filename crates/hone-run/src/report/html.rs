@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Report, Section, chart, intervals};
+use super::{Report, Section, chart, heat_map, intervals, scatter};
 use crate::jsonl::Sample;
 
 const STYLE: &str = include_str!("style.css");
@@ -97,9 +97,7 @@ fn write_section(out: &mut String, section: &Section) {
         } => {
             heading(out, title);
             write_table(out, columns, rows);
-            if !note.is_empty() {
-                let _ = writeln!(out, "<p class=\"note\">{}</p>", escape(note));
-            }
+            write_note(out, note);
         }
         Section::Charts { title, charts } => {
             heading(out, title);
@@ -118,6 +116,23 @@ fn write_section(out: &mut String, section: &Section) {
             heading(out, title);
             out.push_str(&intervals::figure(label, *reference, rows));
         }
+        Section::Scatters { title, charts, note } => {
+            heading(out, title);
+            for chart in charts {
+                out.push_str(&scatter::figure(chart));
+            }
+            write_note(out, note);
+        }
+        Section::HeatMap {
+            title,
+            names,
+            cells,
+            note,
+        } => {
+            heading(out, title);
+            out.push_str(&heat_map::figure(title, names, cells));
+            write_note(out, note);
+        }
         Section::Samples { title, samples } => {
             heading(out, title);
             for sample in samples {
@@ -131,6 +146,12 @@ fn write_section(out: &mut String, section: &Section) {
 fn heading(out: &mut String, title: &str) {
     if !title.is_empty() {
         let _ = writeln!(out, "<h2>{}</h2>", escape(title));
+    }
+}
+
+fn write_note(out: &mut String, note: &str) {
+    if !note.is_empty() {
+        let _ = writeln!(out, "<p class=\"note\">{}</p>", escape(note));
     }
 }
 

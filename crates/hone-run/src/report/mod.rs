@@ -6,8 +6,10 @@
 mod chart;
 mod downsample;
 mod from_run;
+mod heat_map;
 mod html;
 mod intervals;
+mod scatter;
 
 use std::path::Path;
 
@@ -79,6 +81,26 @@ pub enum Section {
         /// The rows.
         rows: Vec<Interval>,
     },
+    /// Pictures of named points, one under another.
+    Scatters {
+        /// Heading.
+        title: String,
+        /// The pictures.
+        charts: Vec<Scatter>,
+        /// A sentence under them; may be empty.
+        note: String,
+    },
+    /// A square of numbers between -1 and 1, each cell coloured by its own.
+    HeatMap {
+        /// Heading.
+        title: String,
+        /// Names of rows and columns, in order.
+        names: Vec<String>,
+        /// Row by row, as many cells as names; none where there is no number.
+        cells: Vec<Vec<Option<f64>>>,
+        /// A sentence under it; may be empty.
+        note: String,
+    },
     /// Prompts and responses, folded away until opened.
     Samples {
         /// Heading.
@@ -137,6 +159,38 @@ pub struct Interval {
     pub low: f64,
     /// The upper end.
     pub high: f64,
+}
+
+/// A picture of named points with what they are made of.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Scatter {
+    /// Caption.
+    pub title: String,
+    /// What x is.
+    pub x_label: String,
+    /// What y is.
+    pub y_label: String,
+    /// The points.
+    pub marks: Vec<Mark>,
+}
+
+/// A named point of a [`Scatter`]. One whose place is not finite is left out.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Mark {
+    /// Its name, written beside it.
+    pub name: String,
+    /// Its place.
+    pub at: (f64, f64),
+    /// Where x may lie.
+    pub x_interval: Option<(f64, f64)>,
+    /// Where y may lie.
+    pub y_interval: Option<(f64, f64)>,
+    /// What it is the mean of, such as one point a seed: small dots.
+    pub parts: Vec<(f64, f64)>,
+    /// Drawn as a ring: its place is a bound or a control, say.
+    pub hollow: bool,
+    /// Which colour, counted from 0 and round: one name has one in all pictures.
+    pub colour: usize,
 }
 
 impl Report {

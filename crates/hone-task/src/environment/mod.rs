@@ -5,10 +5,12 @@
 
 mod episode;
 pub mod maze;
+mod players;
 pub mod words;
 
 pub use episode::{Episode, SingleTurn, Turn, run_episode};
 pub use maze::{Maze, MazeConfig};
+pub use players::{Demonstration, Player, demonstrate};
 pub use words::{WordGame, WordGameConfig};
 
 use schemars::JsonSchema;
@@ -111,6 +113,14 @@ pub enum EnvironmentSetting {
 }
 
 impl EnvironmentSetting {
+    /// The environment's name, as its own [`Environment::name`].
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Maze(_) => "maze",
+            Self::WordGame(_) => "word-game",
+        }
+    }
+
     /// The environment.
     ///
     /// # Errors

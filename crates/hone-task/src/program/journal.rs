@@ -3,9 +3,10 @@
 //! One JSON object a line: `{"run":"ppo","update":3,"index":17,"sample":"9f...","reward":0.5}`. `sample` is a digest of what the program
 //! was asked, so that a number is never taken for another sample than it was given for. A line is written in one write before its
 //! reward is used. Unlike metrics, the journal is not cut back to the last checkpoint: what stands behind it are exactly the answers that
-//! the resumed run asks for again. A checkpoint records [`Journal::bytes`], and opening from there reads no more than is needed.
+//! the resumed run asks for again. A checkpoint records [`Journal::bytes_before`] the first update that it does not hold, and opening
+//! from there reads no more than is needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -33,10 +34,12 @@ pub struct Journal {
     run: String,
     bytes: u64,
     ahead: HashMap<Place, (String, f64)>,
+    /// Where the lines of each update begin, as far as they were read or written.
+    begins: BTreeMap<u64, u64>,
 }
 
 impl Journal {
-    /// Opens or creates a journal for a run's name. `from` is what a checkpoint recorded as [`Journal::bytes`], 0 for a start from
+    /// Opens or creates a journal for a run's name. `from` is what a checkpoint recorded as [`Journal::bytes_before`], 0 for a start from
     /// nothing; what stands behind it is replayed. The part of a line that a killed process left at the end is cut off.
     ///
     /// # Errors
@@ -76,6 +79,7 @@ impl Journal {
             run: run.to_owned(),
             bytes: from,
             ahead: HashMap::new(),
+            begins: BTreeMap::new(),
             file: file.try_clone().map_err(|e| io("open it twice", e))?,
         };
         let mut reader = BufReader::new(file);
@@ -110,6 +114,7 @@ impl Journal {
             if journal.ahead.insert(place, (line.sample, line.reward)).is_some() {
                 return refuse(format!("has two rewards for {place}; the file was changed"));
             }
+            journal.begins.entry(place.update).or_insert(journal.bytes);
             journal.bytes += text.len() as u64;
             text.clear();
         }
@@ -119,6 +124,13 @@ impl Journal {
     /// Its length in bytes, all of whole lines.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Its length before the first reward of this update or a later one. A run whose updates before this one are done goes on from
+    /// here: it asks again for what stands behind, and for nothing that stands before.
+    pub fn bytes_before(&self, update: u64) -> u64 {
+        let first = self.begins.range(update..).map(|(_, &begin)| begin).min();
+        first.unwrap_or(self.bytes)
     }
 
     /// Rewards that were read and not yet asked for.
@@ -163,6 +175,7 @@ impl Journal {
             });
         match written {
             Ok(bytes) => {
+                self.begins.entry(place.update).or_insert(self.bytes);
                 self.bytes += bytes;
                 Ok(())
             }
@@ -251,6 +264,34 @@ mod tests {
         }
         let journal = Journal::open(&path, "ppo", checkpoint).unwrap();
         assert_eq!((journal.bytes(), journal.ahead()), (whole.len() as u64, 1));
+    }
+
+    /// A run that is stopped inside an update, or that replays what an earlier one answered, goes on from that update's start.
+    #[test]
+    fn an_update_that_is_not_done_is_read_again_from_its_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("judge.jsonl");
+        let mut journal = Journal::open(&path, "ppo", 0).unwrap();
+        let mut begins = vec![0];
+        for update in 1..4 {
+            for index in 0..2 {
+                journal
+                    .record(place(update, index), format!("{update}{index}"), update as f64)
+                    .unwrap();
+            }
+            begins.push(journal.bytes());
+        }
+        let before = |journal: &Journal| -> Vec<u64> { (1..=4).map(|update| journal.bytes_before(update)).collect() };
+        assert_eq!(before(&journal), begins);
+        // Read again, and before anything is asked for
+        let again = Journal::open(&path, "ppo", begins[1]).unwrap();
+        assert_eq!((before(&again)[1..].to_vec(), again.ahead()), (begins[1..].to_vec(), 4));
+        // From the start of update 3 on, both of its rewards are there, and no other
+        let mut third = Journal::open(&path, "ppo", again.bytes_before(3)).unwrap();
+        assert_eq!(third.ahead(), 2);
+        assert_eq!(third.replay(place(3, 1), "31").unwrap(), Some(3.0));
+        assert_eq!(third.bytes_before(3), begins[2]);
+        assert_eq!(third.bytes_before(9), third.bytes());
     }
 
     #[test]

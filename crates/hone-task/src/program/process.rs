@@ -20,6 +20,9 @@ const KEPT: usize = 2000;
 /// needed any more and whose input was closed.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How often it is looked whether a program that does not answer has ended.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -97,11 +100,24 @@ impl Process {
         line.push('\n');
         // Where the writer has ended, so has the program; reading tells why
         let _ = self.input.as_ref().map(|input| input.send(line.into_bytes()));
-        match self.output.recv_timeout(limit) {
-            Ok(Line::Text(bytes)) => String::from_utf8(bytes).map_err(|_| Failure::NotText),
-            Ok(Line::TooLong) => Err(Failure::TooLong),
-            Err(RecvTimeoutError::Timeout) => Err(Failure::Slow),
-            Err(RecvTimeoutError::Disconnected) => Err(Failure::Ended(self.status())),
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let answer = match self.output.recv_timeout(left.min(LOOK)) {
+                // Something that it started may hold its output open; what it wrote itself may still be on the way
+                Err(RecvTimeoutError::Timeout) if limits::has_ended(&mut self.child) => {
+                    let last = self.output.recv_timeout(LOOK);
+                    last.map_err(|_| RecvTimeoutError::Disconnected)
+                }
+                Err(RecvTimeoutError::Timeout) if left > LOOK => continue,
+                answer => answer,
+            };
+            return match answer {
+                Ok(Line::Text(bytes)) => String::from_utf8(bytes).map_err(|_| Failure::NotText),
+                Ok(Line::TooLong) => Err(Failure::TooLong),
+                Err(RecvTimeoutError::Timeout) => Err(Failure::Slow),
+                Err(RecvTimeoutError::Disconnected) => Err(Failure::Ended(self.status())),
+            };
         }
     }
 

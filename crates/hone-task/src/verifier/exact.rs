@@ -43,9 +43,20 @@ mod tests {
     }
 
     #[test]
+    fn signs_and_points_count_unless_they_are_to_be_ignored() {
+        let row = PromptRow::new("?").with("answer", -1.5);
+        let passes = |normalization, response: &str| {
+            let verdict = exact("answer", normalization).verify(&Sample::new(&row, response));
+            verdict.unwrap().passes()
+        };
+        assert!(passes(Normalization::default(), " -1.5\n"));
+        assert!(!passes(Normalization::default(), "15") && passes(Normalization::Squad, "15"));
+    }
+
+    #[test]
     fn normalised_answers_are_equal() {
         let row = PromptRow::new("Where is the Louvre?").with("answer", "Paris");
-        let verifier = exact("answer", Normalization::default());
+        let verifier = exact("answer", Normalization::Squad);
         for response in ["Paris", " paris.\n", "the Paris"] {
             assert!(
                 verifier.verify(&Sample::new(&row, response)).unwrap().passes(),

@@ -6,8 +6,11 @@
 //! Annotations (`title`, `description` and the like) say nothing about validity. Any other keyword is refused by name, because a rule that
 //! is passed over would reward what it forbids.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
 use regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{Verdict, Verifier};
 use crate::sample::shortened;
@@ -52,8 +55,8 @@ enum Rule {
     Unique,
     Pattern(Regex),
     /// A bound, whether it is the upper one, and whether it is excluded.
-    Bound(f64, bool, bool),
-    MultipleOf(f64),
+    Bound(Number, bool, bool),
+    MultipleOf(u64),
     Any(Vec<Node>),
     One(Vec<Node>),
     All(Vec<Node>),
@@ -156,7 +159,10 @@ fn node(schema: &Value, place: &str, depth: usize) -> Result<Node, BadSetting> {
 
 /// The rule of one keyword; nothing for those that stand together with others, and for annotations.
 fn rule(keyword: &str, value: &Value, at: &str, depth: usize) -> Result<Option<Rule>, BadSetting> {
-    let number = || value.as_f64().map_or_else(|| refuse(at, value, "a number"), Ok);
+    let number = || match value {
+        Value::Number(number) => Ok(number.clone()),
+        other => refuse(at, other, "a number"),
+    };
     let count = || {
         value
             .as_u64()
@@ -202,7 +208,7 @@ fn rule(keyword: &str, value: &Value, at: &str, depth: usize) -> Result<Option<R
         "exclusiveMaximum" => Rule::Bound(number()?, true, true),
         "multipleOf" => match value.as_u64() {
             // Of fractions, floating point would decide wrongly: 0.3 is no multiple of 0.1 there
-            Some(whole) if whole > 0 => Rule::MultipleOf(whole as f64),
+            Some(whole) if whole > 0 => Rule::MultipleOf(whole),
             _ => return refuse(at, value, "a whole number from 1"),
         },
         "anyOf" => Rule::Any(nodes(value, at, depth)?),
@@ -295,22 +301,31 @@ impl Rule {
             }
             Self::Unique => {
                 let items = value.as_array()?;
-                let twice = items
-                    .iter()
-                    .enumerate()
-                    .any(|(i, a)| items[..i].iter().any(|b| equal(a, b)));
-                unless(!twice, &|| "no item twice".to_owned())
+                let mut seen = BTreeSet::new();
+                unless(items.iter().all(|item| seen.insert(canonical(item))), &|| {
+                    "no item twice".to_owned()
+                })
             }
             Self::Pattern(regex) => unless(regex.is_match(value.as_str()?), &|| format!("a match of {regex}")),
             Self::Bound(bound, upper, excluded) => {
-                let number = value.as_f64()?;
-                let inside = if *upper { number < *bound } else { number > *bound };
-                unless(inside || (number == *bound && !excluded), &|| {
+                let Value::Number(number) = value else {
+                    return None;
+                };
+                let wanted = if *upper { Ordering::Less } else { Ordering::Greater };
+                let found = compared(number, bound);
+                unless(found == wanted || (found == Ordering::Equal && !excluded), &|| {
                     let side = if *upper { "below" } else { "above" };
                     format!("{bound}{} {side}", if *excluded { " excluded, or" } else { " or" })
                 })
             }
-            Self::MultipleOf(step) => unless(value.as_f64()? % step == 0.0, &|| format!("a multiple of {step}")),
+            Self::MultipleOf(step) => {
+                let Value::Number(number) = value else {
+                    return None;
+                };
+                // A number that is not whole is no multiple of one that is
+                let multiple = whole(number).is_some_and(|number| number % i128::from(*step) == 0);
+                unless(multiple, &|| format!("a multiple of {step}"))
+            }
             Self::Any(nodes) => unless(nodes.iter().any(|node| node.fits(value)), &|| "one of anyOf".to_owned()),
             Self::One(nodes) => unless(nodes.iter().filter(|node| node.fits(value)).count() == 1, &|| {
                 "exactly one of oneOf".to_owned()
@@ -351,19 +366,55 @@ fn is_of(value: &Value, name: &str) -> bool {
         Value::Array(_) => name == "array",
         Value::String(_) => name == "string",
         // 1.0 is an integer, says the standard
-        Value::Number(n) => name == "number" || (name == "integer" && n.as_f64().is_some_and(|n| n % 1.0 == 0.0)),
+        Value::Number(n) => name == "number" || (name == "integer" && whole(n).is_some()),
+    }
+}
+
+/// The value of a whole number, exactly; 1.0 is one. None of others, and beyond 128 bits.
+fn whole(number: &Number) -> Option<i128> {
+    if let Some(whole) = number.as_i64() {
+        return Some(whole.into());
+    }
+    if let Some(whole) = number.as_u64() {
+        return Some(whole.into());
+    }
+    let float = number.as_f64()?;
+    (float % 1.0 == 0.0 && float.abs() < 1e38).then_some(float as i128)
+}
+
+/// The order of two numbers: whole ones exactly, others as floating point has them.
+fn compared(a: &Number, b: &Number) -> Ordering {
+    match (whole(a), whole(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        _ => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal),
     }
 }
 
 /// Equality by value: 1 and 1.0 are equal, and the order of keys does not count.
 fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(x), Value::Number(y)) => x == y || x.as_f64() == y.as_f64(),
+        (Value::Number(x), Value::Number(y)) => compared(x, y) == Ordering::Equal,
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(x, y)| equal(x, y)),
         (Value::Object(x), Value::Object(y)) => {
             x.len() == y.len() && x.iter().all(|(key, x)| y.get(key).is_some_and(|y| equal(x, y)))
         }
         _ => a == b,
+    }
+}
+
+/// A text that two values share exactly where [`equal`] says that they are equal.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Number(number) => whole(number).map_or_else(|| number.to_string(), |whole| whole.to_string()),
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical).collect::<Vec<_>>().join(",")),
+        Value::Object(map) => {
+            let sorted: BTreeSet<(&String, String)> = map.iter().map(|(key, value)| (key, canonical(value))).collect();
+            let pairs = sorted
+                .into_iter()
+                .map(|(key, value)| format!("{}:{value}", Value::from(key.as_str())));
+            format!("{{{}}}", pairs.collect::<Vec<_>>().join(","))
+        }
+        other => other.to_string(),
     }
 }
 
@@ -378,6 +429,28 @@ mod tests {
     }
 
     const FITS: &str = "fits the schema";
+
+    #[test]
+    fn whole_numbers_are_exact_and_many_items_are_quick() {
+        let big = json!({"const": 9_007_199_254_740_993_u64});
+        assert_eq!(detail(big.clone(), "9007199254740993"), FITS);
+        assert_ne!(detail(big, "9007199254740992"), FITS);
+        let most = json!({"maximum": 9_007_199_254_740_992_u64, "multipleOf": 2});
+        assert_eq!(detail(most.clone(), "9007199254740992"), FITS);
+        assert_ne!(detail(most, "9007199254740993"), FITS);
+        assert_ne!(detail(json!({"multipleOf": 2}), "9007199254740993"), FITS);
+        assert_eq!(detail(json!({"multipleOf": 2}), "-4.0"), FITS);
+        assert_ne!(detail(json!({"multipleOf": 2}), "2.5"), FITS);
+        let unique = json!({"uniqueItems": true});
+        assert_ne!(detail(unique.clone(), r#"[{"a":1,"b":[2]},{"b":[2.0],"a":1.0}]"#), FITS);
+        assert_eq!(
+            detail(unique.clone(), r#"[1, "1", [1], {"a":1}, true, null, 1.5]"#),
+            FITS
+        );
+        // Compared pair by pair these would be 5e9 comparisons
+        let many: Vec<String> = (0..100_000).map(|i| i.to_string()).collect();
+        assert_eq!(detail(unique, &format!("[{}]", many.join(","))), FITS);
+    }
 
     #[test]
     fn an_object_with_everything() {

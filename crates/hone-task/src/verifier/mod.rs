@@ -15,6 +15,7 @@ pub use json_schema::JsonSchemaRule;
 pub use length::{Length, Unit};
 pub use numeric::Numeric;
 pub use pattern::Pattern;
+pub(crate) use pattern::compiled;
 
 use crate::{Problem, Sample};
 

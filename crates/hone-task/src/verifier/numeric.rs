@@ -11,7 +11,7 @@ use crate::{Problem, Sample};
 /// Source: Cobbe et al., "Training verifiers to solve math word problems", 2021 (GSM8K).
 #[derive(Clone, Debug)]
 pub struct Numeric {
-    /// The column that holds the reference: a number, or a text that ends in one.
+    /// The column that holds the reference: a number, or a text whose last number it is.
     pub column: String,
     /// What announces the final number; empty: nothing does.
     pub marker: String,
@@ -21,15 +21,29 @@ pub struct Numeric {
 
 impl Numeric {
     /// The final number of a text in its shortest form.
-    fn of(&self, text: &str, fallback: bool) -> Option<String> {
+    pub(crate) fn of(&self, text: &str, fallback: bool) -> Option<String> {
         if !self.marker.is_empty()
             && let Some(at) = text.rfind(&self.marker)
         {
-            return numbers(&text[at + self.marker.len()..]).next();
+            let text = &text[at + self.marker.len()..];
+            let found = found(text).next()?;
+            let sign = text[..found.start].trim_matches(|c: char| c.is_whitespace() || CURRENCIES.contains(&c));
+            let apart = matches!(sign, "-" | "\u{2013}" | "\u{2212}")
+                && found.shortest != "0"
+                && !found.shortest.starts_with('-');
+            return found
+                .alone(text)
+                .map(|number| if apart { format!("-{number}") } else { number });
         }
-        if fallback { numbers(text).last() } else { None }
+        if fallback {
+            found(text).last()?.alone(text)
+        } else {
+            None
+        }
     }
 }
+
+const CURRENCIES: [char; 3] = ['$', '€', '£'];
 
 impl Verifier for Numeric {
     fn verify(&self, sample: &Sample<'_>) -> Result<Verdict, Problem> {
@@ -59,6 +73,31 @@ impl Verifier for Numeric {
 /// A number is digits with an optional fraction, an optional sign and an optional exponent (`2.5e3`). Commas belong to it where groups of
 /// three digits follow. A minus sign after a digit, letter or closing bracket is an operator. Currency and percent signs are passed over.
 pub(super) fn numbers(text: &str) -> impl Iterator<Item = String> + '_ {
+    found(text).map(|found| found.shortest)
+}
+
+/// A number in a text.
+struct Found {
+    start: usize,
+    end: usize,
+    shortest: String,
+}
+
+impl Found {
+    /// The number, unless it is a part of something else that digits are written for: a fraction, a power, a time, `1{,}000`.
+    fn alone(self, text: &str) -> Option<String> {
+        let before: &str = &text[..self.start];
+        let after: &str = &text[self.end..];
+        let joined = before.strip_suffix(['/', '^', ':']);
+        let joined = joined.or_else(|| before.strip_suffix("{,}").or_else(|| before.strip_suffix("^{")));
+        let ends_one = joined.is_some_and(|rest| rest.ends_with(|c: char| c.is_ascii_digit() || c == ')' || c == '}'));
+        let joins = after.strip_prefix(['/', ':']).or_else(|| after.strip_prefix("{,}"));
+        let begins_one = joins.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        (!ends_one && !begins_one && !after.starts_with('^')).then_some(self.shortest)
+    }
+}
+
+fn found(text: &str) -> impl Iterator<Item = Found> + '_ {
     let bytes = text.as_bytes();
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -71,11 +110,16 @@ pub(super) fn numbers(text: &str) -> impl Iterator<Item = String> + '_ {
                 (whole, at) = whole_part(bytes, start);
                 (fraction, at) = fraction_part(bytes, at);
                 (exponent, at) = exponent_part(bytes, at);
-                return Some(shortest(
+                let shortest = shortest(
                     negative(&text[..start]),
                     whole + &fraction,
                     fraction.len() as i64 - exponent,
-                ));
+                );
+                return Some(Found {
+                    start,
+                    end: at,
+                    shortest,
+                });
             }
             at += 1;
         }
@@ -136,12 +180,12 @@ fn exponent_part(bytes: &[u8], at: usize) -> (i64, usize) {
 
 /// Whether the text before a number ends in a minus sign that is no operator.
 fn negative(before: &str) -> bool {
-    let before = before.trim_end_matches(['$', '€', '£']);
+    let before = before.trim_end_matches(CURRENCIES);
     let Some(rest) = before.strip_suffix(['-', '\u{2212}']) else {
         return false;
     };
     !rest
-        .trim_end_matches(['$', '€', '£'])
+        .trim_end_matches(CURRENCIES)
         .ends_with(|c: char| c.is_alphanumeric() || c == ')' || c == ']')
 }
 
@@ -240,6 +284,45 @@ mod tests {
             verifier.verify(&Sample::new(&row, "#### 26")).unwrap().detail,
             "26, expected 1026"
         );
+    }
+
+    #[test]
+    fn parts_of_a_fraction_are_no_numbers_and_signs_may_stand_apart() {
+        let passes = |reference: &str, response: &str| {
+            let row = PromptRow::new("?").with("answer", reference);
+            numeric(true).verify(&Sample::new(&row, response)).unwrap().passes()
+        };
+        for response in [
+            "#### 3/4",
+            "#### 10^6",
+            "#### 3:30",
+            "#### 1{,}000",
+            "it is 1/3",
+            "2^{3}",
+            "5/3",
+        ] {
+            for reference in ["3", "4", "10", "6", "30", "1", "1000", "2", "0"] {
+                assert!(!passes(reference, response), "{response} is not {reference}");
+            }
+        }
+        for response in [
+            "#### 5/hour",
+            "\\boxed{5}",
+            "#### 5: done",
+            "at 3:30 there were 5.",
+            "1/2 of 10 is 5",
+        ] {
+            assert!(passes("5", response), "{response}");
+        }
+        for response in ["#### - 5", "#### \u{2013}5", "#### \u{2212} $5", "#### -5", "#### $ -5"] {
+            assert!(passes("-5", response) && !passes("5", response), "{response}");
+        }
+        assert!(passes("0", "#### - 0") && passes("-0.5", "#### - 0.5"));
+        let row = PromptRow::new("?").with("answer", "#### 3/4");
+        assert!(matches!(
+            numeric(true).verify(&Sample::new(&row, "#### 3")),
+            Err(Problem::BadColumn { .. })
+        ));
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Pattern {
 }
 
 /// A pattern of the `regex` crate, of limited size.
-pub(super) fn compiled(pattern: &str) -> Result<Regex, BadSetting> {
+pub(crate) fn compiled(pattern: &str) -> Result<Regex, BadSetting> {
     RegexBuilder::new(pattern).size_limit(1 << 20).build().map_err(|error| {
         // The crate draws a picture of several lines; its last line says what is wrong
         let said = error.to_string();

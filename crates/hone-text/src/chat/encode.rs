@@ -106,6 +106,13 @@ struct Found<'a> {
     end: usize,
 }
 
+/// An end-of-turn token in a text, by byte offsets.
+struct TurnEnd {
+    start: usize,
+    end: usize,
+    id: u32,
+}
+
 /// Messages made safe: the text of control tokens in them is broken by a marker.
 struct Marked {
     messages: Vec<Message>,
@@ -223,7 +230,7 @@ impl Chat {
                 check_prefix(turn, &prompt, &until)?;
                 check_prefix(turn, &until, &text)?;
                 let end = self.end_of_turn(&until, prompt.len(), turn)?;
-                replies.push((turn, prompt.len(), end));
+                replies.push((turn, prompt.len(), (end.end, end.id)));
             }
             if prompt.len() < text.len() && text.starts_with(&prompt) {
                 cuts.push(prompt.len());
@@ -263,23 +270,67 @@ impl Chat {
     /// # Errors
     /// As [`Chat::encode`], for a conversation of two words.
     pub fn stop_ids(&self) -> Result<Vec<u32>> {
-        let probe = [Message::user("a"), Message::assistant("b")];
-        let tokens = self.encode(&probe, TrainedTurns::Last)?;
+        let end_of_turn = self.end_of_turn_id()?;
         let mut ids = self.tokenizer.eos_ids().to_vec();
-        for span in &tokens.spans {
-            if !ids.contains(&span.end_of_turn) {
-                ids.push(span.end_of_turn);
-            }
+        if !ids.contains(&end_of_turn) {
+            ids.push(end_of_turn);
         }
         Ok(ids)
     }
 
-    /// The end-of-turn token of a reply that begins at `start`, and where it ends: the first
-    /// control token that ends generations, else the last control token.
-    fn end_of_turn(&self, text: &str, start: usize, turn: usize) -> Result<(usize, u32)> {
+    /// The token with which the template ends an assistant turn.
+    ///
+    /// # Errors
+    /// As [`Chat::encode`], for a conversation of two words.
+    pub fn end_of_turn_id(&self) -> Result<u32> {
+        let tokens = self.encode(&probe(), TrainedTurns::Last)?;
+        let last = tokens.spans.last().map(|span| span.end_of_turn);
+        last.ok_or(TextError::NoEndOfTurn { turn: 1 })
+    }
+
+    /// The ids that come between two replies: behind the end-of-turn token of one, the user's next
+    /// turn and what comes before the other. So a conversation goes on behind the tokens that were
+    /// sampled, and none of these is tokenized anew.
+    ///
+    /// They are those of a conversation of two words that goes on. A template that writes a turn
+    /// in the same way wherever it stands gives the same ids as [`Chat::prompt_ids`] of the whole
+    /// conversation.
+    ///
+    /// # Errors
+    /// [`TextError::TemplateNotPrefixPreserving`] for a template that writes an earlier reply in
+    /// another way, [`TextError::NoEndOfTurn`], [`TextError::ContentNotSeparable`], a template
+    /// that fails, and text that cannot be encoded.
+    pub fn continuation_ids(&self, user: &str) -> Result<Vec<u32>> {
+        let mut messages = probe().to_vec();
+        let turn = messages.len() - 1;
+        messages.push(Message::user(user));
+        let marked = self.mark(&messages)?;
+        let text = self.render(&marked.messages, GenerationPrompt::Add)?;
+        self.check_marks(&text, &messages, GenerationPrompt::Add, marked.marker)?;
+        let prompt = self.render(&marked.messages[..turn], GenerationPrompt::Add)?;
+        let answered = self.render(&marked.messages[..=turn], GenerationPrompt::Omit)?;
+        check_prefix(turn, &prompt, &answered)?;
+        let end = self.end_of_turn(&answered, prompt.len(), turn)?;
+        check_prefix(turn, &answered[..end.end], &text)?;
+        // With the end-of-turn token before them: it may take white space behind it away
+        let mut ids = self.encode_piece(&text[end.start..], marked.marker)?;
+        if ids.first() != Some(&end.id) {
+            return Err(TextError::NoEndOfTurn { turn });
+        }
+        ids.remove(0);
+        Ok(ids)
+    }
+
+    /// The end-of-turn token of a reply that begins at `start`: the first control token that ends
+    /// generations, else the last control token.
+    fn end_of_turn(&self, text: &str, start: usize, turn: usize) -> Result<TurnEnd> {
         let mut last = None;
         for found in self.control.find(&text[start..]) {
-            last = Some((start + found.end, found.token.id));
+            last = Some(TurnEnd {
+                start: start + found.start,
+                end: start + found.end,
+                id: found.token.id,
+            });
             if self.tokenizer.eos_ids().contains(&found.token.id) {
                 break;
             }
@@ -462,6 +513,11 @@ impl ControlTokens {
             text = out;
         }
     }
+}
+
+/// A conversation of two words, to see what a template writes around them.
+fn probe() -> [Message; 2] {
+    [Message::user("a"), Message::assistant("b")]
 }
 
 fn assistant_turns(messages: &[Message]) -> impl Iterator<Item = usize> {

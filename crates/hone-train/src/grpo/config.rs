@@ -5,10 +5,14 @@ use hone_objective::group::{self, AdvantageEstimator, GroupConfig, TokenWeight};
 use hone_objective::kl::Estimator;
 use hone_objective::ppo::ClipRange;
 use hone_run::Configuration;
+use hone_task::RewardEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::{MissingEos, PromptData, RewardSection, RolloutSettings};
+use crate::rollout::{
+    EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, example_environment,
+    example_rewards,
+};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// Configuration of `hone grpo`.
@@ -17,8 +21,17 @@ use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection,
 pub struct GrpoConfig {
     /// The policy's start, which is also the reference.
     pub model: ModelSection,
-    /// What is maximised.
+    /// What is maximised: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
+    #[serde(skip_serializing_if = "RewardSection::is_empty")]
     pub reward: RewardSection,
+    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
+    #[schemars(example = example_rewards())]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<RewardEntry>,
+    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
+    #[schemars(example = example_environment())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentSection>,
     /// Prompts.
     pub data: PromptData,
     /// The method.
@@ -37,6 +50,8 @@ impl Default for GrpoConfig {
         Self {
             model: ModelSection::default(),
             reward: RewardSection::default(),
+            rewards: Vec::new(),
+            environment: None,
             data: PromptData::default(),
             grpo: GrpoSection::default(),
             train: TrainSection {
@@ -59,16 +74,12 @@ impl Configuration for GrpoConfig {
     fn resolve(&mut self) {
         let method = self.grpo.method;
         let usual = method.clip_range();
-        let clip_range = *self.grpo.clip_range.get_or_insert(usual.low);
-        let high = if clip_range == usual.low {
-            usual.high
-        } else {
-            clip_range
-        };
+        let high = self.grpo.clip_range.unwrap_or(usual.high);
+        self.grpo.clip_range.get_or_insert(usual.low);
         self.grpo.clip_range_high.get_or_insert(high);
         self.grpo.kl_coef.get_or_insert(method.kl_coef());
         self.grpo.dynamic_sampling.get_or_insert(method == GroupMethod::Dapo);
-        if method == GroupMethod::Dapo {
+        if method == GroupMethod::Dapo && self.environment.is_none() {
             self.grpo.overlong_cache.get_or_insert(self.grpo.max_new_tokens / 5);
         }
     }
@@ -98,6 +109,15 @@ impl Configuration for GrpoConfig {
 }
 
 impl GrpoConfig {
+    /// What is maximised.
+    pub(super) fn maximised(&self) -> Maximised<'_> {
+        Maximised {
+            reward: &self.reward,
+            rewards: &self.rewards,
+            environment: self.environment.as_ref(),
+        }
+    }
+
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {
@@ -202,7 +222,7 @@ pub struct GrpoSection {
     /// Passes over a rollout.
     #[doc(alias = "num_iterations")]
     pub epochs: usize,
-    /// Most tokens of a response.
+    /// Most tokens of a response; in an environment of one action.
     pub max_new_tokens: usize,
     /// Divides the logits when sampling and in every log-probability.
     pub temperature: f64,
@@ -231,7 +251,7 @@ pub struct GrpoSection {
     #[schemars(example = 16)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlong_cache: Option<usize>,
-    /// What becomes of the score of a response that did not end.
+    /// What becomes of the score of a response that did not end. In an environment a cut action is taken as it stands.
     pub missing_eos: MissingEos,
     /// What replaces it, under `missing_eos = "replace"`.
     pub missing_eos_score: f64,
@@ -287,12 +307,10 @@ impl GrpoSection {
     /// The loss that this method has.
     pub(super) fn loss(&self) -> GroupConfig {
         let usual = self.method.clip_range();
-        let low = self.clip_range.unwrap_or(usual.low);
-        let high = if low == usual.low { usual.high } else { low };
         GroupConfig {
             clip_range: ClipRange {
-                low,
-                high: self.clip_range_high.unwrap_or(high),
+                low: self.clip_range.unwrap_or(usual.low),
+                high: self.clip_range_high.or(self.clip_range).unwrap_or(usual.high),
             },
             token_weight: self.method.token_weight(self.max_new_tokens),
         }

@@ -3,7 +3,7 @@
 use hone_run::Resolved;
 
 use super::config::GrpoConfig;
-use super::run::{State, check, load, rates};
+use super::run::{State, check, load, rates, rollouts_an_update};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::job::Job;
@@ -34,13 +34,16 @@ fn rehearsed(job: &Job, c: &GrpoConfig, timed: bool) -> Result<Plan> {
 pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> Result<Plan> {
     let (train, grpo, settings) = (&c.train, &c.grpo, c.grpo.rollout());
     let engine = notes.engine();
-    notes.tensors("weights of the reference and the reward model, f32");
+    notes.tensors(setup.frozen());
     // 1. What stays
     let mut state = State::new(engine, setup, c)?;
     let policy = &state.learners.policy.model;
     notes.model("policy", policy);
     notes.read_model("reference", &setup.base.model);
-    notes.read_model("reward model", setup.scorer.model());
+    for reader in setup.judge.readers() {
+        notes.read_model("reward model", reader.scorer.model());
+    }
+    setup.assumed(&settings).into_iter().for_each(|what| notes.assume(what));
     let average = if grpo.ema_decay.is_some() {
         " and its moving average"
     } else {
@@ -54,8 +57,14 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
     notes.gradients(&state.learners.policy, train.shards, "")?;
     // 2. Updates
     let mut predictions = 0;
+    let attempts = rollouts_an_update(c);
+    if attempts > 1 {
+        notes.assume(format!(
+            "one rollout an update, of the {attempts} that dynamic sampling may take"
+        ));
+    }
     let (timed, telling) = telling_steps(grpo.updates, |number| {
-        let sizes = microbatches(setup, &settings, (grpo.minibatch, train), number);
+        let sizes = microbatches(setup, &settings, (grpo.minibatch, train), number * attempts);
         predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
         Ok(sizes)
     })?;
@@ -69,7 +78,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
             value: None,
             reference: grpo.kl_coef() > 0.0,
         };
-        let episodes = rehearse_rollout(engine, setup, networks, (&settings, number))?;
+        let episodes = rehearse_rollout(engine, setup, networks, (&settings, number * attempts))?;
         let step = Update {
             number,
             advantages: &vec![0.0; episodes.len()],
@@ -84,13 +93,11 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     telling.into_iter().take(MOST).try_for_each(&mut one)?;
     notes.logits(predictions, &state.learners.policy.model);
-    let prompts = setup.prompts.rollout(0, &settings);
-    let read: u64 = prompts.iter().map(|p| (p.ids.len() + grpo.max_new_tokens) as u64).sum();
     let planned = Planned {
         stage: "grpo",
         steps: grpo.updates,
-        tokens: grpo.updates * read,
-        sources: setup.prompts.planned(grpo.updates * settings.prompts() as u64),
+        tokens: grpo.updates * setup.most_tokens(&settings),
+        sources: setup.sources(grpo.updates, &settings),
         step: (seconds / count, operations / count),
     };
     Ok(notes.finish(planned, (c.model.recompute, train)))

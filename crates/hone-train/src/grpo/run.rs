@@ -1,23 +1,21 @@
 //! The loop.
 
-use std::time::Instant;
-
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_objective::group::{Advantages, informative};
 use hone_objective::kl::Estimator;
-use hone_run::{Checkpoint, Event, Inputs, Resolved, Run};
-use serde_json::json;
+use hone_run::{Checkpoint, Inputs, Resolved, Run};
+use serde_json::{Map, json};
 
-use super::config::{GrpoConfig, GrpoSection};
+use super::config::{GroupMethod, GrpoConfig, GrpoSection, KlPlace};
 use super::plan::rehearse;
 use super::step::{Learners, Report, Update, prepare, update};
 use crate::artefact;
 use crate::error::{Result, TrainError};
-use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
+use crate::job::{Begun, Job, Occasion, Outcome, save};
 use crate::learner::{Ema, Learner};
 use crate::plan::Notes;
-use crate::rollout::{Collected, Episode, Made, Networks, Setup, mean, record_samples, tell_unscorable};
+use crate::rollout::{Course, Learned, Made, Networks, Practice, Sampled, Setup, policy, practise};
 use crate::schedule::{Rates, adamw};
 
 /// Improves a policy as configured, or goes on where it was interrupted.
@@ -46,89 +44,47 @@ fn train(job: &Job, config: &Resolved<GrpoConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    setup.load_weights(job, &engine)?;
+    setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
     let mut state = State::new(&engine, &setup, c)?;
     if let Some(checkpoint) = &started.checkpoint {
         state.load(&engine, checkpoint)?;
     }
     let total = c.grpo.updates;
-    let cadence = Cadence {
+    let course = Course {
+        stage: "grpo",
+        settings: c.grpo.rollout(),
         total,
-        checkpoint_every: c.train.checkpoint_every,
-        eval_every: c.eval.every,
+        train: &c.train,
+        eval: &c.eval,
     };
-    job.observer.event(&Event::Started {
-        stage: "grpo".into(),
-        step: state.done,
-        total,
-    });
-    let mut told_of_unscorable = false;
-    while state.done < total {
-        let started = Instant::now();
-        // 1. The policy answers prompts
-        let sampled = match job.shutdown.requested() {
-            true => None,
-            false => sample((&engine, job), &setup, &state, c)?,
-        };
-        let Some(mut sampled) = sampled else {
-            state.save(&engine, &mut run, Occasion::Interruption)?;
-            job.observer.event(&Event::Finished {
-                step: state.done,
-                stopped: true,
-            });
-            return Ok(Outcome::Stopped { step: state.done });
-        };
-        if let Some(reason) = sampled.first_refusal.take().filter(|_| !told_of_unscorable) {
-            told_of_unscorable = true;
-            tell_unscorable(job, "grpo", &reason, c.grpo.missing_eos_score);
-        }
-        // 2. Advantages within each group
-        let constants = prepare(&sampled.episodes, &c.grpo)?;
-        // 3. Passes of clipped steps
-        let step = Update {
-            number: state.done,
-            episodes: &sampled.episodes,
-            advantages: &constants.advantages,
-            grpo: &c.grpo,
-            train: &c.train,
-            rate: rates.at(state.done),
-        };
-        let optimisation = Instant::now();
-        let report = update(&engine, &mut state.learners, &step)?;
-        sampled
-            .seconds
-            .push(("time/optimisation", optimisation.elapsed().as_secs_f64()));
-        state.done += 1;
-        record(
-            job,
-            &mut run,
-            (state.done, total),
-            (&sampled, &constants, &report),
-            started,
-        )?;
-        if cadence.evaluates(state.done) {
-            record_samples(&mut run, state.done, &sampled.episodes, c.eval.samples)?;
-        }
-        if cadence.saves(state.done) {
-            state.save(&engine, &mut run, Occasion::Due)?;
-        }
+    let done = started.checkpoint.as_ref().map_or(0, Checkpoint::step);
+    let mut stage = Stage {
+        engine: &engine,
+        job,
+        setup: &setup,
+        c,
+        rates,
+        state,
+    };
+    if let Some(stopped) = practise(job, (&mut run, done), &course, &mut stage)? {
+        return Ok(stopped);
     }
-    let learners = &state.learners;
+    let learners = &stage.state.learners;
     let result = learners.ema.as_ref().map_or(&learners.policy.model, |ema| &ema.model);
     let model = artefact::publish(&engine, &run, &setup.base.companion, result)?;
-    let summary = json!({ "updates": total, "episodes": total * c.grpo.rollout_batch as u64 });
+    let summary = json!({ "updates": total, "episodes": stage.state.episodes });
     job.finish(run, (model, summary), Vec::new(), total)
 }
 
 fn inputs(job: &Job, c: &GrpoConfig) -> Inputs {
-    let reward = Some(c.reward.path.clone());
-    job.inputs([&c.model.path, &reward], c.data.prompts.iter())
+    let rewards = c.maximised().models();
+    job.inputs(std::iter::once(&c.model.path).chain(&rewards), c.data.prompts.iter())
 }
 
 pub(super) fn load(job: &Job, engine: &Engine, c: &GrpoConfig) -> Result<Setup> {
     let made = Made {
         model: &c.model,
-        reward: &c.reward,
+        maximised: c.maximised(),
         data: &c.data,
         seed: c.train.seed,
     };
@@ -198,6 +154,10 @@ pub(super) fn check(c: &GrpoConfig) -> Result<()> {
             return Err(TrainError::setting(key, format!("is {value}; expected {expected}")));
         }
     }
+    if let Some(cache) = g.overlong_cache.filter(|_| c.environment.is_some()) {
+        let reason = format!("is {cache}, and an environment's episodes have no limit of length; leave it out");
+        return Err(TrainError::setting("grpo.overlong_cache", reason));
+    }
     if let Some(cache) = g.overlong_cache.filter(|&cache| cache > g.max_new_tokens) {
         let reason = format!(
             "is {cache}; expected at most grpo.max_new_tokens = {}",
@@ -213,6 +173,18 @@ pub(super) fn check(c: &GrpoConfig) -> Result<()> {
             format!("is {decay}; expected at least 0 and below 1"),
         ));
     }
+    if g.samples_dynamically() {
+        let taught = match g.method.kl_place() {
+            _ if g.method == GroupMethod::ReinforcePlusPlus => Some("scores are whitened over the rollout"),
+            KlPlace::Score if g.kl_coef() > 0.0 => Some("the divergence is taken off the score"),
+            _ => None,
+        };
+        if let Some(why) = taught {
+            let reason =
+                format!("is true, and {why}, so that groups whose scores are all equal teach, too; leave it out");
+            return Err(TrainError::setting("grpo.dynamic_sampling", reason));
+        }
+    }
     if !g.samples_dynamically() && g.sampling_attempts != GrpoSection::default().sampling_attempts {
         let reason = format!(
             "is {}, and without grpo.dynamic_sampling one rollout is sampled for an update; leave it out",
@@ -223,65 +195,92 @@ pub(super) fn check(c: &GrpoConfig) -> Result<()> {
     Ok(())
 }
 
-/// The episodes of an update; none if the run is asked to stop on the way.
-fn sample((engine, job): (&Engine, &Job), setup: &Setup, state: &State, c: &GrpoConfig) -> Result<Option<Sampled>> {
-    let settings = c.grpo.rollout();
-    let networks = Networks {
-        policy: &state.learners.policy.model,
-        value: None,
-        reference: c.grpo.kl_coef() > 0.0,
-    };
-    let key = Key::new(c.train.seed, "rollout", state.done);
-    if !c.grpo.samples_dynamically() {
-        let rollout = setup.rollout((engine, job), networks, &settings, (state.done, key))?;
-        return Ok(rollout.map(Sampled::of));
-    }
-    // Groups that teach nothing are replaced by those of further prompts
-    let attempts = c.grpo.sampling_attempts as u64;
-    let mut sampled: Option<Sampled> = None;
-    for attempt in 0..attempts {
-        let place = state.done * attempts + attempt;
-        let drawn = setup.rollout((engine, job), networks, &settings, (place, key.child(attempt)))?;
-        let Some(drawn) = drawn else { return Ok(None) };
-        let nothing_yet = sampled.as_ref().is_none_or(|sampled| sampled.episodes.is_empty());
-        let mut all = Sampled::of(drawn);
-        // Where no group teaches anything, the last ones stand for all
-        let last = attempt + 1 == attempts && nothing_yet;
-        all.leave_out_equal_groups(c.grpo.samples_per_prompt, last)?;
-        if let Some(before) = sampled.take() {
-            all = before.and(all);
-        }
-        let enough = all.episodes.len() >= c.grpo.rollout_batch;
-        sampled = Some(all);
-        if enough {
-            break;
-        }
-    }
-    Ok(sampled.map(|mut sampled| {
-        sampled.cut(c.grpo.rollout_batch);
-        sampled
-    }))
+/// What updates are made with, and what they change.
+struct Stage<'a> {
+    engine: &'a Engine,
+    job: &'a Job,
+    setup: &'a Setup,
+    c: &'a GrpoConfig,
+    rates: Rates,
+    state: State,
 }
 
-/// The episodes of an update, and how they came about.
-struct Sampled {
-    episodes: Vec<Episode>,
-    /// Scores of all responses that were sampled for it.
-    scores: Vec<f32>,
-    first_refusal: Option<String>,
-    seconds: Vec<(&'static str, f64)>,
+impl Practice for Stage<'_> {
+    fn sample(&self, update: u64) -> Result<Option<Sampled>> {
+        let (c, at) = (self.c, (self.engine, self.job));
+        let settings = c.grpo.rollout();
+        let networks = Networks {
+            policy: &self.state.learners.policy.model,
+            value: None,
+            reference: c.grpo.kl_coef() > 0.0,
+        };
+        let key = Key::new(c.train.seed, "rollout", update);
+        if !c.grpo.samples_dynamically() {
+            let rollout = self.setup.rollout(at, networks, &settings, (update, key))?;
+            return Ok(rollout.map(Sampled::of));
+        }
+        // Groups that teach nothing are replaced by those of further prompts
+        let attempts = rollouts_an_update(c);
+        let mut sampled: Option<Sampled> = None;
+        for attempt in 0..attempts {
+            let place = update * attempts + attempt;
+            let drawn = self
+                .setup
+                .rollout(at, networks, &settings, (place, key.child(attempt)))?;
+            let Some(drawn) = drawn else { return Ok(None) };
+            let nothing_yet = sampled.as_ref().is_none_or(|sampled| sampled.episodes.is_empty());
+            let mut all = Sampled::of(drawn);
+            // Where no group teaches anything, the last ones stand for all
+            let last = attempt + 1 == attempts && nothing_yet;
+            all.leave_out_equal_groups(c.grpo.samples_per_prompt, last)?;
+            if let Some(before) = sampled.take() {
+                all = before.and(all);
+            }
+            let enough = all.episodes.len() >= c.grpo.rollout_batch;
+            sampled = Some(all);
+            if enough {
+                break;
+            }
+        }
+        Ok(sampled.map(|mut sampled| {
+            sampled.cut(c.grpo.rollout_batch);
+            sampled
+        }))
+    }
+
+    fn learn(&mut self, number: u64, sampled: &Sampled) -> Result<Learned> {
+        // 1. Advantages within each group
+        let constants = prepare(&sampled.episodes, &self.c.grpo)?;
+        // 2. Passes of clipped steps
+        let step = Update {
+            number,
+            episodes: &sampled.episodes,
+            advantages: &constants.advantages,
+            grpo: &self.c.grpo,
+            train: &self.c.train,
+            rate: self.rates.at(number),
+        };
+        let report = update(self.engine, &mut self.state.learners, &step)?;
+        self.state.episodes += sampled.episodes.len() as u64;
+        Ok(learned(self.state.episodes, (sampled, &constants, &report)))
+    }
+
+    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
+        self.state
+            .save((self.engine, self.setup, self.c), (run, done), occasion)
+    }
 }
 
+/// Numbers of rollouts that are there for one update.
+pub(super) fn rollouts_an_update(c: &GrpoConfig) -> u64 {
+    match c.grpo.samples_dynamically() {
+        true => c.grpo.sampling_attempts as u64,
+        false => 1,
+    }
+}
+
+/// Dynamic sampling.
 impl Sampled {
-    fn of(collected: Collected) -> Self {
-        Self {
-            scores: collected.episodes.iter().map(|episode| episode.score).collect(),
-            episodes: collected.episodes,
-            first_refusal: collected.first_refusal,
-            seconds: collected.seconds,
-        }
-    }
-
     /// Leaves out the groups whose scores are all equal; if that is all of them, they stay where `else_all` is true.
     fn leave_out_equal_groups(&mut self, samples_per_prompt: usize, else_all: bool) -> Result<()> {
         let groups = vec![samples_per_prompt; self.scores.len() / samples_per_prompt];
@@ -299,6 +298,7 @@ impl Sampled {
         self.episodes.extend(further.episodes);
         self.scores.extend(further.scores);
         self.first_refusal = self.first_refusal.or(further.first_refusal);
+        self.figures = self.figures.and(&further.figures);
         for (all, (_, seconds)) in self.seconds.iter_mut().zip(further.seconds) {
             all.1 += seconds;
         }
@@ -316,29 +316,34 @@ impl Sampled {
 
 /// What an update changes.
 pub(super) struct State {
-    done: u64,
     pub learners: Learners,
+    /// Episodes of all updates so far.
+    episodes: u64,
 }
 
 impl State {
     pub fn new(engine: &Engine, setup: &Setup, c: &GrpoConfig) -> Result<Self> {
-        let mut policy = setup.base.model.duplicate();
-        if let Some(lora) = &c.lora {
-            policy.add_adapter(engine, lora, c.train.seed)?;
-        }
-        policy.set_recompute(c.model.recompute);
+        let policy = policy(engine, &setup.base.model, (&c.model, &c.lora), c.train.seed)?;
         let ema = c.grpo.ema_decay.map(|decay| Ema::new(engine, &policy, decay));
         let policy = Learner::new(engine, policy, adamw(&c.train)?);
         Ok(Self {
-            done: 0,
             learners: Learners { policy, ema },
+            episodes: 0,
         })
     }
 
-    fn save(&self, engine: &Engine, run: &mut Run, occasion: Occasion) -> Result<()> {
+    fn save(
+        &self,
+        (engine, setup, c): (&Engine, &Setup, &GrpoConfig),
+        (run, done): (&mut Run, u64),
+        occasion: Occasion,
+    ) -> Result<()> {
         let learners = &self.learners;
-        let state = json!({ "policy": learners.policy.state() });
-        save(run, (self.done, occasion), state, |writer| {
+        let mut state = Map::new();
+        state.insert("policy".into(), learners.policy.state());
+        state.insert("episodes".into(), self.episodes.into());
+        setup.keep(&mut state, done * rollouts_an_update(c))?;
+        save(run, (done, occasion), state.into(), |writer| {
             learners.policy.save(engine, "policy", writer)?;
             learners
                 .ema
@@ -348,9 +353,11 @@ impl State {
     }
 
     fn load(&mut self, engine: &Engine, checkpoint: &Checkpoint) -> Result<()> {
-        self.done = checkpoint.step();
-        let state = &checkpoint.state()["policy"];
-        self.learners.policy.load(engine, "policy", checkpoint, state)?;
+        let state = checkpoint.state();
+        self.episodes = state["episodes"].as_u64().unwrap_or(0);
+        self.learners
+            .policy
+            .load(engine, "policy", checkpoint, &state["policy"])?;
         if let Some(ema) = &mut self.learners.ema {
             ema.load(engine, "ema", checkpoint)?;
         }
@@ -358,19 +365,13 @@ impl State {
     }
 }
 
-fn record(
-    job: &Job,
-    run: &mut Run,
-    (done, total): (u64, u64),
-    (sampled, constants, report): (&Sampled, &Advantages, &Report),
-    started: Instant,
-) -> Result<()> {
-    let episodes = &sampled.episodes;
-    let count = episodes.len();
-    let scores = mean(sampled.scores.iter().map(|&score| f64::from(score)));
-    let tokens: u64 = episodes.iter().map(|e| e.length() as u64).sum();
+/// What is told of an update, after so many episodes.
+fn learned(episodes: u64, (sampled, constants, report): (&Sampled, &Advantages, &Report)) -> Learned {
+    let count = sampled.episodes.len();
+    let scores = sampled.mean_score();
     let (stats, policy) = (&report.stats, &report.stats.policy);
-    let responses = |of: fn(&Episode) -> bool| mean(episodes.iter().map(|e| f64::from(u8::from(of(e)))));
+    // Each step's loss is a mean already
+    let steps = report.steps.max(1) as f64;
     let mut metrics = vec![
         ("objective/scores", scores),
         ("objective/score_std", constants.stats.score.sample_variance().sqrt()),
@@ -378,26 +379,28 @@ fn record(
         ("objective/left_out", (sampled.scores.len() - count) as f64),
         ("policy/approxkl_avg", policy.approxkl(Estimator::K2)),
         ("policy/clipfrac_avg", policy.clipfrac()),
+        (
+            "clip_ratio/low_mean",
+            stats.clipped_low as f64 / policy.ratio.count() as f64,
+        ),
+        (
+            "clip_ratio/high_mean",
+            stats.clipped_high as f64 / policy.ratio.count() as f64,
+        ),
         ("policy/entropy_avg", policy.entropy.mean()),
-        ("loss/policy_avg", stats.policy_loss),
+        ("loss/policy_avg", stats.policy_loss / steps),
         ("val/ratio", policy.ratio.mean()),
         ("val/ratio_var", policy.ratio.variance()),
         // The update stops where it is not 0.
         ("policy/logprob_mismatch_max", 0.0),
-        ("completions/mean_length", tokens as f64 / count.max(1) as f64),
-        ("completions/ended", responses(|e| e.ended)),
-        (
-            "completions/unscorable",
-            episodes.iter().filter(|e| e.unscorable).count() as f64,
-        ),
-        ("episode", (done as usize * count) as f64),
     ];
-    let mut headline = vec![("score".to_string(), scores)];
-    if episodes.iter().any(|e| !e.ref_logprobs.is_empty()) {
-        let kl = mean(episodes.iter().map(Episode::kl));
+    metrics.extend(sampled.completions());
+    metrics.push(("episode", episodes as f64));
+    let mut headline = vec![("score", scores)];
+    if let Some(kl) = sampled.kl() {
         metrics.push(("objective/kl", kl));
-        metrics.push(("loss/kl_avg", stats.kl_loss));
-        headline.push(("kl".to_string(), kl));
+        metrics.push(("loss/kl_avg", stats.kl_loss / steps));
+        headline.push(("kl", kl));
     }
     if let Some(first) = &report.first {
         metrics.push(("policy/first_ratio", first.policy.ratio.mean()));
@@ -409,17 +412,5 @@ fn record(
         metrics.push(("learning_rate", policy.learning_rate));
         metrics.push(("train/skipped_steps", policy.skipped as f64));
     }
-    run.record(done, &metrics)?;
-    let seconds = started.elapsed().as_secs_f64();
-    let mut parts = sampled.seconds.clone();
-    parts.push(("seconds", seconds));
-    parts.push(("tokens_per_second", tokens as f64 / seconds));
-    run.record_timings(done, &parts)?;
-    job.observer.event(&Event::Step {
-        step: done,
-        total,
-        tokens,
-        headline,
-    });
-    Ok(())
+    Learned { metrics, headline }
 }

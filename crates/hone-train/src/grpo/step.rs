@@ -39,7 +39,9 @@ pub(super) struct Update<'a> {
 pub(super) struct Report {
     /// Of the first minibatch of the first pass, before any step.
     pub first: Option<GroupLossStats>,
+    /// Sums over the steps of all passes.
     pub stats: GroupLossStats,
+    pub steps: u64,
     pub applied: Option<Applied>,
 }
 
@@ -114,6 +116,7 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
                 report.first = Some(stats);
             }
             report.stats.merge(&stats);
+            report.steps += 1;
             report.applied = Some(applied);
         }
     }

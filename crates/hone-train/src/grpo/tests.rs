@@ -166,7 +166,7 @@ fn groups_that_teach_nothing_are_replaced() {
 #[test]
 fn settings_that_make_no_sense_are_named() {
     type Change = fn(&mut GrpoConfig);
-    let refusals: [(&str, Change); 7] = [
+    let refusals: [(&str, Change); 9] = [
         ("grpo.samples_per_prompt: is 1", |c| c.grpo.samples_per_prompt = 1),
         ("grpo.samples_per_prompt: is 3", |c| c.grpo.samples_per_prompt = 3),
         ("grpo.minibatch: is 5", |c| c.grpo.minibatch = 5),
@@ -174,6 +174,14 @@ fn settings_that_make_no_sense_are_named() {
         ("grpo.clip_range: is 0", |c| c.grpo.clip_range = Some(0.0)),
         ("grpo.overlong_cache: is 9", |c| c.grpo.overlong_cache = Some(9)),
         ("grpo.sampling_attempts: is 7", |c| c.grpo.sampling_attempts = 7),
+        ("grpo.dynamic_sampling: is true, and scores are whitened", |c| {
+            c.grpo.method = GroupMethod::ReinforcePlusPlus;
+            c.grpo.dynamic_sampling = Some(true);
+        }),
+        ("grpo.dynamic_sampling: is true, and the divergence", |c| {
+            c.grpo.method = GroupMethod::Rloo;
+            c.grpo.dynamic_sampling = Some(true);
+        }),
     ];
     let dir = tempfile::tempdir().unwrap();
     for (expected, change) in refusals {
@@ -205,6 +213,8 @@ fn what_follows_from_a_method_is_written_down() {
         ),
         (Some(0.2), Some(0.28), Some(0.0), Some(true), Some(1))
     );
+    // A range that is given holds on both sides, though it be the usual one
+    assert_eq!(resolved(GroupMethod::Dapo, Some(0.2)).clip_range_high, Some(0.2));
     let narrow = resolved(GroupMethod::Grpo, Some(0.1));
     assert_eq!(
         (

@@ -23,7 +23,7 @@ pub(crate) use notes::{Notes, Planned, evaluations, telling_steps};
 /// What a stage will need.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
-    /// The stage: `pretrain`, `sft`, `reward`, `preference` or `ppo`.
+    /// The stage, as its command is called.
     pub stage: &'static str,
     /// The instruction set.
     pub isa: &'static str,
@@ -33,12 +33,15 @@ pub struct Plan {
     pub threads: usize,
     /// The models in memory.
     pub models: Vec<ModelSize>,
-    /// Optimiser steps; of PPO, updates.
+    /// Optimiser steps; of stages that practise, updates or rounds.
     pub steps: u64,
-    /// Tokens that the steps read, prompts and responses; of PPO if every response is as long as it may be.
+    /// Tokens that the steps read, prompts and responses; sampled responses as long as they may be.
     pub tokens: u64,
     /// What is read, and how often.
     pub sources: Vec<SourcePlan>,
+    /// What is taken for granted where a run depends on what a model does; without such, empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assumed: Vec<String>,
     /// Where memory goes, in bytes; the sum is the peak.
     pub memory: Vec<Part>,
     /// The most memory that the process will hold, in bytes.
@@ -68,9 +71,9 @@ pub struct ModelSize {
 /// A source of the data.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourcePlan {
-    /// Its file.
+    /// Its file, or the environment.
     pub name: String,
-    /// How much it has: tokens of texts; conversations, rankings or prompts.
+    /// How much it has: tokens of texts; conversations, rankings or prompts. Of an environment the episodes that are played.
     pub items: u64,
     /// What they are.
     pub unit: &'static str,
@@ -186,6 +189,7 @@ mod tests {
             steps: 1,
             tokens: 1,
             sources: Vec::new(),
+            assumed: Vec::new(),
             memory: vec![
                 part("a", 1_000_000),
                 part("b", 7_000_000),

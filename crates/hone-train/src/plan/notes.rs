@@ -34,6 +34,8 @@ pub(crate) struct Notes<'e> {
     /// The largest tensor that is written to a file.
     largest: usize,
     seconds: f64,
+    /// What is taken for granted.
+    assumed: Vec<String>,
 }
 
 /// What a stage plans to do.
@@ -59,6 +61,7 @@ impl<'e> Notes<'e> {
             logits: 0,
             largest: 0,
             seconds: 0.0,
+            assumed: Vec::new(),
         }
     }
 
@@ -78,6 +81,11 @@ impl<'e> Notes<'e> {
 
     fn account(&self) -> Account {
         self.engine.account().unwrap_or_default()
+    }
+
+    /// What the plan takes for granted, in words.
+    pub fn assume(&mut self, what: impl Into<String>) {
+        self.assumed.push(what.into());
     }
 
     /// A model that is in memory and learns.
@@ -215,6 +223,7 @@ impl<'e> Notes<'e> {
             steps: planned.steps,
             tokens: planned.tokens,
             sources: planned.sources,
+            assumed: self.assumed,
             memory: self.parts,
             peak_bytes,
             machine,

@@ -3,10 +3,14 @@
 use hone_data::Source;
 use hone_model::LoraConfig;
 use hone_run::Configuration;
+use hone_task::RewardEntry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::rollout::{MissingEos, PromptData, RewardSection, RolloutSettings};
+use crate::rollout::{
+    EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection, RolloutSettings, example_environment,
+    example_rewards,
+};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// Configuration of `hone ppo`.
@@ -15,8 +19,17 @@ use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection,
 pub struct PpoConfig {
     /// The policy's start, which is also the reference.
     pub model: ModelSection,
-    /// What is maximised.
+    /// What is maximised: a reward model's score. Exactly one of this, `[[rewards]]` and `[environment]` is given.
+    #[serde(skip_serializing_if = "RewardSection::is_empty")]
     pub reward: RewardSection,
+    /// Or a weighted sum: verifiers, programs and reward models, each with a `kind` and its keys (see `docs/rewards.md`).
+    #[schemars(example = example_rewards())]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<RewardEntry>,
+    /// Or what an environment gives in which the policy acts: `maze` or `word-game` (see `docs/environments.md`).
+    #[schemars(example = example_environment())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentSection>,
     /// Prompts.
     pub data: PromptData,
     /// The method.
@@ -38,6 +51,8 @@ impl Default for PpoConfig {
         Self {
             model: ModelSection::default(),
             reward: RewardSection::default(),
+            rewards: Vec::new(),
+            environment: None,
             data: PromptData::default(),
             ppo: PpoSection::default(),
             ptx: None,
@@ -88,6 +103,15 @@ impl Configuration for PpoConfig {
 }
 
 impl PpoConfig {
+    /// What is maximised.
+    pub(super) fn maximised(&self) -> Maximised<'_> {
+        Maximised {
+            reward: &self.reward,
+            rewards: &self.rewards,
+            environment: self.environment.as_ref(),
+        }
+    }
+
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {
@@ -118,7 +142,7 @@ pub struct PpoSection {
     /// Passes over a rollout.
     #[doc(alias = "num_ppo_epochs")]
     pub ppo_epochs: usize,
-    /// Most tokens of a response.
+    /// Most tokens of a response; in an environment of one action.
     pub max_new_tokens: usize,
     /// Divides the logits when sampling and in every log-probability.
     pub temperature: f64,
@@ -149,7 +173,7 @@ pub struct PpoSection {
     pub whiten_advantages: bool,
     /// Rewards are whitened over the rollout, their mean kept.
     pub whiten_rewards: bool,
-    /// What becomes of the score of a response that did not end.
+    /// What becomes of the score of a response that did not end. In an environment a cut action is taken as it stands.
     pub missing_eos: MissingEos,
     /// What replaces it, under `missing_eos = "replace"`.
     pub missing_eos_score: f64,

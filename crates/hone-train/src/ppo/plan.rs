@@ -31,14 +31,18 @@ fn rehearsed(job: &Job, c: &PpoConfig, timed: bool) -> Result<Plan> {
 pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Result<Plan> {
     let (train, ppo) = (&c.train, &c.ppo);
     let engine = notes.engine();
-    notes.tensors("weights of the reference and the reward model, f32");
+    notes.tensors(stage.setup.frozen());
     // 1. What stays
     let mut state = State::new(engine, stage, c)?;
     let (policy, value) = (&state.learners.policy.model, &state.learners.value.model);
     notes.model("policy", policy);
     notes.model("value network", value);
     notes.read_model("reference", &stage.setup.base.model);
-    notes.read_model("reward model", stage.setup.scorer.model());
+    for reader in stage.setup.judge.readers() {
+        notes.read_model("reward model", reader.scorer.model());
+    }
+    let assumed = stage.setup.assumed(&ppo.rollout());
+    assumed.into_iter().for_each(|what| notes.assume(what));
     let trained = policy.parameters().count().1 + value.parameters().count().1;
     let average = if ppo.ema_decay.is_some() {
         " and the moving average"
@@ -87,14 +91,11 @@ pub(super) fn rehearse(mut notes: Notes<'_>, stage: &Stage, c: &PpoConfig) -> Re
     let learns = Some(ppo.value_warmup_updates).filter(|&number| (1..ppo.updates).contains(&number));
     telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
     notes.logits(predictions, &state.learners.policy.model);
-    let episodes = ppo.updates * ppo.rollout_batch as u64;
-    let prompts = stage.setup.prompts.rollout(0, &ppo.rollout());
-    let read: u64 = prompts.iter().map(|p| (p.ids.len() + ppo.max_new_tokens) as u64).sum();
     let planned = Planned {
         stage: "ppo",
         steps: ppo.updates,
-        tokens: ppo.updates * read,
-        sources: stage.setup.prompts.planned(episodes / ppo.samples_per_prompt as u64),
+        tokens: ppo.updates * stage.setup.most_tokens(&ppo.rollout()),
+        sources: stage.setup.sources(ppo.updates, &ppo.rollout()),
         step: (seconds / count, operations / count),
     };
     Ok(notes.finish(planned, (c.model.recompute, train)))

@@ -10,7 +10,7 @@ use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
 use hone_run::{Checkpoint, Event, Inputs, Resolved, Run};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::config::{PpoConfig, PpoSection, PtxSection, ValueStart};
 use super::plan::rehearse;
@@ -21,7 +21,7 @@ use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::{Ema, Learner};
 use crate::plan::Notes;
-use crate::rollout::{Collected, Episode, Made, Networks, Reading, Setup, mean, record_samples, tell_unscorable};
+use crate::rollout::{Collected, Episode, Figures, Made, Networks, Setup, mean, record_samples, tell_unscorable};
 use crate::schedule::{Rates, adamw};
 
 /// Improves a policy as configured, or goes on where it was interrupted.
@@ -50,7 +50,7 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    stage.setup.load_weights(job, &engine)?;
+    stage.setup.load_weights(job, &engine, started.checkpoint.as_ref())?;
     let mut state = State::new(&engine, &stage, c)?;
     if let Some(checkpoint) = &started.checkpoint {
         state.load(&engine, checkpoint)?;
@@ -77,10 +77,11 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
         let Some(Collected {
             episodes,
             first_refusal,
+            figures,
             mut seconds,
         }) = rollout
         else {
-            state.save(&engine, &mut run, Occasion::Interruption)?;
+            state.save((&engine, &stage.setup), &mut run, Occasion::Interruption)?;
             job.observer.event(&Event::Finished {
                 step: state.done,
                 stopped: true,
@@ -121,14 +122,14 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
             job,
             &mut run,
             (state.done, total, kl_coef),
-            (&episodes, &constants, &report),
+            (&episodes, &figures, &constants, &report),
             (started, seconds),
         )?;
         if cadence.evaluates(state.done) {
             record_samples(&mut run, state.done, &episodes, c.eval.samples)?;
         }
         if cadence.saves(state.done) {
-            state.save(&engine, &mut run, Occasion::Due)?;
+            state.save((&engine, &stage.setup), &mut run, Occasion::Due)?;
         }
     }
     let result = state
@@ -144,8 +145,9 @@ fn train(job: &Job, config: &Resolved<PpoConfig>) -> Result<Outcome> {
 /// What the stage is made from.
 fn inputs(job: &Job, c: &PpoConfig) -> Inputs {
     let ptx = c.ptx.iter().flat_map(|ptx| &ptx.train);
-    let reward = Some(c.reward.path.clone());
-    job.inputs([&c.model.path, &reward], c.data.prompts.iter().chain(ptx))
+    let rewards = c.maximised().models();
+    let models = std::iter::once(&c.model.path).chain(&rewards);
+    job.inputs(models, c.data.prompts.iter().chain(ptx))
 }
 
 pub(super) fn check(c: &PpoConfig) -> Result<()> {
@@ -286,16 +288,14 @@ impl Stage {
     pub fn load(job: &Job, engine: &Engine, c: &PpoConfig) -> Result<Self> {
         let made = Made {
             model: &c.model,
-            reward: &c.reward,
+            maximised: c.maximised(),
             data: &c.data,
             seed: c.train.seed,
         };
         let setup = Setup::load(job, engine, &made, &c.ppo.rollout())?;
-        let shared = matches!(setup.reading, Reading::Tokens { .. });
+        let readable = setup.judge.start_of_values(setup.longest).is_some();
         let value_start = match c.ppo.value_start {
-            ValueStart::RewardModel if shared && setup.longest <= setup.scorer.model().architecture().context => {
-                ValueOrigin::RewardModel
-            }
+            ValueStart::RewardModel if readable => ValueOrigin::RewardModel,
             _ => ValueOrigin::Policy,
         };
         job.message(format!("the value network starts from the {}", value_start.words()));
@@ -394,14 +394,14 @@ impl State {
         Ok(Self { done: 0, learners, kl })
     }
 
-    fn save(&self, engine: &Engine, run: &mut Run, occasion: Occasion) -> Result<()> {
+    fn save(&self, (engine, setup): (&Engine, &Setup), run: &mut Run, occasion: Occasion) -> Result<()> {
         let learners = &self.learners;
-        let state = json!({
-            "policy": learners.policy.state(),
-            "value": learners.value.state(),
-            "kl_coef_bits": self.kl.kl_coef().to_bits(),
-        });
-        save(run, (self.done, occasion), state, |writer| {
+        let mut state = Map::new();
+        state.insert("policy".into(), learners.policy.state());
+        state.insert("value".into(), learners.value.state());
+        state.insert("kl_coef_bits".into(), self.kl.kl_coef().to_bits().into());
+        setup.keep(&mut state, self.done)?;
+        save(run, (self.done, occasion), state.into(), |writer| {
             learners.policy.save(engine, "policy", writer)?;
             learners.value.save(engine, "value", writer)?;
             learners
@@ -430,10 +430,11 @@ impl State {
 
 /// The value network: with an adapter of the policy's shape, where the policy has one, and a head that learns in any case.
 fn value_network(engine: &Engine, stage: &Stage, (lora, seed): (Option<&LoraConfig>, u64)) -> Result<Transformer> {
-    let mut value = match stage.value_start {
-        ValueOrigin::RewardModel => stage.setup.scorer.model().duplicate(),
-        ValueOrigin::Policy => stage.setup.base.model.duplicate(),
+    let value = match stage.value_start {
+        ValueOrigin::RewardModel => stage.setup.judge.start_of_values(stage.setup.longest),
+        ValueOrigin::Policy => None,
     };
+    let mut value = value.unwrap_or(&stage.setup.base.model).duplicate();
     if let Some(lora) = lora.filter(|_| value.adapter().is_none()) {
         // Its tokens are those that it was trained with, and it may be narrower than the policy
         let lora = LoraConfig {
@@ -490,7 +491,7 @@ fn record(
     job: &Job,
     run: &mut Run,
     (done, total, kl_coef): (u64, u64, f64),
-    (episodes, constants, report): (&[Episode], &Prepared, &Report),
+    (episodes, figures, constants, report): (&[Episode], &Figures, &Prepared, &Report),
     (started, mut parts): (Instant, Vec<(&'static str, f64)>),
 ) -> Result<()> {
     let count = episodes.len();
@@ -540,6 +541,8 @@ fn record(
         metrics.push(("value/grad_norm", value.grad_norm));
         metrics.push(("train/skipped_steps", (policy.skipped + value.skipped) as f64));
     }
+    let figures = figures.metrics();
+    metrics.extend(figures.iter().map(|(name, value)| (name.as_str(), *value)));
     run.record(done, &metrics)?;
     let seconds = started.elapsed().as_secs_f64();
     parts.push(("seconds", seconds));

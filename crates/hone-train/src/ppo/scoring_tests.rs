@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use hone_compute::Isa;
 use hone_data::{Prompt, PromptInput};
+use hone_generate::text_of;
 use hone_run::{Event, ExitStatus, Observer, Resolved, Shutdown};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
 
 use super::tests::{config, engine, job, metrics, model_of, reward_model, save, tokenizer, world};
 use super::{PpoConfig, run};
-use crate::rollout::{MissingEos, PreparedPrompt, Prompts, Reading, Response, text_of};
+use crate::rollout::{MissingEos, PreparedPrompt, Prompts, Reading, Response};
 use crate::scorer::Scorer;
 use crate::{Job, Outcome};
 
@@ -84,6 +85,7 @@ fn sampled_tokens_are_scored_as_they_are() {
     let text = text_of(&tokenizer, &ids).unwrap();
     assert_eq!(text, "a<|im_start|>a");
     let response = Response {
+        index: 0,
         prompt: &prompt,
         ids: &ids,
         text: &text,

@@ -14,7 +14,7 @@ use super::step::{Learners, Update, update};
 use super::*;
 use crate::artefact::{Companion, publish_at, token_fields};
 use crate::learner::Learner;
-use crate::rollout::{Episode, MissingEos, Models, PreparedPrompt, PromptData, Reading, RewardSection, collect};
+use crate::rollout::{Episode, Judge, MissingEos, Models, PreparedPrompt, PromptData, Reader, RewardSection, collect};
 use crate::schedule::{Rates, adamw};
 use crate::scorer::Scorer;
 use crate::sections::{ModelSection, ShownSection, TrainSection};
@@ -246,6 +246,7 @@ fn update_after(
     let reward = reward_model(&engine, &tokenizer);
     let c = config(1);
     let scorer = Scorer::new(reward.duplicate(), tokenizer.clone()).unwrap();
+    let judge = Judge::Model(Box::new(Reader::new(scorer, &tokenizer).unwrap()));
     let prompts: Vec<_> = (0..32_u32)
         .map(|i| PreparedPrompt {
             prompt: hone_data::Prompt {
@@ -261,9 +262,9 @@ fn update_after(
         policy: &policy,
         reference: Some(&policy),
         value: Some(&reward),
-        scorer: &scorer,
-        reading: Reading::of(&scorer, &tokenizer).unwrap(),
+        judge: &judge,
         tokenizer: &tokenizer,
+        chat: None,
         stop: &stop,
         shutdown: &going,
     };
@@ -275,9 +276,10 @@ fn update_after(
         shutdown: &asked,
         ..models
     };
-    let nothing = collect(&engine, &stopped, &chosen, &c.ppo.rollout(), Key::new(1, "rollout", 0)).unwrap();
+    let key = Key::new(1, "rollout", 0);
+    let nothing = collect(&engine, &stopped, &chosen, &c.ppo.rollout(), (0, key)).unwrap();
     assert!(nothing.is_none());
-    let mut episodes = collect(&engine, &models, &chosen, &c.ppo.rollout(), Key::new(1, "rollout", 0))
+    let mut episodes = collect(&engine, &models, &chosen, &c.ppo.rollout(), (0, key))
         .unwrap()
         .unwrap()
         .episodes;
@@ -404,6 +406,33 @@ fn each_prompt_is_answered_as_often_as_asked_for() {
     }
     assert_ne!(samples[0]["prompt"], samples[8]["prompt"]);
     assert_eq!(metrics(&dir.path().join("run"))[0]["policy/first_ratio_var"], 0.0);
+}
+
+#[test]
+fn threads_change_no_byte_and_micro_batches_only_rounding() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let start = |name: &str, threads: usize, microbatch_tokens: usize| {
+        let mut c = config(2);
+        c.ppo.samples_per_prompt = 4;
+        c.train.microbatch_tokens = microbatch_tokens;
+        let job = Job {
+            threads: Some(threads),
+            ..job(dir.path(), name, Shutdown::default())
+        };
+        run(&job, &Resolved::from_config(c).unwrap()).unwrap();
+        let model = std::fs::read(dir.path().join(name).join("model/model.safetensors")).unwrap();
+        (model, metrics(&dir.path().join(name)))
+    };
+    let (one, lines) = start("one", 1, 1024);
+    assert!(one == start("three", 3, 1024).0, "threads change the result");
+    // The answers to a prompt fit no micro-batch of one token, and stay together
+    let (_, cut) = start("cut", 2, 1);
+    for key in ["objective/scores", "loss/policy_avg", "loss/value_avg", "grad_norm"] {
+        let number = |line: &serde_json::Value| line[key].as_f64().unwrap_or_else(|| panic!("{key} in {line}"));
+        let (a, b) = (number(&lines[0]), number(&cut[0]));
+        assert!((a - b).abs() <= 1e-5 * (1.0 + a.abs()), "{key}: {a} and {b}");
+    }
 }
 
 #[test]

@@ -7,31 +7,14 @@ use hone_data::{DataError, Format, Loaded, Message, Ranking, Source, Unpaired, f
 use hone_model::{SharedPrefixes, Transformer};
 use hone_text::Chat;
 
-use super::config::{MethodSetting, PreferenceConfig};
+use super::config::PreferenceConfig;
+use super::reference::Reference;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_split, tell_split};
+use crate::preferred::{Compared, Judgement, MethodSetting};
 use crate::rankings::{Fitting, TooLong};
 use crate::text::{Answered, answered};
-
-/// What was judged of an example's responses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Judgement {
-    /// Every (better, worse) pair of responses.
-    Pairs(Vec<(usize, usize)>),
-    /// Of each response, whether it is desirable.
-    Labels(Vec<bool>),
-}
-
-impl Judgement {
-    /// Pairs, or labelled responses.
-    pub fn count(&self) -> u64 {
-        match self {
-            Self::Pairs(pairs) => pairs.len() as u64,
-            Self::Labels(labels) => labels.len() as u64,
-        }
-    }
-}
 
 /// One prompt's responses with what was judged of them.
 #[derive(Clone, Debug)]
@@ -55,17 +38,6 @@ impl Example {
         self.responses.iter().map(|r| r.response_tokens).sum()
     }
 
-    /// Tokens of the better responses, each once for each of its pairs.
-    pub fn chosen_tokens(&self) -> u64 {
-        match &self.judgement {
-            Judgement::Pairs(pairs) => pairs
-                .iter()
-                .map(|&(better, _)| self.responses[better].response_tokens as u64)
-                .sum(),
-            Judgement::Labels(_) => 0,
-        }
-    }
-
     /// Rows that they take: what they begin with is there once.
     pub fn rows(&self) -> usize {
         SharedPrefixes::rows_of(&self.sequences())
@@ -80,6 +52,16 @@ impl Example {
     fn prompt(&self) -> &[u32] {
         self.responses.first().map_or(&[], prompt_of)
     }
+}
+
+/// Examples as a loss compares them.
+pub(super) fn compared<'a>(examples: &[&'a Example], reference: &'a Reference) -> Vec<Compared<'a>> {
+    let one = |example: &&'a Example| Compared {
+        lengths: example.responses.iter().map(|r| r.response_tokens).collect(),
+        judgement: &example.judgement,
+        reference: reference.of(example),
+    };
+    examples.iter().map(one).collect()
 }
 
 fn prompt_of(answered: &Answered) -> &[u32] {
@@ -407,9 +389,7 @@ mod tests {
         let own: Vec<u32> = labels.responses.iter().map(|r| r.ids[3]).collect();
         assert_eq!(own, [6, 7, 8]);
         let example = pairs.numbered(&mut 4);
-        assert_eq!(
-            (example.number, example.chosen_tokens(), example.judgement.count()),
-            (4, 10, 5)
-        );
+        let tokens = compared(&[&example], &Reference::default())[0].chosen_tokens();
+        assert_eq!((example.number, tokens, example.judgement.count()), (4, 10, 5));
     }
 }

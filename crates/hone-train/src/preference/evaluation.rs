@@ -7,11 +7,11 @@ use hone_objective::statistics::{Bootstrap, Interval, bootstrap_interval, wilson
 use hone_run::report::Section;
 use serde_json::{Map, Value, json};
 
-use super::batch::{Example, HeldOut};
-use super::method::{Method, Stats};
+use super::batch::{Example, HeldOut, compared};
 use super::reference::{Reference, token_logprobs};
 use super::step::constants;
-use crate::error::Result;
+use crate::error::{Result, TrainError};
+use crate::preferred::{Method, Stats};
 
 const CONFIDENCE: f64 = 0.95;
 
@@ -43,12 +43,19 @@ impl Evaluation {
         let constants = constants(engine, model, &examples, (reference, method))?;
         let responses: Vec<_> = examples.iter().flat_map(|e| &e.responses).collect();
         let logprobs = token_logprobs(engine, model, &responses); // [t]
+        if let Some(&got) = logprobs.iter().find(|number| !number.is_finite()) {
+            return Err(TrainError::Objective(hone_objective::Error::NotFinite {
+                op: "preference",
+                name: "log-probability of a held-out response",
+                got: f64::from(got),
+            }));
+        }
         let (mut stats, mut shares) = (Stats::default(), Vec::with_capacity(examples.len()));
         let mut rest = logprobs.as_slice();
         for example in examples {
             let (own, others) = rest.split_at(example.response_tokens());
             rest = others;
-            let one = method.judge(&[example], own, (reference, constants))?.stats;
+            let one = method.judge(&compared(&[example], reference), own, constants)?.stats;
             shares.push(one.accuracy());
             stats.merge(&one);
         }

@@ -16,15 +16,12 @@
 mod batch;
 mod config;
 mod evaluation;
-mod method;
 mod plan;
 mod reference;
 mod run;
 mod step;
 
-pub use config::{
-    IpoFormSetting, MethodSetting, PreferenceConfig, PreferenceData, PreferenceEval, PreferenceSection, SftMeanSetting,
-    WeighSetting,
-};
+pub use crate::preferred::{IpoFormSetting, MethodSetting, PreferenceSection, SftMeanSetting, WeighSetting};
+pub use config::{PreferenceConfig, PreferenceData, PreferenceEval};
 pub use plan::plan;
 pub use run::run;

@@ -1,29 +1,29 @@
 //! The loop of preference tuning.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use hone_compute::{AdamW, Engine};
 use hone_data::Message;
 use hone_model::Transformer;
-use hone_run::{Event, Resolved, Run, Sample};
+use hone_run::{Checkpoint, Resolved, Run, Sample};
 use hone_text::Chat;
 use serde_json::json;
 
 use super::batch::Preferences;
 use super::config::PreferenceConfig;
 use super::evaluation::Evaluation;
-use super::method::Method;
 use super::plan::rehearse;
 use super::reference::Reference;
 use super::step::{Stepped, step};
 use crate::answers::{Asked, mean_figures};
 use crate::artefact::{self, Artefact, Companion};
 use crate::best::Progress;
+use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome};
 use crate::learner::Learner;
 use crate::plan::Notes;
+use crate::preferred::Method;
 use crate::schedule::{Rates, adamw, total_steps};
 use crate::sections::Keep;
 
@@ -115,59 +115,40 @@ fn train(job: &Job, config: &Resolved<PreferenceConfig>) -> Result<Outcome> {
     if artefact::merges(&model) {
         job.message("PEFT has no place for adapters of gpt2: this one is merged into the model that is written");
     }
-    let Prepared { companion, total, .. } = &prepared;
-    let total = *total;
     // The model that the run starts from is the reference, also of one that goes on: its checkpoint is loaded after
     let reference = if c.preference.method.has_reference() {
         Reference::computed(job, &engine, &model, &prepared.preferences.all())?
     } else {
         Reference::default()
     };
-    let mut learner = Learner::new(&engine, model, prepared.constants);
-    let mut progress = Progress::default();
+    let learner = Learner::new(&engine, model, prepared.constants);
+    let mut tuning = Tuning {
+        engine: &engine,
+        c,
+        prepared: &prepared,
+        reference,
+        learner,
+        progress: Progress::default(),
+    };
     if let Some(checkpoint) = &started.checkpoint {
-        progress.done = checkpoint.step();
-        learner.load(&engine, "model", checkpoint, &checkpoint.state()["learner"])?;
-        progress.load(&engine, &learner, checkpoint)?;
+        tuning.load(checkpoint)?;
     }
-
+    let total = prepared.total;
     let cadence = Cadence {
         total,
         checkpoint_every: c.train.checkpoint_every,
         eval_every: c.eval.every,
     };
-    job.observer.event(&Event::Started {
-        stage: "preference".into(),
-        step: progress.done,
-        total,
-    });
-    while progress.done < total {
-        if job.shutdown.requested() {
-            progress.save(&engine, &mut run, (&learner, Occasion::Interruption))?;
-            job.observer.event(&Event::Finished {
-                step: progress.done,
-                stopped: true,
-            });
-            return Ok(Outcome::Stopped { step: progress.done });
-        }
-        let started = Instant::now();
-        let chosen = prepared.preferences.train.batch(progress.done, prepared.batch);
-        let stepped = step(
-            &engine,
-            &mut learner,
-            (chosen, &reference, prepared.method),
-            (&c.train, prepared.rates.at(progress.done), progress.done),
-        )?;
-        progress.done += 1;
-        record(job, &mut run, (progress.done, total), &stepped, started)?;
-        if cadence.evaluates(progress.done) {
-            evaluate(&engine, &mut run, (&learner, &mut progress), (&prepared, &reference), c)?;
-        }
-        if cadence.saves(progress.done) {
-            progress.save(&engine, &mut run, (&learner, Occasion::Due))?;
-        }
+    let done = tuning.progress.done;
+    if let Some(stopped) = follow(job, (&mut run, done), ("preference", &cadence), &mut tuning)? {
+        return Ok(stopped);
     }
-
+    let Tuning {
+        reference,
+        learner,
+        progress,
+        ..
+    } = &tuning;
     let result = match (&progress.best_weights, c.keep) {
         (Some(best), Keep::Best) => &best.model,
         _ => &learner.model,
@@ -176,7 +157,7 @@ fn train(job: &Job, config: &Resolved<PreferenceConfig>) -> Result<Outcome> {
         &engine,
         result,
         &prepared.preferences.held_out,
-        (&reference, prepared.method, c.train.seed),
+        (reference, prepared.method, c.train.seed),
     )?;
     let summary = json!({
         "method": c.preference.method.name(),
@@ -186,9 +167,54 @@ fn train(job: &Job, config: &Resolved<PreferenceConfig>) -> Result<Outcome> {
         "best": progress.best.map(|(loss, step)| json!({ "eval/loss": loss, "step": step })),
         "held_out": evaluation.as_ref().map(Evaluation::summary),
     });
-    let model = artefact::publish(&engine, &run, companion, result)?;
+    let model = artefact::publish(&engine, &run, &prepared.companion, result)?;
     let sections = evaluation.map(|e| e.sections()).unwrap_or_default();
     job.finish(run, (model, summary), sections, total)
+}
+
+/// What steps are made with, and what they change.
+struct Tuning<'a> {
+    engine: &'a Engine,
+    c: &'a PreferenceConfig,
+    prepared: &'a Prepared,
+    reference: Reference,
+    learner: Learner,
+    progress: Progress,
+}
+
+impl Tuning<'_> {
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.progress.done = checkpoint.step();
+        self.learner
+            .load(self.engine, "model", checkpoint, &checkpoint.state()["learner"])?;
+        self.progress.load(self.engine, &self.learner, checkpoint)
+    }
+}
+
+impl Work for Tuning<'_> {
+    fn step(&mut self, done: u64) -> Result<Option<Told>> {
+        let prepared = self.prepared;
+        let chosen = prepared.preferences.train.batch(done, prepared.batch);
+        let judged = (chosen, &self.reference, prepared.method);
+        let at = (&*self.c.train, prepared.rates.at(done), done);
+        let stepped = step(self.engine, &mut self.learner, judged, at)?;
+        self.progress.done = done + 1;
+        Ok(Some(told(&stepped)))
+    }
+
+    fn look(&mut self, run: &mut Run, _: u64) -> Result<()> {
+        evaluate(
+            self.engine,
+            run,
+            (&self.learner, &mut self.progress),
+            (self.prepared, &self.reference),
+            self.c,
+        )
+    }
+
+    fn save(&self, run: &mut Run, _: u64, occasion: Occasion) -> Result<()> {
+        self.progress.save(self.engine, run, (&self.learner, occasion))
+    }
 }
 
 /// The model with the adapter that is asked for, ready to train.
@@ -200,7 +226,7 @@ pub(super) fn with_adapter(engine: &Engine, mut model: Transformer, c: &Preferen
     Ok(model)
 }
 
-fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
+fn told(stepped: &Stepped) -> Told {
     let (stats, applied) = (&stepped.stats, &stepped.applied);
     let mut metrics = vec![
         ("train/loss", stats.loss),
@@ -211,45 +237,15 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
         ("train/judgements", stats.count as f64),
         ("train/skipped_steps", applied.skipped as f64),
     ];
-    // A batch of KTO may be all of one kind
-    let (chosen, rejected) = (&stats.chosen_rewards, &stats.rejected_rewards);
-    if chosen.count() > 0 {
-        metrics.push(("rewards/chosen", chosen.mean()));
-        metrics.push(("logps/chosen", stats.chosen_logprobs.mean()));
-    }
-    if rejected.count() > 0 {
-        metrics.push(("rewards/rejected", rejected.mean()));
-        metrics.push(("logps/rejected", stats.rejected_logprobs.mean()));
-    }
-    if chosen.count() > 0 && rejected.count() > 0 {
-        metrics.push(("rewards/margins", stats.margin()));
-    }
-    if stats.log_odds.count() > 0 {
-        metrics.push(("nll_loss", stats.nll));
-        metrics.push(("log_odds_chosen", stats.log_odds.mean()));
-        metrics.push(("log_odds_ratio", stats.log_odds_ratio.mean()));
-    }
+    metrics.extend(stats.metrics());
     metrics.extend(stepped.kl.map(|kl| ("kl", kl)));
-    run.record(done, &metrics)?;
-    let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(
-        done,
-        &[
-            ("seconds", seconds),
-            ("tokens_per_second", stepped.tokens as f64 / seconds),
-        ],
-    )?;
-    let headline = vec![
-        ("loss".to_string(), stats.loss),
-        ("accuracy".to_string(), stats.accuracy()),
-    ];
-    job.observer.event(&Event::Step {
-        step: done,
-        total,
+    Told {
+        named: Vec::new(),
+        metrics,
+        headline: vec![("loss", stats.loss), ("accuracy", stats.accuracy())],
         tokens: stepped.tokens,
-        headline,
-    });
-    Ok(())
+        seconds: Vec::new(),
+    }
 }
 
 /// Held-out figures, the model's own answers to held-out prompts, and whether these are the best weights so far.

@@ -3,12 +3,12 @@
 use hone_compute::{Engine, StepRate};
 use hone_model::Transformer;
 
-use super::batch::{Batch, Example};
-use super::method::{Constants, Judged, Method, Stats};
+use super::batch::{Batch, Example, compared};
 use super::reference::{Reference, summed};
 use crate::error::Result;
 use crate::language::shards_of;
 use crate::learner::{Applied, Learner};
+use crate::preferred::{Constants, Judged, Method, Stats};
 use crate::sections::TrainSection;
 
 /// What a step saw and did.
@@ -34,7 +34,8 @@ pub(super) fn step(
         // 2. Log-probabilities of the responses' tokens
         let numbers = Batch::new(&microbatch).numbers(engine, policy);
         // 3. The method's loss on their sums
-        let Judged { gradient, stats: own } = method.judge(&microbatch, &numbers.logprobs, (reference, constants))?;
+        let judged = method.judge(&compared(&microbatch, reference), &numbers.logprobs, constants)?;
+        let Judged { gradient, stats: own } = judged;
         stats.merge(&own);
         // 4. Back through the trunk
         let seed = engine.tensor(gradient.len(), 1, &gradient);
@@ -60,13 +61,10 @@ pub(super) fn constants(
 ) -> Result<Constants> {
     let mismatched: Vec<_> = examples.iter().flat_map(|e| &e.mismatched).collect();
     if mismatched.is_empty() {
-        return method.constants(examples, None);
+        return method.constants(&compared(examples, reference), None);
     }
     let policy = summed(engine, policy, &mismatched)?;
-    let reference: Vec<f64> = examples
-        .iter()
-        .flat_map(|e| reference.of_mismatched(e))
-        .copied()
-        .collect();
-    method.constants(examples, Some((&policy, &reference)))
+    let of_mismatched = examples.iter().flat_map(|e| reference.of_mismatched(e));
+    let references: Vec<f64> = of_mismatched.copied().collect();
+    method.constants(&compared(examples, reference), Some((&policy, &references)))
 }

@@ -1,13 +1,12 @@
 //! The loop of pre-training.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use hone_compute::{AdamW, Engine};
 use hone_data::MixtureOrder;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
-use hone_run::{Event, Resolved, Run, verify_dir};
+use hone_run::{Resolved, Run, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Value, json};
 
@@ -16,6 +15,7 @@ use super::plan::rehearse;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
 use crate::corpus::{Corpus, CorpusOptions};
+use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::language::{LanguageBatch, evaluate, shards_of};
@@ -103,74 +103,65 @@ fn train(job: &Job, config: &Resolved<PretrainConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    let Prepared {
-        path,
-        companion,
-        corpus,
-        order,
-        batch,
-        total,
-        rates,
-        constants,
-    } = prepared;
-    if let (Some(name), Some(path)) = (&c.model.path, &path) {
+    if let (Some(name), Some(path)) = (&c.model.path, &prepared.path) {
         job.keep_commit(name, path)?;
     }
-    let model = load_or_new(job, &engine, (c, path.as_deref()))?.model;
-    let mut learner = Learner::new(&engine, model, constants);
+    let model = load_or_new(job, &engine, (c, prepared.path.as_deref()))?.model;
+    let mut learner = Learner::new(&engine, model, prepared.constants);
     learner.model.set_recompute(c.model.recompute);
     let mut done = 0;
     if let Some(checkpoint) = &started.checkpoint {
         done = checkpoint.step();
         learner.load(&engine, "model", checkpoint, checkpoint.state())?;
     }
-
+    let mut training = Training {
+        engine: &engine,
+        c,
+        prepared: &prepared,
+        learner,
+    };
+    let total = prepared.total;
     let cadence = Cadence {
         total,
         checkpoint_every: c.train.checkpoint_every,
         eval_every: c.eval.every,
     };
-    job.observer.event(&Event::Started {
-        stage: "pretrain".into(),
-        step: done,
-        total,
-    });
-    while done < total {
-        if job.shutdown.requested() {
-            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| {
-                learner.save(&engine, "model", writer)
-            })?;
-            job.observer.event(&Event::Finished {
-                step: done,
-                stopped: true,
-            });
-            return Ok(Outcome::Stopped { step: done });
-        }
-        let started = Instant::now();
-        let windows = corpus.batch(&order, done, batch)?;
-        let stepped = step(&engine, &mut learner, windows, (&c.train, rates.at(done), done))?;
-        done += 1;
-        record(job, &mut run, (done, total), &stepped, started)?;
-        if cadence.evaluates(done) {
-            let held_out = held_out_loss(&engine, &learner.model, &corpus, c)?;
-            run.record(
-                done,
-                &held_out.iter().map(|(k, v)| (k.as_str(), *v)).collect::<Vec<_>>(),
-            )?;
-        }
-        if cadence.saves(done) {
-            save(&mut run, (done, Occasion::Due), learner.state(), |writer| {
-                learner.save(&engine, "model", writer)
-            })?;
-        }
+    if let Some(stopped) = follow(job, (&mut run, done), ("pretrain", &cadence), &mut training)? {
+        return Ok(stopped);
     }
-    let model = artefact::publish(&engine, &run, &companion, &learner.model)?;
-    job.finish(
-        run,
-        (model, summary(&corpus, &order, (total, batch))),
-        Vec::new(),
-        total,
-    )
+    let model = artefact::publish(&engine, &run, &prepared.companion, &training.learner.model)?;
+    let summary = summary(&prepared.corpus, &prepared.order, (total, prepared.batch));
+    job.finish(run, (model, summary), Vec::new(), total)
+}
+
+/// What steps are made with, and what they change.
+struct Training<'a> {
+    engine: &'a Engine,
+    c: &'a PretrainConfig,
+    prepared: &'a Prepared,
+    learner: Learner,
+}
+
+impl Work for Training<'_> {
+    fn step(&mut self, done: u64) -> Result<Option<Told>> {
+        let prepared = self.prepared;
+        let windows = prepared.corpus.batch(&prepared.order, done, prepared.batch)?;
+        let at = (&*self.c.train, prepared.rates.at(done), done);
+        let stepped = step(self.engine, &mut self.learner, windows, at)?;
+        Ok(Some(told(&stepped)))
+    }
+
+    fn look(&mut self, run: &mut Run, done: u64) -> Result<()> {
+        let held_out = held_out_loss(self.engine, &self.learner.model, &self.prepared.corpus, self.c)?;
+        let metrics: Vec<(&str, f64)> = held_out.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        Ok(run.record(done, &metrics)?)
+    }
+
+    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
+        save(run, (done, occasion), self.learner.state(), |writer| {
+            self.learner.save(self.engine, "model", writer)
+        })
+    }
 }
 
 /// The model to start from: new, or the one at `path`.
@@ -215,34 +206,21 @@ fn tell_plan(job: &Job, prepared: &Prepared) -> Result<()> {
     Ok(())
 }
 
-fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
+fn told(stepped: &Stepped) -> Told {
     let (stats, applied) = (&stepped.stats, &stepped.applied);
-    run.record(
-        done,
-        &[
+    Told {
+        named: Vec::new(),
+        metrics: vec![
             ("train/loss", stats.mean_nll()),
             ("grad_norm", applied.grad_norm),
             ("learning_rate", applied.learning_rate),
             ("train/tokens", stats.tokens as f64),
             ("train/skipped_steps", applied.skipped as f64),
         ],
-    )?;
-    let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(
-        done,
-        &[
-            ("seconds", seconds),
-            ("tokens_per_second", stats.tokens as f64 / seconds),
-        ],
-    )?;
-    let headline = vec![("loss".to_string(), stats.mean_nll())];
-    job.observer.event(&Event::Step {
-        step: done,
-        total,
+        headline: vec![("loss", stats.mean_nll())],
         tokens: stats.tokens,
-        headline,
-    });
-    Ok(())
+        seconds: Vec::new(),
+    }
 }
 
 /// Held-out loss and bits per byte of each source, and of all. Both are over the same tokens: those of the documents,

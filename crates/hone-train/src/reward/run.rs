@@ -1,7 +1,6 @@
 //! The loop of reward modelling.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use hone_compute::{AdamW, Engine};
 use hone_generate::scores_of;
@@ -16,6 +15,7 @@ use super::evaluation::Evaluation;
 use super::plan::rehearse;
 use super::step::{Stepped, step};
 use crate::artefact::{self, Artefact, Companion};
+use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome, save};
 use crate::learner::Learner;
@@ -98,85 +98,49 @@ fn train(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
         Begun::Go(begun) => *begun,
     };
     let mut run = started.run;
-    let Prepared {
-        path,
-        companion,
-        rankings,
-        centre,
-        batch,
-        total,
-        rates,
-        constants,
-    } = prepared;
     if let Some(name) = &c.model.path {
-        job.keep_commit(name, &path)?;
+        job.keep_commit(name, &prepared.path)?;
     }
-    let model = with_head(&engine, artefact::load(&engine, &path)?.model, c)?;
-    let mut learner = Learner::new(&engine, model, constants);
+    let model = with_head(&engine, artefact::load(&engine, &prepared.path)?.model, c)?;
+    let mut learner = Learner::new(&engine, model, prepared.constants);
     let mut done = 0;
     if let Some(checkpoint) = &started.checkpoint {
         done = checkpoint.step();
         learner.load(&engine, "model", checkpoint, checkpoint.state())?;
     }
-
+    let mut training = Training {
+        engine: &engine,
+        c,
+        prepared: &prepared,
+        learner,
+    };
+    let total = prepared.total;
     let cadence = Cadence {
         total,
         checkpoint_every: c.train.checkpoint_every,
         eval_every: c.eval.every,
     };
-    job.observer.event(&Event::Started {
-        stage: "reward".into(),
-        step: done,
-        total,
-    });
-    while done < total {
-        if job.shutdown.requested() {
-            save(&mut run, (done, Occasion::Interruption), learner.state(), |writer| {
-                learner.save(&engine, "model", writer)
-            })?;
-            job.observer.event(&Event::Finished {
-                step: done,
-                stopped: true,
-            });
-            return Ok(Outcome::Stopped { step: done });
-        }
-        let started = Instant::now();
-        let chosen = rankings.train.batch(done, batch);
-        let stepped = step(
-            &engine,
-            &mut learner,
-            (chosen, c.reward.ties.into()),
-            (&c.train, rates.at(done), done),
-        )?;
-        done += 1;
-        record(job, &mut run, (done, total), &stepped, started)?;
-        if cadence.evaluates(done) && done < total {
-            evaluate(&engine, &mut run, (&learner.model, &rankings), (c, done))?;
-        }
-        if cadence.saves(done) {
-            save(&mut run, (done, Occasion::Due), learner.state(), |writer| {
-                learner.save(&engine, "model", writer)
-            })?;
-        }
+    if let Some(stopped) = follow(job, (&mut run, done), ("reward", &cadence), &mut training)? {
+        return Ok(stopped);
     }
 
     // What is evaluated last is what is handed on: adapter merged, scores centred
-    let mut result = merged(&engine, &learner.model);
-    let Some(offset) = offset_of(&engine, &job.shutdown, &result, &centre) else {
+    let mut result = merged(&engine, &training.learner.model);
+    let Some(offset) = offset_of(&engine, &job.shutdown, &result, &prepared.centre) else {
         // The last step's checkpoint is there: the same command centres again
         job.observer.event(&Event::Finished {
-            step: done,
+            step: total,
             stopped: true,
         });
-        return Ok(Outcome::Stopped { step: done });
+        return Ok(Outcome::Stopped { step: total });
     };
     result.set_head_offset(offset);
-    let evaluation = evaluate(&engine, &mut run, (&result, &rankings), (c, total))?;
-    let model = artefact::publish(&engine, &run, &companion, &result)?;
+    let evaluation = evaluate(&engine, &mut run, (&result, &prepared.rankings), (c, total))?;
+    let model = artefact::publish(&engine, &run, &prepared.companion, &result)?;
     let summary = json!({
         "steps": total,
-        "batch": batch,
-        "sources": rankings.train.described("rankings"),
+        "batch": prepared.batch,
+        "sources": prepared.rankings.train.described("rankings"),
         "score_offset": offset,
         "held_out": evaluation.as_ref().map(Evaluation::summary),
     });
@@ -186,6 +150,40 @@ fn train(job: &Job, config: &Resolved<RewardConfig>) -> Result<Outcome> {
         evaluation.map(|e| e.sections()).unwrap_or_default(),
         total,
     )
+}
+
+/// What steps are made with, and what they change.
+struct Training<'a> {
+    engine: &'a Engine,
+    c: &'a RewardConfig,
+    prepared: &'a Prepared,
+    learner: Learner,
+}
+
+impl Work for Training<'_> {
+    fn step(&mut self, done: u64) -> Result<Option<Told>> {
+        let prepared = self.prepared;
+        let chosen = prepared.rankings.train.batch(done, prepared.batch);
+        let judged = (chosen, self.c.reward.ties.into());
+        let at = (&*self.c.train, prepared.rates.at(done), done);
+        let stepped = step(self.engine, &mut self.learner, judged, at)?;
+        Ok(Some(told(&stepped)))
+    }
+
+    /// The last evaluation is that of the result.
+    fn look(&mut self, run: &mut Run, done: u64) -> Result<()> {
+        if done < self.prepared.total {
+            let judged = (&self.learner.model, &self.prepared.rankings);
+            evaluate(self.engine, run, judged, (self.c, done))?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
+        save(run, (done, occasion), self.learner.state(), |writer| {
+            self.learner.save(self.engine, "model", writer)
+        })
+    }
 }
 
 /// The trunk with a head, ready to train. An adapter of the supervised model is merged: it is not the reward model's.
@@ -237,11 +235,11 @@ pub(super) fn offset_of(engine: &Engine, shutdown: &Shutdown, model: &Transforme
     Some(-(sum / centre.len().max(1) as f64) as f32)
 }
 
-fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
+fn told(stepped: &Stepped) -> Told {
     let (stats, applied) = (&stepped.stats, &stepped.applied);
-    run.record(
-        done,
-        &[
+    Told {
+        named: Vec::new(),
+        metrics: vec![
             ("train/loss", stats.mean_loss()),
             ("rewards/accuracies", stats.accuracy()),
             ("rewards/margins", stats.margin()),
@@ -251,26 +249,10 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
             ("train/pairs", stats.pairs as f64),
             ("train/skipped_steps", applied.skipped as f64),
         ],
-    )?;
-    let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(
-        done,
-        &[
-            ("seconds", seconds),
-            ("tokens_per_second", stepped.tokens as f64 / seconds),
-        ],
-    )?;
-    let headline = vec![
-        ("loss".to_string(), stats.mean_loss()),
-        ("accuracy".to_string(), stats.accuracy()),
-    ];
-    job.observer.event(&Event::Step {
-        step: done,
-        total,
+        headline: vec![("loss", stats.mean_loss()), ("accuracy", stats.accuracy())],
         tokens: stepped.tokens,
-        headline,
-    });
-    Ok(())
+        seconds: Vec::new(),
+    }
 }
 
 /// Records how the held-out rankings are scored, with samples.

@@ -1,4 +1,4 @@
-//! Episodes side by side, and the numbers a model gives for their responses.
+//! Episodes side by side, and the numbers a model gives for the tokens that were sampled in them.
 
 use std::sync::Arc;
 
@@ -7,12 +7,13 @@ use hone_model::{SharedPrefixes, Transformer};
 
 use super::collect::Episode;
 
-/// Episodes of a micro-batch. All slices are flat over the responses' tokens, `[t]`.
+/// Episodes of a micro-batch. All slices are flat over the sampled tokens, `[t]`; what an environment said is read and never
+/// predicted.
 pub(crate) struct EpisodeBatch {
     sequences: SharedPrefixes,
-    /// The row before each response token.
+    /// The row before each sampled token.
     rows: Arc<[u32]>,
-    /// Each response token.
+    /// Each sampled token.
     targets: Arc<[u32]>,
     /// Their log-probabilities when they were sampled.
     pub old_logprobs: Vec<f32>,
@@ -34,9 +35,11 @@ impl EpisodeBatch {
         }));
         let (mut rows, mut targets, mut old_logprobs) = (Vec::new(), Vec::new(), Vec::new());
         for (i, episode) in episodes().enumerate() {
-            let positions = episode.prompt_length - 1..episode.ids.len() - 1;
-            rows.extend(positions.map(|position| shared.row(i, position)));
-            targets.extend_from_slice(episode.response());
+            for span in &episode.spans {
+                let positions = span.start - 1..span.end - 1;
+                rows.extend(positions.map(|position| shared.row(i, position)));
+            }
+            targets.extend(episode.sampled());
             old_logprobs.extend_from_slice(&episode.logprobs);
         }
         let mask = vec![true; targets.len()];
@@ -49,7 +52,7 @@ impl EpisodeBatch {
         }
     }
 
-    /// Log-probabilities and entropies of the responses' tokens, with a tape to go back on.
+    /// Log-probabilities and entropies of the sampled tokens, with a tape to go back on.
     pub fn policy_numbers<'p>(
         &self,
         engine: &'p Engine,
@@ -72,7 +75,7 @@ impl EpisodeBatch {
         }
     }
 
-    /// Values at the position before each of the responses' tokens, with a tape to go back on.
+    /// Values at the position before each sampled token, with a tape to go back on.
     pub fn values<'p>(&self, engine: &'p Engine, value: &'p Transformer) -> ValueNumbers<'p> {
         let mut tape = Tape::training(engine, value.parameters());
         let hidden = value.hidden(&mut tape, &self.sequences.tokens());

@@ -1,13 +1,15 @@
 //! What was sampled against what the training pass computes, bit by bit.
 
+use std::ops::Range;
+
 use hone_compute::Engine;
-use hone_generate::logprobs_from;
+use hone_generate::logprobs_in;
 use hone_model::{SharedPrefixes, Transformer};
 
 use super::collect::Episode;
 use crate::error::{Result, TrainError};
 
-/// Response tokens of some groups.
+/// Sampled tokens of some groups.
 pub(crate) fn tokens_of<T: AsRef<Episode>>(groups: &[&[T]]) -> u64 {
     let episodes = groups.iter().copied().flatten();
     episodes.map(|item| item.as_ref().length() as u64).sum()
@@ -45,8 +47,8 @@ pub(crate) fn check_others<'a>(
 ) -> Result<()> {
     let others: Vec<&Episode> = others.collect();
     let sequences: Vec<&[u32]> = others.iter().map(|episode| &*episode.ids).collect();
-    let from: Vec<usize> = others.iter().map(|episode| episode.prompt_length).collect();
-    let recomputed = logprobs_from(engine, policy, (&sequences, &from), temperature as f32);
+    let spans: Vec<&[Range<usize>]> = others.iter().map(|episode| &*episode.spans).collect();
+    let recomputed = logprobs_in(engine, policy, (&sequences, &spans), temperature as f32);
     for (episode, scores) in others.into_iter().zip(recomputed) {
         equal(update, episode, &scores.logprobs)?;
     }

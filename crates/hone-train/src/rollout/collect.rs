@@ -1,55 +1,71 @@
-//! A rollout: prompts answered by the policy, with every number that an update needs of them.
+//! A rollout: prompts answered by the policy, or episodes of an environment that it plays, with every number that an
+//! update needs of them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hone_compute::{Engine, SamplingParameters};
-use hone_data::PromptInput;
-use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, heads_before, logprobs_from};
+use hone_generate::{
+    Completion, Dialogue, FinishReason, Generator, GeneratorOptions, Played, Request, heads_before_in, logprobs_in,
+    play, text_of,
+};
 use hone_math::Key;
 use hone_model::Transformer;
 use hone_run::Shutdown;
-use hone_text::Tokenizer;
+use hone_task::environment::{Status, Turn};
+use hone_text::{Chat, Tokenizer};
+use serde_json::{Map, Value};
 
+use super::acting::Acting;
+use super::figures::Figures;
+use super::judge::{Asked, Judge, Judged, named, prompt_text};
 use super::prompts::PreparedPrompt;
-use super::score::{Reading, Response, Scores, text_of};
+use super::score::Response;
 use super::sections::{MissingEos, RolloutSettings};
 use crate::error::Result;
-use crate::scorer::Scorer;
 
-/// One prompt and its response.
+/// A prompt and its response, or an episode of several turns.
 pub(crate) struct Episode {
     /// Which of its rollout.
     pub index: usize,
-    /// Prompt and response, `[p + t]`.
+    /// All of its tokens, `[n]`.
     pub ids: Arc<[u32]>,
-    /// Tokens of the prompt.
-    pub prompt_length: usize,
-    /// Log-probabilities of the response's tokens as they were sampled, `[t]`.
+    /// Where those lie that the policy sampled: of a response one span to the end, of several turns one a turn. In order;
+    /// what lies before and between them is the prompt's and the environment's.
+    pub spans: Vec<Range<usize>>,
+    /// Log-probabilities of the sampled tokens as they were sampled, `[t]`.
     pub logprobs: Vec<f32>,
     /// The same under the reference, `[t]`; without one, `[0]`.
     pub ref_logprobs: Vec<f32>,
-    /// Values read at the position before each token, `[t]`; without a value network, `[0]`.
+    /// Values read at the position before each sampled token, `[t]`; without a value network, `[0]`.
     pub values: Vec<f32>,
-    /// The reward model's score, or what replaces it.
+    /// What is maximised, or what replaces it.
     pub score: f32,
-    /// Whether the response ended by itself.
+    /// Whether the response ended by itself; of several turns, whether the episode did.
     pub ended: bool,
-    /// Whether the reward model could not read it.
+    /// Whether a reward model could not read it.
     pub unscorable: bool,
     /// The prompt and the response as text.
     pub text: (String, String),
+    /// What else its line of `samples.jsonl` says.
+    pub extra: Map<String, Value>,
 }
 
 impl Episode {
-    /// Tokens of the response.
+    /// Tokens that the policy sampled.
     pub fn length(&self) -> usize {
-        self.ids.len() - self.prompt_length
+        self.spans.iter().map(ExactSizeIterator::len).sum()
     }
 
-    /// The response's tokens.
+    /// The tokens behind the prompt: the response's; of several turns also what the environment says between them.
     pub fn response(&self) -> &[u32] {
-        &self.ids[self.prompt_length..]
+        &self.ids[self.spans.first().map_or(self.ids.len(), |span| span.start)..]
+    }
+
+    /// The tokens that the policy sampled, `[t]`.
+    pub fn sampled(&self) -> impl Iterator<Item = u32> {
+        self.spans.iter().flat_map(|span| &self.ids[span.clone()]).copied()
     }
 
     /// Summed log-ratio to the reference, in nats.
@@ -62,15 +78,15 @@ impl Episode {
     }
 }
 
-/// The models that a rollout reads.
+/// What a rollout reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Models<'a> {
     pub policy: &'a Transformer,
     pub reference: Option<&'a Transformer>,
     pub value: Option<&'a Transformer>,
-    pub scorer: &'a Scorer,
-    pub reading: Reading,
+    pub judge: &'a Judge,
     pub tokenizer: &'a Tokenizer,
+    pub chat: Option<&'a Chat>,
     pub stop: &'a Arc<[u32]>,
     pub shutdown: &'a Shutdown,
 }
@@ -80,17 +96,20 @@ pub(crate) struct Collected {
     pub episodes: Vec<Episode>,
     /// Why the first response that could not be scored could not be.
     pub first_refusal: Option<String>,
+    /// Sums over all of its episodes.
+    pub figures: Figures,
     /// Seconds that its parts took, by their key in `timings.jsonl`.
     pub seconds: Vec<(&'static str, f64)>,
 }
 
-/// Samples responses to `prompts` and scores them; none if the run is asked to stop on the way. Nothing has changed then.
+/// Samples responses to `prompts` and judges them; none if the run is asked to stop on the way. Nothing has changed then.
+/// `rollout` says which one this is.
 pub(crate) fn collect(
     engine: &Engine,
     models: &Models<'_>,
     prompts: &[&PreparedPrompt],
     settings: &RolloutSettings,
-    key: Key,
+    (rollout, key): (u64, Key),
 ) -> Result<Option<Collected>> {
     let stops = || models.shutdown.requested();
     let mut clock = Clock::start();
@@ -122,30 +141,19 @@ pub(crate) fn collect(
         .zip(&completions)
         .map(|(p, c)| p.ids.iter().chain(&c.ids).copied().collect())
         .collect();
-    let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
-    // 2. The reference's log-probabilities of the same tokens, under the same temperature
-    let from: Vec<usize> = prompts.iter().map(|p| p.ids.len()).collect();
-    let references = models.reference.map(|reference| {
-        let scores = logprobs_from(engine, reference, (&slices, &from), settings.temperature as f32);
-        clock.lap("time/reference");
-        scores
-    });
-    if stops() {
+    let spans: Vec<Vec<Range<usize>>> = prompts
+        .iter()
+        .zip(&sequences)
+        .map(|(p, s)| std::iter::once(p.ids.len()..s.len()).collect())
+        .collect();
+    // 2. and 3. What the reference and the value network say of the same tokens
+    let Some(numbers) = Numbers::of(engine, models, (&sequences, &spans), (settings, &mut clock)) else {
         return Ok(None);
-    }
-    // 3. Values at the position before each token
-    let values = models.value.map(|value| {
-        let values = heads_before(engine, value, &slices, &from);
-        clock.lap("time/values");
-        (values, value.head_offset().unwrap_or(0.0))
-    });
-    if stops() {
-        return Ok(None);
-    }
+    };
     // 4. Scores; one that is replaced is not asked for
     let responses: Vec<String> = completions
         .iter()
-        .map(|c| text_of(models.tokenizer, without_stop(c)))
+        .map(|c| Ok(text_of(models.tokenizer, without_stop(c))?))
         .collect::<Result<_>>()?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
     let asked: Vec<usize> = (0..prompts.len())
@@ -154,47 +162,171 @@ pub(crate) fn collect(
     let to_score: Vec<Response<'_>> = asked
         .iter()
         .map(|&i| Response {
+            index: i,
             prompt: prompts[i],
             ids: without_stop(&completions[i]),
             text: &responses[i],
         })
         .collect();
-    let Scores {
+    let judged = models.judge.scores(
+        engine,
+        &Asked {
+            responses: &to_score,
+            tokenizer: models.tokenizer,
+            update: rollout + 1,
+            shutdown: models.shutdown,
+        },
+    )?;
+    let Some(Judged {
         scores: given,
+        parts,
         first_refusal,
-    } = models.reading.scores(engine, models.scorer, &to_score)?;
+    }) = judged
+    else {
+        return Ok(None);
+    };
     clock.lap("time/scores");
+    let names = models.judge.names();
+    let figures = Figures::of_parts(names, &parts);
     let mut scores = vec![settings.missing_eos_score as f32; prompts.len()];
     let mut unscorable = vec![false; prompts.len()];
-    for (i, score) in asked.into_iter().zip(given) {
+    let mut extras = vec![Map::new(); prompts.len()];
+    for ((i, score), parts) in asked.into_iter().zip(given).zip(parts) {
         unscorable[i] = score.is_none();
         scores[i] = score.unwrap_or(scores[i]);
+        if !parts.is_empty() {
+            extras[i].insert("parts".into(), named(names, &parts).into());
+        }
     }
     let mut episodes = Vec::with_capacity(prompts.len());
-    for (i, completion) in completions.into_iter().enumerate() {
-        let prompt_length = prompts[i].ids.len();
-        let with_offset = |(values, offset): &(Vec<Vec<f32>>, f32)| values[i].iter().map(|v| v + offset).collect();
+    for (i, (completion, (ids, spans))) in completions
+        .into_iter()
+        .zip(sequences.into_iter().zip(spans))
+        .enumerate()
+    {
         episodes.push(Episode {
             index: i,
-            ids: Arc::clone(&sequences[i]),
-            prompt_length,
+            ids,
+            spans,
             logprobs: completion.logprobs,
-            ref_logprobs: references
-                .as_ref()
-                .map(|all| all[i].logprobs.clone())
-                .unwrap_or_default(),
-            values: values.as_ref().map(with_offset).unwrap_or_default(),
+            ref_logprobs: numbers.references(i),
+            values: numbers.values(i),
             score: scores[i],
             ended: ended[i],
             unscorable: unscorable[i],
             text: (prompt_text(&prompts[i].prompt.input), responses[i].clone()),
+            extra: std::mem::take(&mut extras[i]),
         });
     }
     Ok(Some(Collected {
+        figures: figures.with_tokens(&episodes),
         episodes,
         first_refusal,
         seconds: clock.laps,
     }))
+}
+
+/// Plays the environment's episodes of a rollout; none if the run is asked to stop on the way. Nothing has changed then.
+pub(crate) fn collect_episodes(
+    engine: &Engine,
+    models: &Models<'_>,
+    acting: &Acting,
+    settings: &RolloutSettings,
+    (rollout, key): (u64, Key),
+) -> Result<Option<Collected>> {
+    let stops = || models.shutdown.requested();
+    let mut clock = Clock::start();
+    // 1. Turn by turn, with the log-probabilities that the tokens of actions had
+    let indices = acting.episodes(rollout, settings).into_iter().enumerate();
+    let episodes: Vec<(u64, Key)> = indices.map(|(i, index)| (index, key.child(i as u64))).collect();
+    let dialogue = Dialogue::new(models.tokenizer, models.chat)?;
+    let played = play(
+        (engine, models.policy),
+        &dialogue,
+        &acting.setting,
+        (&episodes, &acting.settings(settings)),
+        &mut || !stops(),
+    )?;
+    clock.lap("time/sampling");
+    let Some(played) = played else { return Ok(None) };
+    let sequences: Vec<Arc<[u32]>> = played.iter().map(|episode| Arc::clone(&episode.ids)).collect();
+    let spans: Vec<Vec<Range<usize>>> = played.iter().map(|episode| episode.spans.clone()).collect();
+    // 2. and 3. What the reference and the value network say of the same tokens
+    let Some(numbers) = Numbers::of(engine, models, (&sequences, &spans), (settings, &mut clock)) else {
+        return Ok(None);
+    };
+    let figures = Figures::of_played(&played);
+    let episodes: Vec<Episode> = played
+        .into_iter()
+        .enumerate()
+        .map(|(i, played)| Episode {
+            index: i,
+            text: text_of_turns(&played.turns),
+            extra: extra_of(&played),
+            ids: played.ids,
+            spans: played.spans,
+            logprobs: played.logprobs,
+            ref_logprobs: numbers.references(i),
+            values: numbers.values(i),
+            score: played.reward as f32,
+            ended: played.status == Status::Ended,
+            unscorable: false,
+        })
+        .collect();
+    Ok(Some(Collected {
+        figures: figures.with_tokens(&episodes),
+        episodes,
+        first_refusal: None,
+        seconds: clock.laps,
+    }))
+}
+
+/// All tokens of each sequence, and where in it the sampled ones lie.
+type Sequences<'a> = (&'a [Arc<[u32]>], &'a [Vec<Range<usize>>]);
+
+/// What other models than the policy say of sampled tokens.
+struct Numbers {
+    references: Option<Vec<Vec<f32>>>,
+    values: Option<Vec<Vec<f32>>>,
+}
+
+impl Numbers {
+    /// The reference's log-probabilities, under the policy's temperature, and values at the position before each token; none
+    /// if the run is asked to stop on the way.
+    fn of(
+        engine: &Engine,
+        models: &Models<'_>,
+        (sequences, spans): Sequences<'_>,
+        (settings, clock): (&RolloutSettings, &mut Clock),
+    ) -> Option<Self> {
+        let stops = || models.shutdown.requested();
+        let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
+        let spans: Vec<&[Range<usize>]> = spans.iter().map(Vec::as_slice).collect();
+        let references = models.reference.map(|reference| {
+            let scores = logprobs_in(engine, reference, (&slices, &spans), settings.temperature as f32);
+            clock.lap("time/reference");
+            scores.into_iter().map(|scores| scores.logprobs).collect()
+        });
+        if stops() {
+            return None;
+        }
+        let values = models.value.map(|value| {
+            let mut values = heads_before_in(engine, value, &slices, &spans);
+            let offset = value.head_offset().unwrap_or(0.0);
+            values.iter_mut().flatten().for_each(|v| *v += offset);
+            clock.lap("time/values");
+            values
+        });
+        (!stops()).then_some(Self { references, values })
+    }
+
+    fn references(&self, i: usize) -> Vec<f32> {
+        self.references.as_ref().map(|all| all[i].clone()).unwrap_or_default()
+    }
+
+    fn values(&self, i: usize) -> Vec<f32> {
+        self.values.as_ref().map(|all| all[i].clone()).unwrap_or_default()
+    }
 }
 
 /// Seconds of one part of an update after another.
@@ -227,10 +359,23 @@ fn without_stop(completion: &Completion) -> &[u32] {
     }
 }
 
-/// What was asked last, for people to read.
-fn prompt_text(input: &PromptInput) -> String {
-    input
-        .to_messages()
-        .pop()
-        .map_or_else(String::new, |message| message.content)
+/// What was shown first, and what was done and shown from then on, for people to read.
+fn text_of_turns(turns: &[Turn]) -> (String, String) {
+    let Some((first, later)) = turns.split_first() else {
+        return (String::new(), String::new());
+    };
+    let mut response = first.action.clone();
+    for turn in later {
+        response += &format!("\n\n{}\n> {}", turn.observation.trim_end(), turn.action);
+    }
+    (first.observation.clone(), response)
+}
+
+fn extra_of(played: &Played) -> Map<String, Value> {
+    let mut extra = Map::new();
+    extra.insert("turns".into(), played.turns.len().into());
+    if let Some(optimum) = played.optimum {
+        extra.insert("optimum".into(), optimum.into());
+    }
+    extra
 }

@@ -98,6 +98,12 @@ impl Prompts {
         lengths.max().unwrap_or(0)
     }
 
+    /// All prompts, each with the name of its source.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &PreparedPrompt)> {
+        let sources = self.names.iter().zip(&self.sources);
+        sources.flat_map(|(name, prompts)| prompts.iter().map(move |prompt| (name.as_str(), prompt)))
+    }
+
     /// The first prompt of each source.
     pub fn first_of_each_source(&self) -> impl Iterator<Item = &PreparedPrompt> {
         self.sources.iter().filter_map(|prompts| prompts.first())

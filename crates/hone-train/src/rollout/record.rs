@@ -28,11 +28,17 @@ pub(crate) fn tell_unscorable(job: &Job, section: &str, reason: &str, score: f64
 ///
 /// # Errors
 /// If the file cannot be written.
-pub(crate) fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], count: usize) -> Result<()> {
+pub(crate) fn record_samples<'a>(
+    run: &mut Run,
+    step: u64,
+    episodes: impl IntoIterator<Item = &'a Episode>,
+    count: usize,
+) -> Result<()> {
     let sample = |e: &Episode| {
         let mut extra = serde_json::Map::new();
         extra.insert("tokens".into(), e.length().into());
         extra.insert("ended".into(), e.ended.into());
+        extra.extend(e.extra.clone());
         let (prompt, response) = e.text.clone();
         Sample {
             step,
@@ -43,7 +49,7 @@ pub(crate) fn record_samples(run: &mut Run, step: u64, episodes: &[Episode], cou
             extra,
         }
     };
-    let samples: Vec<Sample> = episodes.iter().take(count).map(sample).collect();
+    let samples: Vec<Sample> = episodes.into_iter().take(count).map(sample).collect();
     run.record_samples(&samples)?;
     Ok(())
 }

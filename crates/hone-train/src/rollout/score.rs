@@ -2,7 +2,7 @@
 
 use hone_compute::Engine;
 use hone_data::PromptInput;
-use hone_text::{SkipSpecial, Tokenizer};
+use hone_text::Tokenizer;
 
 use super::prompts::{PreparedPrompt, Prompts};
 use super::sections::{MissingEos, RolloutSettings};
@@ -25,6 +25,8 @@ pub(crate) enum Reading {
 
 /// A response as it was sampled.
 pub(crate) struct Response<'a> {
+    /// Which of its rollout.
+    pub index: usize,
     pub prompt: &'a PreparedPrompt,
     /// Without the stop token.
     pub ids: &'a [u32],
@@ -138,15 +140,4 @@ impl Reading {
             }
         }
     }
-}
-
-/// The text of a response's tokens, special ones included. A token that the tokenizer lacks (a row of the embedding that
-/// nothing uses) becomes U+FFFD.
-///
-/// # Errors
-/// If the tokenizer fails.
-pub(crate) fn text_of(tokenizer: &Tokenizer, ids: &[u32]) -> Result<String> {
-    let known = ids.split(|&id| tokenizer.token_bytes(id).is_none());
-    let pieces: Result<Vec<String>> = known.map(|ids| Ok(tokenizer.decode(ids, SkipSpecial::No)?)).collect();
-    Ok(pieces?.join("\u{FFFD}"))
 }

@@ -1,42 +1,48 @@
-//! What a stage with rollouts is made from: the policy's start, the reward model, the prompts.
+//! What a stage with rollouts is made from: the policy's start, what judges, the prompts or the environment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use hone_compute::Engine;
+use hone_generate::Dialogue;
 use hone_math::Key;
 use hone_model::Transformer;
+use hone_run::Checkpoint;
 use hone_text::Chat;
+use serde_json::{Map, Value};
 
-use super::collect::{Collected, Models, collect};
+use super::acting::Acting;
+use super::collect::{Collected, Models, collect, collect_episodes};
+use super::judge::{Judge, Reader, Sum};
 use super::prompts::Prompts;
-use super::score::Reading;
-use super::sections::{PromptData, RewardSection, RolloutSettings};
+use super::sections::{Chosen, Maximised, PromptData, RolloutSettings};
 use crate::artefact::{self, Artefact};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::scorer::Scorer;
+use crate::plan::SourcePlan;
 use crate::sections::ModelSection;
 
 /// What does not change during a run.
 pub(crate) struct Setup {
     /// The policy's start, which is also the reference.
     pub base: Artefact,
-    pub scorer: Scorer,
-    pub prompts: Prompts,
-    /// How responses reach the reward model.
-    pub reading: Reading,
+    /// What judges.
+    pub judge: Judge,
+    /// None in an environment.
+    pub prompts: Option<Prompts>,
     /// Tokens of the longest sequence that may come.
     pub longest: usize,
-    /// Names of the policy and of the reward model in the configuration, and where they lie.
-    models: [(String, PathBuf); 2],
+    /// The policy's name in the configuration, and where it lies.
+    model: (String, PathBuf),
+    chat: Option<Chat>,
     stop: Arc<[u32]>,
 }
 
 /// The sections that say what a run is made from, and its seed.
 pub(crate) struct Made<'a> {
     pub model: &'a ModelSection,
-    pub reward: &'a RewardSection,
+    pub maximised: Maximised<'a>,
     pub data: &'a PromptData,
     pub seed: u64,
 }
@@ -50,75 +56,114 @@ pub(crate) struct Networks<'a> {
     pub reference: bool,
 }
 
+/// Under this name a checkpoint's state holds where the journals stand.
+const OFFSETS: &str = "rewards";
+
 impl Setup {
     /// Loads it all, and refuses what cannot go together.
     ///
     /// # Errors
     /// A setting's, a model's or the data's.
     pub fn load(job: &Job, engine: &Engine, made: &Made<'_>, settings: &RolloutSettings) -> Result<Self> {
-        let (section, new) = (settings.section, settings.max_new_tokens);
+        let section = settings.section;
         let Some(name) = &made.model.path else {
             let reason = format!("is missing; {section} starts from a model");
             return Err(TrainError::setting("model.path", reason));
         };
-        if made.reward.path.is_empty() {
-            let reason = format!("is missing; {section} needs a reward model");
-            return Err(TrainError::setting("reward.path", reason));
+        let chosen = made.maximised.chosen(section)?;
+        if matches!(chosen, Chosen::Environment(_)) && !made.data.prompts.is_empty() {
+            let reason =
+                "stands beside [environment], which shows the policy what it makes itself; leave one of them out";
+            return Err(TrainError::setting("data.prompts", reason));
         }
         let path = job.model("model.path", name)?;
         let base = artefact::load_language_model(engine, &path)?;
         job.check_stop()?;
-        let reward_path = job.model("reward.path", &made.reward.path)?;
-        let scorer = Scorer::load(engine, &reward_path)?;
-        let chat = match base.companion.tokenizer.chat_template() {
-            Some(_) => Some(Chat::new(&base.companion.tokenizer)?),
+        let tokenizer = &base.companion.tokenizer;
+        let judge = match chosen {
+            Chosen::Model(reward) => {
+                let reader = Reader::load((job, engine), "reward.path", &reward.path, tokenizer)?;
+                Some(Judge::Model(Box::new(reader)))
+            }
+            Chosen::Rewards(entries) => {
+                let sum = Sum::load((job, engine), (section, entries), tokenizer)?;
+                Some(Judge::Sum(Box::new(sum)))
+            }
+            Chosen::Environment(_) => None,
+        };
+        let chat = match tokenizer.chat_template() {
+            Some(_) => Some(Chat::new(tokenizer)?),
             None => None,
         };
-        let prompts = Prompts::load(job, made.data, (&base.companion.tokenizer, chat.as_ref()), made.seed)?;
+        let context = base.model.architecture().context;
+        let (judge, prompts, longest) = match (judge, chosen) {
+            (None, Chosen::Environment(environment)) => {
+                let dialogue = Dialogue::new(tokenizer, chat.as_ref())?;
+                let acting = Acting::load(job, environment, (&dialogue, made.seed), (settings, context))?;
+                let longest = acting.extent.longest(settings.max_new_tokens).min(context);
+                (Judge::Environment(Box::new(acting)), None, longest)
+            }
+            (judge, _) => {
+                let prompts = Prompts::load(job, made.data, (tokenizer, chat.as_ref()), made.seed)?;
+                let longest = fitting(made.data, settings, context)?;
+                let Some(judge) = judge else {
+                    return Err(TrainError::setting(section, "maximises nothing"));
+                };
+                judge.check(&prompts, settings)?;
+                (judge, Some(prompts), longest)
+            }
+        };
         let stop = match &chat {
             Some(chat) => chat.stop_ids()?,
-            None => base.companion.tokenizer.eos_ids().to_vec(),
+            None => tokenizer.eos_ids().to_vec(),
         };
-        let (longest, context) = (made.data.max_prompt_length + new, base.model.architecture().context);
-        if longest > context {
-            let reason = format!(
-                "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}",
-                made.data.max_prompt_length
-            );
-            return Err(TrainError::setting(format!("{section}.max_new_tokens"), reason));
-        }
-        let reading = Reading::of(&scorer, &base.companion.tokenizer)?;
-        reading.check(&scorer, &prompts, settings)?;
         Ok(Self {
-            base,
-            scorer,
+            judge,
             prompts,
-            reading,
             longest,
-            models: [(name.clone(), path), (made.reward.path.clone(), reward_path)],
+            model: (name.clone(), path),
+            chat,
             stop: stop.into(),
+            base,
         })
     }
 
-    /// Puts the weights of the reference and of the reward model in the place of those of a rehearsal.
+    /// Puts weights in the place of those of a rehearsal, and opens the journals of programs that judge where the checkpoint
+    /// left them, or at their start.
     ///
     /// # Errors
     /// If a file is at fault.
-    pub fn load_weights(&mut self, job: &Job, engine: &Engine) -> Result<()> {
-        for (name, path) in &self.models {
-            job.keep_commit(name, path)?;
-        }
-        let [(_, path), (_, reward_path)] = &self.models;
+    pub fn load_weights(&mut self, job: &Job, engine: &Engine, checkpoint: Option<&Checkpoint>) -> Result<()> {
+        let (name, path) = &self.model;
+        job.keep_commit(name, path)?;
         self.base.model = artefact::load_language_model(engine, path)?.model;
-        self.scorer = Scorer::load(engine, reward_path)?;
+        let state = checkpoint.map(|checkpoint| &checkpoint.state()[OFFSETS]);
+        let offsets: BTreeMap<String, u64> = state
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, bytes)| Some((name.clone(), bytes.as_u64()?)))
+            .collect();
+        self.judge.begin(job, engine, &offsets)
+    }
+
+    /// Adds to a checkpoint's state what judges need to go on from before this rollout.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn keep(&self, state: &mut Map<String, Value>, rollout: u64) -> Result<()> {
+        if let Some(offsets) = self.judge.offsets_before(rollout + 1)? {
+            let offsets: Map<String, Value> = offsets.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
+            state.insert(OFFSETS.into(), offsets.into());
+        }
         Ok(())
     }
 
-    /// The rollout whose prompts are those of `place` in their order and whose samples follow `key`; none if the run is
-    /// asked to stop on the way.
+    /// Rollout `place`, whose prompts or episodes follow from that, and whose samples follow `key`; none if the run is asked
+    /// to stop on the way.
     ///
     /// # Errors
-    /// If sampling or scoring fails.
+    /// If sampling or judging fails.
     pub fn rollout(
         &self,
         (engine, job): (&Engine, &Job),
@@ -130,13 +175,89 @@ impl Setup {
             policy: networks.policy,
             reference: networks.reference.then_some(&self.base.model),
             value: networks.value,
-            scorer: &self.scorer,
-            reading: self.reading,
+            judge: &self.judge,
             tokenizer: &self.base.companion.tokenizer,
+            chat: self.chat.as_ref(),
             stop: &self.stop,
             shutdown: &job.shutdown,
         };
-        let prompts = self.prompts.rollout(place, settings);
-        collect(engine, &models, &prompts, settings, key)
+        match (&self.judge, &self.prompts) {
+            (Judge::Environment(acting), _) => collect_episodes(engine, &models, acting, settings, (place, key)),
+            (_, prompts) => {
+                let prompts = prompts.as_ref().map(|prompts| prompts.rollout(place, settings));
+                collect(engine, &models, &prompts.unwrap_or_default(), settings, (place, key))
+            }
+        }
     }
+
+    /// What the policy is shown, as the turns of a dialogue.
+    ///
+    /// # Errors
+    /// A template that ends no turn.
+    pub fn dialogue(&self) -> Result<Dialogue<'_>> {
+        Ok(Dialogue::new(&self.base.companion.tokenizer, self.chat.as_ref())?)
+    }
+
+    /// The sources of the prompts, or the episodes, that so many rollouts need.
+    pub fn sources(&self, rollouts: u64, settings: &RolloutSettings) -> Vec<SourcePlan> {
+        let draws = rollouts * settings.prompts() as u64;
+        match (&self.judge, &self.prompts) {
+            (Judge::Environment(acting), _) => vec![SourcePlan {
+                name: acting.name.to_owned(),
+                items: draws,
+                unit: "episodes",
+                epochs: 1.0,
+            }],
+            (_, Some(prompts)) => prompts.planned(draws),
+            (_, None) => Vec::new(),
+        }
+    }
+
+    /// Tokens of a rollout whose responses are as long as they may be.
+    pub fn most_tokens(&self, settings: &RolloutSettings) -> u64 {
+        match &self.prompts {
+            Some(prompts) => {
+                let prompts = prompts.rollout(0, settings);
+                prompts
+                    .iter()
+                    .map(|p| (p.ids.len() + settings.max_new_tokens) as u64)
+                    .sum()
+            }
+            None => (settings.rollout_batch * self.longest) as u64,
+        }
+    }
+
+    /// What a plan takes for granted.
+    pub fn assumed(&self, settings: &RolloutSettings) -> Option<String> {
+        match &self.judge {
+            Judge::Environment(acting) => Some(acting.assumed(settings, self.base.model.architecture().context)),
+            _ => None,
+        }
+    }
+
+    /// The frozen models, in words.
+    pub fn frozen(&self) -> &'static str {
+        match self.judge.readers().len() {
+            0 => "weights of the reference, f32",
+            1 => "weights of the reference and the reward model, f32",
+            _ => "weights of the reference and the reward models, f32",
+        }
+    }
+}
+
+/// Tokens of the longest prompt that is taken with the longest response.
+fn fitting(data: &PromptData, settings: &RolloutSettings, context: usize) -> Result<usize> {
+    let new = settings.max_new_tokens;
+    let longest = data.max_prompt_length + new;
+    if longest > context {
+        let reason = format!(
+            "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}",
+            data.max_prompt_length
+        );
+        return Err(TrainError::setting(
+            format!("{}.max_new_tokens", settings.section),
+            reason,
+        ));
+    }
+    Ok(longest)
 }

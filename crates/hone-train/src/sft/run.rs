@@ -1,13 +1,12 @@
 //! The loop of supervised tuning.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use hone_compute::{AdamW, Engine};
 use hone_data::TokenExample;
 use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
-use hone_run::{Event, Resolved, Run, Sample};
+use hone_run::{Checkpoint, Resolved, Run, Sample};
 use hone_text::Chat;
 use serde_json::{Value, json};
 
@@ -18,6 +17,7 @@ use super::step::{Stepped, step};
 use crate::answers::{Asked, mean_figures};
 use crate::artefact::{self, Artefact, Companion};
 use crate::best::Progress;
+use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome};
 use crate::language::{LanguageBatch, evaluate, shards_of};
@@ -120,67 +120,81 @@ fn train(job: &Job, config: &Resolved<SftConfig>) -> Result<Outcome> {
     } else if grown && model.adapter().is_some() {
         job.message("the embedding has new rows: it is trained, and kept with the adapter");
     }
-    let Prepared {
-        companion,
-        chat,
-        examples,
-        batch,
-        total,
-        rates,
-        constants,
-        ..
-    } = prepared;
-    let mut learner = Learner::new(&engine, model, constants);
-    let mut progress = Progress::default();
+    let learner = Learner::new(&engine, model, prepared.constants);
+    let mut tuning = Tuning {
+        engine: &engine,
+        c,
+        prepared: &prepared,
+        learner,
+        progress: Progress::default(),
+    };
     if let Some(checkpoint) = &started.checkpoint {
-        progress.done = checkpoint.step();
-        learner.load(&engine, "model", checkpoint, &checkpoint.state()["learner"])?;
-        progress.load(&engine, &learner, checkpoint)?;
+        tuning.load(checkpoint)?;
     }
-
+    let total = prepared.total;
     let cadence = Cadence {
         total,
         checkpoint_every: c.train.checkpoint_every,
         eval_every: c.eval.every,
     };
-    job.observer.event(&Event::Started {
-        stage: "sft".into(),
-        step: progress.done,
-        total,
-    });
-    while progress.done < total {
-        if job.shutdown.requested() {
-            progress.save(&engine, &mut run, (&learner, Occasion::Interruption))?;
-            job.observer.event(&Event::Finished {
-                step: progress.done,
-                stopped: true,
-            });
-            return Ok(Outcome::Stopped { step: progress.done });
-        }
-        let started = Instant::now();
-        let chosen = examples.train.batch(progress.done, batch);
-        let stepped = step(
-            &engine,
-            &mut learner,
-            chosen,
-            (&c.train, rates.at(progress.done), progress.done),
-        )?;
-        progress.done += 1;
-        record(job, &mut run, (progress.done, total), &stepped, started)?;
-        if cadence.evaluates(progress.done) {
-            evaluate_all(&engine, &mut run, (&learner, &mut progress), (&examples, &chat), c)?;
-        }
-        if cadence.saves(progress.done) {
-            progress.save(&engine, &mut run, (&learner, Occasion::Due))?;
-        }
+    let done = tuning.progress.done;
+    if let Some(stopped) = follow(job, (&mut run, done), ("sft", &cadence), &mut tuning)? {
+        return Ok(stopped);
     }
+    let Tuning { learner, progress, .. } = &tuning;
     let result = match (&progress.best_weights, c.keep) {
         (Some(best), Keep::Best) => &best.model,
         _ => &learner.model,
     };
-    let summary = summary(&examples, (total, batch), &progress);
-    let model = artefact::publish(&engine, &run, &companion, result)?;
+    let summary = summary(&prepared.examples, (total, prepared.batch), progress);
+    let model = artefact::publish(&engine, &run, &prepared.companion, result)?;
     job.finish(run, (model, summary), Vec::new(), total)
+}
+
+/// What steps are made with, and what they change.
+struct Tuning<'a> {
+    engine: &'a Engine,
+    c: &'a SftConfig,
+    prepared: &'a Prepared,
+    learner: Learner,
+    progress: Progress,
+}
+
+impl Tuning<'_> {
+    fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.progress.done = checkpoint.step();
+        self.learner
+            .load(self.engine, "model", checkpoint, &checkpoint.state()["learner"])?;
+        self.progress.load(self.engine, &self.learner, checkpoint)
+    }
+}
+
+impl Work for Tuning<'_> {
+    fn step(&mut self, done: u64) -> Result<Option<Told>> {
+        let Prepared {
+            examples, batch, rates, ..
+        } = self.prepared;
+        let chosen = examples.train.batch(done, *batch);
+        let at = (&*self.c.train, rates.at(done), done);
+        let stepped = step(self.engine, &mut self.learner, chosen, at)?;
+        self.progress.done = done + 1;
+        Ok(Some(told(&stepped)))
+    }
+
+    fn look(&mut self, run: &mut Run, _: u64) -> Result<()> {
+        let Prepared { examples, chat, .. } = self.prepared;
+        evaluate_all(
+            self.engine,
+            run,
+            (&self.learner, &mut self.progress),
+            (examples, chat),
+            self.c,
+        )
+    }
+
+    fn save(&self, run: &mut Run, _: u64, occasion: Occasion) -> Result<()> {
+        self.progress.save(self.engine, run, (&self.learner, occasion))
+    }
 }
 
 /// A base model's tokenizer without a chat template gets ChatML's tokens.
@@ -228,11 +242,11 @@ pub(super) fn with_adapter(
     Ok(model)
 }
 
-fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped, started: Instant) -> Result<()> {
+fn told(stepped: &Stepped) -> Told {
     let (stats, applied) = (&stepped.stats, &stepped.applied);
-    run.record(
-        done,
-        &[
+    Told {
+        named: Vec::new(),
+        metrics: vec![
             ("train/loss", stats.mean_nll()),
             ("grad_norm", applied.grad_norm),
             ("learning_rate", applied.learning_rate),
@@ -240,23 +254,10 @@ fn record(job: &Job, run: &mut Run, (done, total): (u64, u64), stepped: &Stepped
             ("train/target_tokens", stats.tokens as f64),
             ("train/skipped_steps", applied.skipped as f64),
         ],
-    )?;
-    let seconds = started.elapsed().as_secs_f64();
-    run.record_timings(
-        done,
-        &[
-            ("seconds", seconds),
-            ("tokens_per_second", stepped.tokens as f64 / seconds),
-        ],
-    )?;
-    let headline = vec![("loss".to_string(), stats.mean_nll())];
-    job.observer.event(&Event::Step {
-        step: done,
-        total,
+        headline: vec![("loss", stats.mean_nll())],
         tokens: stepped.tokens,
-        headline,
-    });
-    Ok(())
+        seconds: Vec::new(),
+    }
 }
 
 /// Held-out loss, samples of held-out prompts, and whether these are the best weights so far.

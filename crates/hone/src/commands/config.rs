@@ -4,8 +4,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use hone_run::config;
 use hone_train::{
-    grpo::GrpoConfig, ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig,
-    sft::SftConfig,
+    expert_iteration::ExpertIterationConfig, grpo::GrpoConfig, online_preference::OnlinePreferenceConfig,
+    ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig,
 };
 
 use crate::output::Output;
@@ -39,6 +39,8 @@ enum Stage {
     Preference,
     Ppo,
     Grpo,
+    ExpertIteration,
+    OnlinePreference,
 }
 
 /// Prints it.
@@ -53,6 +55,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Preference => config::schema::<PreferenceConfig>(),
                 Stage::Ppo => config::schema::<PpoConfig>(),
                 Stage::Grpo => config::schema::<GrpoConfig>(),
+                Stage::ExpertIteration => config::schema::<ExpertIterationConfig>(),
+                Stage::OnlinePreference => config::schema::<OnlinePreferenceConfig>(),
             };
             out.line(&serde_json::to_string_pretty(&schema)?)?;
         }
@@ -64,6 +68,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
                 Stage::Preference => config::commented(&PreferenceConfig::example())?,
                 Stage::Ppo => config::commented(&PpoConfig::example())?,
                 Stage::Grpo => config::commented(&GrpoConfig::example())?,
+                Stage::ExpertIteration => config::commented(&ExpertIterationConfig::example())?,
+                Stage::OnlinePreference => config::commented(&OnlinePreferenceConfig::example())?,
             };
             out.stream(&text)?;
         }

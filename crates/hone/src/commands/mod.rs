@@ -2,7 +2,9 @@
 
 pub mod annotate;
 pub mod bench;
+pub mod best_of;
 pub mod chat;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod doctor;
@@ -10,6 +12,7 @@ pub mod eval;
 pub mod export;
 pub mod logprobs;
 pub mod plan;
+pub mod prompt;
 pub mod quickstart;
 pub mod recipe;
 pub mod sample;

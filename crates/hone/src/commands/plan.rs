@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use hone_data::{Kind, Source, inspect};
 use hone_run::{Configuration, Resolved, Shutdown, Silent, config};
 use hone_train::plan::{Bytes, Plan};
-use hone_train::{Job, TrainError, grpo, ppo, preference, pretrain, reward, sft};
+use hone_train::{Job, TrainError, expert_iteration, grpo, online_preference, ppo, preference, pretrain, reward, sft};
 
 use crate::failure::Failure;
 use crate::output::Output;
@@ -47,6 +47,8 @@ enum Stage {
     Preference,
     Ppo,
     Grpo,
+    ExpertIteration,
+    OnlinePreference,
 }
 
 /// Plans a stage.
@@ -66,6 +68,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Stage::Preference => file.plan(preference::plan),
         Stage::Ppo => file.plan(ppo::plan),
         Stage::Grpo => file.plan(grpo::plan),
+        Stage::ExpertIteration => file.plan(expert_iteration::plan),
+        Stage::OnlinePreference => file.plan(online_preference::plan),
     }?;
     let mut out = Output::new();
     if arguments.json {
@@ -122,6 +126,12 @@ impl File<'_> {
         if let Ok(resolved) = self.resolve::<grpo::GrpoConfig>() {
             takes.push((Stage::Grpo, resolved.config.data.prompts.first().cloned()));
         }
+        if let Ok(resolved) = self.resolve::<expert_iteration::ExpertIterationConfig>() {
+            takes.push((Stage::ExpertIteration, resolved.config.data.prompts.first().cloned()));
+        }
+        if let Ok(resolved) = self.resolve::<online_preference::OnlinePreferenceConfig>() {
+            takes.push((Stage::OnlinePreference, resolved.config.data.prompts.first().cloned()));
+        }
         match &takes[..] {
             [] => {
                 let message = format!("{}: no stage takes all of its keys", self.path.display());
@@ -166,6 +176,8 @@ impl Stage {
             Self::Preference => "preference",
             Self::Ppo => "ppo",
             Self::Grpo => "grpo",
+            Self::ExpertIteration => "expert-iteration",
+            Self::OnlinePreference => "online-preference",
         }
     }
 }
@@ -182,9 +194,12 @@ fn print(plan: &Plan, out: &mut Output) -> Result<()> {
         let parameters = grouped(model.parameters as u64);
         out.line(&format!("{:<16} {parameters} parameters, {trained}", model.name))?;
     }
-    let samples = matches!(plan.stage, "ppo" | "grpo");
-    let (steps, what) = (grouped(plan.steps), if samples { "updates" } else { "steps" });
-    let most = if samples { " at most" } else { "" };
+    let (what, most) = match plan.stage {
+        "ppo" | "grpo" | "online-preference" => ("updates", " at most"),
+        "expert-iteration" => ("rounds", " at most"),
+        _ => ("steps", ""),
+    };
+    let steps = grouped(plan.steps);
     out.line(&format!("{what:<16} {steps}, {} tokens{most}", grouped(plan.tokens)))?;
     for source in &plan.sources {
         let items = grouped(source.items);
@@ -192,6 +207,9 @@ fn print(plan: &Plan, out: &mut Output) -> Result<()> {
             "{:<16} {items} {}, {:.2} epochs",
             source.name, source.unit, source.epochs
         ))?;
+    }
+    for what in &plan.assumed {
+        out.line(&format!("{:<16} {what}", "assumed"))?;
     }
     out.line("\nmemory")?;
     for part in plan.memory.iter().filter(|part| part.bytes >= SHOWN) {

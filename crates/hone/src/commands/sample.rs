@@ -6,23 +6,31 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use hone_compute::{Engine, SamplingParameters};
-use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request, StopText, samples_of};
+use hone_generate::{
+    Completion, FinishReason, Generator, GeneratorOptions, Request, completion_text, raw_stop_tokens, samples_of,
+    stop_text,
+};
 use hone_math::Key;
-use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial, Tokenizer};
+use hone_pipeline::carried;
+use hone_run::{BulkSettings, Shutdown};
+use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use crate::bulk::{self, Target};
 use crate::failure::Failure;
 use crate::input::{Prompt, Row, read_rows};
 use crate::model::{EngineArguments, LoadedModel, ModelArguments};
 use crate::output::{self, Output};
 use crate::progress::Progress;
 
-/// Completions held in memory at once; what they are does not depend on it.
+/// Completions asked for at once; what they are does not depend on it.
 const BLOCK: usize = 4096;
 
 /// Sample completions of prompts
 ///
-/// A string prompt is taken as it stands; `messages` go through the model's chat template.
+/// A string prompt is taken as it stands; `messages` go through the model's chat template. With --out, completions are
+/// appended to a file in the order of the input, and the same command goes on with a file that was not finished.
 #[derive(Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -37,9 +45,12 @@ pub struct Arguments {
         allow_hyphen_values = true
     )]
     prompt: Option<String>,
-    /// JSON lines of {"prompt"} or {"messages"}; - is stdin
+    /// JSON lines of {"prompt"} or {"messages"}; other columns are carried through; - is stdin
     #[arg(long, value_name = "FILE.jsonl")]
     input: Option<PathBuf>,
+    /// Where completions go, one JSON object a line; the same command again goes on where it was stopped
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub out: Option<PathBuf>,
     /// Completions a prompt
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     n: u32,
@@ -48,7 +59,7 @@ pub struct Arguments {
     batch: u32,
     #[command(flatten)]
     sampling: SamplingArguments,
-    /// One JSON object a completion
+    /// One JSON object a completion; with --out, one about the file
     #[arg(long)]
     json: bool,
 }
@@ -86,7 +97,8 @@ fn parse_number(text: &str, expected: &str, holds: impl Fn(f32) -> bool) -> Resu
     }
 }
 
-fn parse_temperature(text: &str) -> Result<f32, String> {
+/// A temperature, as an argument.
+pub fn parse_temperature(text: &str) -> Result<f32, String> {
     parse_number(text, "a number of at least 0", |x| x >= 0.0 && x.is_finite())
 }
 
@@ -100,12 +112,56 @@ fn parse_min_p(text: &str) -> Result<f32, String> {
     })
 }
 
+impl SamplingArguments {
+    /// What completions depend on, for a file that is gone on with.
+    pub fn settings(&self) -> BulkSettings {
+        let optional = |k: Option<u32>| k.map(|k| k.to_string()).unwrap_or_default();
+        BulkSettings::from([
+            ("--temperature".to_string(), self.temperature.to_string()),
+            ("--top-k".to_string(), optional(self.top_k)),
+            ("--top-p".to_string(), self.top_p.to_string()),
+            ("--min-p".to_string(), self.min_p.to_string()),
+            ("--stop".to_string(), self.stop.join("\u{1f}")),
+            ("--max-new-tokens".to_string(), self.max_new_tokens.to_string()),
+            ("--seed".to_string(), self.seed.to_string()),
+        ])
+    }
+
+    /// Temperature and truncation.
+    pub fn parameters(&self) -> SamplingParameters {
+        SamplingParameters {
+            temperature: self.temperature,
+            top_k: self.top_k.map(|k| k as usize),
+            top_p: self.top_p,
+            min_p: self.min_p,
+        }
+    }
+}
+
 /// A row of the input.
 #[derive(Deserialize)]
 struct Input {
     prompt: Option<Prompt>,
     messages: Option<Vec<Message>>,
+    #[serde(flatten)]
+    columns: Map<String, Value>,
 }
+
+/// What is asked, and what else its row holds.
+struct Asked {
+    prompt: Prompt,
+    columns: Map<String, Value>,
+}
+
+/// Names that completions have for themselves.
+const OWN: [&str; 6] = [
+    "prompt",
+    "completion",
+    "prompt_ids",
+    "completion_ids",
+    "logprobs",
+    "finish_reason",
+];
 
 /// A completion as it is printed.
 #[derive(Serialize)]
@@ -116,84 +172,142 @@ struct Sampled<'a> {
     completion_ids: &'a [u32],
     logprobs: &'a [f32],
     finish_reason: FinishReason,
+    #[serde(flatten)]
+    columns: &'a Map<String, Value>,
 }
 
 /// A prompt as tokens.
 struct Prepared {
     prompt: Prompt,
+    columns: Map<String, Value>,
     request: Request,
 }
 
 /// Runs the command.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     let rows = match (&arguments.prompt, &arguments.input) {
         (Some(text), _) => vec![Row {
-            value: Prompt::Text(text.clone()),
+            value: Asked {
+                prompt: Prompt::Text(text.clone()),
+                columns: Map::new(),
+            },
             place: "--prompt".into(),
         }],
         (None, Some(path)) => read_prompts(path)?,
         (None, None) => return Err(Failure::usage("neither --prompt nor --input").into()),
     };
     let engine = arguments.engine.engine()?;
+    let n = arguments.n as usize;
+    let mut target = match &arguments.out {
+        None => Target::Stdout(Output::new()),
+        Some(out) => bulk::open(out, &plan(arguments, &engine, rows.len())?)?,
+    };
+    if target.is_finished() {
+        return target.told(arguments.json, true, None);
+    }
     let loaded = arguments.model.load(&engine)?;
-    if loaded.tokenizer.chat_template().is_some() && rows.iter().any(|row| matches!(row.value, Prompt::Text(_))) {
+    let has_text = |row: &Row<Asked>| matches!(row.value.prompt, Prompt::Text(_));
+    if loaded.tokenizer.chat_template().is_some() && rows.iter().any(has_text) {
         output::note(
             "prompts that are text are completed as they stand; for the model's answers give {\"messages\": ..}",
         );
     }
     let prepared = prepare(&loaded, rows, &arguments.sampling)?;
-    if let ([only], 1, false) = (prepared.as_slice(), arguments.n, arguments.json) {
+    if let ([only], 1, false, None) = (prepared.as_slice(), arguments.n, arguments.json, &arguments.out) {
         return stream(&engine, &loaded, only, &arguments.sampling.stop);
     }
-    let n = arguments.n as usize;
-    let mut progress = Progress::new("completions", (prepared.len() * n) as u64);
-    let (mut output, mut done, mut tokens) = (Output::new(), 0, 0);
+    let (total, begun) = ((prepared.len() * n) as u64, target.rows() as usize);
+    let mut progress = Progress::from("completions", total, (begun * n) as u64);
+    let (mut done, mut tokens) = ((begun * n) as u64, 0);
     let options = GeneratorOptions {
         max_batch: arguments.batch as usize,
         ..GeneratorOptions::default()
     };
     let generator = Generator::new(&engine, &loaded.model, options);
-    for block in prepared.chunks((BLOCK / n).max(1)) {
+    let as_json = arguments.json || arguments.out.is_some();
+    for block in prepared[begun..].chunks((BLOCK / n).max(1)) {
         let requests: Vec<Request> = block.iter().flat_map(|p| samples_of(&p.request, n)).collect();
-        let completions = generator.run_with(&requests, &mut |event| {
-            tokens += 1;
-            done += u64::from(event.finish.is_some());
-            progress.set(done, tokens);
-            true
-        })?;
-        for (i, completion) in completions.iter().enumerate() {
-            let of = &block[i / n];
-            let text = completion_text(&loaded.tokenizer, of, completion, &arguments.sampling.stop)?;
-            if arguments.json {
-                output.json(&Sampled {
-                    prompt: &of.prompt,
-                    completion: text,
-                    prompt_ids: &of.request.prompt,
-                    completion_ids: &completion.ids,
-                    logprobs: &completion.logprobs,
-                    finish_reason: completion.finish,
-                })?;
-            } else {
-                output.line(&format!("--- {} ({})", (i % n) + 1, last_words(&of.prompt)))?;
-                output.line(&text)?;
-            }
+        let all = generator.run_in_order(
+            &requests,
+            &mut |event| {
+                tokens += 1;
+                done += u64::from(event.finish.is_some());
+                progress.set(done, tokens);
+                !shutdown.requested()
+            },
+            &mut |i, completion| {
+                write(
+                    &mut target,
+                    &loaded,
+                    (&block[i / n], i % n),
+                    &completion,
+                    (arguments, as_json),
+                )
+            },
+        )?;
+        if !all {
+            return Err(target.stopped(total / n as u64, "prompts")?);
         }
     }
     drop(progress);
-    Ok(output.finish()?)
+    target.told(arguments.json, false, None)
 }
 
-fn read_prompts(path: &std::path::Path) -> Result<Vec<Row<Prompt>>> {
+/// What the file's lines depend on.
+fn plan(arguments: &Arguments, engine: &Engine, rows: usize) -> Result<bulk::Plan> {
+    let mut plan = bulk::Plan::new("sample", rows as u64, u64::from(arguments.n));
+    plan.model(&arguments.model, engine)?;
+    plan.settings.extend(arguments.sampling.settings());
+    plan.set("--n", arguments.n);
+    plan.set("--prompt", arguments.prompt.as_deref().unwrap_or_default());
+    if let Some(input) = &arguments.input {
+        plan.file("--input", input)?;
+    }
+    Ok(plan)
+}
+
+/// One completion, as JSON or for a person.
+fn write(
+    target: &mut Target,
+    loaded: &LoadedModel,
+    (of, sample): (&Prepared, usize),
+    completion: &Completion,
+    (arguments, as_json): (&Arguments, bool),
+) -> Result<()> {
+    let text = text_of(loaded, of, completion, &arguments.sampling.stop)?;
+    if !as_json {
+        target.line(&format!("--- {} ({})", sample + 1, last_words(&of.prompt)))?;
+        return target.line(&text);
+    }
+    target.json(&Sampled {
+        prompt: &of.prompt,
+        completion: text,
+        prompt_ids: &of.request.prompt,
+        completion_ids: &completion.ids,
+        logprobs: &completion.logprobs,
+        finish_reason: completion.finish,
+        columns: &of.columns,
+    })
+}
+
+/// The text of a completion.
+fn text_of(loaded: &LoadedModel, of: &Prepared, completion: &Completion, stop: &[String]) -> Result<String> {
+    let raw = matches!(of.prompt, Prompt::Text(_)).then_some(&*of.request.prompt);
+    Ok(completion_text(&loaded.tokenizer, raw, completion, stop)?)
+}
+
+fn read_prompts(path: &std::path::Path) -> Result<Vec<Row<Asked>>> {
     const EXPECTED: &str = r#"{"prompt"} or {"messages"}"#;
+    let asked = |prompt: Prompt, columns: &Map<String, Value>, place: String| Row {
+        value: Asked {
+            prompt,
+            columns: carried(columns, &OWN),
+        },
+        place,
+    };
     let prompt = |row: Row<Input>| match (row.value.prompt, row.value.messages) {
-        (Some(prompt), None) => Ok(Row {
-            value: prompt,
-            place: row.place,
-        }),
-        (None, Some(messages)) => Ok(Row {
-            value: Prompt::Messages(messages),
-            place: row.place,
-        }),
+        (Some(prompt), None) => Ok(asked(prompt, &row.value.columns, row.place)),
+        (None, Some(messages)) => Ok(asked(Prompt::Messages(messages), &row.value.columns, row.place)),
         (Some(_), Some(_)) => Err(Failure::failed(format!(
             "{}: both `prompt` and `messages`; expected {EXPECTED}",
             row.place
@@ -207,13 +321,13 @@ fn read_prompts(path: &std::path::Path) -> Result<Vec<Row<Prompt>>> {
     Ok(rows.into_iter().map(prompt).collect::<Result<_, _>>()?)
 }
 
-fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArguments) -> Result<Vec<Prepared>> {
-    let chat = if rows.iter().any(|row| matches!(row.value, Prompt::Messages(_))) {
+fn prepare(loaded: &LoadedModel, rows: Vec<Row<Asked>>, sampling: &SamplingArguments) -> Result<Vec<Prepared>> {
+    let chat = if rows.iter().any(|row| matches!(row.value.prompt, Prompt::Messages(_))) {
         Some(loaded.chat()?)
     } else {
         None
     };
-    let raw_stop = raw_stop_tokens(loaded);
+    let raw_stop: Arc<[u32]> = raw_stop_tokens(&loaded.tokenizer).into();
     let chat_stop: Arc<[u32]> = match &chat {
         Some(chat) => chat.stop_ids()?.into(),
         None => Arc::clone(&raw_stop),
@@ -222,7 +336,7 @@ fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArgu
     let mut prepared = Vec::with_capacity(rows.len());
     for (index, row) in rows.into_iter().enumerate() {
         let at = |error: hone_text::TextError| Failure::failed(format!("{}: {error}", row.place));
-        let (ids, stop) = match (&row.value, &chat) {
+        let (ids, stop) = match (&row.value.prompt, &chat) {
             (Prompt::Messages(messages), Some(chat)) => (chat.prompt_ids(messages).map_err(at)?, &chat_stop),
             (Prompt::Messages(_), None) => return Err(Failure::failed("no chat template").into()),
             (Prompt::Text(text), _) => (loaded.tokenizer.encode(text, AddSpecial::Yes).map_err(at)?, &raw_stop),
@@ -239,7 +353,8 @@ fn prepare(loaded: &LoadedModel, rows: Vec<Row<Prompt>>, sampling: &SamplingArgu
         }
         let request = request(loaded, ids.into(), key.child(index as u64), Arc::clone(stop), sampling);
         prepared.push(Prepared {
-            prompt: row.value,
+            prompt: row.value.prompt,
+            columns: row.value.columns,
             request,
         });
     }
@@ -257,17 +372,6 @@ fn or_separator(loaded: &LoadedModel, ids: Vec<u32>, place: &str) -> Result<Vec<
     }
 }
 
-/// What ends a completion of raw text: the tokenizer's ends of sequence, and the separator of documents.
-fn raw_stop_tokens(loaded: &LoadedModel) -> Arc<[u32]> {
-    let mut ids = loaded.tokenizer.eos_ids().to_vec();
-    if let Some(separator) = loaded.tokenizer.token_to_id("<|endoftext|>")
-        && !ids.contains(&separator)
-    {
-        ids.push(separator);
-    }
-    ids.into()
-}
-
 /// A request for one completion.
 pub fn request(
     loaded: &LoadedModel,
@@ -276,51 +380,14 @@ pub fn request(
     stop_tokens: Arc<[u32]>,
     sampling: &SamplingArguments,
 ) -> Request {
-    let tokenizer = loaded.tokenizer.clone();
-    let stop_texts = (!sampling.stop.is_empty()).then(|| StopText {
-        texts: sampling.stop.clone().into(),
-        bytes: Arc::new(move |id| tokenizer.token_bytes(id).unwrap_or_default().to_vec()),
-    });
     Request {
         prompt,
-        sampling: SamplingParameters {
-            temperature: sampling.temperature,
-            top_k: sampling.top_k.map(|k| k as usize),
-            top_p: sampling.top_p,
-            min_p: sampling.min_p,
-        },
+        sampling: sampling.parameters(),
         key,
         max_new_tokens: sampling.max_new_tokens as usize,
         stop_tokens,
-        stop_texts,
+        stop_texts: stop_text(&loaded.tokenizer, &sampling.stop),
     }
-}
-
-/// The text of a completion: without control tokens, and up to the stop text that ended it. After a raw prompt it is what
-/// the whole text has beyond the prompt's, so that the first space is kept.
-fn completion_text(tokenizer: &Tokenizer, of: &Prepared, completion: &Completion, stop: &[String]) -> Result<String> {
-    let decode = |ids: &[u32]| tokenizer.decode(ids, SkipSpecial::Yes);
-    let mut text = match &of.prompt {
-        Prompt::Messages(_) => decode(&completion.ids)?,
-        Prompt::Text(_) => {
-            let prompt = decode(&of.request.prompt)?;
-            let whole = decode(&[&of.request.prompt, completion.ids.as_slice()].concat())?;
-            match whole.strip_prefix(&prompt) {
-                Some(rest) => rest.to_string(),
-                None => decode(&completion.ids)?,
-            }
-        }
-    };
-    if completion.finish == FinishReason::Stop
-        && let Some(end) = stop
-            .iter()
-            .filter(|stop| !stop.is_empty())
-            .filter_map(|stop| text.find(stop.as_str()))
-            .min()
-    {
-        text.truncate(end);
-    }
-    Ok(text)
 }
 
 /// One completion, shown as it comes.
@@ -330,7 +397,7 @@ fn stream(engine: &Engine, loaded: &LoadedModel, of: &Prepared, stop: &[String])
     let requests = samples_of(&of.request, 1);
     if !stop.is_empty() {
         let completions = Generator::new(engine, &loaded.model, GeneratorOptions::default()).run(&requests)?;
-        output.line(&completion_text(&loaded.tokenizer, of, &completions[0], stop)?)?;
+        output.line(&text_of(loaded, of, &completions[0], stop)?)?;
         return Ok(output.finish()?);
     }
     let mut decoder = loaded.tokenizer.decode_stream(SkipSpecial::Yes);

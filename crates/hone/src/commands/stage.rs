@@ -1,4 +1,4 @@
-//! `hone pretrain|sft|reward|preference|ppo|grpo CONFIG.toml`: one stage in a run directory of its own.
+//! `hone pretrain|sft|reward|preference|ppo|grpo|expert-iteration|online-preference CONFIG.toml`: one stage in a run directory of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;

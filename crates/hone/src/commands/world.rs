@@ -40,6 +40,9 @@ pub struct Arguments {
     /// Responses a ranking
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=16))]
     responses: u32,
+    /// Bytes of a question-and-answer site's dump in the format of Stack Exchange's Posts.xml, such as 100M; 0 for none
+    #[arg(long, default_value = "0", value_parser = parse_size)]
+    posts: usize,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -83,6 +86,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     wrote("rankings.jsonl", rankings, &|path| {
         world.write_rankings(path, rankings, responses, &labeler)
     })?;
+    if arguments.posts > 0 {
+        let path = out.join("Posts.xml");
+        let (questions, answers) = world.write_posts(&path, arguments.posts as u64, &labeler)?;
+        files.push(json!({ "path": path, "rows": questions + answers, "questions": questions }));
+    }
     let mut output = Output::new();
     if arguments.json {
         output.json(&json!({ "seed": arguments.seed, "files": files }))?;

@@ -338,6 +338,46 @@ fn stages_say_what_is_wrong_with_their_configuration() {
             "train.final_fraction: is 0.2, and train.schedule is constant",
         ),
         ("ppo", "reward.path=model", "model: is no reward model"),
+        (
+            "expert-iteration",
+            "expert_iteration.keep_best= expert_iteration.keep=above",
+            "expert_iteration.threshold: is missing",
+        ),
+        (
+            "expert-iteration",
+            "expert_iteration.keep_best=5",
+            "expert_iteration.keep_best: is 5; expected at most expert_iteration.samples_per_prompt = 4",
+        ),
+        (
+            "expert-iteration",
+            "expert_iteration.updates=3",
+            "an update is a round here: see expert_iteration.rounds",
+        ),
+        (
+            "expert-iteration",
+            "train.steps=3",
+            "the run's length is expert_iteration.rounds",
+        ),
+        (
+            "online-preference",
+            "preference.method=kto",
+            "preference.method: is kto, which learns from single responses with labels",
+        ),
+        (
+            "online-preference",
+            "online_preference.samples_per_prompt=1",
+            "online_preference.samples_per_prompt: is 1; a pair takes at least 2",
+        ),
+        (
+            "online-preference",
+            "online_preference.beta=1",
+            "the method and its settings stand in [preference]",
+        ),
+        (
+            "online-preference",
+            "online_preference.minibatch=3",
+            "online_preference.minibatch: is 3, which does not divide online_preference.rollout_batch = 8",
+        ),
     ];
     for (stage, set, said) in cases {
         // No value of these has a blank in it

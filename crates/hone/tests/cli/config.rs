@@ -4,13 +4,23 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::stages::{STAGES, Stages, promised};
+use crate::stages::{PRACTISING, STAGES, Stages, promised};
+
+/// All stages, those that hand models on first.
+fn all() -> impl Iterator<Item = &'static str> {
+    STAGES.into_iter().chain(PRACTISING)
+}
+
+/// Whether a stage answers prompts and learns from its answers.
+fn practises(stage: &str) -> bool {
+    stage == "ppo" || PRACTISING.contains(&stage)
+}
 
 /// What a run records is every value it used, and is a configuration that gives the same run.
 #[test]
 fn a_run_records_every_value_and_its_record_gives_the_same_run() {
     let stages = Stages::new();
-    for stage in STAGES {
+    for stage in all() {
         let ran = stages.run(stage, "first", &[]);
         assert_eq!(ran.code(), 0, "{}", ran.stderr());
         let record = fs::read_to_string(stages.dir("first/run.toml")).unwrap();
@@ -37,7 +47,7 @@ fn a_run_records_every_value_and_its_record_gives_the_same_run() {
             "weight_decay",
         ] {
             let expected = match key {
-                "batch" => stage != "ppo",
+                "batch" => !practises(stage),
                 "value_learning_rate" => stage == "ppo",
                 _ => true,
             };
@@ -74,21 +84,25 @@ fn what_init_writes_runs_as_it_is() {
         .collect();
     fixture.file("text.txt", text);
     // Practice takes long, so there is less of it; everything else is as it was written
-    let less = [
-        "--set",
-        "ppo.updates=1",
-        "--set",
-        "ppo.rollout_batch=4",
-        "--set",
-        "ppo.minibatch=4",
-    ];
-    for stage in STAGES {
+    let less = |stage: &str| -> Vec<&str> {
+        match stage {
+            "ppo" => vec!["ppo.updates=1", "ppo.rollout_batch=4", "ppo.minibatch=4"],
+            "expert-iteration" => vec!["expert_iteration.rounds=1", "expert_iteration.rollout_batch=8"],
+            "online-preference" => vec![
+                "online_preference.updates=1",
+                "online_preference.rollout_batch=4",
+                "online_preference.minibatch=4",
+            ],
+            _ => Vec::new(),
+        }
+    };
+    for stage in all() {
         let init = fixture.hone(&["config", "init", stage]);
         assert_eq!(init.code(), 0, "{}", init.stderr());
         fixture.file(&format!("{stage}.toml"), init.stdout());
         let file = format!("{stage}.toml");
-        let more: &[&str] = if stage == "ppo" { &less } else { &[] };
-        let ran = fixture.hone(&[&[stage, file.as_str()], more].concat());
+        let more: Vec<&str> = less(stage).into_iter().flat_map(|set| ["--set", set]).collect();
+        let ran = fixture.hone(&[&[stage, file.as_str()], &more[..]].concat());
         assert_eq!(ran.code(), 0, "{stage}: {}\n{}", ran.stderr(), init.stdout());
         assert!(stages.dir(stage).join("model/model.safetensors").is_file());
     }
@@ -98,7 +112,7 @@ fn what_init_writes_runs_as_it_is() {
 #[test]
 fn what_init_comments_out_is_understood() {
     let stages = Stages::new();
-    for stage in STAGES {
+    for stage in all() {
         let init = stages.fixture.hone(&["config", "init", stage]).stdout();
         let is_setting = |line: &str| {
             let name = line.split(" = ").next().unwrap_or_default();
@@ -122,8 +136,10 @@ fn what_init_comments_out_is_understood() {
         let said = ran.stderr();
         let expected = match stage {
             "pretrain" => "model: expected either path, or [model.new] with tokenizer",
-            "ppo" => "runs/sft/model",
-            "preference" => "has no effect: preference.method is dpo",
+            "ppo" | "expert-iteration" => {
+                "maximises exactly one of [reward] with a path, [[rewards]] and [environment]"
+            }
+            "preference" | "online-preference" => "has no effect: preference.method is dpo",
             _ => "runs/",
         };
         assert!(said.contains(expected), "{stage}: {said}\n{all}");
@@ -144,6 +160,8 @@ fn the_schema_agrees_with_the_stage() {
         ("reward", 5e-5, true),
         ("preference", 1e-5, true),
         ("ppo", 1e-5, false),
+        ("expert-iteration", 1e-5, false),
+        ("online-preference", 1e-5, false),
     ] {
         let schema: Value = serde_json::from_str(&stages.fixture.hone(&["config", "schema", stage]).stdout()).unwrap();
         let section = |name: &str| {
@@ -189,7 +207,13 @@ fn relative_paths_are_taken_from_the_working_directory() {
          [[stage]]\nname = \"inline\"\nkind = \"sft\"\n[stage.config]\nmodel = { path = \"{runs}/file/model\" }\n\
          data = { train = [\"demonstrations.jsonl\", \"{recipe}/own.jsonl\"], max_length = 64 }\ntrain = { steps = 1 }\n\
          [[stage]]\nname = \"preferred\"\nkind = \"preference\"\n[stage.config]\nmodel = { path = \"{runs}/inline/model\" }\n\
-         data = { train = [\"rankings.jsonl\"], max_length = 64 }\npreference = { method = \"simpo\" }\ntrain = { steps = 1 }\n",
+         data = { train = [\"rankings.jsonl\"], max_length = 64 }\npreference = { method = \"simpo\" }\ntrain = { steps = 1 }\n\
+         [[stage]]\nname = \"iterated\"\nkind = \"expert-iteration\"\n[stage.config]\nmodel = { path = \"{runs}/inline/model\" }\n\
+         reward = { path = \"reward\" }\ndata = { prompts = [\"prompts.jsonl\"], max_prompt_length = 50 }\n\
+         expert_iteration = { rounds = 1, rollout_batch = 8, max_new_tokens = 4 }\n\
+         [[stage]]\nname = \"paired\"\nkind = \"online-preference\"\n[stage.config]\nmodel = { path = \"{runs}/iterated/model\" }\n\
+         reward = { path = \"reward\" }\ndata = { prompts = [\"prompts.jsonl\"], max_prompt_length = 50 }\n\
+         online_preference = { updates = 1, rollout_batch = 8, minibatch = 8, max_new_tokens = 4 }\n",
     );
     let ran = fixture.hone(&["run", "settings/recipe.toml"]);
     assert_eq!(ran.code(), 0, "{}", ran.stderr());
@@ -199,5 +223,7 @@ fn relative_paths_are_taken_from_the_working_directory() {
         "one configuration, one result"
     );
     assert!(stages.dir("inline/model/model.safetensors").is_file());
-    assert!(stages.dir("preferred/model/model.safetensors").is_file());
+    for name in ["preferred", "iterated", "paired"] {
+        assert!(stages.dir(name).join("model/model.safetensors").is_file(), "{name}");
+    }
 }

@@ -242,6 +242,63 @@ fn cli_data_is_inspected_and_previewed() {
 }
 
 #[test]
+fn cli_a_dump_of_posts_becomes_demonstrations_and_preferences() {
+    let fixture = Fixture::new();
+    let sizes = [
+        "--bytes",
+        "0",
+        "--demonstrations",
+        "0",
+        "--prompts",
+        "0",
+        "--held-out",
+        "0",
+    ];
+    let world = ["world", "--out", "site", "--rankings", "0", "--posts", "100k"];
+    fixture.hone(&[&world[..], &sizes].concat()).stdout();
+    let dump = "site/Posts.xml";
+    let found = &fixture.hone(&["data", "inspect", dump, "--json"]).json()[0];
+    assert_eq!((&found["format"], &found["bad"]), (&"stack-exchange".into(), &0.into()));
+    let write = |wanted: &str, out: &str| {
+        fixture
+            .hone(&["data", "convert", dump, "--as", wanted, "--out", out])
+            .stdout();
+        let inspected = fixture.hone(&["data", "inspect", out, "--json"]).json().remove(0);
+        assert_eq!((&inspected["kind"], &inspected["bad"]), (&wanted.into(), &0.into()));
+        fs::read_to_string(fixture.path(out)).unwrap()
+    };
+    let demonstrations = write("conversations", "demonstrations.jsonl");
+    let rankings = write("preferences", "rankings.jsonl");
+    let rows = |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let (demonstrations, rankings) = (rows(&demonstrations), rows(&rankings));
+    assert!(demonstrations.len() > 20 && rankings.len() > 10);
+    // Where votes alone decide, what is imitated is among the best
+    let mut compared = 0;
+    for demonstration in demonstrations.iter().filter(|d| d["accepted"] == false) {
+        let same = |r: &&Value| r["prompt"][0]["content"] == demonstration["messages"][0]["content"];
+        if let Some(ranking) = rankings.iter().find(same) {
+            let best = ranking["ranking"][0].as_array().unwrap();
+            let response = |i: &Value| &ranking["responses"][i.as_u64().unwrap() as usize];
+            assert!(
+                best.iter()
+                    .any(|i| response(i) == &demonstration["messages"][1]["content"])
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared > 3, "{compared}");
+    // Without --as: what the format is for; without --out: to standard output
+    let plain = fixture.hone(&["data", "convert", dump, "--rows", "5"]).stdout();
+    assert_eq!(rows(&plain), demonstrations[..5]);
+    fixture
+        .hone(&["data", "convert", dump, "--as", "text"])
+        .fails(1, &["stack-exchange", "text documents"]);
+    fixture
+        .hone(&["data", "convert", dump, "--out", "nowhere/rows.jsonl"])
+        .fails(1, &["nowhere/rows.jsonl"]);
+}
+
+#[test]
 fn cli_world_is_a_function_of_its_seed() {
     let fixture = Fixture::new();
     let write = |out: &str, seed: &str| {
@@ -314,7 +371,7 @@ fn cli_bench_and_doctor_report_figures() {
     let ragged = &fixture.hone(&ragged).json()[0];
     assert_eq!(ragged["tokens"], 160);
     assert!(ragged["work"].as_str().unwrap().contains("160 tokens in "));
-    let operations = |batch: &str| {
+    let operations = |batch: &str, kind: &[&str]| {
         let sizes = [
             "--batch",
             batch,
@@ -327,14 +384,17 @@ fn cli_bench_and_doctor_report_figures() {
             "--json",
         ];
         let train = ["bench", "train", "--model", "model"];
-        let report = &fixture.hone(&[&train[..], &sizes].concat()).json()[0];
+        let report = &fixture.hone(&[&train[..], &sizes, kind].concat()).json()[0];
         report["operations"].as_f64().unwrap()
     };
     // A weight is multiplied three times a token, on the way forward and for both gradients
     let sizes = architecture().architecture(280).unwrap();
     let weights = (sizes.layers * sizes.block_weights()) as f64;
-    assert!(operations("2") > 6.0 * weights * 32.0);
-    assert_eq!(operations("4"), 2.0 * operations("2"));
+    let two = operations("2", &[]);
+    assert!(two > 6.0 * weights * 32.0);
+    assert_eq!(operations("4", &[]), 2.0 * two);
+    // An adapter spares the gradients of the weights beside it
+    assert!(operations("2", &["--lora", "1"]) < two);
     let works: [&[&str]; 4] = [
         &[
             "train", "--model", "model", "--batch", "2", "--length", "16", "--steps", "4",
@@ -360,7 +420,8 @@ fn cli_bench_and_doctor_report_figures() {
         ],
     ];
     // What a run of the work holds besides
-    let counted: [&[&str]; 4] = [&["tokens", "operations"], &["tokens"], &["tokens"], &[]];
+    let both: &[&str] = &["tokens", "operations"];
+    let counted = [both, both, both, &[]];
     for (work, counted) in works.into_iter().zip(counted) {
         let report = &fixture.hone(&[&["bench"], work, &["--json"]].concat()).json()[0];
         assert_eq!(keys(report), [&shape[..], counted].concat());

@@ -3,7 +3,10 @@
 mod annotate;
 mod bad_input;
 mod bad_stage;
+mod best_of;
+mod bulk;
 mod common;
+mod compare;
 mod config;
 mod documents;
 mod files;
@@ -11,4 +14,5 @@ mod generate;
 mod hub;
 mod kill;
 mod plan;
+mod prompt;
 mod stages;

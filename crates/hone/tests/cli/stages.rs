@@ -9,6 +9,9 @@ use crate::common::{Fixture, Ran};
 /// The stages in the order in which they hand models on.
 pub const STAGES: [&str; 5] = ["pretrain", "sft", "reward", "preference", "ppo"];
 
+/// Stages that practise beside PPO: the policy's own answers are scored, and learned from.
+pub const PRACTISING: [&str; 2] = ["expert-iteration", "online-preference"];
+
 const PEOPLE: [&str; 4] = ["fox", "dog", "cat", "bird"];
 
 /// A folder with data and a configuration a stage. `model/` and `reward/` of the fixture are where stages start from.
@@ -71,6 +74,22 @@ impl Stages {
                  max_prompt_length = 50\n[ppo]\nupdates = 9\nrollout_batch = 4\nminibatch = 2\nppo_epochs = 2\n\
                  max_new_tokens = 4\nkl_target = 2.0\nema_decay = 0.9\n[ptx]\ntrain = [\"text.txt\"]\nmax_length = 16\n\
                  windows = 1\n{train}\n{shown}\n"
+            ),
+        );
+        let practice = "[model]\npath = \"model\"\n[reward]\npath = \"reward\"\n[data]\nprompts = [\"prompts.jsonl\"]\n\
+                        max_prompt_length = 50\n";
+        fixture.file(
+            "expert-iteration.toml",
+            format!(
+                "{practice}[expert_iteration]\nrounds = 9\nrollout_batch = 8\nsamples_per_prompt = 4\nkeep_best = 2\n\
+                 minibatch = 3\nepochs = 2\nfrom = \"start\"\nmax_new_tokens = 4\n{train}\n{shown}\n"
+            ),
+        );
+        fixture.file(
+            "online-preference.toml",
+            format!(
+                "{practice}[preference]\nmethod = \"ipo\"\n[online_preference]\nupdates = 9\nrollout_batch = 8\n\
+                 minibatch = 8\nsamples_per_prompt = 4\nmissing_eos = \"keep\"\nmax_new_tokens = 4\n{train}\n{shown}\n"
             ),
         );
         Self { fixture }

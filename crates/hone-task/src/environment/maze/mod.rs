@@ -13,11 +13,13 @@
 //! collected or no move is left.
 
 mod generate;
+mod players;
 mod solve;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::players::{solver, wanderer};
 pub use self::solve::Solution;
 use super::{Environment, Saved, Status};
 use crate::{BadSetting, Error};
@@ -162,6 +164,29 @@ impl Grid {
             }
         }
         text
+    }
+
+    /// The grid as text with the way of an action drawn in: `+` where it leads, `*` where it collects a coin; the player stands where it
+    /// began.
+    pub fn drawn(&self, action: &str) -> String {
+        let mut walked = self.clone();
+        let mut signs: Vec<char> = self.text().chars().filter(|sign| *sign != '\n').collect();
+        for word in action.split_whitespace() {
+            if walked.is_over() {
+                break;
+            }
+            let collected = walked.take(Move::of(word));
+            let sign = &mut signs[walked.player];
+            *sign = match *sign {
+                _ if collected => '*',
+                '.' => '+',
+                as_it_was => as_it_was,
+            };
+        }
+        let lines = signs
+            .chunks(self.size)
+            .map(|line| line.iter().collect::<String>() + "\n");
+        lines.collect()
     }
 
     /// The most coins that can be collected from here, and a way that does it. Exact.

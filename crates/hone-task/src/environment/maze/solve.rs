@@ -30,7 +30,7 @@ impl Solution {
 const FAR: u32 = u32::MAX / 4;
 
 /// Fewest moves from `from` to every cell.
-fn distances(grid: &Grid, from: usize) -> Vec<u32> {
+pub(super) fn distances(grid: &Grid, from: usize) -> Vec<u32> {
     let mut distances = vec![FAR; grid.walls.len()];
     distances[from] = 0;
     let mut next = VecDeque::from([from]);

@@ -67,6 +67,15 @@ fn a_maze_by_hand() {
 }
 
 #[test]
+fn a_way_is_drawn_into_the_grid() {
+    let start = grid("@.o  .#.  ..o", 5);
+    assert_eq!(start.drawn("right right down Down, right"), "@+*\n.#+\n..*\n");
+    // Walls and words lead nowhere, moves run out, and what was passed keeps its sign
+    assert_eq!(start.drawn("down right hello down right right"), "@.o\n+#.\n++o\n");
+    assert_eq!(start.drawn(""), start.text());
+}
+
+#[test]
 fn the_solver_agrees_with_a_search_of_all_states() {
     let configs = [
         "size = 3\ncoins = 3",

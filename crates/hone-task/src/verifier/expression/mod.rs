@@ -21,7 +21,25 @@ use crate::{BadSetting, Problem, Sample};
 pub struct Expression {
     source: String,
     root: Node,
+    otherwise: f64,
 }
+
+/// Why a rule gives no number.
+enum Failure {
+    /// The row is at fault, or the rule: an error for whoever wrote them.
+    Problem(Problem),
+    /// This response has none, and a sentence that says why: a verdict like any other, since a policy that is free to write
+    /// anything must not be able to end a run.
+    Undefined(String),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+type Computed<T> = Result<T, Failure>;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
@@ -50,20 +68,33 @@ impl Expression {
         Ok(Self {
             source: source.to_owned(),
             root,
+            otherwise: 0.0,
         })
     }
 
-    fn problem<T>(&self, node: &Node, message: impl Into<String>) -> Result<T, Problem> {
-        let at = self.source.get(node.from..node.to).unwrap_or(&self.source);
-        Err(Problem::Expression {
-            at: shortened(at),
-            message: message.into(),
-        })
+    /// The same rule with another score than 0 for responses for which it gives no number.
+    #[must_use]
+    pub fn otherwise(self, otherwise: f64) -> Self {
+        Self { otherwise, ..self }
     }
 
-    fn number(&self, node: &Node, sample: &Sample<'_>) -> Result<f64, Problem> {
+    fn at(&self, node: &Node) -> String {
+        shortened(self.source.get(node.from..node.to).unwrap_or(&self.source))
+    }
+
+    fn problem<T>(&self, node: &Node, message: impl Into<String>) -> Computed<T> {
+        let (at, message) = (self.at(node), message.into());
+        Err(Problem::Expression { at, message }.into())
+    }
+
+    fn undefined<T>(&self, node: &Node, message: impl std::fmt::Display) -> Computed<T> {
+        Err(Failure::Undefined(format!("no number at {}: {message}", self.at(node))))
+    }
+
+    fn number(&self, node: &Node, sample: &Sample<'_>) -> Computed<f64> {
         match self.value(node, sample)? {
-            Value::Number(number) => Ok(number),
+            Value::Number(number) if number.is_finite() => Ok(number),
+            Value::Number(number) => self.undefined(node, format!("it is {number}")),
             Value::Text(text) => self.problem(
                 node,
                 format!("is the text {:?}, expected a number; see number()", shortened(&text)),
@@ -71,18 +102,18 @@ impl Expression {
         }
     }
 
-    fn text(&self, node: &Node, sample: &Sample<'_>) -> Result<String, Problem> {
+    fn text(&self, node: &Node, sample: &Sample<'_>) -> Computed<String> {
         match self.value(node, sample)? {
             Value::Text(text) => Ok(text),
             Value::Number(number) => self.problem(node, format!("is the number {number}, expected a text; see text()")),
         }
     }
 
-    fn truth(&self, node: &Node, sample: &Sample<'_>) -> Result<bool, Problem> {
+    fn truth(&self, node: &Node, sample: &Sample<'_>) -> Computed<bool> {
         Ok(self.number(node, sample)? != 0.0)
     }
 
-    fn value(&self, node: &Node, sample: &Sample<'_>) -> Result<Value, Problem> {
+    fn value(&self, node: &Node, sample: &Sample<'_>) -> Computed<Value> {
         let of = |truth: bool| Value::Number(f64::from(u8::from(truth)));
         Ok(match &node.what {
             syntax::What::Number(number) => Value::Number(*number),
@@ -99,7 +130,8 @@ impl Expression {
                         column: name.clone(),
                         got: shortened(&other.to_string()),
                         expected: "a text, a number, true or false",
-                    });
+                    }
+                    .into());
                 }
             },
             syntax::What::Negative(inside) => Value::Number(-self.number(inside, sample)?),
@@ -119,7 +151,7 @@ impl Expression {
         operator: Operator,
         (left, right): (&Node, &Node),
         sample: &Sample<'_>,
-    ) -> Result<Value, Problem> {
+    ) -> Computed<Value> {
         let of = |truth: bool| Value::Number(f64::from(u8::from(truth)));
         if operator == Operator::And {
             return Ok(of(self.truth(left, sample)? && self.truth(right, sample)?));
@@ -137,7 +169,7 @@ impl Expression {
         }
         let (a, b) = (self.number(left, sample)?, self.number(right, sample)?);
         if let (Operator::Divide | Operator::Remainder, 0.0) = (operator, b) {
-            return self.problem(node, "divides by 0; divide by max(..., 1)");
+            return self.undefined(node, "divides by 0; divide by max(..., 1)");
         }
         Ok(match operator {
             Operator::Add => Value::Number(a + b),
@@ -153,7 +185,7 @@ impl Expression {
         })
     }
 
-    fn call(&self, node: &Node, function: Function, arguments: &[Node], sample: &Sample<'_>) -> Result<Value, Problem> {
+    fn call(&self, node: &Node, function: Function, arguments: &[Node], sample: &Sample<'_>) -> Computed<Value> {
         let text = |i: usize| self.text(&arguments[i], sample);
         let number = |i: usize| self.number(&arguments[i], sample);
         let of = |truth: bool| Value::Number(f64::from(u8::from(truth)));
@@ -169,7 +201,7 @@ impl Expression {
             Function::Count => {
                 let part = text(1)?;
                 if part.is_empty() {
-                    return self.problem(node, "counts the empty text, which is everywhere");
+                    return self.undefined(node, "counts the empty text, which is everywhere");
                 }
                 count(text(0)?.matches(&part).count())
             }
@@ -185,10 +217,10 @@ impl Expression {
             }),
             Function::Number => Value::Number(match self.value(&arguments[0], sample)? {
                 Value::Number(number) => number,
-                Value::Text(text) => match numbers(&text).last().and_then(|digits| digits.parse().ok()) {
+                Value::Text(text) => match last_number(&text) {
                     Some(number) => number,
                     None if arguments.len() == 2 => number(1)?,
-                    None => return self.problem(node, "holds no number; give number() what to take instead"),
+                    None => return self.undefined(node, "holds no number; give number() what to take instead"),
                 },
             }),
             Function::Min | Function::Max => {
@@ -206,7 +238,7 @@ impl Expression {
             Function::Clamp => {
                 let (low, high) = (number(1)?, number(2)?);
                 if low > high {
-                    return self.problem(node, format!("clamps between {low} and {high}, which is nothing"));
+                    return self.undefined(node, format!("clamps between {low} and {high}, which is nothing"));
                 }
                 Value::Number(number(0)?.max(low).min(high))
             }
@@ -218,7 +250,7 @@ impl Expression {
             Function::Exp => Value::Number(hone_math::exp(number(0)?)),
             Function::Ln => match number(0)? {
                 positive if positive > 0.0 => Value::Number(hone_math::ln(positive)),
-                other => return self.problem(node, format!("takes the logarithm of {other}")),
+                other => return self.undefined(node, format!("takes the logarithm of {other}")),
             },
         })
     }
@@ -228,16 +260,29 @@ fn occurrences(regex: &Regex, text: &str) -> usize {
     regex.find_iter(text).count()
 }
 
+/// The last number in a text that a number can hold.
+fn last_number(text: &str) -> Option<f64> {
+    let digits = numbers(text).last()?.parse::<f64>().ok()?;
+    digits.is_finite().then_some(digits)
+}
+
 impl Verifier for Expression {
     fn verify(&self, sample: &Sample<'_>) -> Result<Verdict, Problem> {
-        let score = self.number(&self.root, sample)?;
-        if score.is_finite() {
-            Ok(Verdict {
+        match self.number(&self.root, sample) {
+            // Stages keep scores in single precision
+            Ok(score) if !(score as f32).is_finite() => Ok(Verdict {
+                score: self.otherwise,
+                detail: format!("no number: {score} is too large for a score"),
+            }),
+            Ok(score) => Ok(Verdict {
                 score,
                 detail: format!("the expression gives {score}"),
-            })
-        } else {
-            Err(Problem::NotFinite { got: score })
+            }),
+            Err(Failure::Undefined(detail)) => Ok(Verdict {
+                score: self.otherwise,
+                detail,
+            }),
+            Err(Failure::Problem(problem)) => Err(problem),
         }
     }
 }
@@ -325,24 +370,44 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sample_makes_impossible_is_a_problem_with_its_place() {
+    fn what_a_row_makes_impossible_is_a_problem_with_its_place() {
         let row = PromptRow::new("?")
             .with("answer", "x")
             .with("level", 2)
             .with("list", serde_json::json!([1]));
         assert_eq!(
-            problem("1 + 2 / (words(response) - 2)", &row),
-            "the expression, at 2 / (words(response) - 2): divides by 0; divide by max(..., 1)"
+            problem("answer * 2", &row),
+            "the expression, at answer: is the text \"x\", expected a number; see number()"
         );
-        assert!(problem("answer * 2", &row).contains("at answer: is the text \"x\", expected a number"));
         assert!(problem("words(level)", &row).contains("at level: is the number 2, expected a text"));
         assert!(problem("answer == level", &row).contains("compares a number with a text"));
-        assert!(problem("number(response)", &row).contains("holds no number"));
-        assert!(problem("ln(0 * level)", &row).contains("the logarithm of 0"));
-        assert!(problem("exp(1000) * level", &row).contains("the score is inf"));
         assert!(problem("list + 1", &row).contains("column `list` is [1]"));
-        assert!(problem("clamp(level, 3, 1)", &row).contains("between 3 and 1"));
-        assert!(problem("count(response, lower(''))", &row).contains("the empty text"));
+    }
+
+    #[test]
+    fn no_response_ends_a_run() {
+        let judged_as = |source: &str, response: &str| {
+            let expression = Expression::new(source).unwrap().otherwise(-0.5);
+            let verdict = judged(&expression, response);
+            assert_eq!(verdict.score, -0.5, "{source} of {response}: {}", verdict.detail);
+            verdict.detail
+        };
+        assert_eq!(
+            judged_as("1 + 2 / (words(response) - 2)", "a b"),
+            "no number at 2 / (words(response) - 2): divides by 0; divide by max(..., 1)"
+        );
+        assert!(judged_as("number(response)", "I don't know").contains("holds no number"));
+        assert!(judged_as("number(response)", &"9".repeat(400)).contains("holds no number"));
+        assert!(judged_as("-abs(number(response, 0) - 3)", "1e39").contains("too large for a score"));
+        assert!(judged_as("ln(words(response))", "").contains("the logarithm of 0"));
+        assert!(judged_as("exp(words(response) * 1000)", "x").contains("it is inf"));
+        assert!(judged_as("clamp(1, words(response), 1)", "a b").contains("between 2 and 1"));
+        assert!(judged_as("count(prompt, response)", "").contains("the empty text"));
+        // What is no number does not become one on the way
+        assert!(judged_as("max(sqrt(number(response)), 0)", "-4").contains("sqrt(number(response)): it is NaN"));
+        assert!(judged_as("if(sqrt(number(response)), 1, 0)", "-4").contains("NaN"));
+        assert!(judged_as("min(exp(number(response)), 1)", "1000").contains("it is inf"));
+        assert_eq!(score("number(response, 3)", &"9".repeat(400)), 3.0);
     }
 
     #[test]

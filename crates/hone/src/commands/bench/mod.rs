@@ -197,6 +197,14 @@ impl Limits {
     }
 }
 
+/// Floating-point operations of the matrix products and the attention of `work` on an engine that only counts.
+fn counted(rehearsal: &Engine, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let operations = || rehearsal.account().map_or(0.0, |account| account.operations);
+    let before = operations();
+    work()?;
+    Ok(operations() - before)
+}
+
 /// Operations a second of large matrix products. Unlike reading memory, it takes none to speak of to measure.
 fn matrix_limit(engine: &Engine) -> f64 {
     machine::matrix_speed(engine.isa(), engine.precision(), engine.threads(), 1024, 0.3) * 1e9

@@ -8,9 +8,9 @@ use clap::Args;
 use hone_compute::{Engine, Precision, SamplingParameters};
 use hone_generate::{Generator, GeneratorOptions, Request};
 use hone_math::Key;
-use hone_model::Transformer;
+use hone_model::{Architecture, Transformer};
 
-use super::{Limits, On, Report, matrix_limit, median, profile};
+use super::{Limits, On, Report, counted, matrix_limit, median, profile};
 use crate::failure::Failure;
 use crate::machine;
 
@@ -67,8 +67,7 @@ pub(super) fn random_ids(model: &Transformer, count: usize, of: u64) -> Arc<[u32
 }
 
 /// Weights that a token is multiplied with: all but an embedding that is only looked up.
-pub(super) fn multiplied(model: &Transformer) -> f64 {
-    let a = model.architecture();
+pub(super) fn multiplied(a: &Architecture) -> f64 {
     (a.layers * a.block_weights() + a.vocab_size * a.width) as f64
 }
 
@@ -107,6 +106,14 @@ fn time(engine: &Engine, model: &Transformer, requests: &[Request]) -> Result<f6
     Ok(took)
 }
 
+/// Operations of so many requests, each of so many tokens and new ones.
+fn operations(on: &On, (batch, length, new): (usize, usize, usize)) -> Result<f64> {
+    let engine = on.engine.rehearsal()?;
+    let (model, ..) = on.model.load_weights(&engine)?;
+    let all = requests(&model, batch, length, new);
+    counted(&engine, || time(&engine, &model, &all).map(drop))
+}
+
 /// Sampled tokens a second, the prompts' computation in the time.
 pub fn generate(arguments: &GenerateArguments) -> Result<()> {
     let (batch, length, new) = (
@@ -122,11 +129,11 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
     let all = requests(&model, batch, length, new);
     let mut runs = Vec::new();
     engine.clear_operation_times();
-    let counted = Instant::now();
+    let from = Instant::now();
     for _ in 0..arguments.steps {
         runs.push((batch * new) as f64 / time(&engine, &model, &all)?);
     }
-    let profile = profile(&engine, counted.elapsed().as_secs_f64());
+    let profile = profile(&engine, from.elapsed().as_secs_f64());
     let peak_bytes = machine::peak_bytes();
     let limits = Limits::measure(&engine);
     let bytes_a_weight = if engine.precision() == Precision::Bf16 {
@@ -134,10 +141,11 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
     } else {
         4.0
     };
-    let weights = multiplied(&model);
-    let prompts = 2.0 * weights * (batch * length) as f64 / limits.flops;
-    let step = (2.0 * weights * batch as f64 / limits.flops).max(weights * bytes_a_weight / limits.bytes);
-    let least = prompts + step * (new - 1) as f64;
+    let operations = operations(&arguments.on, (batch, length, new))?;
+    // Each pass of a new token reads every weight
+    let weights = multiplied(model.architecture());
+    let reading = (weights * bytes_a_weight / limits.bytes - 2.0 * weights * batch as f64 / limits.flops).max(0.0);
+    let least = operations / limits.flops + reading * (new - 1) as f64;
     let speed = median(&runs);
     let work = format!("sampling, {batch} x ({length} + {new}) tokens");
     let report = Report {
@@ -150,7 +158,7 @@ pub fn generate(arguments: &GenerateArguments) -> Result<()> {
         fraction_of_limit: Some(speed * least / (batch * new) as f64),
         profile,
         tokens: Some((batch * new) as u64),
-        ..Report::default()
+        operations: Some(operations),
     };
     report.print(arguments.on.json)
 }
@@ -166,14 +174,15 @@ pub fn prefill(arguments: &PrefillArguments) -> Result<()> {
     let warm_up = vec![tokens / time(&engine, &model, &all)?];
     let mut runs = Vec::new();
     engine.clear_operation_times();
-    let counted = Instant::now();
+    let from = Instant::now();
     for _ in 0..arguments.steps {
         runs.push(tokens / time(&engine, &model, &all)?);
     }
-    let profile = profile(&engine, counted.elapsed().as_secs_f64());
+    let profile = profile(&engine, from.elapsed().as_secs_f64());
     let peak_bytes = machine::peak_bytes();
     let speed = median(&runs);
-    let limit = matrix_limit(&engine) / (2.0 * multiplied(&model));
+    let operations = operations(&arguments.on, (batch, length, 1))?;
+    let limit = matrix_limit(&engine) * tokens / operations;
     let report = Report {
         work: describe(
             &format!("reading prompts, {batch} x {length} tokens"),
@@ -189,7 +198,7 @@ pub fn prefill(arguments: &PrefillArguments) -> Result<()> {
         fraction_of_limit: Some(speed / limit),
         profile,
         tokens: Some((batch * length) as u64),
-        ..Report::default()
+        operations: Some(operations),
     };
     report.print(arguments.on.json)
 }

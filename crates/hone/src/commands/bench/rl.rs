@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use hone_compute::{Engine, Precision};
 use hone_data::Source;
 use hone_math::Key;
-use hone_model::Transformer;
-use hone_run::{Resolved, Shutdown};
+use hone_model::Architecture;
+use hone_run::{Resolved, Shutdown, Silent};
 use hone_text::{AddSpecial, Chat, Message, Tokenizer};
 use hone_train::artefact::{self, Artefact};
 use hone_train::ppo::{self, PpoConfig, PpoSection};
@@ -17,6 +18,7 @@ use hone_train::sections::{ModelSection, PrecisionSetting, ShownSection, TrainSe
 use hone_train::{Job, Outcome};
 use serde_json::{Map, Value, json};
 
+use super::model::multiplied;
 use super::{Limits, ProfileLine, Report, median};
 use crate::failure::Failure;
 use crate::machine;
@@ -97,7 +99,7 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
     }
     let (isa, precision, threads) = (engine.isa(), engine.precision(), engine.threads());
     let parameters = base.model.parameters().count().0;
-    let weights = Weights::of(&base.model);
+    let architecture = base.model.architecture().clone();
     base.model.add_reward_head(&engine, 1);
     let Artefact { model, companion } = base;
     artefact::publish_at(&engine, &folder.path().join("reward"), &companion, &model)?;
@@ -111,8 +113,8 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
         allow_isa_change: false,
         threads: arguments.engine.threads.map(|threads| threads as usize),
     };
-    let config = configuration(arguments, &directory, prompt_length);
-    if let Outcome::Stopped { step } = ppo::run(&job, &Resolved::from_config(config)?)? {
+    let config = Resolved::from_config(configuration(arguments, &directory, prompt_length))?;
+    if let Outcome::Stopped { step } = ppo::run(&job, &config)? {
         return Err(Failure::failed(format!("stopped after update {step}; nothing was kept")).into());
     }
     let peak_bytes = machine::peak_bytes();
@@ -124,7 +126,6 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
     } else {
         Vec::new()
     };
-    let limits = Limits::measure(&arguments.engine.engine()?);
     let speed = median(&runs);
     let (batch, epochs) = (arguments.batch as usize, f64::from(arguments.epochs));
     let prompts = batch / arguments.samples as usize;
@@ -133,7 +134,11 @@ pub fn run(arguments: &RlArguments) -> Result<()> {
          model of {} ({parameters} parameters), {isa}, {precision:?}, {threads} threads",
         arguments.samples, arguments.model
     );
-    let least = weights.least_seconds(&limits, (prompts * prompt_length, batch, new), epochs, precision);
+    let planned = Job {
+        observer: Arc::new(Silent),
+        ..job
+    };
+    let least = least_seconds(&planned, &config, &arguments.engine.engine()?, &architecture)?;
     let report = Report {
         work,
         tokens_per_second: Some(speed),
@@ -250,45 +255,20 @@ impl Timings {
     }
 }
 
-/// Weights that a token is multiplied with.
-struct Weights {
-    blocks: f64,
-    output: f64,
-}
-
-impl Weights {
-    fn of(model: &Transformer) -> Self {
-        let a = model.architecture();
-        Self {
-            blocks: (a.layers * a.block_weights()) as f64,
-            output: (a.vocab_size * a.width) as f64,
-        }
-    }
-
-    /// What the products of an update take at the machine's measured speed. Each weight is two operations a token forward and
-    /// four backward: the policy reads prompts (so many tokens of all of them) and decodes `batch` responses, then
-    /// reference, values and scores go forward over prompts and responses, then policy and value network go forward and
-    /// backward in each epoch.
-    fn least_seconds(
-        &self,
-        limits: &Limits,
-        (prompts, batch, new): (usize, usize, usize),
-        epochs: f64,
-        precision: hone_compute::Precision,
-    ) -> f64 {
-        let bytes_a_weight = if precision == hone_compute::Precision::Bf16 {
-            2.0
-        } else {
-            4.0
-        };
-        let (prompts, batch, new) = (prompts as f64, batch as f64, new as f64);
-        let whole = self.blocks + self.output;
-        let step = (2.0 * whole * batch / limits.flops).max(whole * bytes_a_weight / limits.bytes);
-        let read = 2.0 * self.blocks * prompts;
-        let responses = batch * new;
-        let sequences = prompts + responses;
-        let forward = 2.0 * (3.0 * self.blocks * sequences + self.output * responses);
-        let training = 6.0 * (2.0 * self.blocks * sequences + self.output * responses) * epochs;
-        step * new + (read + forward + training) / limits.flops
-    }
+/// Seconds of an update at the machine's measured speeds: of all its products and attention, every response as long as it may
+/// be, and of reading the weights for each new token where that takes longer than a token's products.
+fn least_seconds(job: &Job, config: &Resolved<PpoConfig>, engine: &Engine, model: &Architecture) -> Result<f64> {
+    let limits = Limits::measure(engine);
+    let plan = ppo::plan(job, config, true)?;
+    let operations = plan.time.map_or(0.0, |time| time.operations / plan.steps as f64);
+    let weights = multiplied(model);
+    let bytes = if engine.precision() == Precision::Bf16 {
+        2.0
+    } else {
+        4.0
+    };
+    let ppo = &config.config.ppo;
+    let products = 2.0 * weights * ppo.rollout_batch as f64 / limits.flops;
+    let reading = (weights * bytes / limits.bytes - products).max(0.0);
+    Ok(operations / limits.flops + reading * (ppo.max_new_tokens - 1) as f64)
 }

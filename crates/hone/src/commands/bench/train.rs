@@ -9,8 +9,8 @@ use hone_compute::{AdamW, Engine, Gradients, Layout, Optimizer, StepRate, Tape};
 use hone_math::Key;
 use hone_model::{LoraConfig, Tokens, Transformer};
 
-use super::model::{check_context, describe, multiplied, random_ids};
-use super::{On, Report, matrix_limit, median, profile};
+use super::model::{check_context, describe, random_ids};
+use super::{On, Report, counted, matrix_limit, median, profile};
 use crate::failure::Failure;
 use crate::machine;
 use crate::progress::Progress;
@@ -135,17 +135,17 @@ fn subject(arguments: &TrainArguments, engine: &Engine) -> Result<(Transformer, 
     Ok((model, kind))
 }
 
-/// Operations of the matrix products and the attention of a step, as a rehearsal counts them.
-fn operations(arguments: &TrainArguments, microbatches: &[Microbatch]) -> Result<Option<f64>> {
+/// Operations of a step.
+fn operations(arguments: &TrainArguments, microbatches: &[Microbatch]) -> Result<f64> {
     let engine = arguments.on.engine.rehearsal()?;
     let (model, _) = subject(arguments, &engine)?;
     let mut gradients = Gradients::zeros(&engine, model.parameters());
-    let counted = || engine.account().map(|account| account.operations);
-    let before = counted();
-    for microbatch in microbatches {
-        microbatch.differentiate(&engine, &model, 1.0, &mut gradients);
-    }
-    Ok(counted().zip(before).map(|(after, before)| after - before))
+    counted(&engine, || {
+        for microbatch in microbatches {
+            microbatch.differentiate(&engine, &model, 1.0, &mut gradients);
+        }
+        Ok(())
+    })
 }
 
 /// Forward, backward of the cross-entropy of every next token, clipping, AdamW on all weights.
@@ -165,11 +165,11 @@ pub fn run(arguments: &TrainArguments) -> Result<()> {
     let mut optimizer = Optimizer::new(&engine, model.parameters(), AdamW::default());
     let mut progress = Progress::new("steps", u64::from(arguments.steps));
     let mut speeds = Vec::new();
-    let mut counted = Instant::now();
+    let mut from = Instant::now();
     for step in 0..arguments.steps {
         if step as usize == WARM_UP {
             engine.clear_operation_times();
-            counted = Instant::now();
+            from = Instant::now();
         }
         let start = Instant::now();
         gradients.clear();
@@ -188,12 +188,12 @@ pub fn run(arguments: &TrainArguments) -> Result<()> {
         speeds.push((batch * length) as f64 / start.elapsed().as_secs_f64());
         progress.set(u64::from(step) + 1, u64::from(step + 1) * (batch * length) as u64);
     }
-    let profile = profile(&engine, counted.elapsed().as_secs_f64());
+    let profile = profile(&engine, from.elapsed().as_secs_f64());
     drop(progress);
     let peak_bytes = machine::peak_bytes();
     let runs = speeds.split_off(WARM_UP);
     let speed = median(&runs);
-    let limit = matrix_limit(&engine) / (6.0 * multiplied(&model));
+    let limit = matrix_limit(&engine) * (batch * length) as f64 / operations;
     let shape = if arguments.ragged {
         format!(
             "{} tokens in {} sequences of 1 to {length}",
@@ -212,7 +212,7 @@ pub fn run(arguments: &TrainArguments) -> Result<()> {
         peak_bytes,
         fraction_of_limit: Some(speed / limit),
         tokens: Some((batch * length) as u64),
-        operations,
+        operations: Some(operations),
         profile,
     };
     report.print(arguments.on.json)

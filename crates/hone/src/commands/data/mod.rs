@@ -1,4 +1,6 @@
-//! `hone data`: looking at data before it is trained on.
+//! `hone data`: looking at data before it is trained on, and writing it anew.
+
+mod convert;
 
 use std::path::PathBuf;
 
@@ -15,7 +17,7 @@ use crate::failure::Failure;
 use crate::model::resolve_directory;
 use crate::output::{Output, colours};
 
-/// Look at data before it is trained on
+/// Look at data before it is trained on, or write it anew
 #[derive(Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -28,6 +30,8 @@ enum Command {
     Inspect(InspectArguments),
     /// Show examples, and what of them is trained on
     Preview(PreviewArguments),
+    /// Write a file's rows as JSON lines: of a Stack Exchange dump, demonstrations or preferences by votes
+    Convert(convert::ConvertArguments),
 }
 
 #[derive(Args)]
@@ -40,15 +44,15 @@ struct FileArguments {
     /// A column of the format and the file's name for it, such as prompt=question
     #[arg(long = "column", value_name = "FORMAT=FILE", value_parser = parse_column)]
     columns: Vec<(String, String)>,
-    /// JSON instead of text
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args)]
 struct InspectArguments {
     #[command(flatten)]
     file: FileArguments,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -64,6 +68,9 @@ struct PreviewArguments {
     /// Which replies of a conversation are trained on
     #[arg(long, value_enum, default_value = "all")]
     turns: TurnsArgument,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -79,7 +86,8 @@ fn parse_format(text: &str) -> Result<Format, String> {
     parsed.map_err(|error| error.to_string())
 }
 
-fn parse_column(text: &str) -> Result<(String, String), String> {
+/// A column of a format and the file's name for it, as an argument.
+pub fn parse_column(text: &str) -> Result<(String, String), String> {
     let (ours, theirs) = text
         .split_once('=')
         .ok_or("expected FORMAT=FILE, such as prompt=question")?;
@@ -98,13 +106,14 @@ impl FileArguments {
 /// Runs the command.
 pub fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
-        Command::Inspect(arguments) => run_inspect(&arguments.file),
+        Command::Inspect(arguments) => run_inspect(arguments),
         Command::Preview(arguments) => run_preview(arguments),
+        Command::Convert(arguments) => convert::run(arguments),
     }
 }
 
-fn run_inspect(arguments: &FileArguments) -> Result<()> {
-    let found = inspect(&arguments.source())?;
+fn run_inspect(arguments: &InspectArguments) -> Result<()> {
+    let found = inspect(&arguments.file.source())?;
     let mut output = Output::new();
     if arguments.json {
         output.json(&found)?;
@@ -116,7 +125,7 @@ fn run_inspect(arguments: &FileArguments) -> Result<()> {
     let (container, compression) = (word(json!(found.container)), word(json!(found.compression)));
     output.line(&format!(
         "{}: {format} ({container}, compression: {compression})",
-        arguments.file.display()
+        arguments.file.file.display()
     ))?;
     output.line(&format!("{} rows, {} bad", found.rows, found.bad))?;
     for column in &found.columns {
@@ -168,7 +177,7 @@ fn run_preview(arguments: &PreviewArguments) -> Result<()> {
     let examples = collect(&source, (kind, found.format), arguments, viewer.as_ref())?;
     let mut output = Output::new();
     for (i, example) in examples.iter().enumerate() {
-        if arguments.file.json {
+        if arguments.json {
             output.json(&json!({ "title": example.title, "pieces": example.pieces }))?;
         } else {
             output.line(&format!(

@@ -6,14 +6,55 @@ use hone_objective::preference::{
 };
 use hone_objective::statistics::Moments;
 
-use super::batch::{Example, Judgement};
-use super::config::{IpoFormSetting, MethodSetting, PreferenceSection, SftMeanSetting, WeighSetting};
-use super::reference::Reference;
+use super::section::{IpoFormSetting, MethodSetting, PreferenceSection, SftMeanSetting, WeighSetting};
 use crate::error::{Result, TrainError};
+
+/// What was judged of a prompt's responses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// Every (better, worse) pair of responses.
+    Pairs(Vec<(usize, usize)>),
+    /// Of each response, whether it is desirable.
+    Labels(Vec<bool>),
+}
+
+impl Judgement {
+    /// Pairs, or labelled responses.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Pairs(pairs) => pairs.len() as u64,
+            Self::Labels(labels) => labels.len() as u64,
+        }
+    }
+}
+
+/// The responses to one prompt, as a loss compares them.
+pub(crate) struct Compared<'a> {
+    /// Tokens of each response, `[k]`.
+    pub lengths: Vec<usize>,
+    pub judgement: &'a Judgement,
+    /// Log-probability of each response under the reference, `[k]`; empty for methods without one.
+    pub reference: &'a [f64],
+}
+
+impl Compared<'_> {
+    /// Tokens of all responses.
+    fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// Tokens of the better responses, each once for each of its pairs.
+    pub fn chosen_tokens(&self) -> u64 {
+        match self.judgement {
+            Judgement::Pairs(pairs) => pairs.iter().map(|&(better, _)| self.lengths[better] as u64).sum(),
+            Judgement::Labels(_) => 0,
+        }
+    }
+}
 
 /// A method with its settings.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Method {
+pub(crate) struct Method {
     loss: Loss,
     weigh: WeighSetting,
 }
@@ -29,7 +70,7 @@ enum Loss {
 
 /// The constants of a batch, by which all of its parts are normalised.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Constants {
+pub(crate) struct Constants {
     prompts: u64,
     /// Pairs; of KTO, responses.
     judgements: u64,
@@ -40,7 +81,7 @@ pub(super) struct Constants {
 }
 
 /// What a part of a batch comes to.
-pub(super) struct Judged {
+pub(crate) struct Judged {
     /// Gradient with respect to the log-probability of each response token, `[t]`.
     pub gradient: Vec<f32>,
     pub stats: Stats,
@@ -48,7 +89,7 @@ pub(super) struct Judged {
 
 /// Statistics over pairs, of KTO over responses; parts add up.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stats {
+pub(crate) struct Stats {
     /// This part's share of the batch's loss.
     pub loss: f64,
     pub chosen_rewards: Moments,
@@ -87,6 +128,29 @@ impl Stats {
     /// Mean implicit reward of chosen responses less that of rejected ones.
     pub fn margin(&self) -> f64 {
         self.chosen_rewards.mean() - self.rejected_rewards.mean()
+    }
+
+    /// Names and values for `metrics.jsonl` of what there is: a batch of KTO may be all of one kind.
+    pub fn metrics(&self) -> Vec<(&'static str, f64)> {
+        let mut metrics = Vec::new();
+        let (chosen, rejected) = (&self.chosen_rewards, &self.rejected_rewards);
+        if chosen.count() > 0 {
+            metrics.push(("rewards/chosen", chosen.mean()));
+            metrics.push(("logps/chosen", self.chosen_logprobs.mean()));
+        }
+        if rejected.count() > 0 {
+            metrics.push(("rewards/rejected", rejected.mean()));
+            metrics.push(("logps/rejected", self.rejected_logprobs.mean()));
+        }
+        if chosen.count() > 0 && rejected.count() > 0 {
+            metrics.push(("rewards/margins", self.margin()));
+        }
+        if self.log_odds.count() > 0 {
+            metrics.push(("nll_loss", self.nll));
+            metrics.push(("log_odds_chosen", self.log_odds.mean()));
+            metrics.push(("log_odds_ratio", self.log_odds_ratio.mean()));
+        }
+        metrics
     }
 
     fn of_pairs(loss: f64, pairs: &PairStats) -> Self {
@@ -162,11 +226,11 @@ impl Method {
 
     /// Counts of a whole batch. `mismatched` are the log-probabilities of its mismatched responses under the policy and
     /// under the reference, which KTO alone asks for.
-    pub fn constants(self, examples: &[&Example], mismatched: Option<(&[f64], &[f64])>) -> Result<Constants> {
+    pub fn constants(self, compared: &[Compared<'_>], mismatched: Option<(&[f64], &[f64])>) -> Result<Constants> {
         let mut constants = Constants {
-            prompts: examples.len() as u64,
-            judgements: examples.iter().map(|e| e.judgement.count()).sum(),
-            chosen_tokens: examples.iter().map(|e| e.chosen_tokens()).sum(),
+            prompts: compared.len() as u64,
+            judgements: compared.iter().map(|c| c.judgement.count()).sum(),
+            chosen_tokens: compared.iter().map(Compared::chosen_tokens).sum(),
             kl: None,
         };
         if let Some((policy, reference)) = mismatched {
@@ -175,42 +239,32 @@ impl Method {
         Ok(constants)
     }
 
-    /// Loss, gradient and statistics of some of a batch's examples, from the log-probabilities of their responses' tokens.
-    pub fn judge(
-        self,
-        examples: &[&Example],
-        logprobs: &[f32],
-        (reference, constants): (&Reference, Constants),
-    ) -> Result<Judged> {
+    /// Loss, gradient and statistics of some of a batch's prompts, from the log-probabilities of their responses' tokens.
+    pub fn judge(self, compared: &[Compared<'_>], logprobs: &[f32], constants: Constants) -> Result<Judged> {
         let mut judged = Judged {
             gradient: Vec::with_capacity(logprobs.len()),
             stats: Stats::default(),
         };
         let mut rest = logprobs;
-        for example in examples {
-            let (own, others) = rest.split_at(example.response_tokens());
+        for one in compared {
+            let (own, others) = rest.split_at(one.tokens());
             rest = others;
-            let one = self.judge_one(example, own, (reference, constants))?;
+            let one = self.judge_one(one, own, constants)?;
             judged.gradient.extend(one.gradient);
             judged.stats.merge(&one.stats);
         }
         Ok(judged)
     }
 
-    fn judge_one(
-        self,
-        example: &Example,
-        logprobs: &[f32],
-        (reference, constants): (&Reference, Constants),
-    ) -> Result<Judged> {
-        let lengths: Vec<usize> = example.responses.iter().map(|r| r.response_tokens).collect();
-        let own = example.judgement.count();
+    fn judge_one(self, compared: &Compared<'_>, logprobs: &[f32], constants: Constants) -> Result<Judged> {
+        let lengths = &compared.lengths;
+        let own = compared.judgement.count();
         // What a judgement's loss is divided by
         let divisor = match self.weigh {
             WeighSetting::Prompts => constants.prompts * own,
             WeighSetting::Pairs => constants.judgements,
         };
-        match &example.judgement {
+        match compared.judgement {
             Judgement::Labels(labels) => {
                 let Loss::Kto(config) = self.loss else {
                     unreachable!("labels are read for KTO alone");
@@ -218,8 +272,8 @@ impl Method {
                 let inputs = KtoInputs {
                     logprobs,
                     mask: &vec![true; logprobs.len()],
-                    lengths: &lengths,
-                    ref_logprobs: reference.of(example),
+                    lengths,
+                    ref_logprobs: compared.reference,
                     desirable: labels,
                 };
                 let constants = KtoConstants {
@@ -247,8 +301,8 @@ impl Method {
                     pairs: divisor,
                     chosen_tokens: constants.chosen_tokens,
                 };
-                let flat = Flat::new(pairs, &lengths, logprobs);
-                let (stats, gradient) = self.judge_pairs(&flat, reference.of(example), counts)?;
+                let flat = Flat::new(pairs, lengths, logprobs);
+                let (stats, gradient) = self.judge_pairs(&flat, compared.reference, counts)?;
                 Ok(Judged {
                     gradient: flat.gathered(&gradient, logprobs.len()),
                     stats,
