@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod accuracy;
-mod annotations;
+pub mod annotations;
 mod best_of;
 mod bits_per_byte;
 mod error;
@@ -21,7 +21,7 @@ mod updates;
 mod win_rate;
 
 pub use accuracy::{Accuracy, accuracy};
-pub use annotations::{AnnotationReport, AnnotatorReport, Cost, Interval, Pair, Question, annotation_report};
+pub use annotations::{AnnotationReport, annotation_report};
 pub use best_of::{BestOfRow, Estimate, PromptSamples, best_of_table};
 pub use bits_per_byte::{BitsPerByte, bits_per_byte};
 pub use error::Error;

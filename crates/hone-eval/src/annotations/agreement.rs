@@ -6,7 +6,7 @@ use hone_data::annotations::Record;
 use hone_objective::agreement::{Level, fleiss_kappa, krippendorff_alpha};
 use hone_objective::statistics::{Bootstrap, bootstrap_statistic};
 
-use super::{Interval, Question, comparisons};
+use super::{Estimate, Question, comparisons};
 use crate::error::Error;
 
 /// The values that the judges of one item gave: one row a comparison or answer.
@@ -107,7 +107,7 @@ fn question(
     let even = judged.iter().flatten().all(|row| row.len() == width);
     Ok(Some(Question {
         name: name.into(),
-        alpha: alpha.map(|found| Interval::new(found.interval, judged.len() as u64)),
+        alpha: alpha.map(|found| Estimate::new(found.interval, judged.len() as u64)),
         fleiss: if even { fleiss(&judged)? } else { None },
     }))
 }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use hone_data::annotations::{Record, Status, TaskKind};
 use hone_objective::statistics::{Bootstrap, bootstrap_statistic};
 
-use super::{AnnotatorReport, Cost, Interval, comparisons, median};
+use super::{AnnotatorReport, Cost, Estimate, comparisons, median};
 use crate::error::Error;
 
 /// A share of parts of items (hits, parts), with an interval over items.
-fn share(items: Vec<(u64, u64)>, draws: &Bootstrap) -> Result<Option<Interval>, Error> {
+fn share(items: Vec<(u64, u64)>, draws: &Bootstrap) -> Result<Option<Estimate>, Error> {
     let items: Vec<(u64, u64)> = items.into_iter().filter(|(_, parts)| *parts > 0).collect();
     if items.is_empty() {
         return Ok(None);
@@ -20,7 +20,7 @@ fn share(items: Vec<(u64, u64)>, draws: &Bootstrap) -> Result<Option<Interval>, 
         Ok(Some(hits as f64 / parts as f64))
     })?;
     let n = items.iter().map(|(_, parts)| parts).sum();
-    Ok(found.map(|found| Interval::new(found.interval, n)))
+    Ok(found.map(|found| Estimate::new(found.interval, n)))
 }
 
 /// Decided comparisons of a record as (winner, loser).
@@ -49,12 +49,12 @@ fn side_of(record: &Record) -> (u64, u64) {
 }
 
 /// How often the answer that was shown earlier won.
-pub(super) fn side(records: &[&Record], draws: &Bootstrap) -> Result<Option<Interval>, Error> {
+pub(super) fn side(records: &[&Record], draws: &Bootstrap) -> Result<Option<Estimate>, Error> {
     share(records.iter().map(|record| side_of(record)).collect(), draws)
 }
 
 /// How often the longer answer won.
-pub(super) fn length(records: &[&Record], draws: &Bootstrap) -> Result<Option<Interval>, Error> {
+pub(super) fn length(records: &[&Record], draws: &Bootstrap) -> Result<Option<Estimate>, Error> {
     let count = |record: &&Record| {
         let lengths: Vec<usize> = record.responses.iter().map(|r| r.text.chars().count()).collect();
         let unequal: Vec<(usize, usize)> = decided(record)

@@ -20,7 +20,7 @@ use crate::error::Error;
 
 /// A number with the ends of its interval, and what it was computed from.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
-pub struct Interval {
+pub struct Estimate {
     /// The number.
     pub value: f64,
     /// Lower end of the interval.
@@ -31,7 +31,7 @@ pub struct Interval {
     pub n: u64,
 }
 
-impl Interval {
+impl Estimate {
     fn new(interval: Interval, n: u64) -> Self {
         Self {
             value: interval.estimate,
@@ -49,7 +49,7 @@ pub struct Question {
     pub name: String,
     /// Krippendorff's alpha, ordinal for ratings and nominal for all else; `n` counts items that two or more judged. Nothing where it is
     /// undefined.
-    pub alpha: Option<Interval>,
+    pub alpha: Option<Estimate>,
     /// Fleiss' kappa, where every item has the same number of judgements.
     pub fleiss: Option<f64>,
 }
@@ -62,11 +62,11 @@ pub struct Pair {
     /// Items that both judged.
     pub items: u64,
     /// Cohen's kappa of the comparisons (better, tied, worse); `n` counts comparisons.
-    pub kappa: Option<Interval>,
+    pub kappa: Option<Estimate>,
     /// Cohen's kappa of the ratings with quadratic weights; `n` counts rated answers.
-    pub rating_kappa: Option<Interval>,
+    pub rating_kappa: Option<Estimate>,
     /// Kendall's tau-b of the orders, the mean over items in which neither tied all answers; `n` counts these.
-    pub tau: Option<Interval>,
+    pub tau: Option<Estimate>,
 }
 
 /// What one annotator did and how.
@@ -79,11 +79,11 @@ pub struct AnnotatorReport {
     /// Median seconds of attention.
     pub seconds: Option<f64>,
     /// Share of comparisons that came out the same the second time.
-    pub consistency: Option<Interval>,
+    pub consistency: Option<Estimate>,
     /// Share of comparisons of gold items that came out as they should.
-    pub gold: Option<Interval>,
+    pub gold: Option<Estimate>,
     /// Share of decided comparisons in which the answer that was shown earlier won. One half is no bias.
-    pub side: Option<Interval>,
+    pub side: Option<Estimate>,
 }
 
 /// What judging one kind of task costs.
@@ -113,9 +113,9 @@ pub struct AnnotationReport {
     /// Everybody, by name.
     pub annotators: Vec<AnnotatorReport>,
     /// Share of decided comparisons in which the answer that was shown earlier won; `n` counts comparisons.
-    pub side: Option<Interval>,
+    pub side: Option<Estimate>,
     /// Share of decided comparisons of answers of unequal length in which the longer one won.
-    pub length: Option<Interval>,
+    pub length: Option<Estimate>,
     /// What each kind of task costs.
     pub costs: Vec<Cost>,
 }

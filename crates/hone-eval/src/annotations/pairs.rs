@@ -6,7 +6,7 @@ use hone_data::annotations::{Judgement, Record};
 use hone_objective::agreement::{Weights, cohen_kappa, kendall_tau_b, weighted_kappa};
 use hone_objective::statistics::{Bootstrap, bootstrap_interval, bootstrap_statistic};
 
-use super::{Interval, Pair, comparisons, places};
+use super::{Estimate, Pair, comparisons, places};
 use crate::error::Error;
 
 /// The judgements of two people on one item.
@@ -56,7 +56,7 @@ fn pair(names: [&str; 2], both: &[Both<'_>], draws: &Bootstrap) -> Result<Pair, 
     }
     let tau = match taus.is_empty() {
         true => None,
-        false => Some(Interval::new(bootstrap_interval(&taus, draws)?, taus.len() as u64)),
+        false => Some(Estimate::new(bootstrap_interval(&taus, draws)?, taus.len() as u64)),
     };
     Ok(Pair {
         annotators: names.map(String::from),
@@ -76,7 +76,7 @@ fn kappa(
     mut items: Vec<Vec<(usize, usize)>>,
     draws: &Bootstrap,
     statistic: Statistic,
-) -> Result<Option<Interval>, Error> {
+) -> Result<Option<Estimate>, Error> {
     items.retain(|item| !item.is_empty());
     if items.is_empty() {
         return Ok(None);
@@ -87,5 +87,5 @@ fn kappa(
         statistic(&first, &second)
     })?;
     let n = items.iter().map(Vec::len).sum::<usize>() as u64;
-    Ok(found.map(|found| Interval::new(found.interval, n)))
+    Ok(found.map(|found| Estimate::new(found.interval, n)))
 }
