@@ -195,9 +195,13 @@ impl Format {
         }
     }
 
-    /// Tells the format from the first row. With a wanted kind, the most specific format that serves it is taken.
+    /// Tells the format from the first row. With a wanted kind, the most specific format that serves it is taken; records of
+    /// annotations are nothing else, whatever is wanted.
     pub(crate) fn detect(path: &Path, row: &Map<String, Value>, wanted: Option<Kind>) -> Result<Format, DataError> {
-        let fitting: Vec<Format> = Self::TABULAR.into_iter().filter(|f| f.fits(row)).collect();
+        let mut fitting: Vec<Format> = Self::TABULAR.into_iter().filter(|f| f.fits(row)).collect();
+        if fitting.first() == Some(&Format::Annotations) {
+            fitting.truncate(1);
+        }
         let serving = fitting.iter().find(|f| wanted.is_none_or(|kind| f.serves(kind)));
         match (serving, fitting.first(), wanted) {
             (Some(&format), _, _) => Ok(format),

@@ -76,7 +76,7 @@ fn http_every_answer_has_its_headers() {
         );
         assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(answer.header("referrer-policy"), Some("same-origin"));
         assert!(answer.header("cache-control").is_some() && answer.header("access-control-allow-origin").is_none());
     }
     assert_eq!(ann.get("/absent").status, 404);
