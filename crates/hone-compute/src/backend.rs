@@ -8,7 +8,7 @@ use crate::layout::{AttentionShape, Layout, SequenceCache};
 use crate::profile::OperationTime;
 use crate::rehearsal::{Account, Speeds};
 use crate::rope::RopeTable;
-use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
 /// A weight, or a left operand, in the form of the kernels that read it.
@@ -226,12 +226,20 @@ pub(crate) trait Backend: Send + Sync {
         weights: &[f32],
         into: VocabularyGradients<'_>,
     ) -> TokenStatistics;
-    /// One token a row of `hidden`, with its log-probability.
+    /// One token a row of `hidden`, with its log-probability. Changes of logits are none, or a list for each row.
     fn sample(
         &self,
         hidden: &Tensor,
         forward: &Packed,
         size: usize,
-        rows: &[SampleRow],
+        rows: (&[SampleRow], &[Vec<Adjustment>]),
     ) -> Result<Vec<Choice>, (usize, SamplingError)>;
+    /// The most probable tokens of each row of `hidden`, the first first.
+    fn best(
+        &self,
+        hidden: &Tensor,
+        forward: &Packed,
+        size: usize,
+        rows: &[BestRow],
+    ) -> Result<Vec<Vec<Choice>>, (usize, SamplingError)>;
 }

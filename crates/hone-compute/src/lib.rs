@@ -35,7 +35,7 @@ pub use optimizer::{AdamW, Optimizer, StepRate, StepReport};
 pub use parameter::{GradientTree, Gradients, Parameter, ParameterId, Parameters};
 pub use profile::OperationTime;
 pub use rehearsal::{Account, MemoryUse, Speeds};
-pub use sampling::{Choice, SampleRow, SamplingError, SamplingParameters};
+pub use sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError, SamplingParameters};
 pub use system::return_freed_memory;
 pub use tape::{Tape, Var};
 pub use tensor::Tensor;

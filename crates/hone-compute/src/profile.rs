@@ -12,7 +12,7 @@ use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
 use crate::rehearsal::{Account, Speeds};
-use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
 /// What an operation took, all its calls together.
@@ -193,7 +193,12 @@ impl Backend for Profiled {
 
         "sampling" =>
         fn sample(
-            &self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[SampleRow]
+            &self, hidden: &Tensor, forward: &Packed, size: usize, rows: (&[SampleRow], &[Vec<Adjustment>])
         ) -> Result<Vec<Choice>, (usize, SamplingError)>;
+
+        "most probable tokens" =>
+        fn best(
+            &self, hidden: &Tensor, forward: &Packed, size: usize, rows: &[BestRow]
+        ) -> Result<Vec<Vec<Choice>>, (usize, SamplingError)>;
     }
 }

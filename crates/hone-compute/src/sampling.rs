@@ -41,3 +41,35 @@ pub struct Choice {
     /// ln p under the temperature, before any truncation.
     pub logprob: f32,
 }
+
+/// A change of one token's logit before a token is drawn: what repetition penalties and a caller's bias amount to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adjustment {
+    /// The token.
+    pub token: u32,
+    /// Divides a logit above 0 and multiplies one below; 1 changes nothing. (Keskar et al. 2019.)
+    pub penalty: f32,
+    /// Added after that.
+    pub bias: f32,
+}
+
+impl Adjustment {
+    /// The logit as it is changed.
+    pub(crate) fn of(&self, logit: f32) -> f32 {
+        let penalised = if logit > 0.0 {
+            logit / self.penalty
+        } else {
+            logit * self.penalty
+        };
+        penalised + self.bias
+    }
+}
+
+/// How many of a row's most probable tokens are asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BestRow {
+    /// Tokens; fewer come where the vocabulary has fewer.
+    pub count: usize,
+    /// Divides the logits; above 0.
+    pub temperature: f32,
+}

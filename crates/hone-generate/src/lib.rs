@@ -19,15 +19,18 @@ mod play;
 mod prefix;
 pub mod prompting;
 mod request;
+mod session;
 mod text;
 
 pub use batch::{Generator, GeneratorOptions};
 pub use bulk::{best_of, samples_of};
 pub use decode::text_of;
 pub use logprobs::{
-    Scored, TokenScores, heads_before, heads_before_in, logprobs_from, logprobs_in, logprobs_of, scores_of,
+    Ranked, Scored, TokenScores, embeddings_of, heads_before, heads_before_in, logprobs_from, logprobs_in, logprobs_of,
+    ranked_of, scores_of,
 };
 pub use options::{OptionMeasure, OptionQuery, OptionScore, choice, option_scores};
 pub use play::{Dialogue, PlayError, PlaySettings, Played, play};
-pub use request::{Completion, FinishReason, GenerateError, Request, StopText, TokenEvent};
+pub use request::{Completion, Extras, FinishReason, GenerateError, Request, RequestId, StopText, TokenEvent};
+pub use session::Session;
 pub use text::{completion_text, raw_stop_tokens, stop_text};

@@ -4,8 +4,10 @@ use std::ops::Range;
 use std::slice::from_ref;
 use std::sync::Arc;
 
-use hone_compute::{Engine, Tape, Var};
-use hone_model::{SharedPrefixes, Transformer};
+use hone_compute::{BestRow, Choice, Engine, Layout, Tape, Var};
+use hone_model::{SharedPrefixes, Tokens, Transformer};
+
+use crate::request::GenerateError;
 
 /// Tokens computed together.
 const PACK: usize = 4096;
@@ -17,6 +19,15 @@ pub struct TokenScores {
     pub logprobs: Vec<f32>,
     /// Entropy of the distribution that the token was drawn from, in nats, `[t - 1]`.
     pub entropies: Vec<f32>,
+}
+
+/// The numbers of the tokens of one sequence from its second on, with the most probable tokens in their places.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranked {
+    /// ln p, `[t - 1]`.
+    pub logprobs: Vec<f32>,
+    /// The most probable tokens, the first first, `[t - 1, asked]`; empty where none were asked for.
+    pub best: Vec<Vec<Choice>>,
 }
 
 /// One number a sequence.
@@ -89,6 +100,107 @@ pub fn logprobs_in(
         }));
     }
     scores
+}
+
+/// Log-probabilities of the tokens of each sequence (each within the model's context and vocabulary) at temperature 1, and
+/// the `counts[i]` most probable tokens in the place of each. The numbers are those of [`logprobs_of`], to the bit.
+///
+/// # Errors
+/// [`GenerateError::Sampling`] with the place of a sequence for which the model gives no finite logit, where the most
+/// probable tokens are asked for.
+pub fn ranked_of(
+    engine: &Engine,
+    model: &Transformer,
+    (sequences, counts): (&[&[u32]], &[usize]),
+) -> Result<Vec<Ranked>, GenerateError> {
+    let from: Vec<_> = sequences.iter().map(|s| s.len().min(1)).collect();
+    let spans = to_the_end(sequences, &from);
+    let each: Vec<_> = spans.iter().map(from_ref).collect();
+    let mut all = Vec::with_capacity(sequences.len());
+    for range in packs(sequences) {
+        let pack = Pack::of(&sequences[range.clone()], &each[range.clone()]);
+        let mut tape = Tape::inference(engine, model.parameters());
+        let chosen = pack.before(&mut tape, model);
+        let numbers = model.logprobs(&mut tape, &chosen, &pack.tokens(), 1.0);
+        let logprobs = engine.read(numbers.logprob.value());
+        let rows: Vec<(Range<usize>, usize)> = pack.split().zip(counts[range.clone()].iter().copied()).collect();
+        // The rows of those that ask for more than the token's own number
+        let asking = rows.iter().enumerate().filter(|(_, (_, count))| *count > 0);
+        let asking: Vec<(u32, usize, usize)> = asking
+            .flat_map(|(i, (rows, count))| rows.clone().map(move |row| (row as u32, *count, i)))
+            .collect();
+        let found = if asking.is_empty() {
+            Vec::new()
+        } else {
+            let chosen = tape.select_rows(&chosen, &asking.iter().map(|(row, ..)| *row).collect());
+            let wanted: Vec<BestRow> = asking
+                .iter()
+                .map(|&(_, count, _)| BestRow {
+                    count,
+                    temperature: 1.0,
+                })
+                .collect();
+            tape.best(&chosen, model.output(), &wanted)
+                .map_err(|(row, source)| GenerateError::Sampling {
+                    request: range.start + asking[row].2,
+                    source,
+                })?
+        };
+        let mut best = found.into_iter();
+        all.extend(rows.into_iter().map(|(rows, count)| Ranked {
+            best: if count > 0 {
+                best.by_ref().take(rows.len()).collect()
+            } else {
+                Vec::new()
+            },
+            logprobs: logprobs[rows].to_vec(),
+        }));
+    }
+    Ok(all)
+}
+
+/// The mean of the last hidden states of each sequence, divided by its length as a vector: `[width]` each. One that is all
+/// zeros stays so.
+///
+/// # Panics
+/// If a sequence has no token.
+pub fn embeddings_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> Vec<Vec<f32>> {
+    let width = model.architecture().width;
+    let mut all = Vec::with_capacity(sequences.len());
+    for pack in packs(sequences) {
+        let sequences = &sequences[pack];
+        assert!(
+            sequences.iter().all(|s| !s.is_empty()),
+            "a sequence to be embedded has a token"
+        );
+        let ids: Arc<[u32]> = sequences.concat().into();
+        let layout = Layout::whole(&sequences.iter().map(|s| s.len()).collect::<Vec<_>>());
+        let tokens = Tokens {
+            ids: &ids,
+            layout: &layout,
+        };
+        let mut tape = Tape::inference(engine, model.parameters());
+        let states = engine.read(model.hidden(&mut tape, &tokens).value());
+        all.extend(layout.spans().iter().map(|span| {
+            let rows = &states[span.row * width..(span.row + span.length) * width];
+            unit_mean(rows, width)
+        }));
+    }
+    all
+}
+
+/// The mean of the rows, of length 1. Sums are in f64, from the first row to the last.
+fn unit_mean(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0_f64; width];
+    for row in rows.chunks(width) {
+        for (sum, &x) in sums.iter_mut().zip(row) {
+            *sum += f64::from(x);
+        }
+    }
+    // The count divides every sum alike, so it leaves the direction as it is
+    let length = sums.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let inverse = if length > 0.0 { 1.0 / length } else { 0.0 };
+    sums.iter().map(|x| (x * inverse) as f32).collect()
 }
 
 /// The head's output at the last token of each sequence, its offset added: scores of a reward model.

@@ -3,6 +3,7 @@
 //! A cache that has a beginning is cloned, which shares its pages, and cut where the prompt departs from it. That changes
 //! no bit: a position's keys and values do not depend on what comes after it, nor on how the sequence was cut.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hone_compute::SequenceCache;
@@ -11,7 +12,18 @@ use hone_model::common_prefix;
 /// Caches of beginnings.
 #[derive(Default)]
 pub(crate) struct Prefixes {
+    /// Of prompts that wait.
     kept: Vec<(Arc<[u32]>, SequenceCache)>,
+    /// Of sequences that ended, from which a conversation may go on; the latest last.
+    ended: VecDeque<Ended>,
+}
+
+/// A sequence that ended.
+struct Ended {
+    tokens: Arc<[u32]>,
+    /// How many of them were its prompt.
+    prompt: usize,
+    cache: SequenceCache,
 }
 
 impl Prefixes {
@@ -30,9 +42,10 @@ impl Prefixes {
     }
 
     fn find(&self, prompt: &[u32]) -> Option<(usize, &SequenceCache)> {
-        let lengths = self
-            .kept
-            .iter()
+        let kept = self.kept.iter().map(|(tokens, cache)| (&**tokens, cache));
+        let ended = self.ended.iter().map(|ended| (&*ended.tokens, &ended.cache));
+        let lengths = kept
+            .chain(ended)
             .map(|(tokens, cache)| (common_prefix(tokens, prompt), cache));
         lengths
             .map(|(length, cache)| (length.min(prompt.len().saturating_sub(1)), cache))
@@ -45,7 +58,23 @@ impl Prefixes {
         self.kept.push((tokens, cache));
     }
 
-    /// Forgets those that no prompt to come begins with.
+    /// Keeps what a sequence that ended has read, `prompt` of whose tokens were its prompt: at most `room` tokens of all such
+    /// sequences, the latest. Of those with one prompt, and of those that it goes on from, only it is kept.
+    pub fn keep_ended(&mut self, tokens: Arc<[u32]>, prompt: usize, cache: SequenceCache, room: usize) {
+        if tokens.len() > room {
+            return;
+        }
+        let asked = &tokens[..prompt];
+        self.ended
+            .retain(|ended| ended.tokens[..ended.prompt] != *asked && !tokens.starts_with(&ended.tokens));
+        let mut sum = tokens.len() + self.ended.iter().map(|ended| ended.tokens.len()).sum::<usize>();
+        while sum > room {
+            sum -= self.ended.pop_front().map_or(sum, |ended| ended.tokens.len());
+        }
+        self.ended.push_back(Ended { tokens, prompt, cache });
+    }
+
+    /// Forgets those that no prompt to come begins with; what ended is kept.
     pub fn forget_all_but<'a>(&mut self, prompts: impl Iterator<Item = &'a [u32]> + Clone) {
         self.kept
             .retain(|(tokens, _)| prompts.clone().any(|prompt| prompt.starts_with(tokens)));
@@ -92,6 +121,33 @@ mod tests {
         assert!(missing(&[c, b, a], 4).is_empty());
         assert!(missing(&[a, c], 1).is_empty());
         assert!(missing(&[], 1).is_empty());
+    }
+
+    #[test]
+    fn of_what_ended_the_latest_is_kept() {
+        let engine = hone_compute::Engine::rehearsal(&hone_compute::EngineOptions::default()).expect("a rehearsal");
+        let shape = hone_compute::AttentionShape {
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            scale: 1.0,
+            mask: hone_compute::Mask::Causal,
+        };
+        let mut prefixes = Prefixes::default();
+        let mut keep = |tokens: &[u32], prompt: usize| {
+            prefixes.keep_ended(tokens.into(), prompt, SequenceCache::new(&engine, 1, &shape), 10);
+            let kept = prefixes.ended.iter().map(|ended| ended.tokens.to_vec());
+            kept.collect::<Vec<_>>()
+        };
+        assert_eq!(keep(&[1, 2, 3], 2), [vec![1, 2, 3]]);
+        // Another answer to the same prompt, and the conversation gone on with, take its place
+        assert_eq!(keep(&[1, 2, 4], 2), [vec![1, 2, 4]]);
+        assert_eq!(keep(&[1, 2, 4, 5, 6], 4), [vec![1, 2, 4, 5, 6]]);
+        assert_eq!(keep(&[7, 8, 9], 1), [vec![1, 2, 4, 5, 6], vec![7, 8, 9]]);
+        // Ten tokens at most
+        assert_eq!(keep(&[3, 3, 3, 3], 1), [vec![7, 8, 9], vec![3, 3, 3, 3]]);
+        assert_eq!(keep(&[5; 11], 1).len(), 2);
+        assert_eq!(keep(&[5; 10], 1), [vec![5; 10]]);
     }
 
     #[test]

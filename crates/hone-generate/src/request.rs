@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hone_compute::{SamplingError, SamplingParameters};
+use hone_compute::{Choice, SamplingError, SamplingParameters};
 use hone_math::Key;
 
 /// One completion to be sampled.
@@ -29,6 +29,49 @@ pub struct StopText {
     pub texts: Arc<[String]>,
     /// The bytes of every token.
     pub bytes: Arc<dyn Fn(u32) -> Vec<u8> + Send + Sync>,
+}
+
+/// The number of a request, from 0 in the order in which they came.
+pub type RequestId = usize;
+
+/// What some requests ask beside a token and its log-probability, and what changes the logits that a token is drawn from.
+/// Log-probabilities are of the logits as the model gives them.
+#[derive(Clone, Debug)]
+pub struct Extras {
+    /// How many of the most probable tokens are reported with every token.
+    pub alternatives: usize,
+    /// Tokens and what is added to their logits.
+    pub bias: Arc<[(u32, f32)]>,
+    /// Taken off a token's logit for each time it was sampled before.
+    pub frequency_penalty: f32,
+    /// Taken off a token's logit if it was sampled before.
+    pub presence_penalty: f32,
+    /// Divides the logits above 0, and multiplies those below, of tokens of the prompt and of sampled ones; above 0, 1 for
+    /// none. It comes before what is added.
+    pub repetition_penalty: f32,
+}
+
+impl Default for Extras {
+    /// Nothing.
+    fn default() -> Self {
+        Self {
+            alternatives: 0,
+            bias: [].into(),
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.0,
+        }
+    }
+}
+
+impl Extras {
+    /// Whether a token is drawn from changed logits.
+    pub fn adjusts(&self) -> bool {
+        !self.bias.is_empty()
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0
+            || self.repetition_penalty != 1.0
+    }
 }
 
 /// Why a completion ended.
@@ -66,14 +109,16 @@ impl Completion {
 }
 
 /// A token as it was sampled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TokenEvent {
     /// Which request.
-    pub request: usize,
+    pub request: RequestId,
     /// The token.
     pub token: u32,
     /// Its log-probability.
     pub logprob: f32,
+    /// The most probable tokens in its place, the first first, as many as were asked for.
+    pub alternatives: Vec<Choice>,
     /// Set with the last token.
     pub finish: Option<FinishReason>,
 }

@@ -144,6 +144,7 @@ fn limits_of_requests() {
         max_batch: 0,
         prefill_tokens: 0,
         least_shared: 0,
+        kept_tokens: 0,
     };
     let one = Generator::new(&engine, &model, none)
         .run(&samples_of(&request(vec![1, 2], 3), 4))

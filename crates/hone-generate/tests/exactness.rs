@@ -90,6 +90,7 @@ fn random_options(r: &mut Stream) -> GeneratorOptions {
         max_batch: 1 + r.below(8),
         prefill_tokens: 1 + r.below(300),
         least_shared: 1 + r.below(40),
+        ..GeneratorOptions::default()
     }
 }
 
@@ -343,6 +344,7 @@ fn greedy_text_does_not_depend_on_its_batch() {
                 max_batch: 1,
                 prefill_tokens: 1,
                 least_shared: usize::MAX / 2,
+                kept_tokens: 0,
             };
             let expected = Generator::new(&engine, &model, alone)
                 .run(std::slice::from_ref(&asked))

@@ -1,6 +1,30 @@
-//! What hone serves over HTTP.
+//! Models over HTTP, in OpenAI's wire format, with a page to talk to them.
 //!
-//! - [`annotate`]: pages on which people rank, rate, compare and write answers.
+//! One thread computes ([`engine`]): it owns the turns of a session for each model, takes what was asked since the last
+//! step, and gives every running request one more token. Another thread speaks HTTP ([`server`]): it checks who asks
+//! ([`security`]) and how much ([`bounds`]) before anything is allocated, turns requests into tokens and tokens into text
+//! ([`openai`]), and serves the page ([`pages`]). They meet in bounded channels; a client that leaves drops its end, and its
+//! place is free at the next step.
+//!
+//! [`annotate`] is another server: pages on which people rank, rate, compare and write answers.
+//!
+//! An answer is a function of the model, the prompt, the parameters and the seed: who else is served does not matter, to the
+//! bit.
 #![forbid(unsafe_code)]
 
 pub mod annotate;
+mod bounds;
+mod engine;
+mod error;
+mod metrics;
+mod models;
+mod openai;
+mod pages;
+mod security;
+mod server;
+mod shared;
+
+pub use error::ServeError;
+pub use models::ServedModel;
+pub use security::{LEAST_TOKEN, read_token};
+pub use server::{Access, Options, ROUTES, Route, Server};

@@ -112,6 +112,12 @@ fn status(error: &Error) -> ExitStatus {
         if let Some(error) = cause.downcast_ref::<hone_pipeline::PipelineError>() {
             return error.exit_status();
         }
+        if let Some(error) = cause.downcast_ref::<hone_serve::ServeError>() {
+            return match error.is_usage() {
+                true => ExitStatus::Usage,
+                false => ExitStatus::Failed,
+            };
+        }
         if cause.is::<IsaError>() {
             return ExitStatus::Usage;
         }

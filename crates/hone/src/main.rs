@@ -18,7 +18,7 @@ use hone_run::Shutdown;
 
 use commands::{
     annotate, bench, best_of, chat, compare, config, data, doctor, eval, export, logprobs, plan, prompt, quickstart, recipe,
-    sample, score, stage, tokenizer, world,
+    sample, score, serve, stage, tokenizer, world,
 };
 use failure::Failure;
 
@@ -59,6 +59,7 @@ enum Command {
     Chat(chat::Arguments),
     Logprobs(logprobs::Arguments),
     Score(score::Arguments),
+    Serve(serve::Arguments),
     Eval(eval::Arguments),
     Export(export::Arguments),
     Tokenizer(tokenizer::Arguments),
@@ -70,8 +71,8 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it stops in good order when it is asked to, and goes on when it is called again.
-    fn is_resumable(&self) -> bool {
+    /// Whether it stops in good order when it is asked to; all but the server go on when they are called again.
+    fn stops_in_order(&self) -> bool {
         match self {
             Self::Quickstart(_)
             | Self::Pretrain(_)
@@ -84,7 +85,8 @@ impl Command {
             | Self::OnlinePreference(_)
             | Self::Run(_)
             | Self::Annotate(_)
-            | Self::Compare(_) => true,
+            | Self::Compare(_)
+            | Self::Serve(_) => true,
             Self::Sample(arguments) => arguments.out.is_some(),
             Self::Prompt(arguments) => arguments.out.is_some(),
             Self::BestOf(arguments) => arguments.out.is_some(),
@@ -100,7 +102,7 @@ fn main() -> ExitCode {
         Err(error) => return failure::exit(Err(error.into())),
     };
     let command = Cli::parse().command;
-    if !command.is_resumable() {
+    if !command.stops_in_order() {
         shutdown.stand_down();
         if shutdown.requested() {
             return failure::exit(Err(Failure::failed("interrupted").into()));
@@ -126,6 +128,7 @@ fn main() -> ExitCode {
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Logprobs(arguments) => logprobs::run(&arguments),
         Command::Score(arguments) => score::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments, &shutdown),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),

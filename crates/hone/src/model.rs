@@ -191,7 +191,7 @@ fn is_adapter(directory: &Path) -> bool {
 }
 
 /// The base model that an adapter's directory names: as it stands, beside the adapter, or on the hub.
-fn base_of(adapter: &Path) -> Result<PathBuf> {
+pub fn base_of(adapter: &Path) -> Result<PathBuf> {
     let path = adapter.join("adapter_config.json");
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let value: serde_json::Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
@@ -211,7 +211,7 @@ fn base_of(adapter: &Path) -> Result<PathBuf> {
 }
 
 /// Refuses a tokenizer with ids that the embedding has no row for.
-fn check_tokenizer(tokenizer: &Tokenizer, rows: usize, directory: &Path) -> Result<()> {
+pub fn check_tokenizer(tokenizer: &Tokenizer, rows: usize, directory: &Path) -> Result<()> {
     let ids = tokenizer.vocab_size();
     if ids > rows {
         let text = format!(

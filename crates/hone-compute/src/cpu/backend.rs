@@ -14,7 +14,7 @@ use crate::backend::{
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
 pub(crate) struct CpuBackend {
@@ -486,9 +486,19 @@ impl Backend for CpuBackend {
         hidden: &Tensor,
         forward: &Packed,
         size: usize,
-        rows: &[SampleRow],
+        rows: (&[SampleRow], &[Vec<Adjustment>]),
     ) -> Result<Vec<Choice>, (usize, SamplingError)> {
         vocabulary::sample(self, hidden, right_matrix(forward), size, rows)
+    }
+
+    fn best(
+        &self,
+        hidden: &Tensor,
+        forward: &Packed,
+        size: usize,
+        rows: &[BestRow],
+    ) -> Result<Vec<Vec<Choice>>, (usize, SamplingError)> {
+        vocabulary::best(self, hidden, right_matrix(forward), size, rows)
     }
 }
 

@@ -14,7 +14,7 @@ use super::Cpu;
 use super::logprob::{Chunk, VOCAB_CHUNK};
 use super::math;
 use super::simd::{Portable, Simd, dispatch};
-use crate::sampling::SampleRow;
+use crate::sampling::{Adjustment, SampleRow};
 
 /// Weights summed together before they join the running sum.
 const BLOCK: usize = 256;
@@ -178,6 +178,50 @@ pub fn choose(logits: &[f32], parameters: &SamplingParameters, uniform: f64) -> 
     }
     let kept = filter(logits, max, parameters);
     Ok(kept.ids[draw(&kept.weights, uniform)])
+}
+
+/// A copy of the logits with these changes.
+///
+/// # Panics
+/// If a token is beyond the vocabulary.
+pub(crate) fn adjusted(logits: &[f32], adjustments: &[Adjustment]) -> Vec<f32> {
+    let mut logits = logits.to_vec();
+    for adjustment in adjustments {
+        let logit = &mut logits[adjustment.token as usize];
+        *logit = adjustment.of(*logit);
+    }
+    logits
+}
+
+/// The tokens with the `k` largest logits, the largest first and of equal ones the lowest id: the first is the one that
+/// [`choose`] takes at temperature 0. Excluded tokens are not among them.
+///
+/// # Errors
+/// If a logit is NaN or infinity, or none is finite.
+pub(crate) fn best(logits: &[f32], k: usize) -> Result<Vec<u32>, SamplingError> {
+    largest(logits)?;
+    if k == 0 {
+        return Ok(Vec::new());
+    }
+    let lowest = if k < logits.len() {
+        kth_largest(logits, k)
+    } else {
+        f32::NEG_INFINITY
+    };
+    let mut ids: Vec<u32> = (0..logits.len() as u32)
+        .filter(|&id| {
+            let x = logits[id as usize];
+            x >= lowest && x > f32::NEG_INFINITY
+        })
+        .collect();
+    // All are numbers; 0 and -0 are equal
+    let order = |a: &u32, b: &u32| {
+        let (x, y) = (logits[*a as usize], logits[*b as usize]);
+        y.partial_cmp(&x).unwrap_or(Ordering::Equal).then(a.cmp(b))
+    };
+    ids.sort_unstable_by(order);
+    ids.truncate(k);
+    Ok(ids)
 }
 
 /// The largest logit, once all are known to be numbers.
@@ -568,6 +612,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_best_tokens_by_hand() {
+        let masked = f32::NEG_INFINITY;
+        let logits = [0.5, 2.0, masked, 2.0, -1.0, 0.0, -0.0];
+        let best = |k| best(&logits, k).expect("finite logits");
+        assert!(best(0).is_empty());
+        assert_eq!(best(1), [1]);
+        assert_eq!(best(3), [1, 3, 0]);
+        assert_eq!(best(4), [1, 3, 0, 5]);
+        assert_eq!(best(7), [1, 3, 0, 5, 6, 4]);
+        assert_eq!(best(99), [1, 3, 0, 5, 6, 4]);
+        let greedy = SamplingParameters {
+            temperature: 0.0,
+            ..PLAIN
+        };
+        assert_eq!(choose(&logits, &greedy, 0.5), Ok(best(1)[0]));
+        assert_eq!(
+            super::best(&[masked; 2], 1),
+            Err(SamplingError::NothingLeft { count: 2 })
+        );
+        assert!(super::best(&[f32::NAN, 1.0], 1).is_err());
+    }
+
+    #[test]
+    fn adjustments_by_hand() {
+        let change = |token, penalty, bias| Adjustment { token, penalty, bias };
+        let logits = [3.0, -2.0, 1.0, 0.0];
+        let changes = [change(0, 2.0, 0.0), change(1, 2.0, 0.5), change(3, 1.0, -7.0)];
+        assert_eq!(adjusted(&logits, &changes), [1.5, -3.5, 1.0, -7.0]);
+        assert_eq!(adjusted(&logits, &[]), logits);
     }
 
     #[test]

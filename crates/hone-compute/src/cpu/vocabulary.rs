@@ -9,7 +9,7 @@ use super::logprob::{ChunkParts, ChunkSums, LogprobBackward, TokenLogprob, VOCAB
 use super::{Cpu, sampling};
 use crate::backend::{Backend, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::pool::Parts;
-use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
 /// Rows whose logits of one chunk are made at once.
@@ -247,47 +247,92 @@ pub(super) fn sample(
     hidden: &Tensor,
     right: &RightMatrix,
     size: usize,
-    rows: &[SampleRow],
+    (rows, adjustments): (&[SampleRow], &[Vec<Adjustment>]),
 ) -> Result<Vec<Choice>, (usize, SamplingError)> {
-    let cpu = &backend.cpu;
     for (row, asked) in rows.iter().enumerate() {
         asked.validate().map_err(|error| (row, error))?;
     }
-    let mut left = backend.left();
-    left.get_mut().pack(cpu, hidden.cpu(), rows.len(), hidden.cols());
-    let mut logits = backend.scratch(whole_rows(size).min(rows.len()) * size);
-    let failed = Mutex::new(None);
-    let mut choices = vec![Choice::default(); rows.len()];
-    for block in blocks(rows.len(), whole_rows(size)) {
-        let mut sums = ChunkSums::new(block.len(), size);
-        let product = Product::of(left.get(), right).rows(block.clone());
-        let temperature = |row: usize| rows[block.start + row].logprob_temperature();
-        reduced_logits(backend, &product, (&mut logits, size), &sums.parts(), &temperature);
-        let parts = Parts::new(&mut choices[block.clone()]);
-        cpu.pool.run(block.len(), &|i| {
-            let drawn = Drawn {
-                logits: &logits[i * size..(i + 1) * size],
-                sums: &sums,
-                row: i,
-            };
-            match drawn.choose(cpu, &rows[block.start + i]) {
-                Ok(choice) => {
-                    // SAFETY: each task has its own row.
-                    let own = unsafe { parts.get(i..i + 1) };
-                    own[0] = choice;
-                }
-                Err(error) => {
-                    let mut first = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    if first.as_ref().is_none_or(|(row, _)| *row > block.start + i) {
-                        *first = Some((block.start + i, error));
+    let asked = Rows {
+        hidden,
+        right,
+        size,
+        temperature: &|row| rows[row].logprob_temperature(),
+    };
+    asked.map(backend, &|row, drawn| {
+        let adjustments = adjustments.get(row).map_or(&[][..], Vec::as_slice);
+        drawn.choose(&backend.cpu, &rows[row], adjustments)
+    })
+}
+
+pub(super) fn best(
+    backend: &CpuBackend,
+    hidden: &Tensor,
+    right: &RightMatrix,
+    size: usize,
+    rows: &[BestRow],
+) -> Result<Vec<Vec<Choice>>, (usize, SamplingError)> {
+    let asked = Rows {
+        hidden,
+        right,
+        size,
+        temperature: &|row| rows[row].temperature,
+    };
+    asked.map(backend, &|row, drawn| drawn.best(&rows[row]))
+}
+
+/// Rows of hidden states whose whole logits are looked at, a block of rows at a time.
+struct Rows<'a> {
+    hidden: &'a Tensor,
+    right: &'a RightMatrix,
+    size: usize,
+    /// The temperature of a row's log-probabilities.
+    temperature: &'a (dyn Fn(usize) -> f32 + Sync),
+}
+
+impl Rows<'_> {
+    /// What `run(row, its logits)` gives for every row, or the error of the first row that has one.
+    fn map<R: Clone + Default + Send>(
+        &self,
+        backend: &CpuBackend,
+        run: &(dyn Fn(usize, &Drawn<'_>) -> Result<R, SamplingError> + Sync),
+    ) -> Result<Vec<R>, (usize, SamplingError)> {
+        let (cpu, size, rows) = (&backend.cpu, self.size, self.hidden.rows());
+        let mut left = backend.left();
+        left.get_mut().pack(cpu, self.hidden.cpu(), rows, self.hidden.cols());
+        let mut logits = backend.scratch(whole_rows(size).min(rows) * size);
+        let failed = Mutex::new(None);
+        let mut results = vec![R::default(); rows];
+        for block in blocks(rows, whole_rows(size)) {
+            let mut sums = ChunkSums::new(block.len(), size);
+            let product = Product::of(left.get(), self.right).rows(block.clone());
+            let temperature = |row: usize| (self.temperature)(block.start + row);
+            reduced_logits(backend, &product, (&mut logits, size), &sums.parts(), &temperature);
+            let parts = Parts::new(&mut results[block.clone()]);
+            cpu.pool.run(block.len(), &|i| {
+                let drawn = Drawn {
+                    logits: &logits[i * size..(i + 1) * size],
+                    sums: &sums,
+                    row: i,
+                };
+                match run(block.start + i, &drawn) {
+                    Ok(result) => {
+                        // SAFETY: each task has its own row.
+                        let own = unsafe { parts.get(i..i + 1) };
+                        own[0] = result;
+                    }
+                    Err(error) => {
+                        let mut first = failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                        if first.as_ref().is_none_or(|(row, _)| *row > block.start + i) {
+                            *first = Some((block.start + i, error));
+                        }
                     }
                 }
-            }
-        });
-    }
-    match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(choices),
+            });
+        }
+        match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(results),
+        }
     }
 }
 
@@ -299,10 +344,14 @@ struct Drawn<'a> {
 }
 
 impl Drawn<'_> {
-    fn choose(&self, cpu: &Cpu, asked: &SampleRow) -> Result<Choice, SamplingError> {
+    /// Draws a token from the logits as `adjustments` change them; its log-probability is that of the logits themselves.
+    fn choose(&self, cpu: &Cpu, asked: &SampleRow, adjustments: &[Adjustment]) -> Result<Choice, SamplingError> {
         let merged = self.sums.merged(self.row);
         // What is not finite shows in the sums: `choose` finds and names it
-        let token = if asked.parameters.draws_from_all() && merged.is_sound() {
+        let token = if !adjustments.is_empty() {
+            let logits = sampling::adjusted(self.logits, adjustments);
+            sampling::choose(&logits, &asked.parameters, asked.uniform)?
+        } else if asked.parameters.draws_from_all() && merged.is_sound() {
             sampling::draw_from_chunks(cpu, self.logits, self.sums.row(self.row), asked)
         } else {
             sampling::choose(self.logits, &asked.parameters, asked.uniform)?
@@ -312,5 +361,18 @@ impl Drawn<'_> {
             token,
             logprob: numbers.logprob,
         })
+    }
+
+    /// The most probable tokens, the first first, with the log-probabilities that they have wherever they are asked for.
+    fn best(&self, asked: &BestRow) -> Result<Vec<Choice>, SamplingError> {
+        let merged = self.sums.merged(self.row);
+        let ids = sampling::best(self.logits, asked.count)?;
+        let choice = |token: u32| Choice {
+            token,
+            logprob: merged
+                .finish_with(self.logits[token as usize], asked.temperature)
+                .logprob,
+        };
+        Ok(ids.into_iter().map(choice).collect())
     }
 }

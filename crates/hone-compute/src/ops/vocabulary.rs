@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::backend::{TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::parameter::{Gradients, ParameterId};
-use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -124,12 +124,63 @@ impl Tape<'_> {
         output: ParameterId,
         rows: &[SampleRow],
     ) -> Result<Vec<Choice>, (usize, SamplingError)> {
+        self.sample_adjusted(hidden, output, rows, &[])
+    }
+
+    /// The same from logits with these changes, a list for each row; one that is empty changes no bit. The
+    /// log-probability is that of the logits as the model gives them.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    ///
+    /// # Panics
+    /// If there are lists, but not one for each row, or a changed token is beyond the vocabulary.
+    pub fn sample_adjusted(
+        &self,
+        hidden: &Var,
+        output: ParameterId,
+        rows: &[SampleRow],
+        adjustments: &[Vec<Adjustment>],
+    ) -> Result<Vec<Choice>, (usize, SamplingError)> {
         assert_eq!(hidden.value.rows(), rows.len(), "one request a row");
+        assert!(
+            adjustments.is_empty() || adjustments.len() == rows.len(),
+            "one list of changes a row"
+        );
+        let parameter = self.parameters.get(output);
+        let size = parameter.value().rows();
+        assert!(
+            adjustments.iter().flatten().all(|a| (a.token as usize) < size),
+            "a changed token beyond the vocabulary"
+        );
+        let forward = parameter.packed_forward(self.engine);
+        self.engine
+            .backend()
+            .sample(&hidden.value, forward, size, (rows, adjustments))
+    }
+
+    /// The most probable tokens after each row of `hidden` `[n, d]`, the most probable first, of equal ones the lowest id
+    /// first. A log-probability is equal to the bit to that which [`Self::sample`] and [`Self::token_logprobs`] give.
+    ///
+    /// # Errors
+    /// As [`Self::sample`].
+    pub fn best(
+        &self,
+        hidden: &Var,
+        output: ParameterId,
+        rows: &[BestRow],
+    ) -> Result<Vec<Vec<Choice>>, (usize, SamplingError)> {
+        assert_eq!(hidden.value.rows(), rows.len(), "one request a row");
+        assert!(
+            rows.iter()
+                .all(|row| row.temperature.is_normal() && row.temperature > 0.0),
+            "a temperature above 0"
+        );
         let parameter = self.parameters.get(output);
         let forward = parameter.packed_forward(self.engine);
         self.engine
             .backend()
-            .sample(&hidden.value, forward, parameter.value().rows(), rows)
+            .best(&hidden.value, forward, parameter.value().rows(), rows)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::cpu::vocabulary::{ROWS, blocks, whole_rows};
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::sampling::{Choice, SampleRow, SamplingError};
+use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
 pub use ledger::{Account, MemoryUse, Speeds};
@@ -422,12 +422,27 @@ impl Backend for Rehearsal {
         hidden: &Tensor,
         _: &Packed,
         size: usize,
-        rows: &[SampleRow],
+        (rows, _): (&[SampleRow], &[Vec<Adjustment>]),
     ) -> Result<Vec<Choice>, (usize, SamplingError)> {
         let _left = self.left(rows.len(), hidden.cols());
         let _logits = self.ledger.tensor(whole_rows(size).min(rows.len()) * size);
         self.multiplies(rows.len(), hidden.cols(), size);
         self.ledger.moves(f32s(2 * rows.len() * size));
         Ok(vec![Choice::default(); rows.len()])
+    }
+
+    fn best(
+        &self,
+        hidden: &Tensor,
+        _: &Packed,
+        size: usize,
+        rows: &[BestRow],
+    ) -> Result<Vec<Vec<Choice>>, (usize, SamplingError)> {
+        let _left = self.left(rows.len(), hidden.cols());
+        let _logits = self.ledger.tensor(whole_rows(size).min(rows.len()) * size);
+        self.multiplies(rows.len(), hidden.cols(), size);
+        self.ledger.moves(f32s(2 * rows.len() * size));
+        let best = rows.iter().map(|row| vec![Choice::default(); row.count.min(size)]);
+        Ok(best.collect())
     }
 }

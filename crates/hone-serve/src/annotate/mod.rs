@@ -23,8 +23,13 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use axum::routing::{get, post};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use hone_data::annotations::{Project, Role, Store};
+
+use crate::bounds;
+use crate::server::{all_end, connection};
 
 pub use error::AnnotateError;
 pub use session::new_token;
@@ -32,6 +37,12 @@ pub use state::Shared;
 
 /// The largest form that is read: a written answer may be long.
 const MOST_BODY: usize = 1 << 20;
+
+/// How often the server looks whether it is to stop.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// How long requests in flight may take once it is.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// All routes, as (path, methods, who may use it). The test of access goes through this list.
 pub const ROUTES: [(&str, &[&str], Access); 11] = [
@@ -105,23 +116,36 @@ pub fn serve(options: Options, stop: impl Fn() -> bool + Send + 'static) -> Resu
     let address = listener.local_addr().map_err(AnnotateError::Socket)?;
     listener.set_nonblocking(true).map_err(AnnotateError::Socket)?;
     let state = state::shared(store, project, hosts(address, &names));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("annotate")
-        .enable_all()
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
         .build()
         .map_err(AnnotateError::Socket)?;
     runtime.block_on(async move {
         let listener = tokio::net::TcpListener::from_std(listener).map_err(AnnotateError::Socket)?;
-        let stopped = async move {
-            while !stop() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+        let router = router(state);
+        let (close, closing) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        let mut glance = tokio::time::interval(GLANCE);
+        loop {
+            tokio::select! {
+                _ = glance.tick() => if stop() {
+                    break;
+                },
+                Some(_) = connections.join_next(), if !connections.is_empty() => {}
+                accepted = listener.accept(), if connections.len() < bounds::CONNECTIONS => {
+                    // What fails here (a client that left, no more file handles) passes
+                    if let Ok((stream, _)) = accepted {
+                        connections.spawn(connection(stream, router.clone(), closing.clone()));
+                    }
+                }
             }
-        };
-        axum::serve(listener, router(state))
-            .with_graceful_shutdown(stopped)
-            .await
-            .map_err(AnnotateError::Socket)
+        }
+        drop(listener);
+        let _ = close.send(true);
+        all_end(&mut connections, GRACE).await;
+        connections.abort_all();
+        Ok(())
     })
 }
 

@@ -17,6 +17,7 @@ pub mod quickstart;
 pub mod recipe;
 pub mod sample;
 pub mod score;
+pub mod serve;
 pub mod stage;
 pub mod tokenizer;
 pub mod world;

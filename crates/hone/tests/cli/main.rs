@@ -15,4 +15,5 @@ mod hub;
 mod kill;
 mod plan;
 mod prompt;
+mod serve;
 mod stages;

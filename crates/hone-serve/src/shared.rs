@@ -1,0 +1,122 @@
+//! What all requests see.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::engine::Handle;
+use crate::metrics::Metrics;
+use crate::models::Served;
+use crate::openai::ApiError;
+use crate::security::Gate;
+
+/// The server's state.
+pub(crate) struct Shared {
+    pub models: Vec<Arc<Served>>,
+    pub engine: Handle,
+    pub gate: Gate,
+    pub metrics: Arc<Metrics>,
+    /// Places of sequences and texts, running and waiting.
+    pub places: Arc<Semaphore>,
+    /// How many there are.
+    pub most_places: usize,
+    /// Nothing new is begun.
+    pub stopping: AtomicBool,
+    /// When the server began, in seconds since 1970.
+    pub started: u64,
+    /// Requests so far.
+    pub serial: AtomicU64,
+    /// What decides an answer's bits besides the model: this program's version, instruction set and precision.
+    pub fingerprint: String,
+}
+
+/// A model and its place in the list.
+pub(crate) type Found = (usize, Arc<Served>);
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
+impl Shared {
+    /// The model of this name; without a name the only one.
+    pub fn model(&self, name: Option<&str>) -> Result<Found, ApiError> {
+        let found = match name {
+            None if self.models.len() == 1 => Some(0),
+            None => {
+                let message = format!("`model` is missing; expected one of {}", self.names());
+                return Err(ApiError::bad("model", message));
+            }
+            Some(name) => self.models.iter().position(|model| model.name == name),
+        };
+        match found {
+            Some(index) => Ok((index, Arc::clone(&self.models[index]))),
+            None => {
+                let message = format!(
+                    "the model `{}` is not served here; expected one of {}",
+                    name.unwrap_or_default(),
+                    self.names()
+                );
+                Err(ApiError::not_found("model", message, "model_not_found"))
+            }
+        }
+    }
+
+    /// The same, of a model that continues text.
+    pub fn language_model(&self, name: Option<&str>) -> Result<Found, ApiError> {
+        let (index, served) = self.model(name)?;
+        if served.is_reward() {
+            let message = format!("`{}` is a reward model; it answers at /score", served.name);
+            return Err(ApiError::bad("model", message));
+        }
+        Ok((index, served))
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
+        names.join(", ")
+    }
+
+    /// An identifier for an answer, of this kind.
+    pub fn id(&self, kind: &str) -> String {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        format!("{kind}-{:x}-{serial:06x}", self.started)
+    }
+
+    /// A seed for a request that names none.
+    pub fn fresh_seed(&self) -> u64 {
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        self.started.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ serial
+    }
+
+    /// Places for this many sequences or texts, free again when the permit is dropped.
+    ///
+    /// # Errors
+    /// 503 when the server is stopping, 429 when there are not so many places free, 400 when there never are.
+    pub fn places(&self, count: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(ApiError::stopping());
+        }
+        if count > self.most_places {
+            let message = format!(
+                "the request is for {count} sequences; this server takes {} at a time",
+                self.most_places
+            );
+            return Err(ApiError::of(StatusCode::BAD_REQUEST, message));
+        }
+        // The count is at most the number of places, which fits
+        let places = Arc::clone(&self.places).try_acquire_many_owned(count as u32);
+        places.map_err(|_| {
+            let message = format!(
+                "{count} more sequences than this server takes at once ({}); try again soon",
+                self.most_places
+            );
+            ApiError::of(StatusCode::TOO_MANY_REQUESTS, message)
+        })
+    }
+}

@@ -1,0 +1,237 @@
+//! `hone serve`: models over HTTP, in OpenAI's wire format, and a page to talk to them.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hone_compute::Engine;
+use hone_model::load_adapter;
+use hone_run::{Shutdown, verify_dir};
+use hone_serve::{Options, ServedModel, Server, read_token};
+use hone_text::Tokenizer;
+
+use crate::failure::Failure;
+use crate::model::{EngineArguments, LoadedModel, ModelArguments, base_of, check_tokenizer, resolve_directory};
+use crate::output;
+
+/// Serve models over HTTP: OpenAI's wire format, and a page to talk to them
+///
+/// Routes: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /score (reward models), /tokenize,
+/// /detokenize, /tokenizer_info, /health, /metrics; the page is at /. Ends in good order at Ctrl-C or SIGTERM.
+#[derive(Args)]
+pub struct Arguments {
+    /// A model: a directory, an adapter's directory, or a hub id; NAME=DIR names it [default: the directory's name]. May be given several times
+    #[arg(long, value_name = "[NAME=]DIR", required = true)]
+    model: Vec<String>,
+    /// An adapter on one of the models, whose weights it shares. May be given several times
+    #[arg(long, value_name = "NAME=DIR")]
+    adapter: Vec<String>,
+    /// The address to listen on; another than this machine's own needs a token
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// The port; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// A file with a token of at least 16 characters, which clients give as their API key. May be given several times
+    #[arg(long, value_name = "FILE")]
+    token: Vec<PathBuf>,
+    /// Another name that clients know this server by, as behind a proxy. May be given several times
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// Sequences decoded together on each model; answers do not depend on it
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+    /// Sequences that run or wait; more are refused with 429
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    queue: u32,
+    /// Tokens of ended conversations whose keys and values are kept on each model, so that the next turn does not read them
+    /// again; answers do not depend on it
+    #[arg(long, value_name = "TOKENS", default_value_t = 16_384)]
+    keep: usize,
+    /// Seconds that running answers may go on at the end
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    grace: u64,
+    #[command(flatten)]
+    engine: EngineArguments,
+}
+
+/// A model's name and place, as an argument gives them.
+struct Named {
+    name: String,
+    place: String,
+}
+
+/// Runs the command.
+pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
+    // Arguments first: models take a while
+    let tokens = arguments.token.iter().map(|path| read_token(path));
+    let tokens = tokens.collect::<Result<Vec<String>, _>>()?;
+    let bases: Vec<Named> = arguments.model.iter().map(|text| named(text)).collect();
+    let adapters = arguments.adapter.iter().map(|text| named_adapter(text));
+    let adapters = adapters.collect::<Result<Vec<Named>>>()?;
+    let engine = arguments.engine.engine()?;
+    let models = load(&engine, &bases, &adapters, shutdown)?;
+    if shutdown.requested() {
+        return Ok(());
+    }
+    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+    let options = Options {
+        host: arguments.host.clone(),
+        port: arguments.port,
+        tokens,
+        names: arguments.allow_host.clone(),
+        batch: arguments.batch as usize,
+        queue: arguments.queue as usize,
+        kept_tokens: arguments.keep,
+        grace: Duration::from_secs(arguments.grace),
+    };
+    let server = Server::bind(engine, models, &options)?;
+    output::note(&format!("serving {} on http://{}", names.join(", "), server.address()));
+    if options.tokens.is_empty() {
+        output::note("without a token: whoever can use this machine can use it");
+    }
+    let told = Cell::new(false);
+    let stopped = || {
+        let stopping = shutdown.requested();
+        if stopping && !told.replace(true) {
+            output::note(&format!("stopping: running answers have {} seconds", arguments.grace));
+        }
+        stopping
+    };
+    server.run(&stopped, &output::note)?;
+    output::note("stopped");
+    Ok(())
+}
+
+/// `NAME=DIR`, or `DIR` with a name made from it.
+fn named(text: &str) -> Named {
+    if let Some((name, place)) = text.split_once('=')
+        && !name.is_empty()
+        && !name.contains(['/', '\\'])
+        && !Path::new(text).is_dir()
+    {
+        return Named {
+            name: name.into(),
+            place: place.into(),
+        };
+    }
+    Named {
+        name: name_of(text),
+        place: text.into(),
+    }
+}
+
+/// The last part of a path, or the one before where a run's `model/` is named; a hub id as it is.
+fn name_of(place: &str) -> String {
+    let path = Path::new(place);
+    if !path.is_dir() {
+        return place.into();
+    }
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let part = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let last = part(&path).unwrap_or_else(|| place.into());
+    match path.parent().and_then(part) {
+        Some(run) if last == "model" => run,
+        _ => last,
+    }
+}
+
+fn named_adapter(text: &str) -> Result<Named> {
+    match text.split_once('=') {
+        Some((name, place)) if !name.is_empty() && !place.is_empty() => Ok(Named {
+            name: name.into(),
+            place: place.into(),
+        }),
+        _ => {
+            let text = format!("--adapter {text}: expected NAME=DIR");
+            Err(Failure::usage(text).into())
+        }
+    }
+}
+
+fn load(engine: &Engine, bases: &[Named], adapters: &[Named], shutdown: &Shutdown) -> Result<Vec<ServedModel>> {
+    let mut models = Vec::with_capacity(bases.len() + adapters.len());
+    let mut directories = Vec::with_capacity(bases.len());
+    for base in bases {
+        if shutdown.requested() {
+            return Ok(models);
+        }
+        let arguments = ModelArguments {
+            model: base.place.clone(),
+            adapter: None,
+        };
+        let loaded: LoadedModel = arguments.load(engine)?;
+        directories.push(loaded.directory);
+        models.push(ServedModel {
+            name: base.name.clone(),
+            parent: None,
+            model: loaded.model,
+            tokenizer: loaded.tokenizer,
+        });
+    }
+    for adapter in adapters {
+        let directory = resolve_directory(&adapter.place)?;
+        let base = base_among(adapter, &directory, (bases, &directories))?;
+        verify_dir(&directory)?;
+        // What the adapter does not change stays one copy
+        let mut model = models[base].model.duplicate();
+        load_adapter(engine, &mut model, &directory)?;
+        let own = directory.join("tokenizer.json").is_file();
+        let tokenizer = if own {
+            Tokenizer::from_dir(&directory)?
+        } else {
+            models[base].tokenizer.clone()
+        };
+        check_tokenizer(&tokenizer, model.architecture().vocab_size, &directory)?;
+        models.push(ServedModel {
+            name: adapter.name.clone(),
+            parent: Some(bases[base].name.clone()),
+            model,
+            tokenizer,
+        });
+    }
+    Ok(models)
+}
+
+/// Which of the models an adapter stands on: the only one, or the one that its `adapter_config.json` names.
+fn base_among(adapter: &Named, directory: &Path, (bases, directories): (&[Named], &[PathBuf])) -> Result<usize> {
+    if bases.len() == 1 {
+        return Ok(0);
+    }
+    let said = base_of(directory).with_context(|| format!("--adapter {}={}", adapter.name, adapter.place))?;
+    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let found = directories.iter().position(|base| whole(base) == whole(&said));
+    found.ok_or_else(|| {
+        let text = format!(
+            "--adapter {}={}: its base {} is none of the models that are served",
+            adapter.name,
+            adapter.place,
+            said.display()
+        );
+        Failure::usage(text).hint("give its base by --model as well").into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_models() {
+        let split = |text: &str| {
+            let named = named(text);
+            (named.name, named.place)
+        };
+        let pair = |name: &str, place: &str| (name.to_owned(), place.to_owned());
+        assert_eq!(split("a=runs/x"), pair("a", "runs/x"));
+        assert_eq!(split("org/name"), pair("org/name", "org/name"));
+        assert_eq!(split("dir/a=b"), pair("dir/a=b", "dir/a=b"));
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("tuned/model");
+        std::fs::create_dir_all(&model).unwrap();
+        assert_eq!(named(model.to_str().unwrap()).name, "tuned");
+        assert_eq!(named(model.parent().unwrap().to_str().unwrap()).name, "tuned");
+    }
+}
