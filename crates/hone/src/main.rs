@@ -17,8 +17,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    annotate, bench, best_of, chat, compare, config, data, doctor, eval, export, logprobs, plan, prompt, quickstart, recipe,
-    sample, score, serve, stage, tokenizer, world,
+    annotate, bench, best_of, chat, compare, config, data, doctor, eval, export, logprobs, plan, prompt, quickstart,
+    recipe, sample, score, serve, stage, tokenizer, world,
 };
 use failure::Failure;
 

@@ -216,7 +216,7 @@ mod tests {
             r#"{"messages": [{"role": "user", "content": "q"}]}"#,
         ];
         let path = file(&folder, "rows", &lines);
-        let found = items_of(&[path.clone()], TaskKind::Write, 4).unwrap();
+        let found = items_of(std::slice::from_ref(&path), TaskKind::Write, 4).unwrap();
         assert_eq!(found.items.len(), 2);
         assert!(found.items[0].gold.as_ref().is_some_and(|gold| gold.all_bad));
         assert_eq!(found.items[0].input.responses[1].model.as_deref(), Some("m"));
