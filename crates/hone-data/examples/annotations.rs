@@ -99,7 +99,7 @@ fn work(
             annotator,
             judgement,
             started: 0,
-            active: 0,
+            active: None,
         };
         let before = Instant::now();
         store.submit(submission, 0)?;

@@ -32,7 +32,7 @@ fn record(item: i64, annotator: &str, ranking: &[&[usize]]) -> Record {
         guideline_digest: String::new(),
         started: 0,
         submitted: 0,
-        active_ms: 1000 * item,
+        active_ms: Some(1000 * item),
     }
 }
 
@@ -73,14 +73,14 @@ fn agreement_of_two_people_by_hand() {
     );
     // Tau of two answers is 1 or -1: 35 times the one, 15 times the other
     assert!((pair.tau.unwrap().value - 0.4).abs() < 1e-12);
-    // Of 100 values 55 say first: disagreement 15/50 * 2 against 2 * 55 * 45 / (100 * 99)
+    // From both sides 100 of 200 values say first: disagreement 15/50 against 2 * 100 * 100 / (200 * 199)
     let preference = &report.questions[0];
-    let alpha = 1.0 - (15.0 / 50.0) / (2.0 * 55.0 * 45.0 / (100.0 * 99.0));
+    let alpha = 1.0 - (15.0 / 50.0) / (2.0 * 100.0 * 100.0 / (200.0 * 199.0));
     assert!(
         (preference.alpha.unwrap().value - alpha).abs() < 1e-12,
         "{preference:?}"
     );
-    assert!((preference.fleiss.unwrap() - (0.7 - 0.505) / 0.495).abs() < 1e-12);
+    assert!((preference.fleiss.unwrap() - (0.7 - 0.5) / 0.5).abs() < 1e-12);
     // The first answer is shown first and is the shorter one
     assert!((report.side.unwrap().value - 0.55).abs() < 1e-12);
     assert!((report.length.unwrap().value - 0.45).abs() < 1e-12);
@@ -122,10 +122,14 @@ fn second_looks_and_gold_items_show_how_steady_somebody_is() {
 fn ratings_flags_and_rankings_are_questions_of_their_own() {
     let rated = |item, name: &str, ratings: [u8; 2], flag: bool| {
         let mut record = record(item, name, &[]);
-        let flags = [if flag { vec!["wrong".to_string()] } else { vec![] }, vec![]];
+        // As the form says it: no lists at all where nothing is flagged
+        let flags: Vec<Vec<String>> = match flag {
+            true => vec![vec!["wrong".to_string()], vec![]],
+            false => Vec::new(),
+        };
         record.judgement = Some(Judgement {
             ratings: ratings.map(Some).into(),
-            flags: flags.into(),
+            flags,
             ..Judgement::default()
         });
         record
@@ -142,6 +146,111 @@ fn ratings_flags_and_rankings_are_questions_of_their_own() {
     assert_eq!(names, ["rating", "flag: wrong"]);
     assert!(report.questions[0].alpha.unwrap().value > 0.8);
     assert_eq!(report.questions[0].alpha.unwrap().n, 2);
+    // Of eight values three are flags; one of the four rows has one, one has both
+    let flag = report.questions[1].alpha.unwrap();
+    let alpha = 1.0 - (2.0 / 8.0) / (2.0 * 3.0 * 5.0 / (8.0 * 7.0));
+    assert!((flag.value - alpha).abs() < 1e-12 && flag.n == 2, "{flag:?}");
     let rating = report.pairs[0].rating_kappa.unwrap();
     assert!(rating.value > 0.8 && rating.n == 4);
+}
+
+/// Three people on 20 items of three answers, as noisy as a hash is.
+fn ranked() -> Vec<Record> {
+    let key = Key::new(5, "ranked", 0);
+    let mut records = Vec::new();
+    for item in 0..20 {
+        for (i, name) in ["ann", "bob", "eve"].into_iter().enumerate() {
+            let mut order = vec![2, 0, 1];
+            let at = item as u64 * 3 + i as u64;
+            if key.uniform(at) < 0.4 {
+                order.swap(0, 1 + usize::from(key.uniform(1000 + at) < 0.5));
+            }
+            let groups: Vec<&[usize]> = order.chunks(1).collect();
+            let mut record = record(item, name, &groups);
+            record.responses = ["a", "two words", "middle"].map(Response::new).into();
+            record.shown = vec![0, 1, 2];
+            record.judgement.as_mut().unwrap().degree = None;
+            records.push(record);
+        }
+    }
+    records
+}
+
+#[test]
+fn the_order_in_which_answers_are_stored_changes_nothing() {
+    let records = ranked();
+    let expected = annotation_report(&records, &draws()).unwrap();
+    let mut moved = records;
+    for record in &mut moved {
+        // An order of its own for every item
+        let places = Key::new(6, "stored", 0).child(record.item as u64).permutation(3);
+        let old = record.responses.clone();
+        for (from, &to) in places.iter().enumerate() {
+            record.responses[to] = old[from].clone();
+        }
+        let rename = |answers: &mut Vec<usize>| answers.iter_mut().for_each(|answer| *answer = places[*answer]);
+        rename(&mut record.shown);
+        let ranking = record.judgement.as_mut().unwrap().ranking.as_mut().unwrap();
+        ranking.iter_mut().for_each(rename);
+    }
+    let got = annotation_report(&moved, &draws()).unwrap();
+    assert_eq!(got.questions, expected.questions);
+    let kappas = |report: &hone_eval::AnnotationReport| report.pairs.iter().map(|pair| pair.kappa).collect::<Vec<_>>();
+    assert_eq!(kappas(&got), kappas(&expected));
+    assert_eq!((got.side, got.length), (expected.side, expected.length));
+    // Where all always prefer the answer that is stored first they agree
+    let agreed: Vec<Record> = (1..9)
+        .flat_map(|item| ["ann", "bob"].map(|name| record(item, name, FIRST)))
+        .collect();
+    let report = annotation_report(&agreed, &draws()).unwrap();
+    assert_eq!(report.questions[0].alpha.unwrap().value, 1.0);
+    assert_eq!(report.pairs[0].kappa.unwrap().value, 1.0);
+}
+
+#[test]
+fn judging_an_item_three_times_alike_makes_no_interval_narrower() {
+    let once: Vec<Record> = ranked().into_iter().filter(|record| record.annotator == "ann").collect();
+    let thrice: Vec<Record> = once
+        .iter()
+        .flat_map(|record| {
+            ["ann", "bob", "eve"].map(|name| Record {
+                annotator: name.into(),
+                ..record.clone()
+            })
+        })
+        .collect();
+    let (one, three) = (
+        annotation_report(&once, &draws()).unwrap(),
+        annotation_report(&thrice, &draws()).unwrap(),
+    );
+    for (one, three) in [(one.side, three.side), (one.length, three.length)] {
+        let (one, three) = (one.unwrap(), three.unwrap());
+        assert_eq!((one.value, one.low, one.high), (three.value, three.low, three.high));
+        assert_eq!(3 * one.n, three.n);
+    }
+}
+
+#[test]
+fn gold_is_scored_for_every_kind() {
+    let all_bad = || Judgement {
+        all_bad: true,
+        ..Judgement::default()
+    };
+    let rated = |ratings: [u8; 2]| Judgement {
+        ratings: ratings.map(Some).into(),
+        ..Judgement::default()
+    };
+    let gold = |item, judged: Judgement, right: Judgement| Record {
+        gold: Some(right),
+        judgement: Some(judged),
+        ..record(item, "ann", FIRST)
+    };
+    let order = || record(0, "ann", FIRST).judgement.unwrap();
+    let records = [
+        gold(1, all_bad(), all_bad()),
+        gold(2, order(), all_bad()),
+        gold(3, rated([1, 7]), rated([1, 6])),
+    ];
+    let found = annotation_report(&records, &draws()).unwrap().annotators[0].gold.unwrap();
+    assert_eq!((found.value, found.n), (0.5, 4));
 }

@@ -1,7 +1,7 @@
 //! Which items, settings and judgements make sense.
 
 use super::problem::AnnotationProblem;
-use super::types::{Judgement, NewItem, Settings, TaskKind};
+use super::types::{Judgement, NewItem, Response, Settings, TaskKind};
 
 /// The most answers of an item: digits rank them.
 pub const MOST_RESPONSES: usize = 9;
@@ -85,21 +85,22 @@ pub(super) fn item(item: &NewItem, settings: &Settings) -> Result<(), String> {
         return Err(format!("a text of {long} bytes, expected at most {MOST_TEXT}"));
     }
     match &item.gold {
-        Some(gold) => judgement(gold, item.kind, responses.len(), settings).map_err(|e| format!("`gold`: {e}")),
+        Some(gold) => judgement(gold, item.kind, responses, settings).map_err(|e| format!("`gold`: {e}")),
         None => Ok(()),
     }
 }
 
-/// Whether a judgement fits an item of this kind with this many answers.
+/// Whether a judgement fits an item of this kind with these answers.
 ///
 /// # Errors
 /// Why not.
 pub(super) fn judgement(
     judgement: &Judgement,
     kind: TaskKind,
-    responses: usize,
+    shown: &[Response],
     settings: &Settings,
 ) -> Result<(), String> {
+    let responses = shown.len();
     if let Some(groups) = &judgement.ranking {
         ranking(groups, responses)?;
         if judgement.all_bad && groups.len() == 1 {
@@ -151,6 +152,9 @@ pub(super) fn judgement(
         if let Some(of) = rewrite.of.filter(|&of| of >= responses) {
             return Err(format!("a better answer than answer {of}, there are {responses}"));
         }
+        if shown.iter().any(|response| same_text(&response.text, &rewrite.text)) {
+            return Err("the answer that was written is one of those shown, not changed yet".into());
+        }
     }
     if let Some(comment) = &judgement.comment
         && (comment.trim().is_empty() || comment.len() > MOST_COMMENT)
@@ -173,6 +177,11 @@ pub(super) fn judgement(
     Err(missing.into())
 }
 
+/// Whether two texts are the same but for spaces around them and how their lines end.
+pub fn same_text(one: &str, other: &str) -> bool {
+    one.trim().replace("\r\n", "\n") == other.trim().replace("\r\n", "\n")
+}
+
 fn ranking(groups: &[Vec<usize>], responses: usize) -> Result<(), String> {
     let mut seen = vec![false; responses];
     for &index in groups.iter().flatten() {
@@ -193,12 +202,13 @@ fn ranking(groups: &[Vec<usize>], responses: usize) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::{Degree, Input, Response, Rewrite};
+    use super::super::types::{Degree, Input, Rewrite};
     use super::*;
     use crate::items::Message;
 
     fn check(found: &Judgement, kind: TaskKind, responses: usize) -> Result<(), String> {
-        judgement(found, kind, responses, &Settings::default())
+        let shown: Vec<Response> = (0..responses).map(|i| Response::new(format!("answer {i}"))).collect();
+        judgement(found, kind, &shown, &Settings::default())
     }
 
     fn ranked(groups: &[&[usize]]) -> Judgement {
@@ -304,6 +314,18 @@ mod tests {
                 TaskKind::Write,
                 2,
                 "answer 2, there are 2",
+            ),
+            (
+                Judgement {
+                    rewrite: Some(Rewrite {
+                        of: Some(1),
+                        text: " answer 1\r\n".into(),
+                    }),
+                    ..empty()
+                },
+                TaskKind::Write,
+                2,
+                "not changed yet",
             ),
             (empty(), TaskKind::Comment, 1, "no comment"),
         ];

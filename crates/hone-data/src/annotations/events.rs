@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::check;
 use super::problem::AnnotationProblem;
 use super::queue::{change_taken, set_state, task};
-use super::store::{Store, from_json, kind_of, to_json};
+use super::store::{Store, from_json, kind_of, settings_of, to_json};
 use super::types::{Input, Judgement, Project, Settings, Submission, Submitted, Undone};
 use crate::error::DataError;
 
@@ -39,14 +39,22 @@ impl Store {
         self.write(move |connection| skip(connection, (lease, annotator), &reason, now))
     }
 
-    /// Undoes the last thing that this annotator did in the project: a judgement, an edit or a skip. Undoing again undoes what was done
-    /// before that.
+    /// The event that an undo of this annotator is about: the last judgement, edit or skip of theirs in the project that stands.
     ///
     /// # Errors
-    /// Nothing left to undo.
-    pub fn undo(&self, project: &Project, annotator: i64, now: i64) -> Result<Undone, DataError> {
+    /// A store that cannot be read.
+    pub fn last_event(&self, project: &Project, annotator: i64) -> Result<Option<i64>, DataError> {
+        self.read(|connection| Ok(last(connection, project.id, annotator)?.map(|last| last.event)))
+    }
+
+    /// Undoes `event`, the last thing that this annotator did in the project: a judgement, an edit or a skip. Undoing what is undone already
+    /// answers as the first time and changes nothing, so a request that comes twice undoes one thing.
+    ///
+    /// # Errors
+    /// Nothing left to undo; an event that is not the last one of theirs.
+    pub fn undo(&self, project: &Project, annotator: i64, event: i64, now: i64) -> Result<Undone, DataError> {
         let project = project.clone();
-        self.write(move |connection| undo(connection, &project, annotator, now))
+        self.write(move |connection| undo(connection, &project, (annotator, event), now))
     }
 }
 
@@ -96,7 +104,7 @@ impl Held {
         let settings: Settings = from_json(self.item, "settings", &self.settings)?;
         let input: Input = from_json(self.item, "input", &self.input)?;
         let kind = kind_of(self.item, &self.kind)?;
-        check::judgement(judgement, kind, input.responses.len(), &settings).map_err(|reason| {
+        check::judgement(judgement, kind, &input.responses, &settings).map_err(|reason| {
             AnnotationProblem::Judgement {
                 item: self.item,
                 reason,
@@ -138,7 +146,7 @@ struct NewEvent<'a> {
     reason: Option<&'a str>,
     started: i64,
     submitted: i64,
-    active: i64,
+    active: Option<i64>,
 }
 
 fn append(connection: &Connection, event: &NewEvent<'_>) -> Result<i64, AnnotationProblem> {
@@ -196,7 +204,7 @@ fn submit(connection: &Connection, submission: &Submission, now: i64) -> Result<
             reason: None,
             started: submission.started,
             submitted: now,
-            active: submission.active.max(0),
+            active: submission.active.map(|active| active.max(0)),
         },
     )?;
     Ok(Submitted { event, surplus })
@@ -221,10 +229,9 @@ struct Standing {
     round: i64,
     surplus: bool,
     kind: String,
-    judgement: Option<String>,
 }
 
-const STANDING: &str = "SELECT s.id, s.item, s.round, s.surplus, s.kind, s.judgement
+const STANDING: &str = "SELECT s.id, s.item, s.round, s.surplus, s.kind
     FROM standing s JOIN items i ON i.id = s.item";
 
 fn standing(row: &Row<'_>) -> rusqlite::Result<Standing> {
@@ -234,7 +241,6 @@ fn standing(row: &Row<'_>) -> rusqlite::Result<Standing> {
         round: row.get(2)?,
         surplus: row.get(3)?,
         kind: row.get(4)?,
-        judgement: row.get(5)?,
     })
 }
 
@@ -269,7 +275,7 @@ fn edit(
             reason: None,
             started: submission.started,
             submitted: now,
-            active: submission.active.max(0),
+            active: submission.active.map(|active| active.max(0)),
         },
     )?;
     Ok(Submitted {
@@ -318,19 +324,53 @@ fn skip(
             reason: Some(reason),
             started: held.claimed,
             submitted: now,
-            active: 0,
+            active: None,
         },
     )
 }
 
-fn undo(connection: &Connection, project: &Project, annotator: i64, now: i64) -> Result<Undone, AnnotationProblem> {
-    let last = connection
+fn last(connection: &Connection, project: i64, annotator: i64) -> Result<Option<Standing>, AnnotationProblem> {
+    Ok(connection
         .prepare_cached(&format!(
             "{STANDING} WHERE s.annotator = ?1 AND i.project = ?2 AND s.live ORDER BY s.id DESC LIMIT 1"
         ))?
-        .query_row([annotator, project.id], standing)
-        .optional()?
-        .ok_or(AnnotationProblem::NothingToUndo)?;
+        .query_row([annotator, project], standing)
+        .optional()?)
+}
+
+/// The answer to an undo that was asked for before; nothing where it was not.
+fn undone_before(
+    connection: &Connection,
+    (annotator, event): (i64, i64),
+) -> Result<Option<Undone>, AnnotationProblem> {
+    let place: Option<(i64, i64)> = connection
+        .prepare_cached(
+            "SELECT item, round FROM events WHERE kind = 'undo' AND supersedes = ?1 AND annotator = ?2",
+        )?
+        .query_row([event, annotator], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((item, round)) = place else {
+        return Ok(None);
+    };
+    let held = held_at(connection, item, annotator, round)?;
+    let open = held.state == "open";
+    let task = open.then(|| task(connection, held.lease)).transpose()?;
+    Ok(Some(Undone { event, task }))
+}
+
+fn undo(
+    connection: &Connection,
+    project: &Project,
+    (annotator, event): (i64, i64),
+    now: i64,
+) -> Result<Undone, AnnotationProblem> {
+    if let Some(undone) = undone_before(connection, (annotator, event))? {
+        return Ok(undone);
+    }
+    let last = last(connection, project.id, annotator)?.ok_or(AnnotationProblem::NothingToUndo)?;
+    if last.event != event {
+        return Err(AnnotationProblem::NotLast { event });
+    }
     let held = held_at(connection, last.item, annotator, last.round)?;
     append(
         connection,
@@ -344,7 +384,7 @@ fn undo(connection: &Connection, project: &Project, annotator: i64, now: i64) ->
             reason: None,
             started: now,
             submitted: now,
-            active: 0,
+            active: None,
         },
     )?;
     let edited: bool = connection
@@ -358,11 +398,9 @@ fn undo(connection: &Connection, project: &Project, annotator: i64, now: i64) ->
             task: None,
         });
     }
-    let lease = again(connection, project, &held, now)?;
-    let mut task = lease.map(|lease| task(connection, lease)).transpose()?;
-    if let (Some(task), Some(judgement)) = (&mut task, &last.judgement) {
-        task.earlier = Some(from_json(last.event, "judgement", judgement)?);
-    }
+    let settings = settings_of(connection, project.id)?;
+    let lease = again(connection, &settings, &held, now)?;
+    let task = lease.map(|lease| task(connection, lease)).transpose()?;
     Ok(Undone {
         event: last.event,
         task,
@@ -370,11 +408,11 @@ fn undo(connection: &Connection, project: &Project, annotator: i64, now: i64) ->
 }
 
 /// Opens a place again, under a new number, after what was handed in for it was undone. Nothing where others have filled the item.
-fn again(connection: &Connection, project: &Project, held: &Held, now: i64) -> Result<Option<i64>, AnnotationProblem> {
+fn again(connection: &Connection, settings: &Settings, held: &Held, now: i64) -> Result<Option<i64>, AnnotationProblem> {
     let state = match held.state.as_str() {
         "judged" => "open",
         _ if !held.counts() => "open",
-        _ if held.taken < i64::from(project.settings.overlap) => {
+        _ if held.taken < i64::from(settings.overlap) => {
             change_taken(connection, held.item, 1)?;
             "open"
         }
@@ -383,7 +421,7 @@ fn again(connection: &Connection, project: &Project, held: &Held, now: i64) -> R
     connection
         .prepare_cached("DELETE FROM leases WHERE id = ?1")?
         .execute([held.lease])?;
-    let expires = now + i64::from(project.settings.lease_seconds) * 1000;
+    let expires = now + i64::from(settings.lease_seconds) * 1000;
     connection
         .prepare_cached(
             "INSERT INTO leases (item, annotator, round, state, shown, claimed, expires) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

@@ -26,12 +26,12 @@ mod store;
 mod types;
 mod writer;
 
-pub use check::MOST_RESPONSES;
+pub use check::{MOST_RESPONSES, same_text};
 pub use export::{Export, Exported};
 pub use import::{Imported, ItemFile, items_of};
 pub use problem::AnnotationProblem;
 pub use progress::{AnnotatorProgress, Progress};
-pub use record::{Record, Status};
+pub use record::{Record, Status, content_digest, is_store};
 pub use store::{Added, Store};
 pub use types::{
     Annotator, Degree, Input, Judgement, NewItem, Project, Response, Rewrite, Role, Settings, Submission, Submitted,

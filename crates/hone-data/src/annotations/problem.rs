@@ -92,6 +92,32 @@ pub enum AnnotationProblem {
     /// No event of this annotator is left to undo.
     #[error("there is nothing to undo")]
     NothingToUndo,
+    /// An event that is not the last one of this annotator that stands.
+    #[error("event {event} is not the last thing that this annotator did; open the page again")]
+    NotLast {
+        /// The event that was to be undone.
+        event: i64,
+    },
+    /// A store that was opened to be read.
+    #[error("the store was opened to be read; nothing can be written into it")]
+    ReadOnly,
+    /// Something that only one project can be asked for.
+    #[error("the store holds {} projects: {}; {hint}", known.len(), known.join(", "))]
+    SeveralProjects {
+        /// Their names.
+        known: Vec<String>,
+        /// How to choose one.
+        hint: &'static str,
+    },
+    /// A store without a project.
+    #[error("the store holds no project yet")]
+    NoProject,
+    /// A place in which SQLite cannot keep a log beside the file.
+    #[error("the journal is `{found}`, expected `wal`; keep the store on a disk of this machine, not on a network drive")]
+    Journal {
+        /// The mode that SQLite fell back to.
+        found: String,
+    },
 }
 
 fn known_ones(known: &[String]) -> String {

@@ -2,15 +2,15 @@
 //!
 //! An annotator gets, in this order: the task they hold already, the latest first; by the project's shares a gold item or one of their own
 //! a second time; an item that others have started, the nearest to done first; an item that nobody has started. Among equals the least
-//! hash of (seed, item, annotator) decides, so that everybody has an order of their own.
+//! hash of (seed, item, annotator) decides, so that everybody has an order of their own. Gold items that were not seen by then come at the end.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use hone_math::Key;
 
 use super::problem::AnnotationProblem;
-use super::store::{Store, from_json, kind_of, to_json};
-use super::types::{Input, Project, Settings, Task};
+use super::store::{Store, from_json, kind_of, settings_of, to_json};
+use super::types::{Input, Judgement, Project, Settings, Task};
 use crate::error::DataError;
 
 impl Store {
@@ -30,13 +30,17 @@ impl Store {
         })
     }
 
-    /// The annotator's next task, or nothing where there is none for them now. What they hold already comes back with its lease renewed.
+    /// The annotator's next task, or nothing where there is none for them now. What they hold already comes back with its lease renewed. The
+    /// settings are those that the store has now.
     ///
     /// # Errors
     /// A store that cannot be written.
     pub fn claim(&self, project: &Project, annotator: i64, now: i64) -> Result<Option<Task>, DataError> {
-        let project = project.clone();
-        self.write(move |connection| claim(connection, &project, annotator, now))
+        let mut project = project.clone();
+        self.write(move |connection| {
+            project.settings = settings_of(connection, project.id)?;
+            claim(connection, &project, annotator, now)
+        })
     }
 }
 
@@ -130,15 +134,15 @@ fn choose(connection: &Connection, project: &Project, annotator: i64) -> Result<
             }));
         }
     }
-    let item = match started(connection, project, annotator)? {
-        Some(item) => Some(item),
-        None => fresh(connection, project, annotator)?,
-    };
-    Ok(item.map(|item| Place {
-        item,
-        round: 0,
-        counts: true,
-    }))
+    let mut found = started(connection, project, annotator)?;
+    if found.is_none() {
+        found = fresh(connection, project, annotator)?;
+    }
+    let counts = found.is_some();
+    if found.is_none() && settings.gold_share > 0.0 {
+        found = unseen_gold(connection, project, annotator)?;
+    }
+    Ok(found.map(|item| Place { item, round: 0, counts }))
 }
 
 /// The item whose hash for this annotator is least.
@@ -264,7 +268,27 @@ pub(super) fn change_taken(connection: &Connection, item: i64, by: i64) -> Resul
     Ok(())
 }
 
-/// The task of a lease.
+/// What an undo brought back to the place of an open lease: the judgement that was undone last, and its attention.
+fn brought_back(
+    connection: &Connection,
+    lease: i64,
+) -> Result<(Option<Judgement>, Option<i64>), AnnotationProblem> {
+    let found: Option<(i64, String, Option<i64>)> = connection
+        .prepare_cached(
+            "SELECT e.id, e.judgement, e.active FROM leases l
+            JOIN events e ON e.item = l.item AND e.annotator = l.annotator AND e.round = l.round AND e.kind = 'judgement'
+            JOIN events u ON u.kind = 'undo' AND u.supersedes = e.id
+            WHERE l.id = ?1 AND l.state = 'open' ORDER BY u.id DESC LIMIT 1",
+        )?
+        .query_row([lease], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((event, text, active)) = found else {
+        return Ok((None, None));
+    };
+    Ok((Some(from_json(event, "judgement", &text)?), active))
+}
+
+/// The task of a lease. One that an undo has opened again brings what was judged before.
 pub(super) fn task(connection: &Connection, lease: i64) -> Result<Task, AnnotationProblem> {
     let mut statement = connection.prepare_cached(
         "SELECT l.item, i.kind, i.input, l.shown, l.claimed, l.expires FROM leases l JOIN items i ON i.id = l.item
@@ -273,6 +297,7 @@ pub(super) fn task(connection: &Connection, lease: i64) -> Result<Task, Annotati
     let mut rows = statement.query([lease])?;
     let row = rows.next()?.ok_or(AnnotationProblem::Lease { lease })?;
     let item: i64 = row.get(0)?;
+    let (earlier, spent) = brought_back(connection, lease)?;
     let (kind, input, shown): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(3)?);
     Ok(Task {
         lease,
@@ -282,6 +307,7 @@ pub(super) fn task(connection: &Connection, lease: i64) -> Result<Task, Annotati
         shown: from_json(item, "shown", &shown)?,
         claimed: row.get(4)?,
         expires: row.get(5)?,
-        earlier: None,
+        earlier,
+        spent,
     })
 }

@@ -1,5 +1,7 @@
 //! Events with everything that belongs to them, as rows that training, exports and statistics read.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use rusqlite::{Connection, Row as SqlRow, params};
@@ -8,7 +10,7 @@ use serde_json::Value;
 
 use super::problem::AnnotationProblem;
 use super::schema;
-use super::store::{Store, from_json, kind_of};
+use super::store::{Store, from_json, kind_of, to_json};
 use super::types::{Input, Judgement, Project, Response, TaskKind};
 use crate::error::DataError;
 use crate::items::Message;
@@ -72,8 +74,8 @@ pub struct Record {
     pub started: i64,
     /// When it was handed in.
     pub submitted: i64,
-    /// Milliseconds of attention.
-    pub active_ms: i64,
+    /// Milliseconds of attention, where they were measured.
+    pub active_ms: Option<i64>,
 }
 
 impl Record {
@@ -154,10 +156,11 @@ const PAGE: i64 = 256;
 /// is not seen.
 ///
 /// # Errors
-/// A file that is no store, or one of another version.
+/// A file that is no store, or one of another version; judgements of several projects.
 pub(crate) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, DataError>> + use<>, DataError> {
     let connection = schema::open_to_read(path).and_then(|connection| {
         connection.execute_batch("BEGIN")?;
+        one_project(&connection)?;
         Ok(connection)
     });
     let mut pages = Pages {
@@ -171,6 +174,47 @@ pub(crate) fn rows(path: &Path) -> Result<impl Iterator<Item = Result<Row, DataE
         Ok(found) => found.map(Ok),
         Err(problem) => Some(Err(problem.at(&path))),
     }))
+}
+
+/// # Errors
+/// Judgements of more than one project: what is asked of people differs from one to the next.
+fn one_project(connection: &Connection) -> Result<(), AnnotationProblem> {
+    let mut statement = connection.prepare(
+        "SELECT p.name FROM projects p WHERE EXISTS (
+            SELECT 1 FROM events e JOIN items i ON i.id = e.item WHERE i.project = p.id) ORDER BY p.id",
+    )?;
+    let known: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    match known.len() {
+        0 | 1 => Ok(()),
+        _ => Err(AnnotationProblem::SeveralProjects {
+            known,
+            hint: "write one of them with `hone annotate --project-name NAME --export records --out FILE.jsonl`, and read that",
+        }),
+    }
+}
+
+/// Whether this file is a SQLite database, as stores of annotations are.
+pub fn is_store(path: &Path) -> bool {
+    const HEADER: &[u8; 16] = b"SQLite format 3\0";
+    let mut begin = [0; 16];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut begin));
+    read.is_ok() && begin == *HEADER
+}
+
+/// Digest of what training reads of a store: equal contents have equal digests, however SQLite lays them out in its file and its log.
+///
+/// # Errors
+/// As [`rows`], and a store that cannot be read or is damaged.
+pub fn content_digest(path: &Path) -> Result<String, DataError> {
+    let mut hasher = blake3::Hasher::new();
+    for row in rows(path)? {
+        let row = row?;
+        if let Ok(fields) = &row.fields {
+            hasher.update(to_json(fields).as_bytes());
+        }
+        hasher.update(b"\n");
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 struct Pages {

@@ -27,6 +27,10 @@ CREATE TABLE projects (
     guideline_digest TEXT NOT NULL,
     created INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE guidelines (
+    digest TEXT PRIMARY KEY,
+    text TEXT NOT NULL
+) STRICT;
 CREATE TABLE items (
     id INTEGER PRIMARY KEY,
     project INTEGER NOT NULL REFERENCES projects(id),
@@ -75,7 +79,7 @@ CREATE TABLE events (
     guideline_digest TEXT NOT NULL,
     started INTEGER NOT NULL,
     submitted INTEGER NOT NULL,
-    active INTEGER NOT NULL
+    active INTEGER
 ) STRICT;
 CREATE INDEX events_of_place ON events(item, annotator, round);
 CREATE INDEX events_of_annotator ON events(annotator);
@@ -111,7 +115,10 @@ pub(super) fn create(path: &Path) -> Result<Connection, AnnotationProblem> {
     check(&transaction)?;
     transaction.commit()?;
     // Readers do not wait for the writer, nor the writer for them; a commit is on the disk before it is acknowledged
-    let _: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    let found: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if found != "wal" {
+        return Err(AnnotationProblem::Journal { found });
+    }
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)

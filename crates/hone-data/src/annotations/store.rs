@@ -17,7 +17,8 @@ pub struct Store {
     path: PathBuf,
     // Closed before the writer, so that the writer leaves one file behind
     reader: Mutex<Connection>,
-    writer: Writer,
+    /// Nothing where the store was opened to be read.
+    writer: Option<Writer>,
 }
 
 /// What became of items that were to be added.
@@ -25,8 +26,10 @@ pub struct Store {
 pub struct Added {
     /// New ones.
     pub added: u64,
-    /// Those that the project had already: the same task on the same texts.
+    /// Those that the project had already: the same task on the same texts, whoever gave the answers and in whatever order they stand.
     pub known: u64,
+    /// Of these, those that came with another known judgement than the project has, which stays as it is.
+    pub other_gold: u64,
 }
 
 impl Store {
@@ -43,7 +46,20 @@ impl Store {
         Ok(Self {
             path: path.into(),
             reader: Mutex::new(reader),
-            writer,
+            writer: Some(writer),
+        })
+    }
+
+    /// Opens a store that exists and changes nothing in it: what would write is refused.
+    ///
+    /// # Errors
+    /// A file that is not there or no store, or one of another version.
+    pub fn open_to_read(path: &Path) -> Result<Self, DataError> {
+        let reader = schema::open_to_read(path).map_err(|problem| problem.at(path))?;
+        Ok(Self {
+            path: path.into(),
+            reader: Mutex::new(reader),
+            writer: None,
         })
     }
 
@@ -56,7 +72,11 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, AnnotationProblem> + Send + 'static,
     ) -> Result<T, DataError> {
-        self.writer.run(work).map_err(|problem| problem.at(&self.path))
+        let written = match &self.writer {
+            Some(writer) => writer.run(work),
+            None => Err(AnnotationProblem::ReadOnly),
+        };
+        written.map_err(|problem| problem.at(&self.path))
     }
 
     pub(super) fn read<T>(
@@ -68,7 +88,8 @@ impl Store {
         work(&reader).map_err(|problem| problem.at(&self.path))
     }
 
-    /// Makes a project, or finds the one of this name and gives it these settings.
+    /// Makes a project, or finds the one of this name and gives it these settings. Every guideline that was ever given stays in the store
+    /// under its digest.
     ///
     /// # Errors
     /// A setting outside its range.
@@ -85,6 +106,10 @@ impl Store {
             }
             let digest = digest(settings.guideline.as_bytes());
             connection.execute(
+                "INSERT INTO guidelines (digest, text) VALUES (?1, ?2) ON CONFLICT (digest) DO NOTHING",
+                params![digest, settings.guideline],
+            )?;
+            connection.execute(
                 "INSERT INTO projects (name, settings, guideline_digest, created) VALUES (?1, ?2, ?3, ?4)
                 ON CONFLICT (name) DO UPDATE SET settings = ?2, guideline_digest = ?3",
                 params![name, to_json(&settings), digest, now],
@@ -99,6 +124,32 @@ impl Store {
     /// A name that the store does not have; those that it has are listed.
     pub fn project(&self, name: &str) -> Result<Project, DataError> {
         self.read(|connection| project_named(connection, name))
+    }
+
+    /// The only project.
+    ///
+    /// # Errors
+    /// A store with none, or with several, which are named together with `hint`: how to choose one.
+    pub fn only_project(&self, hint: &'static str) -> Result<Project, DataError> {
+        self.read(|connection| match project_names(connection)?.as_slice() {
+            [] => Err(AnnotationProblem::NoProject),
+            [name] => project_named(connection, name),
+            names => Err(AnnotationProblem::SeveralProjects {
+                known: names.to_vec(),
+                hint,
+            }),
+        })
+    }
+
+    /// What annotators were told under this digest; nothing where the store never had it.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn guideline(&self, digest: &str) -> Result<Option<String>, DataError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT text FROM guidelines WHERE digest = ?1")?;
+            Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
+        })
     }
 
     /// The names of all projects, in the order in which they were made.
@@ -126,8 +177,9 @@ impl Store {
                 check::item(item, &project.settings).map_err(|reason| AnnotationProblem::Item { number: i + 1, reason })?;
                 let input = to_json(&item.input);
                 let input_digest = digest(input.as_bytes());
-                let task_digest = digest(format!("{}\n{input}", item.kind.name()).as_bytes());
+                let task_digest = task_digest(item);
                 let gold = item.gold.as_ref().map(to_json);
+                let kept = gold.clone();
                 let new = insert.execute(params![
                     project.id,
                     item.kind.name(),
@@ -137,7 +189,13 @@ impl Store {
                     gold
                 ])?;
                 out.added += new as u64;
-                out.known += u64::from(new == 0);
+                if new == 0 {
+                    out.known += 1;
+                    let known: Option<String> = connection
+                        .prepare_cached("SELECT gold FROM items WHERE project = ?1 AND task_digest = ?2")?
+                        .query_row(params![project.id, task_digest], |row| row.get(0))?;
+                    out.other_gold += u64::from(kept.is_some() && kept != known);
+                }
             }
             Ok(out)
         })
@@ -150,13 +208,7 @@ impl Store {
     pub fn add_annotator(&self, name: &str, role: Role, token_digest: &str, now: i64) -> Result<Annotator, DataError> {
         let (name, token_digest) = (name.trim().to_string(), token_digest.to_string());
         self.write(move |connection| {
-            if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
-                return Err(AnnotationProblem::Setting {
-                    key: "annotator",
-                    got: format!("{name:?}"),
-                    expected: "a name of 1 to 100 bytes on one line",
-                });
-            }
+            check_name(&name)?;
             let new = connection.execute(
                 "INSERT INTO annotators (name, role, token_digest, created) VALUES (?1, ?2, ?3, ?4)
                 ON CONFLICT (name) DO NOTHING",
@@ -175,6 +227,15 @@ impl Store {
                 token_digest,
             })
         })
+    }
+
+    /// Gives somebody a role and a token, and adds them where the store does not know the name; the token before no longer signs in.
+    ///
+    /// # Errors
+    /// An empty name; the last owner, who is to become an annotator.
+    pub fn put_annotator(&self, name: &str, role: Role, token_digest: &str, now: i64) -> Result<Annotator, DataError> {
+        let (name, token_digest) = (name.trim().to_string(), token_digest.to_string());
+        self.write(move |connection| put_annotator(connection, (&name, role), &token_digest, now))
     }
 
     /// Gives an annotator another token; the one before no longer signs in.
@@ -211,6 +272,58 @@ impl Store {
     pub fn token_digest(token: &str) -> String {
         digest(token.as_bytes())
     }
+}
+
+fn check_name(name: &str) -> Result<(), AnnotationProblem> {
+    if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
+        return Err(AnnotationProblem::Setting {
+            key: "annotator",
+            got: format!("{name:?}"),
+            expected: "a name of 1 to 100 bytes on one line",
+        });
+    }
+    Ok(())
+}
+
+fn put_annotator(
+    connection: &Connection,
+    (name, role): (&str, Role),
+    token_digest: &str,
+    now: i64,
+) -> Result<Annotator, AnnotationProblem> {
+    check_name(name)?;
+    let owners: Vec<String> = all_annotators(connection)?
+        .into_iter()
+        .filter(|annotator| annotator.role == Role::Owner)
+        .map(|annotator| annotator.name)
+        .collect();
+    if role != Role::Owner && owners == [name] {
+        return Err(AnnotationProblem::Setting {
+            key: "role",
+            got: format!("`annotator` for {name}, the only owner"),
+            expected: "another owner first",
+        });
+    }
+    connection.execute(
+        "INSERT INTO annotators (name, role, token_digest, created) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT (name) DO UPDATE SET role = ?2, token_digest = ?3",
+        params![name, role.name(), token_digest, now],
+    )?;
+    let id = connection.query_row("SELECT id FROM annotators WHERE name = ?1", [name], |row| row.get(0))?;
+    Ok(Annotator {
+        id,
+        name: name.into(),
+        role,
+        token_digest: token_digest.into(),
+    })
+}
+
+/// What makes two items the same task: its kind, what was said, and the set of answers. Where an answer comes from does not belong to it.
+fn task_digest(item: &NewItem) -> String {
+    let prompt: Vec<[&str; 2]> = item.input.prompt.iter().map(|m| [m.role.as_str(), m.content.as_str()]).collect();
+    let mut answers: Vec<&str> = item.input.responses.iter().map(|response| response.text.as_str()).collect();
+    answers.sort_unstable();
+    digest(to_json(&(item.kind.name(), prompt, answers)).as_bytes())
 }
 
 pub(super) fn digest(bytes: &[u8]) -> String {
@@ -252,7 +365,15 @@ fn project_names(connection: &Connection) -> Result<Vec<String>, AnnotationProbl
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-fn project_named(connection: &Connection, name: &str) -> Result<Project, AnnotationProblem> {
+/// The settings of a project as they are now.
+pub(super) fn settings_of(connection: &Connection, project: i64) -> Result<Settings, AnnotationProblem> {
+    let text: String = connection
+        .prepare_cached("SELECT settings FROM projects WHERE id = ?1")?
+        .query_row([project], |row| row.get(0))?;
+    from_json(project, "settings", &text)
+}
+
+pub(super) fn project_named(connection: &Connection, name: &str) -> Result<Project, AnnotationProblem> {
     let found: Option<(i64, String, String)> = connection
         .query_row(
             "SELECT id, settings, guideline_digest FROM projects WHERE name = ?1",

@@ -96,7 +96,8 @@ pub struct NewItem {
     pub kind: TaskKind,
     /// What is judged.
     pub input: Input,
-    /// The judgement that is known to be right. Such an item is shown to everybody once and counts for nobody's quota.
+    /// The judgement that is known to be right. Such an item is shown to everybody once, as
+    /// long as `gold_share` is not 0, and counts for nobody's quota.
     pub gold: Option<Judgement>,
 }
 
@@ -269,6 +270,8 @@ pub struct Task {
     pub expires: i64,
     /// What was judged before, where an undo has brought the task back.
     pub earlier: Option<Judgement>,
+    /// Milliseconds of attention that `earlier` had, where they were measured.
+    pub spent: Option<i64>,
 }
 
 /// A judgement that is handed in.
@@ -282,8 +285,8 @@ pub struct Submission {
     pub judgement: Judgement,
     /// When the task was first seen.
     pub started: i64,
-    /// Milliseconds of attention: the page was in front and used.
-    pub active: i64,
+    /// Milliseconds of attention: the page was in front and used. Nothing where that was not measured.
+    pub active: Option<i64>,
 }
 
 /// What became of a judgement.

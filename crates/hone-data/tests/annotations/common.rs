@@ -1,8 +1,9 @@
 //! A store with a project in it.
 
-use hone_data::Message;
+use hone_data::{DataError, Message};
 use hone_data::annotations::{
     Annotator, Degree, Input, Judgement, NewItem, Project, Response, Role, Settings, Store, Submission, Task, TaskKind,
+    Undone,
 };
 use tempfile::TempDir;
 
@@ -88,8 +89,15 @@ impl Fixture {
             annotator: self.annotators[annotator].id,
             judgement,
             started: NOW,
-            active: 1500,
+            active: Some(1500),
         }
+    }
+
+    /// Undoes the last thing that this annotator did.
+    pub fn undo(&self, annotator: usize) -> Result<Undone, DataError> {
+        let annotator = self.annotators[annotator].id;
+        let last = self.store.last_event(&self.project, annotator).unwrap().unwrap_or(0);
+        self.store.undo(&self.project, annotator, last, NOW)
     }
 
     /// Claims and judges: the answer shown first is better.

@@ -24,7 +24,7 @@ fn an_undone_judgement_comes_back_with_what_was_judged() {
     let task = fixture.judge(0);
     // The next one is in hand already, as it is when the page has moved on
     let next = fixture.claim(0);
-    let undone = fixture.store.undo(&fixture.project, annotator, NOW).unwrap();
+    let undone = fixture.undo(0).unwrap();
     let back = undone.task.expect("the task");
     assert_eq!((undone.event, back.item, &back.shown), (1, task.item, &task.shown));
     assert_eq!(back.earlier, Some(prefers(task.shown[0])));
@@ -54,10 +54,10 @@ fn undoing_goes_back_step_by_step() {
     let annotator = fixture.annotators[0].id;
     let tasks = [fixture.judge(0), fixture.judge(0), fixture.judge(0)];
     for expected in tasks.iter().rev() {
-        let undone = fixture.store.undo(&fixture.project, annotator, NOW).unwrap();
+        let undone = fixture.undo(0).unwrap();
         assert_eq!(undone.task.unwrap().item, expected.item);
     }
-    let error = fixture.store.undo(&fixture.project, annotator, NOW).unwrap_err();
+    let error = fixture.undo(0).unwrap_err();
     assert!(
         matches!(
             error,
@@ -93,7 +93,7 @@ fn an_edit_supersedes_and_undoing_it_restores_what_stood_before() {
             .edit(1, fixture.submission(0, &task, second), NOW)
             .is_err()
     );
-    let undone = fixture.store.undo(&fixture.project, annotator, NOW).unwrap();
+    let undone = fixture.undo(0).unwrap();
     assert_eq!((undone.event, undone.task), (2, None));
     let standing: Vec<Record> = events(&fixture).into_iter().filter(Record::counts).collect();
     assert_eq!(
@@ -102,9 +102,7 @@ fn an_edit_supersedes_and_undoing_it_restores_what_stood_before() {
     );
     // Once more takes the judgement itself back
     assert!(
-        fixture
-            .store
-            .undo(&fixture.project, annotator, NOW)
+        fixture.undo(0)
             .unwrap()
             .task
             .is_some()
@@ -134,7 +132,7 @@ fn a_skipped_item_goes_to_others_and_a_skip_can_be_undone() {
         (records[0].status, records[0].reason.as_deref()),
         (Status::Skipped, Some("not my language"))
     );
-    let undone = fixture.store.undo(&fixture.project, annotator, NOW).unwrap();
+    let undone = fixture.undo(0).unwrap();
     let back = undone.task.expect("nobody took it");
     fixture.store.skip(back.lease, annotator, "too long", NOW).unwrap();
     let taken = fixture.claim(1);
@@ -143,7 +141,7 @@ fn a_skipped_item_goes_to_others_and_a_skip_can_be_undone() {
         .submit(fixture.submission(1, &taken, prefers(0)), NOW)
         .unwrap();
     // The item is full now: the skip is undone, but there is no place left
-    let undone = fixture.store.undo(&fixture.project, annotator, NOW).unwrap();
+    let undone = fixture.undo(0).unwrap();
     assert_eq!(undone.task, None);
     assert_eq!(fixture.store.progress(&fixture.project).unwrap().judged, 1);
     assert_eq!(fixture.claim_at(0, NOW), None);
@@ -170,9 +168,44 @@ fn a_record_says_everything() {
         (task.item, TaskKind::Pair, &task.shown)
     );
     assert_eq!(record.responses[1].model.as_deref(), Some("model 1"));
-    assert_eq!((record.started, record.submitted, record.active_ms), (NOW, NOW, 1500));
+    assert_eq!((record.started, record.submitted, record.active_ms), (NOW, NOW, Some(1500)));
     assert_eq!(record.guideline_digest, fixture.project.guideline_digest);
     assert!(record.input_digest.len() == 64 && record.task_digest != record.input_digest);
     let text = serde_json::to_string(&record).unwrap();
     assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+}
+
+#[test]
+fn an_undo_that_comes_twice_undoes_one_thing_and_what_came_back_stays_filled_in() {
+    let fixture = Fixture::pairs(10, 2);
+    let annotator = fixture.annotators[0].id;
+    let (first, second) = (fixture.judge(0), fixture.judge(0));
+    let undo = |event| fixture.store.undo(&fixture.project, annotator, event, NOW);
+    // Only the last one, and only one's own
+    assert!(matches!(
+        undo(1).unwrap_err(),
+        DataError::Annotations {
+            problem: AnnotationProblem::NotLast { event: 1 },
+            ..
+        }
+    ));
+    let theirs = fixture.store.undo(&fixture.project, fixture.annotators[1].id, 2, NOW);
+    assert!(theirs.is_err(), "{theirs:?}");
+    let back = undo(2).unwrap();
+    assert_eq!(undo(2).unwrap(), back);
+    assert_eq!(fixture.store.last_event(&fixture.project, annotator).unwrap(), Some(1));
+    undo(1).unwrap();
+    assert_eq!(events(&fixture).len(), 4);
+    // The queue brings back both with what was judged, whenever they are opened
+    for task in [first, second] {
+        let again = fixture.claim(0);
+        assert_eq!(again.item, task.item);
+        assert_eq!((&again.earlier, again.spent), (&Some(prefers(task.shown[0])), Some(1500)));
+        let judgement = prefers(again.shown[1]);
+        fixture
+            .store
+            .submit(fixture.submission(0, &again, judgement), NOW)
+            .unwrap();
+    }
+    assert_eq!(fixture.claim(0).earlier, None);
 }

@@ -32,7 +32,7 @@ fn the_child_that_judges() {
                         annotator: annotator.id,
                         judgement: prefers(task.shown[0]),
                         started: NOW,
-                        active: task.lease,
+                        active: Some(task.lease),
                     };
                     let event = store.submit(submission, NOW).unwrap().event;
                     let mut out = std::io::stdout().lock();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hone_data::DataError;
-use hone_data::annotations::{AnnotationProblem, Judgement, NewItem, Settings, Status, Store, TaskKind};
+use hone_data::annotations::{AnnotationProblem, Judgement, NewItem, Role, Settings, Status, Store, TaskKind};
 
 use super::common::{Fixture, NOW, item, prefers, settings};
 
@@ -239,7 +239,7 @@ fn the_same_items_again_are_passed_over_and_names_are_taken_once() {
     let digest = Store::token_digest("x");
     let error = fixture
         .store
-        .add_annotator("annotator 0", hone_data::annotations::Role::Owner, &digest, NOW)
+        .add_annotator("annotator 0", Role::Owner, &digest, NOW)
         .unwrap_err();
     assert!(error.to_string().contains("`annotator 0` exists already"), "{error}");
     let error = fixture.store.project("harmless").unwrap_err().to_string();
@@ -266,4 +266,94 @@ fn a_store_is_found_again_as_it_was_left() {
     let records = store.records(&project).unwrap();
     assert_eq!((records.len(), records[0].status), (1, Status::Judged));
     drop((store, folder));
+}
+
+#[test]
+fn settings_are_those_that_the_store_has_now_and_old_guidelines_stay() {
+    let fixture = Fixture::pairs(2, 2);
+    let first = fixture.judge(0);
+    let before = fixture.project.guideline_digest.clone();
+    let changed = Settings {
+        overlap: 1,
+        guideline: "Be brief.".into(),
+        ..settings()
+    };
+    fixture.store.put_project("helpful", &changed, NOW).unwrap();
+    // The fixture's project still says that two people judge each item
+    assert_ne!(fixture.claim(1).item, first.item);
+    let store = Store::open_to_read(fixture.store.path()).unwrap();
+    assert_eq!(store.guideline(&before).unwrap().as_deref(), Some(""));
+    let now = store.only_project("").unwrap();
+    assert_eq!(
+        store.guideline(&now.guideline_digest).unwrap().as_deref(),
+        Some("Be brief.")
+    );
+    assert_eq!(now.settings, changed);
+    let refused = store.put_project("helpful", &settings(), NOW).unwrap_err().to_string();
+    assert!(refused.contains("opened to be read"), "{refused}");
+    assert!(Store::open_to_read(&fixture.folder.path().join("absent.db")).is_err());
+    assert!(!fixture.folder.path().join("absent.db").exists());
+    fixture.store.put_project("second", &settings(), NOW).unwrap();
+    let several = store.only_project("choose").unwrap_err().to_string();
+    assert!(several.contains("2 projects: helpful, second; choose"), "{several}");
+}
+
+#[test]
+fn gold_items_that_are_left_come_at_the_end() {
+    let gold = (0..3).map(|i| NewItem {
+        gold: Some(prefers(0)),
+        ..item(TaskKind::Pair, i, 2)
+    });
+    let settings = Settings {
+        gold_share: 0.01,
+        ..settings()
+    };
+    let fixture = Fixture::new(&settings, gold.chain([item(TaskKind::Pair, 9, 2)]).collect(), 1);
+    for _ in 0..4 {
+        fixture.judge(0);
+    }
+    assert_eq!(fixture.claim_at(0, NOW), None);
+    assert_eq!(fixture.store.progress(&fixture.project).unwrap().annotators[0].checks, 3);
+}
+
+#[test]
+fn a_task_is_known_by_its_texts_whoever_wrote_them() {
+    let fixture = Fixture::pairs(1, 0);
+    let mut again = item(TaskKind::Pair, 0, 2);
+    again.input.responses.reverse();
+    again.input.responses[0].model = Some("renamed".into());
+    again.gold = Some(prefers(0));
+    let added = fixture.store.add_items(&fixture.project, vec![again.clone()]).unwrap();
+    assert_eq!((added.added, added.known, added.other_gold), (0, 1, 1));
+    again.input.responses[0].text.push('!');
+    assert_eq!(fixture.store.add_items(&fixture.project, vec![again]).unwrap().added, 1);
+}
+
+#[test]
+fn roles_change_and_one_owner_stays() {
+    let fixture = Fixture::pairs(1, 1);
+    let put = |name, role, token: &str| {
+        let digest = Store::token_digest(token);
+        fixture.store.put_annotator(name, role, &digest, NOW)
+    };
+    let owner = put(" annotator 0 ", Role::Owner, "a").unwrap();
+    assert_eq!((owner.id, owner.role), (fixture.annotators[0].id, Role::Owner));
+    let refused = put("annotator 0", Role::Annotator, "b").unwrap_err().to_string();
+    assert!(refused.contains("the only owner"), "{refused}");
+    put("eve", Role::Owner, "c").unwrap();
+    put("annotator 0", Role::Annotator, "d").unwrap();
+    let found: Vec<(String, Role, bool)> = fixture
+        .store
+        .annotators()
+        .unwrap()
+        .into_iter()
+        .map(|a| (a.name, a.role, a.token_digest == Store::token_digest("d")))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("annotator 0".to_string(), Role::Annotator, true),
+            ("eve".to_string(), Role::Owner, false)
+        ]
+    );
 }

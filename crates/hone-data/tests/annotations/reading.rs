@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use hone_data::annotations::{Degree, Export, Judgement, Rewrite, Settings, TaskKind};
+use hone_data::annotations::{
+    Degree, Export, Judgement, Rewrite, Settings, TaskKind, content_digest, is_store,
+};
 use hone_data::{
     Container, DataError, Format, Kind, Limits, Message, Source, for_each_unpaired, inspect, load_demonstrations,
     load_prompts, load_rankings,
@@ -147,7 +149,7 @@ fn only_what_stands_and_counts_is_read() {
     let before = load_rankings(&Source::new(fixture.store.path())).unwrap().report;
     // Everything is undone
     for _ in 0..4 {
-        fixture.store.undo(&fixture.project, annotator, NOW).unwrap();
+        fixture.undo(0).unwrap();
     }
     assert_eq!(before.items, 2);
     let error = load_rankings(&Source::new(fixture.store.path())).unwrap_err();
@@ -211,4 +213,48 @@ fn a_closed_store_is_one_file() {
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
     assert_eq!(names, ["annotations.db"]);
+}
+
+#[test]
+fn a_store_is_told_by_what_it_holds_and_not_by_its_bytes() {
+    let fixture = Fixture::pairs(3, 1);
+    let path = fixture.store.path();
+    assert!(is_store(path) && !is_store(&fixture.folder.path().join("absent")));
+    let empty = content_digest(path).unwrap();
+    // A task that is taken changes bytes and nothing that training reads
+    fixture.claim(0);
+    assert_eq!(content_digest(path).unwrap(), empty);
+    let bytes = std::fs::read(path).unwrap();
+    fixture.judge(0);
+    assert_eq!(std::fs::read(path).unwrap(), bytes, "the judgement stands in the log");
+    let judged = content_digest(path).unwrap();
+    assert_ne!(judged, empty);
+    fixture.undo(0).unwrap();
+    assert_eq!(content_digest(path).unwrap(), empty);
+    fixture.judge(0);
+    let judged = content_digest(path).unwrap();
+    let path = path.to_path_buf();
+    let Fixture { folder, store, .. } = fixture;
+    drop(store);
+    assert_ne!(std::fs::read(&path).unwrap(), bytes, "closing writes the log back");
+    assert_eq!(content_digest(&path).unwrap(), judged);
+    drop(folder);
+}
+
+#[test]
+fn judgements_of_two_projects_are_not_mixed() {
+    let fixture = Fixture::pairs(1, 1);
+    fixture.judge(0);
+    let store = &fixture.store;
+    let other = store.put_project("harmless", &settings(), NOW).unwrap();
+    store.add_items(&other, vec![item(TaskKind::Pair, 5, 2)]).unwrap();
+    let source = Source::new(store.path());
+    assert_eq!(load_rankings(&source).unwrap().items.len(), 1);
+    let task = store.claim(&other, fixture.annotators[0].id, NOW).unwrap().unwrap();
+    store.submit(fixture.submission(0, &task, prefers(0)), NOW).unwrap();
+    let error = load_rankings(&source).err().unwrap().to_string();
+    assert!(
+        error.contains("2 projects: helpful, harmless") && error.contains("--export records"),
+        "{error}"
+    );
 }

@@ -9,7 +9,7 @@ use hone_objective::statistics::{Bootstrap, bootstrap_statistic};
 use super::{Estimate, Question, comparisons};
 use crate::error::Error;
 
-/// The values that the judges of one item gave: one row a comparison or answer.
+/// The values that the judges of one item gave: one row an answer, or two a comparison.
 type Item = Vec<Vec<f64>>;
 
 pub(super) fn questions(items: &BTreeMap<i64, Vec<&Record>>, draws: &Bootstrap) -> Result<Vec<Question>, Error> {
@@ -23,10 +23,9 @@ pub(super) fn questions(items: &BTreeMap<i64, Vec<&Record>>, draws: &Bootstrap) 
     let preference = |record: &Record| -> Vec<Option<f64>> {
         let judgement = record.judgement.as_ref();
         let outcomes = judgement.map(|j| comparisons(record, j)).unwrap_or_default();
-        outcomes
-            .into_iter()
-            .map(|(_, _, outcome)| Some(outcome as f64))
-            .collect()
+        // Each from both sides: which of the two answers is stored first means nothing, and must not become chance agreement
+        let both_sides = |(_, _, outcome)| [outcome, 2 - outcome].map(|outcome: usize| Some(outcome as f64));
+        outcomes.into_iter().flat_map(both_sides).collect()
     };
     let rating = |record: &Record| -> Vec<Option<f64>> {
         let ratings = record.judgement.as_ref().map(|judgement| judgement.ratings.clone());
@@ -48,11 +47,13 @@ pub(super) fn questions(items: &BTreeMap<i64, Vec<&Record>>, draws: &Bootstrap) 
     found.extend(question("all bad", Level::Nominal, (items, &all_bad), draws)?);
     for flag in flags {
         let flagged = |record: &Record| -> Vec<Option<f64>> {
-            let lists = record.judgement.as_ref().map(|judgement| judgement.flags.as_slice());
-            let lists = lists.unwrap_or_default();
-            lists
-                .iter()
-                .map(|list| Some(f64::from(u8::from(list.contains(flag)))))
+            // Whoever judged and flagged nothing said that nothing is to be flagged
+            let Some(judgement) = &record.judgement else {
+                return Vec::new();
+            };
+            let flags = |answer: usize| judgement.flags.get(answer).is_some_and(|list| list.contains(flag));
+            (0..record.responses.len())
+                .map(|answer| Some(f64::from(u8::from(flags(answer)))))
                 .collect()
         };
         found.extend(question(

@@ -2,15 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hone_data::annotations::{Record, Status, TaskKind};
+use hone_data::annotations::{Judgement, Record, Status, TaskKind};
 use hone_objective::statistics::{Bootstrap, bootstrap_statistic};
 
 use super::{AnnotatorReport, Cost, Estimate, comparisons, median};
 use crate::error::Error;
 
-/// A share of parts of items (hits, parts), with an interval over items.
-fn share(items: Vec<(u64, u64)>, draws: &Bootstrap) -> Result<Option<Estimate>, Error> {
-    let items: Vec<(u64, u64)> = items.into_iter().filter(|(_, parts)| *parts > 0).collect();
+/// A share of parts of items (item, (hits, parts)), with an interval over items: judgements of one item are drawn together.
+fn share(
+    judgements: impl IntoIterator<Item = (i64, (u64, u64))>,
+    draws: &Bootstrap,
+) -> Result<Option<Estimate>, Error> {
+    let mut sums: BTreeMap<i64, (u64, u64)> = BTreeMap::new();
+    for (item, (hits, parts)) in judgements.into_iter().filter(|(_, (_, parts))| *parts > 0) {
+        let sum = sums.entry(item).or_default();
+        *sum = (sum.0 + hits, sum.1 + parts);
+    }
+    let items: Vec<(u64, u64)> = sums.into_values().collect();
     if items.is_empty() {
         return Ok(None);
     }
@@ -50,7 +58,7 @@ fn side_of(record: &Record) -> (u64, u64) {
 
 /// How often the answer that was shown earlier won.
 pub(super) fn side(records: &[&Record], draws: &Bootstrap) -> Result<Option<Estimate>, Error> {
-    share(records.iter().map(|record| side_of(record)).collect(), draws)
+    share(records.iter().map(|record| (record.item, side_of(record))), draws)
 }
 
 /// How often the longer answer won.
@@ -62,21 +70,25 @@ pub(super) fn length(records: &[&Record], draws: &Bootstrap) -> Result<Option<Es
             .filter(|(w, l)| lengths[*w] != lengths[*l])
             .collect();
         let longer = unequal.iter().filter(|(w, l)| lengths[*w] > lengths[*l]).count();
-        (longer as u64, unequal.len() as u64)
+        (record.item, (longer as u64, unequal.len() as u64))
     };
-    share(records.iter().map(count).collect(), draws)
+    share(records.iter().map(count), draws)
 }
 
-/// Comparisons of two judgements of one item that came out the same, of all.
-fn same(record: &Record, other: &hone_data::annotations::Judgement) -> (u64, u64) {
-    let own = record
-        .judgement
-        .as_ref()
-        .map(|judgement| comparisons(record, judgement))
-        .unwrap_or_default();
-    let other = comparisons(record, other);
-    let equal = own.iter().zip(&other).filter(|(a, b)| a == b).count();
-    (equal as u64, own.len().min(other.len()) as u64)
+/// What two judgements of one item say alike, of all that both were asked: comparisons, ratings, and whether all are bad.
+fn same(record: &Record, other: &Judgement) -> (u64, u64) {
+    let Some(own) = &record.judgement else {
+        return (0, 0);
+    };
+    let mut asked: Vec<bool> = Vec::new();
+    let compared = comparisons(record, own);
+    asked.extend(compared.iter().zip(&comparisons(record, other)).map(|(a, b)| a == b));
+    if own.all_bad || other.all_bad {
+        asked.push(own.all_bad == other.all_bad);
+    }
+    let rated = own.ratings.iter().zip(&other.ratings);
+    asked.extend(rated.filter_map(|(a, b)| Some((*a)? == (*b)?)));
+    (asked.iter().filter(|same| **same).count() as u64, asked.len() as u64)
 }
 
 /// Everybody who handed in something that stands.
@@ -101,17 +113,17 @@ pub(super) fn annotators(records: &[Record], draws: &Bootstrap) -> Result<Vec<An
             .collect();
         let repeated = own.iter().filter(|record| record.round > 0).filter_map(|again| {
             let before = first.get(&again.item)?.judgement.as_ref()?;
-            Some(same(again, before))
+            Some((again.item, same(again, before)))
         });
         let gold = own
             .iter()
-            .filter_map(|record| Some(same(record, record.gold.as_ref()?)));
+            .filter_map(|record| Some((record.item, same(record, record.gold.as_ref()?))));
         reports.push(AnnotatorReport {
             name: name.into(),
             judgements: counting.len() as u64,
             seconds: median(&mut seconds(&counting)),
-            consistency: share(repeated.collect(), draws)?,
-            gold: share(gold.collect(), draws)?,
+            consistency: share(repeated, draws)?,
+            gold: share(gold, draws)?,
             side: side(&counting, draws)?,
         });
     }
@@ -119,7 +131,8 @@ pub(super) fn annotators(records: &[Record], draws: &Bootstrap) -> Result<Vec<An
 }
 
 fn seconds(records: &[&Record]) -> Vec<f64> {
-    records.iter().map(|record| record.active_ms as f64 / 1000.0).collect()
+    let measured = records.iter().filter_map(|record| record.active_ms);
+    measured.map(|active| active as f64 / 1000.0).collect()
 }
 
 /// Median seconds of each kind of task.

@@ -5,6 +5,7 @@
 //!
 //! Where it differs from other tools:
 //! 1. A ranking of K answers is K(K - 1)/2 comparisons, each with one of three outcomes: so rankings of any length and pairs are one question.
+//!    Each is counted from both sides, so that nothing depends on the order in which answers are stored: the table of outcomes is symmetric.
 //! 2. Intervals draw items, with all their comparisons and judges, since the comparisons of one item are not independent.
 
 mod agreement;
@@ -78,9 +79,9 @@ pub struct AnnotatorReport {
     pub judgements: u64,
     /// Median seconds of attention.
     pub seconds: Option<f64>,
-    /// Share of comparisons that came out the same the second time.
+    /// Share of comparisons, findings of "all bad" and ratings that came out the same the second time. `n` counts them.
     pub consistency: Option<Estimate>,
-    /// Share of comparisons of gold items that came out as they should.
+    /// Share of comparisons, findings of "all bad" and ratings of gold items that came out as they should. `n` counts them.
     pub gold: Option<Estimate>,
     /// Share of decided comparisons in which the answer that was shown earlier won. One half is no bias.
     pub side: Option<Estimate>,

@@ -34,8 +34,10 @@ fn pair(names: [&str; 2], both: &[Both<'_>], draws: &Bootstrap) -> Result<Pair, 
     let compared = both.iter().map(|(record, first, second)| {
         let outcome = |(_, _, outcome): (usize, usize, usize)| outcome;
         let first = comparisons(record, first).into_iter().map(outcome);
+        // From both sides, as in the agreement of all
         first
             .zip(comparisons(record, second).into_iter().map(outcome))
+            .flat_map(|(one, other)| [(one, other), (2 - one, 2 - other)])
             .collect::<Vec<_>>()
     });
     let rated = both.iter().map(|(_, first, second)| {
@@ -61,7 +63,10 @@ fn pair(names: [&str; 2], both: &[Both<'_>], draws: &Bootstrap) -> Result<Pair, 
     Ok(Pair {
         annotators: names.map(String::from),
         items: both.len() as u64,
-        kappa: kappa(compared.collect(), draws, |first, second| cohen_kappa(first, second, 3))?,
+        kappa: kappa(compared.collect(), draws, |first, second| cohen_kappa(first, second, 3))?.map(|found| Estimate {
+            n: found.n / 2,
+            ..found
+        }),
         rating_kappa: kappa(rated.collect(), draws, |first, second| {
             weighted_kappa(first, second, 7, Weights::Quadratic)
         })?,

@@ -47,6 +47,7 @@ impl From<DataError> for Failure {
                 }
                 AnnotationProblem::Lease { .. }
                 | AnnotationProblem::NothingToUndo
+                | AnnotationProblem::NotLast { .. }
                 | AnnotationProblem::Exists { .. } => StatusCode::CONFLICT,
                 AnnotationProblem::Unknown { .. } => StatusCode::NOT_FOUND,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -3,7 +3,7 @@
 //! A form speaks of answers by the place in which they were shown, so that nothing on a page tells where an answer comes from; the
 //! judgement speaks of them as they are stored.
 
-use hone_data::annotations::{Degree, Judgement, Rewrite, Task, TaskKind};
+use hone_data::annotations::{Degree, Judgement, Rewrite, Task, TaskKind, same_text};
 
 /// The fields of a form, in the order in which they came.
 pub(super) type Fields = Vec<(String, String)>;
@@ -58,8 +58,16 @@ pub(super) fn judgement(fields: &Fields, task: &Task, known_flags: &[String]) ->
         }
         _ => {}
     }
-    if found.all_bad {
-        (found.ranking, found.degree) = (None, None);
+    // The order of bad answers is an order; that they are all alike says nothing beside it
+    if found.all_bad && found.ranking.as_ref().is_some_and(|groups| groups.len() == 1) {
+        found.ranking = None;
+    }
+    // An answer that was opened to be improved and left as it is was not written by anybody; where writing is the task, the store says so
+    let shown = &task.input.responses;
+    if task.kind != TaskKind::Write {
+        found.rewrite = found
+            .rewrite
+            .filter(|rewrite| !shown.iter().any(|response| same_text(&response.text, &rewrite.text)));
     }
     let mut ratings = vec![None; answers];
     let mut flags: Vec<Vec<String>> = vec![Vec::new(); answers];
@@ -105,12 +113,13 @@ mod tests {
             kind,
             input: Input {
                 prompt: Vec::new(),
-                responses: shown.iter().map(|i| Response::new(i.to_string())).collect(),
+                responses: (0..shown.len()).map(|i| Response::new(i.to_string())).collect(),
             },
             shown: shown.to_vec(),
             claimed: 0,
             expires: 0,
             earlier: None,
+            spent: None,
         }
     }
 
@@ -140,7 +149,21 @@ mod tests {
             &[1, 0],
             &[("choice", "left"), ("degree", "much"), ("all_bad", "1")],
         );
-        assert_eq!((bad.ranking, bad.degree, bad.all_bad), (None, None, true));
+        assert_eq!(
+            (bad.ranking, bad.degree, bad.all_bad),
+            (Some(vec![vec![1], vec![0]]), Some(Degree::Much), true)
+        );
+        let alike = read(TaskKind::Pair, &[1, 0], &[("choice", "tie"), ("all_bad", "1")]);
+        assert_eq!((alike.ranking, alike.all_bad), (None, true));
+    }
+
+    #[test]
+    fn an_answer_that_was_not_changed_is_no_rewrite() {
+        let same = [("rank_0", "1"), ("rank_1", "2"), ("rewrite", " 1\r\n"), ("rewrite_of", "0")];
+        assert_eq!(read(TaskKind::Rank, &[1, 0], &same).rewrite, None);
+        assert!(read(TaskKind::Write, &[1, 0], &same).rewrite.is_some());
+        let changed = [("rewrite", "1, and why"), ("rewrite_of", "0")];
+        assert!(read(TaskKind::Rank, &[1, 0], &changed).rewrite.is_some());
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub use error::AnnotateError;
 pub use session::new_token;
 pub use state::Shared;
 
-/// The largest form that is read: a written answer may be long.
-const MOST_BODY: usize = 1 << 20;
+/// The largest form that is read: an answer and a comment of the most that the store takes, every byte of them written as three.
+const MOST_BODY: usize = (3 << 20) + (256 << 10);
 
 /// How often the server looks whether it is to stop.
 const GLANCE: Duration = Duration::from_millis(100);
@@ -115,7 +115,8 @@ pub fn serve(options: Options, stop: impl Fn() -> bool + Send + 'static) -> Resu
     } = options;
     let address = listener.local_addr().map_err(AnnotateError::Socket)?;
     listener.set_nonblocking(true).map_err(AnnotateError::Socket)?;
-    let state = state::shared(store, project, hosts(address, &names));
+    let cookie = session::cookie_name(address.port());
+    let state = state::shared(store, project, (hosts(address, &names), cookie));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -169,18 +170,13 @@ fn hosts(address: SocketAddr, names: &[String]) -> Vec<String> {
     hosts
 }
 
-/// Gives an annotator a new token and returns the path of the link that signs them in; an annotator of a new name is added.
+/// Gives an annotator this role and a new token, and returns the path of the link that signs them in; one of a new name is added.
 ///
 /// # Errors
 /// What the store says; a system without random numbers.
 pub fn invite(store: &Store, name: &str, role: Role, now: i64) -> Result<String, AnnotateError> {
     let token = new_token()?;
     let digest = Store::token_digest(&token);
-    match store.annotators()?.iter().any(|annotator| annotator.name == name) {
-        true => store.replace_token(name, &digest)?,
-        false => {
-            store.add_annotator(name, role, &digest, now)?;
-        }
-    }
+    store.put_annotator(name, role, &digest, now)?;
     Ok(format!("/join?token={token}"))
 }

@@ -13,7 +13,11 @@ use super::error::{AnnotateError, Failure};
 use super::pages;
 use super::state::{Shared, on_store};
 
-const NAME: &str = "hone_annotate";
+/// The name of the cookie: browsers keep cookies by host, whatever the port, and several projects may be served on one.
+pub(super) fn cookie_name(port: u16) -> String {
+    format!("hone_annotate_{port}")
+}
+
 /// How long a browser keeps the cookie, in seconds: 90 days.
 const AGE: u64 = 90 * 24 * 3600;
 
@@ -41,13 +45,13 @@ async fn signed_in(state: &Shared, token: String) -> Result<Option<Annotator>, F
     Ok(found)
 }
 
-fn token_of(headers: &HeaderMap) -> Option<String> {
+fn token_of(state: &Shared, headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies
         .flat_map(|cookies| cookies.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));
     pairs
-        .find(|(name, _)| *name == NAME)
+        .find(|(name, _)| *name == state.cookie)
         .map(|(_, token)| token.to_string())
 }
 
@@ -58,7 +62,7 @@ impl FromRequestParts<Shared> for User {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Failure> {
-        let found = match token_of(&parts.headers) {
+        let found = match token_of(state, &parts.headers) {
             Some(token) => signed_in(state, token).await?,
             None => None,
         };
@@ -91,7 +95,7 @@ impl FromRequestParts<Shared> for Owner {
 
 /// `/`: to the tasks, or how to sign in.
 pub(super) async fn front(State(state): State<Shared>, headers: HeaderMap) -> Result<Response, Failure> {
-    let user = match token_of(&headers) {
+    let user = match token_of(&state, &headers) {
         Some(token) => signed_in(&state, token).await?,
         None => None,
     };
@@ -124,8 +128,8 @@ pub(super) async fn join(State(state): State<Shared>, Query(join): Query<Join>) 
         ));
     }
     let cookie = format!(
-        "{NAME}={}; Path=/; Max-Age={AGE}; HttpOnly; SameSite=Strict",
-        join.token
+        "{}={}; Path=/; Max-Age={AGE}; HttpOnly; SameSite=Strict",
+        state.cookie, join.token
     );
     // A page of our own that leads on, not a redirect: browsers do not send a strict cookie along a chain that another site began
     let mut response = pages::welcome();

@@ -18,14 +18,21 @@ pub struct State {
     pub(super) project: Project,
     /// Values of `Host` that are this server, in lower case.
     pub(super) hosts: Vec<String>,
+    /// The name of the cookie.
+    pub(super) cookie: String,
 }
 
 /// A handle on it.
 pub type Shared = Arc<State>;
 
-/// The state of a server that goes by these values of `Host`.
-pub(super) fn shared(store: Store, project: Project, hosts: Vec<String>) -> Shared {
-    Arc::new(State { store, project, hosts })
+/// The state of a server that goes by these values of `Host` and knows its people by this cookie.
+pub(super) fn shared(store: Store, project: Project, (hosts, cookie): (Vec<String>, String)) -> Shared {
+    Arc::new(State {
+        store,
+        project,
+        hosts,
+        cookie,
+    })
 }
 
 /// Milliseconds since 1970.

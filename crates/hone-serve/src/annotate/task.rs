@@ -7,14 +7,16 @@ use axum::response::{IntoResponse, Redirect, Response};
 use minijinja::{Value, context};
 use serde::Serialize;
 
-use hone_data::annotations::{AnnotationProblem, Annotator, Degree, Judgement, Role, Submission, Task, TaskKind};
+use hone_data::annotations::{
+    AnnotationProblem, Annotator, Degree, Judgement, Project, Role, Store, Submission, Task, TaskKind,
+};
 use hone_data::{DataError, Message};
 
 use super::error::Failure;
 use super::form::{self, Fields};
 use super::pages;
 use super::session::User;
-use super::state::{self, Shared, now, on_store};
+use super::state::{Shared, now, on_store};
 
 /// Attention that one task can have, in milliseconds: a day.
 const MOST_ACTIVE: i64 = 24 * 3600 * 1000;
@@ -39,21 +41,46 @@ struct Answer {
     flags: Vec<String>,
 }
 
+/// What a page of an annotator needs of the store.
+struct Seen<T> {
+    /// The project with the settings that it has now.
+    project: Project,
+    /// The event that an undo would be about.
+    last: Option<i64>,
+    task: T,
+}
+
+async fn see<T: Send + 'static>(
+    state: &Shared,
+    annotator: i64,
+    task: impl FnOnce(&Store, &Project) -> Result<T, DataError> + Send + 'static,
+) -> Result<Seen<T>, Failure> {
+    on_store(state, move |state| {
+        let project = state.store.project(&state.project.name)?;
+        let task = task(&state.store, &project)?;
+        let last = state.store.last_event(&project, annotator)?;
+        Ok(Seen { project, last, task })
+    })
+    .await
+}
+
 /// `GET /task`
 pub(super) async fn show(State(state): State<Shared>, User(user): User) -> Result<Response, Failure> {
     let annotator = user.id;
-    let task = on_store(&state, move |state| state.store.claim(&state.project, annotator, now())).await?;
+    let seen = see(&state, annotator, move |store, project| store.claim(project, annotator, now())).await?;
+    let Seen { project, last, task } = seen;
     Ok(match task {
         Some(task) => {
-            let earlier = task.earlier.clone();
-            render(&state, &user, &task, &earlier.unwrap_or_default(), None)
+            let earlier = task.earlier.clone().unwrap_or_default();
+            let active = task.spent;
+            render(&user, &Seen { project, last, task }, (&earlier, active), None)
         }
         None => pages::page(
             StatusCode::OK,
             "message.html",
             context! {
                 message => "There is nothing for you to judge now. Thank you!",
-                undo => true,
+                last => last,
                 on => true,
                 user => user.name,
                 owner => user.role == Role::Owner,
@@ -68,14 +95,15 @@ pub(super) async fn submit(
     User(user): User,
     Form(fields): Form<Fields>,
 ) -> Result<Response, Failure> {
-    let task = task_of(&state, &user, &fields).await?;
-    let judgement = form::judgement(&fields, &task, &state.project.settings.flags);
+    let seen = task_of(&state, &user, &fields).await?;
+    let judgement = form::judgement(&fields, &seen.task, &seen.project.settings.flags);
+    let active = active(&fields);
     let submission = Submission {
-        lease: task.lease,
+        lease: seen.task.lease,
         annotator: user.id,
         judgement: judgement.clone(),
-        started: task.claimed,
-        active: active(&fields, &task),
+        started: seen.task.claimed,
+        active,
     };
     let result = on_store(&state, move |state| match state.store.submit(submission, now()) {
         Ok(submitted) => Ok(Ok(submitted)),
@@ -89,21 +117,25 @@ pub(super) async fn submit(
     Ok(match result {
         Ok(_) => Redirect::to("/task").into_response(),
         // The same page again, with what was entered and what is missing
-        Err(reason) => render(&state, &user, &task, &judgement, Some(&reason)),
+        Err(reason) => render(&user, &seen, (&judgement, active), Some(&reason)),
     })
 }
 
-/// Attention as the page measured it; without its script the time since the task was taken.
-fn active(fields: &Fields, task: &Task) -> i64 {
+/// Attention as the page measured it; nothing without its script.
+fn active(fields: &Fields) -> Option<i64> {
     let measured = form::number(fields, "active").filter(|&active| active > 0);
-    measured.unwrap_or_else(|| now() - task.claimed).clamp(0, MOST_ACTIVE)
+    measured.map(|active| active.min(MOST_ACTIVE))
 }
 
-async fn task_of(state: &Shared, user: &Annotator, fields: &Fields) -> Result<Task, Failure> {
-    let lease = form::number(fields, "lease")
-        .ok_or_else(|| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "the form names no task"))?;
+/// A number that a form of ours holds.
+fn number_of(fields: &Fields, name: &str, missing: &str) -> Result<i64, Failure> {
+    form::number(fields, name).ok_or_else(|| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, missing))
+}
+
+async fn task_of(state: &Shared, user: &Annotator, fields: &Fields) -> Result<Seen<Task>, Failure> {
+    let lease = number_of(fields, "lease", "the form names no task")?;
     let annotator = user.id;
-    on_store(state, move |state| state.store.task(lease, annotator)).await
+    see(state, annotator, move |store, _| store.task(lease, annotator)).await
 }
 
 /// `POST /task/skip`
@@ -112,49 +144,48 @@ pub(super) async fn skip(
     User(user): User,
     Form(fields): Form<Fields>,
 ) -> Result<Response, Failure> {
-    let task = task_of(&state, &user, &fields).await?;
+    let lease = task_of(&state, &user, &fields).await?.task.lease;
     let reason = form::field(&fields, "reason").unwrap_or_default().to_string();
+    on_store(&state, move |state| state.store.skip(lease, user.id, &reason, now())).await?;
+    Ok(Redirect::to("/task").into_response())
+}
+
+/// `POST /task/undo`: of the event that the page showed as the last one, so that a form that comes twice undoes one thing. The task that it
+/// opens again is the next one.
+pub(super) async fn undo(
+    State(state): State<Shared>,
+    User(user): User,
+    Form(fields): Form<Fields>,
+) -> Result<Response, Failure> {
+    let event = number_of(&fields, "event", "the form does not say what to undo")?;
     on_store(&state, move |state| {
-        state.store.skip(task.lease, user.id, &reason, now())
+        state.store.undo(&state.project, user.id, event, now())
     })
     .await?;
     Ok(Redirect::to("/task").into_response())
 }
 
-/// `POST /task/undo`
-pub(super) async fn undo(State(state): State<Shared>, User(user): User) -> Result<Response, Failure> {
-    let annotator = user.id;
-    let undone = on_store(&state, move |state| state.store.undo(&state.project, annotator, now())).await?;
-    Ok(match undone.task {
-        Some(task) => {
-            let earlier = task.earlier.clone().unwrap_or_default();
-            render(&state, &user, &task, &earlier, None)
-        }
-        None => Redirect::to("/task").into_response(),
-    })
-}
-
-/// The page of a task, with a judgement filled in.
+/// The page of a task, with a judgement and its attention filled in.
 fn render(
-    state: &state::State,
     user: &Annotator,
-    task: &Task,
-    judgement: &Judgement,
+    seen: &Seen<Task>,
+    filled: (&Judgement, Option<i64>),
     missing: Option<&str>,
 ) -> Response {
     let status = match missing {
         Some(_) => StatusCode::UNPROCESSABLE_ENTITY,
         None => StatusCode::OK,
     };
-    pages::page(status, "task.html", view(state, user, (task, judgement), missing))
+    pages::page(status, "task.html", view(user, seen, filled, missing))
 }
 
 fn view(
-    state: &state::State,
     user: &Annotator,
-    (task, judgement): (&Task, &Judgement),
+    seen: &Seen<Task>,
+    (judgement, active): (&Judgement, Option<i64>),
     missing: Option<&str>,
 ) -> Value {
+    let Seen { project, last, task } = seen;
     let place_of = |index: usize| {
         let groups = judgement.ranking.as_ref()?;
         groups.iter().position(|group| group.contains(&index))
@@ -194,17 +225,19 @@ fn view(
     let prompt: Vec<&Message> = task.input.prompt.iter().collect();
     let comparing = matches!(task.kind, TaskKind::Rank | TaskKind::Pair);
     context! {
-        project => state.project.name,
-        guideline => state.project.settings.guideline,
+        project => project.name,
+        guideline => project.settings.guideline,
         user => user.name,
         owner => user.role == Role::Owner,
         kind => task.kind.name(),
         comparing => comparing,
         lease => task.lease,
+        active => active,
+        last => last,
         prompt => prompt,
         answers => answers,
         places => (1..=task.shown.len()).collect::<Vec<_>>(),
-        flags => state.project.settings.flags,
+        flags => project.settings.flags,
         reasons => REASONS,
         choice => choice,
         degree => degree,

@@ -101,7 +101,7 @@ impl Server {
     pub fn signed_in(&self, name: &str) -> Browser {
         Browser {
             address: self.address,
-            cookie: Some(format!("hone_annotate={}", self.tokens[name])),
+            cookie: Some(format!("hone_annotate_{}={}", self.address.port(), self.tokens[name])),
         }
     }
 

@@ -51,7 +51,7 @@ fn http_answers_are_blind_text_and_ranks_reach_the_right_ones() {
             record.annotator.as_str(),
             record.active_ms
         ),
-        (Some("close"), "ann", 2500)
+        (Some("close"), "ann", Some(2500))
     );
     assert!(ann.get("/task").body.contains("nothing for you to judge"));
 }
@@ -147,12 +147,22 @@ fn http_every_kind_of_task_can_be_done() {
 fn http_submits_and_skips_can_be_undone() {
     let server = Server::start(vec![item(TaskKind::Pair, 0, 2), item(TaskKind::Pair, 1, 2)]);
     let ann = server.signed_in("ann");
-    assert_eq!(ann.post("/task/undo", &[]).status, 409);
+    assert_eq!(ann.post("/task/undo", &[]).status, 422);
+    assert_eq!(ann.post("/task/undo", &[("event", "1")]).status, 409);
     let page = ann.get("/task");
+    assert!(!page.body.contains("id=\"undo\""), "there is nothing to undo");
     submit(&ann, &page, &[("choice", "right"), ("degree", "slightly")]);
+    assert_eq!(server.store.records(&server.project).unwrap()[0].active_ms, Some(2500));
     let next = ann.get("/task");
     assert_ne!(next.hidden("lease"), page.hidden("lease"));
-    let back = ann.post("/task/undo", &[]);
+    // A form that comes twice undoes one thing
+    let event = next.hidden("event");
+    for _ in 0..2 {
+        let undone = ann.post("/task/undo", &[("event", &event)]);
+        assert_eq!((undone.status, undone.header("location")), (303, Some("/task")));
+    }
+    let back = ann.get("/task");
+    assert_eq!(back.hidden("active\" id=\"active"), "2500", "attention goes on");
     assert!(back.body.contains("value=\"right\" checked") && back.body.contains("value=\"slightly\" checked"));
     assert_eq!(submit(&ann, &back, &[("choice", "tie")]).status, 303);
     assert_eq!(ann.get("/task").hidden("lease"), next.hidden("lease"));
@@ -164,9 +174,11 @@ fn http_submits_and_skips_can_be_undone() {
             .status,
         303
     );
-    assert!(ann.get("/task").body.contains("nothing for you to judge"));
-    let back = ann.post("/task/undo", &[]);
-    assert_eq!(back.status, 200);
+    let none = ann.get("/task");
+    assert!(none.body.contains("nothing for you to judge"));
+    let event = none.hidden("event");
+    assert_eq!(ann.post("/task/undo", &[("event", &event)]).status, 303);
+    let back = ann.get("/task");
     let statuses: Vec<Status> = server
         .store
         .records(&server.project)

@@ -25,7 +25,7 @@ use crate::output::{Output, note};
 #[derive(Args)]
 pub struct Arguments {
     /// The project's configuration; without one a project is made from the options below
-    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["db", "prompts", "samples", "kind", "k", "overlap", "guideline"])]
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["db", "project_name", "prompts", "samples", "kind", "k", "overlap", "guideline"])]
     project: Option<PathBuf>,
     /// Set a key of the project's configuration, such as settings.overlap=3; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "project")]
@@ -33,6 +33,9 @@ pub struct Arguments {
     /// The store; made where there is none
     #[arg(long, value_name = "FILE.db", default_value = "annotations.db")]
     db: PathBuf,
+    /// Which of the store's projects; without it the only one, or a new one called `project` [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    project_name: Option<String>,
     /// Rows of a prompt with its responses, or of prompts to write answers to; may be repeated
     #[arg(long, value_name = "FILE.jsonl")]
     prompts: Vec<PathBuf>,
@@ -45,10 +48,10 @@ pub struct Arguments {
     /// Answers shown together, of those sampled
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=9))]
     k: u8,
-    /// How many people judge each item
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    overlap: u32,
-    /// What people are told
+    /// How many people judge each item [default: as before; 1 in a new project]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    overlap: Option<u32>,
+    /// What people are told [default: as before; nothing in a new project]
     #[arg(long, value_name = "FILE")]
     guideline: Option<PathBuf>,
     /// The address to listen on; others than this machine reach it only under another one
@@ -63,7 +66,7 @@ pub struct Arguments {
     /// Who owns the project: the link that is printed signs them in
     #[arg(long, value_name = "NAME", default_value = "owner")]
     owner: String,
-    /// Write what was judged instead of serving: records, trl-preference, unpaired, messages, hh, open-assistant or alpaca-eval
+    /// Write what was judged instead of serving, and change nothing in the store: records, trl-preference, unpaired, messages, hh, open-assistant or alpaca-eval
     #[arg(long, value_name = "FORMAT", value_parser = parse_export)]
     export: Option<Export>,
     /// Where the export goes [default: stdout]
@@ -134,18 +137,32 @@ fn default_answers() -> u8 {
 
 /// Runs the command.
 pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
-    let config = match &arguments.project {
-        Some(path) => config::load::<ProjectConfig>(path, &arguments.set)?.config,
-        None => of_arguments(arguments)?,
+    let written = match &arguments.project {
+        Some(path) => Some(config::load::<ProjectConfig>(path, &arguments.set)?.config),
+        None => None,
     };
-    let store = Store::open(&config.store)?;
+    if let Some(export) = arguments.export {
+        let (path, name) = match &written {
+            Some(config) => (&config.store, Some(config.name.as_str())),
+            None => (&arguments.db, arguments.project_name.as_deref()),
+        };
+        let store = Store::open_to_read(path)?;
+        let project = match name {
+            Some(name) => store.project(name)?,
+            None => store.only_project(CHOOSE)?,
+        };
+        return write_export(&store, &project, export, arguments.out.as_deref());
+    }
+    let store = Store::open(written.as_ref().map_or(&arguments.db, |config| &config.store))?;
+    let config = match written {
+        Some(config) => config,
+        None => of_arguments(arguments, &store)?,
+    };
     let now = now();
     let project = store.put_project(&config.name, &config.settings, now)?;
     add_items(&store, &project, &config)?;
-    if let Some(export) = arguments.export {
-        return write_export(&store, &project, export, arguments.out.as_deref());
-    }
-    if store.progress(&project)?.items == 0 {
+    let progress = store.progress(&project)?;
+    if progress.items + progress.gold == 0 {
         let message = format!(
             "{}: the project `{}` has no items",
             config.store.display(),
@@ -177,23 +194,43 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
     Ok(annotate::serve(options, move || shutdown.requested())?)
 }
 
-fn of_arguments(arguments: &Arguments) -> Result<ProjectConfig> {
-    let guideline = match &arguments.guideline {
-        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-        None => String::new(),
+/// How to say which project is meant.
+const CHOOSE: &str = "choose one with --project-name NAME";
+
+/// The project of the options. What they do not say stays as the store has it.
+fn of_arguments(arguments: &Arguments, store: &Store) -> Result<ProjectConfig> {
+    let names = store.projects()?;
+    let before = match &arguments.project_name {
+        Some(name) if names.contains(name) => Some(store.project(name)?),
+        None if !names.is_empty() => Some(store.only_project(CHOOSE)?),
+        _ => None,
     };
+    let mut samples = BTreeMap::new();
+    for (name, path) in &arguments.samples {
+        if samples.insert(name.clone(), path.clone()).is_some() {
+            let message = format!("--samples names the model `{name}` twice");
+            return Err(Failure::usage(message)
+                .hint("put its answers into one file, or give the second another name")
+                .into());
+        }
+    }
+    let new_name = || arguments.project_name.clone().unwrap_or_else(default_name);
+    let (name, mut settings) = match before {
+        Some(project) => (project.name, project.settings),
+        None => (new_name(), Settings::default()),
+    };
+    if let Some(path) = &arguments.guideline {
+        settings.guideline = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    }
+    settings.overlap = arguments.overlap.unwrap_or(settings.overlap);
     Ok(ProjectConfig {
-        name: default_name(),
+        name,
         store: arguments.db.clone(),
         kind: arguments.kind,
         answers: arguments.k,
         prompts: arguments.prompts.clone(),
-        samples: arguments.samples.iter().cloned().collect(),
-        settings: Settings {
-            overlap: arguments.overlap,
-            guideline,
-            ..Settings::default()
-        },
+        samples,
+        settings,
     })
 }
 
@@ -219,6 +256,12 @@ fn add_items(store: &Store, project: &Project, config: &ProjectConfig) -> Result
     }
     let added = store.add_items(project, found.items)?;
     note(&format!("{} items added, {} known already", added.added, added.known));
+    if added.other_gold > 0 {
+        note(&format!(
+            "{} of these come with a known judgement that the store does not have; it keeps what it has",
+            added.other_gold
+        ));
+    }
     Ok(())
 }
 

@@ -56,7 +56,7 @@ fn judge(path: &Path) {
                 ..Judgement::default()
             },
             started: 0,
-            active: 1000,
+            active: Some(1000),
         };
         store.submit(submission, 0).unwrap();
     }
