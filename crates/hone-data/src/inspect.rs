@@ -119,6 +119,7 @@ pub fn inspect(source: &Source) -> Result<Inspection, DataError> {
         },
         lengths: Vec::new(),
         serves_as: None,
+        ordered: false,
     };
     match opened.contents {
         Contents::Text(text) => {
@@ -173,6 +174,8 @@ struct Inspector<'a> {
     /// What it serves as, where that is not its format's own kind: conversations without a reply are prompts, and annotations in which
     /// nobody ordered answers but somebody wrote one are conversations.
     serves_as: Option<Kind>,
+    /// Of annotations: somebody ordered answers.
+    ordered: bool,
 }
 
 impl Inspector<'_> {
@@ -245,7 +248,23 @@ impl Inspector<'_> {
         }
         match self.out.format {
             None => Ok(()),
-            Some(format) => self.item(format, fields),
+            Some(format) => {
+                if format == Format::Annotations {
+                    self.annotations(&fields);
+                }
+                self.item(format, fields)
+            }
+        }
+    }
+
+    /// One order among them, in whatever row, makes annotations preferences.
+    fn annotations(&mut self, fields: &Map<String, Value>) {
+        let ordered = convert::rankings(Format::Annotations, fields.clone()).is_ok_and(|found| !found.is_empty());
+        let written = convert::demonstrations(Format::Annotations, fields.clone()).is_ok_and(|found| !found.is_empty());
+        if ordered {
+            (self.ordered, self.serves_as) = (true, None);
+        } else if written && !self.ordered {
+            self.serves_as = Some(Kind::Conversations);
         }
     }
 
@@ -294,15 +313,8 @@ impl Inspector<'_> {
 }
 
 fn serves_as(format: Format, fields: &Map<String, Value>) -> Option<Kind> {
-    let rankings = || convert::rankings(format, fields.clone());
-    let demonstrations = || convert::demonstrations(format, fields.clone());
-    if format == Format::Annotations {
-        let unordered = rankings().is_ok_and(|found| found.is_empty());
-        let written = demonstrations().is_ok_and(|found| !found.is_empty());
-        return (unordered && written).then_some(Kind::Conversations);
-    }
     let without_reply = format.kind() == Kind::Conversations
-        && demonstrations().is_err()
+        && convert::demonstrations(format, fields.clone()).is_err()
         && convert::prompts(format, fields.clone()).is_ok();
     without_reply.then_some(Kind::Prompts)
 }

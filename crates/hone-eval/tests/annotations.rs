@@ -209,7 +209,10 @@ fn the_order_in_which_answers_are_stored_changes_nothing() {
 
 #[test]
 fn judging_an_item_three_times_alike_makes_no_interval_narrower() {
-    let once: Vec<Record> = ranked().into_iter().filter(|record| record.annotator == "ann").collect();
+    let once: Vec<Record> = ranked()
+        .into_iter()
+        .filter(|record| record.annotator == "ann")
+        .collect();
     let thrice: Vec<Record> = once
         .iter()
         .flat_map(|record| {
@@ -251,6 +254,8 @@ fn gold_is_scored_for_every_kind() {
         gold(2, order(), all_bad()),
         gold(3, rated([1, 7]), rated([1, 6])),
     ];
-    let found = annotation_report(&records, &draws()).unwrap().annotators[0].gold.unwrap();
+    let found = annotation_report(&records, &draws()).unwrap().annotators[0]
+        .gold
+        .unwrap();
     assert_eq!((found.value, found.n), (0.5, 4));
 }

@@ -339,14 +339,9 @@ fn last(connection: &Connection, project: i64, annotator: i64) -> Result<Option<
 }
 
 /// The answer to an undo that was asked for before; nothing where it was not.
-fn undone_before(
-    connection: &Connection,
-    (annotator, event): (i64, i64),
-) -> Result<Option<Undone>, AnnotationProblem> {
+fn undone_before(connection: &Connection, (annotator, event): (i64, i64)) -> Result<Option<Undone>, AnnotationProblem> {
     let place: Option<(i64, i64)> = connection
-        .prepare_cached(
-            "SELECT item, round FROM events WHERE kind = 'undo' AND supersedes = ?1 AND annotator = ?2",
-        )?
+        .prepare_cached("SELECT item, round FROM events WHERE kind = 'undo' AND supersedes = ?1 AND annotator = ?2")?
         .query_row([event, annotator], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((item, round)) = place else {
@@ -408,7 +403,12 @@ fn undo(
 }
 
 /// Opens a place again, under a new number, after what was handed in for it was undone. Nothing where others have filled the item.
-fn again(connection: &Connection, settings: &Settings, held: &Held, now: i64) -> Result<Option<i64>, AnnotationProblem> {
+fn again(
+    connection: &Connection,
+    settings: &Settings,
+    held: &Held,
+    now: i64,
+) -> Result<Option<i64>, AnnotationProblem> {
     let state = match held.state.as_str() {
         "judged" => "open",
         _ if !held.counts() => "open",

@@ -113,7 +113,9 @@ pub enum AnnotationProblem {
     #[error("the store holds no project yet")]
     NoProject,
     /// A place in which SQLite cannot keep a log beside the file.
-    #[error("the journal is `{found}`, expected `wal`; keep the store on a disk of this machine, not on a network drive")]
+    #[error(
+        "the journal is `{found}`, expected `wal`; keep the store on a disk of this machine, not on a network drive"
+    )]
     Journal {
         /// The mode that SQLite fell back to.
         found: String,

@@ -269,10 +269,7 @@ pub(super) fn change_taken(connection: &Connection, item: i64, by: i64) -> Resul
 }
 
 /// What an undo brought back to the place of an open lease: the judgement that was undone last, and its attention.
-fn brought_back(
-    connection: &Connection,
-    lease: i64,
-) -> Result<(Option<Judgement>, Option<i64>), AnnotationProblem> {
+fn brought_back(connection: &Connection, lease: i64) -> Result<(Option<Judgement>, Option<i64>), AnnotationProblem> {
     let found: Option<(i64, String, Option<i64>)> = connection
         .prepare_cached(
             "SELECT e.id, e.judgement, e.active FROM leases l

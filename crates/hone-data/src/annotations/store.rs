@@ -320,8 +320,18 @@ fn put_annotator(
 
 /// What makes two items the same task: its kind, what was said, and the set of answers. Where an answer comes from does not belong to it.
 fn task_digest(item: &NewItem) -> String {
-    let prompt: Vec<[&str; 2]> = item.input.prompt.iter().map(|m| [m.role.as_str(), m.content.as_str()]).collect();
-    let mut answers: Vec<&str> = item.input.responses.iter().map(|response| response.text.as_str()).collect();
+    let prompt: Vec<[&str; 2]> = item
+        .input
+        .prompt
+        .iter()
+        .map(|m| [m.role.as_str(), m.content.as_str()])
+        .collect();
+    let mut answers: Vec<&str> = item
+        .input
+        .responses
+        .iter()
+        .map(|response| response.text.as_str())
+        .collect();
     answers.sort_unstable();
     digest(to_json(&(item.kind.name(), prompt, answers)).as_bytes())
 }

@@ -1,10 +1,10 @@
 //! A store with a project in it.
 
-use hone_data::{DataError, Message};
 use hone_data::annotations::{
     Annotator, Degree, Input, Judgement, NewItem, Project, Response, Role, Settings, Store, Submission, Task, TaskKind,
     Undone,
 };
+use hone_data::{DataError, Message};
 use tempfile::TempDir;
 
 /// The time at which every test begins.

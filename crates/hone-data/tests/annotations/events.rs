@@ -20,7 +20,6 @@ fn outline(fixture: &Fixture) -> Vec<(i64, Status, bool, Option<i64>)> {
 #[test]
 fn an_undone_judgement_comes_back_with_what_was_judged() {
     let fixture = Fixture::pairs(10, 2);
-    let annotator = fixture.annotators[0].id;
     let task = fixture.judge(0);
     // The next one is in hand already, as it is when the page has moved on
     let next = fixture.claim(0);
@@ -51,7 +50,6 @@ fn an_undone_judgement_comes_back_with_what_was_judged() {
 #[test]
 fn undoing_goes_back_step_by_step() {
     let fixture = Fixture::pairs(10, 1);
-    let annotator = fixture.annotators[0].id;
     let tasks = [fixture.judge(0), fixture.judge(0), fixture.judge(0)];
     for expected in tasks.iter().rev() {
         let undone = fixture.undo(0).unwrap();
@@ -74,7 +72,6 @@ fn undoing_goes_back_step_by_step() {
 #[test]
 fn an_edit_supersedes_and_undoing_it_restores_what_stood_before() {
     let fixture = Fixture::pairs(10, 1);
-    let annotator = fixture.annotators[0].id;
     let task = fixture.judge(0);
     let (first, second) = (prefers(task.shown[0]), prefers(task.shown[1]));
     let edited = fixture
@@ -101,12 +98,7 @@ fn an_edit_supersedes_and_undoing_it_restores_what_stood_before() {
         (1, 1, &Some(first))
     );
     // Once more takes the judgement itself back
-    assert!(
-        fixture.undo(0)
-            .unwrap()
-            .task
-            .is_some()
-    );
+    assert!(fixture.undo(0).unwrap().task.is_some());
 }
 
 #[test]
@@ -168,7 +160,10 @@ fn a_record_says_everything() {
         (task.item, TaskKind::Pair, &task.shown)
     );
     assert_eq!(record.responses[1].model.as_deref(), Some("model 1"));
-    assert_eq!((record.started, record.submitted, record.active_ms), (NOW, NOW, Some(1500)));
+    assert_eq!(
+        (record.started, record.submitted, record.active_ms),
+        (NOW, NOW, Some(1500))
+    );
     assert_eq!(record.guideline_digest, fixture.project.guideline_digest);
     assert!(record.input_digest.len() == 64 && record.task_digest != record.input_digest);
     let text = serde_json::to_string(&record).unwrap();
@@ -200,7 +195,10 @@ fn an_undo_that_comes_twice_undoes_one_thing_and_what_came_back_stays_filled_in(
     for task in [first, second] {
         let again = fixture.claim(0);
         assert_eq!(again.item, task.item);
-        assert_eq!((&again.earlier, again.spent), (&Some(prefers(task.shown[0])), Some(1500)));
+        assert_eq!(
+            (&again.earlier, again.spent),
+            (&Some(prefers(task.shown[0])), Some(1500))
+        );
         let judgement = prefers(again.shown[1]);
         fixture
             .store

@@ -313,7 +313,10 @@ fn gold_items_that_are_left_come_at_the_end() {
         fixture.judge(0);
     }
     assert_eq!(fixture.claim_at(0, NOW), None);
-    assert_eq!(fixture.store.progress(&fixture.project).unwrap().annotators[0].checks, 3);
+    assert_eq!(
+        fixture.store.progress(&fixture.project).unwrap().annotators[0].checks,
+        3
+    );
 }
 
 #[test]

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use hone_data::annotations::{
-    Degree, Export, Judgement, Rewrite, Settings, TaskKind, content_digest, is_store,
-};
+use hone_data::annotations::{Degree, Export, Judgement, Rewrite, Settings, TaskKind, content_digest, is_store};
 use hone_data::{
     Container, DataError, Format, Kind, Limits, Message, Source, for_each_unpaired, inspect, load_demonstrations,
     load_prompts, load_rankings,
@@ -145,7 +143,6 @@ fn the_export_in_our_own_form_reads_the_same() {
 #[test]
 fn only_what_stands_and_counts_is_read() {
     let fixture = judged();
-    let annotator = fixture.annotators[0].id;
     let before = load_rankings(&Source::new(fixture.store.path())).unwrap().report;
     // Everything is undone
     for _ in 0..4 {

@@ -159,7 +159,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_not_changed_is_no_rewrite() {
-        let same = [("rank_0", "1"), ("rank_1", "2"), ("rewrite", " 1\r\n"), ("rewrite_of", "0")];
+        let same = [
+            ("rank_0", "1"),
+            ("rank_1", "2"),
+            ("rewrite", " 1\r\n"),
+            ("rewrite_of", "0"),
+        ];
         assert_eq!(read(TaskKind::Rank, &[1, 0], &same).rewrite, None);
         assert!(read(TaskKind::Write, &[1, 0], &same).rewrite.is_some());
         let changed = [("rewrite", "1, and why"), ("rewrite_of", "0")];

@@ -67,7 +67,10 @@ async fn see<T: Send + 'static>(
 /// `GET /task`
 pub(super) async fn show(State(state): State<Shared>, User(user): User) -> Result<Response, Failure> {
     let annotator = user.id;
-    let seen = see(&state, annotator, move |store, project| store.claim(project, annotator, now())).await?;
+    let seen = see(&state, annotator, move |store, project| {
+        store.claim(project, annotator, now())
+    })
+    .await?;
     let Seen { project, last, task } = seen;
     Ok(match task {
         Some(task) => {
@@ -166,12 +169,7 @@ pub(super) async fn undo(
 }
 
 /// The page of a task, with a judgement and its attention filled in.
-fn render(
-    user: &Annotator,
-    seen: &Seen<Task>,
-    filled: (&Judgement, Option<i64>),
-    missing: Option<&str>,
-) -> Response {
+fn render(user: &Annotator, seen: &Seen<Task>, filled: (&Judgement, Option<i64>), missing: Option<&str>) -> Response {
     let status = match missing {
         Some(_) => StatusCode::UNPROCESSABLE_ENTITY,
         None => StatusCode::OK,

@@ -62,11 +62,11 @@ fn judge(path: &Path) {
     }
 }
 
-#[test]
-fn cli_annotate_serves_its_link_and_stops_in_good_order() {
-    let stages = project();
+/// Serves until the invite link was opened; gives back what the link's page answered and what the program said.
+fn served(stages: &Stages, arguments: &[&str]) -> (String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_hone"))
-        .args(["annotate", "--project", "project.toml", "--port", "0"])
+        .args(["annotate", "--port", "0"])
+        .args(arguments)
         .current_dir(stages.fixture.folder.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -77,7 +77,14 @@ fn cli_annotate_serves_its_link_and_stops_in_good_order() {
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut link)
         .unwrap();
-    let (address, path) = link.trim().strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let Some((address, path)) = link
+        .trim()
+        .strip_prefix("http://")
+        .and_then(|rest| rest.split_once('/'))
+    else {
+        let output = child.wait_with_output().unwrap();
+        panic!("no link: {}", String::from_utf8_lossy(&output.stderr));
+    };
     let mut stream = TcpStream::connect(address).unwrap();
     write!(
         stream,
@@ -86,10 +93,6 @@ fn cli_annotate_serves_its_link_and_stops_in_good_order() {
     .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 200") && answer.contains("HttpOnly; SameSite=Strict"),
-        "{answer}"
-    );
     let stopped = Command::new("sh")
         .args(["-c", &format!("kill -TERM {}", child.id())])
         .status()
@@ -98,6 +101,17 @@ fn cli_annotate_serves_its_link_and_stops_in_good_order() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
+    (answer, said)
+}
+
+#[test]
+fn cli_annotate_serves_its_link_and_stops_in_good_order() {
+    let stages = project();
+    let (answer, said) = served(&stages, &["--project", "project.toml"]);
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("HttpOnly; SameSite=Strict"),
+        "{answer}"
+    );
     assert!(said.contains("24 items added, 0 known already"), "{said}");
     let store = Store::open(&stages.fixture.path("annotations.db")).unwrap();
     let project = store.project("helpful").unwrap();
@@ -108,8 +122,83 @@ fn cli_annotate_serves_its_link_and_stops_in_good_order() {
 }
 
 #[test]
+fn cli_annotate_changes_only_what_it_is_told() {
+    let stages = project();
+    let fixture = &stages.fixture;
+    let export = |more: &[&str]| {
+        let mut arguments = vec!["annotate", "--db", "annotations.db", "--export", "records"];
+        arguments.extend_from_slice(more);
+        fixture.hone(&arguments)
+    };
+    // There is nothing to export, and nothing is made
+    export(&[]).fails(1, &["annotations.db"]);
+    assert!(!fixture.path("annotations.db").exists());
+    served(&stages, &["--project", "project.toml"]);
+    judge(&fixture.path("annotations.db"));
+    let settings = || {
+        let store = Store::open_to_read(&fixture.path("annotations.db")).unwrap();
+        (store.projects().unwrap(), store.only_project("").unwrap().settings)
+    };
+    let before = settings();
+    let exported = export(&[]);
+    assert_eq!((exported.code(), exported.stdout().lines().count()), (0, 24));
+    assert_eq!(settings(), before);
+    export(&["--project-name", "other"]).fails(1, &["no project `other`; there is helpful"]);
+    assert_eq!(settings(), before);
+    // Serving goes on as before, but for what is said
+    served(&stages, &["--db", "annotations.db"]);
+    assert_eq!(settings(), before);
+    served(&stages, &["--db", "annotations.db", "--overlap", "2"]);
+    let (names, now) = settings();
+    assert_eq!((names, now.overlap), (before.0.clone(), 2));
+    assert_eq!(hone_data::annotations::Settings { overlap: 1, ..now }, before.1);
+    let twice = [
+        "annotate",
+        "--samples",
+        "a=a.jsonl",
+        "--samples",
+        "a=b.jsonl",
+        "--db",
+        "other.db",
+    ];
+    fixture.hone(&twice).fails(2, &["names the model `a` twice", "hint: "]);
+}
+
+/// A run goes on with the judgements that it began with, or not at all.
+#[test]
+fn cli_a_run_does_not_go_on_with_other_judgements() {
+    let stages = project();
+    let path = stages.fixture.path("annotations.db");
+    served(&stages, &["--project", "project.toml"]);
+    judge(&path);
+    let train = || stages.run("reward", "held", &["--set", "data.train=[\"annotations.db\"]"]);
+    let first = train();
+    assert_eq!(first.code(), 0, "{}", first.stderr());
+    // Serving changes bytes of the file, and nothing that training reads
+    let bytes = std::fs::read(&path).unwrap();
+    served(&stages, &["--project", "project.toml"]);
+    assert_ne!(std::fs::read(&path).unwrap(), bytes);
+    let again = train();
+    assert_eq!(again.code(), 0, "{}", again.stderr());
+    let store = Store::open(&path).unwrap();
+    let project = store.project("helpful").unwrap();
+    let ann = store
+        .annotators()
+        .unwrap()
+        .into_iter()
+        .find(|a| a.name == "ann")
+        .unwrap();
+    let last = store.last_event(&project, ann.id).unwrap().unwrap();
+    store.undo(&project, ann.id, last, 0).unwrap();
+    let refused = train();
+    assert_ne!(refused.code(), 0, "{}", refused.stderr());
+    assert!(refused.stderr().contains("annotations.db"), "{}", refused.stderr());
+}
+
+#[test]
 fn cli_stages_learn_from_a_store() {
     let stages = project();
+    served(&stages, &["--project", "project.toml"]);
     let exported = stages
         .fixture
         .hone(&["annotate", "--project", "project.toml", "--export", "records"]);
