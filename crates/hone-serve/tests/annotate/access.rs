@@ -116,7 +116,7 @@ fn http_an_invite_link_becomes_a_strict_cookie() {
 fn http_large_requests_are_refused() {
     let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
     let ann = server.signed_in("ann");
-    let large = "x".repeat((1 << 20) + 100);
+    let large = "x".repeat(4 << 20);
     let body = format!("lease=1&comment={large}");
     let origin = format!("http://{}", server.address);
     let answer = ann.ask("POST", "/task/submit", &[("Origin", &origin)], Some(&body));
