@@ -160,7 +160,7 @@ fn ranked() -> Vec<Record> {
     let mut records = Vec::new();
     for item in 0..20 {
         for (i, name) in ["ann", "bob", "eve"].into_iter().enumerate() {
-            let mut order = vec![2, 0, 1];
+            let mut order = [2, 0, 1];
             let at = item as u64 * 3 + i as u64;
             if key.uniform(at) < 0.4 {
                 order.swap(0, 1 + usize::from(key.uniform(1000 + at) < 0.5));

@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::check;
+use super::problem::AnnotationProblem;
 use crate::items::Message;
 
 /// What an annotator is asked to do with an item. Whatever the kind, ratings, flags, a better answer and a comment may be given, too.
@@ -182,6 +184,16 @@ pub struct Settings {
     pub flags: Vec<String>,
     /// What annotators are told.
     pub guideline: String,
+}
+
+impl Settings {
+    /// Whether every setting is within its range.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(&self) -> Result<(), AnnotationProblem> {
+        check::settings(self)
+    }
 }
 
 impl Default for Settings {

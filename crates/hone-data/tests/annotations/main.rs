@@ -4,6 +4,7 @@ mod common;
 mod crowd;
 mod events;
 mod exports;
+mod history;
 mod kill;
 mod queue;
 mod reading;

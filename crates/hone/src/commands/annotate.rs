@@ -1,8 +1,6 @@
 //! `hone annotate`: pages on which people rank, compare, rate and write answers.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -141,6 +139,11 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         Some(path) => Some(config::load::<ProjectConfig>(path, &arguments.set)?.config),
         None => None,
     };
+    if let (Some(config), Some(path)) = (&written, &arguments.project)
+        && let Err(problem) = config.settings.check()
+    {
+        return Err(Failure::usage(format!("{}: settings: {problem}", path.display())).into());
+    }
     if let Some(export) = arguments.export {
         let (path, name) = match &written {
             Some(config) => (&config.store, Some(config.name.as_str())),
@@ -267,16 +270,12 @@ fn add_items(store: &Store, project: &Project, config: &ProjectConfig) -> Result
 
 fn write_export(store: &Store, project: &Project, export: Export, out: Option<&Path>) -> Result<()> {
     let exported = export.rows(&store.records(project)?);
+    let mut text = Vec::new();
+    export.write(&exported, &mut text)?;
     match out {
-        Some(path) => {
-            let file = File::create(path).with_context(|| path.display().to_string())?;
-            let mut writer = BufWriter::new(file);
-            export.write(&exported, &mut writer)?;
-            writer.flush().with_context(|| path.display().to_string())?;
-        }
+        // What stood there before stays until all of it is written
+        Some(path) => hone_run::write_atomic(path, &text)?,
         None => {
-            let mut text = Vec::new();
-            export.write(&exported, &mut text)?;
             let mut output = Output::new();
             output.stream(&String::from_utf8_lossy(&text))?;
             output.finish()?;

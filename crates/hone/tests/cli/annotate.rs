@@ -260,7 +260,8 @@ fn cli_annotate_says_what_is_wrong() {
     let wrong = ["annotate", "--project", "project.toml", "--set", "settings.overlap=0"];
     fixture
         .hone(&wrong)
-        .fails(1, &["annotations.db", "`overlap` is 0, expected 1 to 1000"]);
+        .fails(2, &["project.toml: settings: `overlap` is 0, expected 1 to 1000"]);
+    assert!(!fixture.path("annotations.db").exists());
     let wrong = ["annotate", "--db", "a.jsonl", "--prompts", "a.jsonl"];
     fixture.hone(&wrong).fails(1, &["a.jsonl", "SQLite: "]);
 }
