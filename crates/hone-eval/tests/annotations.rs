@@ -146,6 +146,10 @@ fn ratings_flags_and_rankings_are_questions_of_their_own() {
     assert_eq!(names, ["rating", "flag: wrong"]);
     assert!(report.questions[0].alpha.unwrap().value > 0.8);
     assert_eq!(report.questions[0].alpha.unwrap().n, 2);
+    assert_eq!(
+        report.questions[0].fleiss, None,
+        "one item was judged by one person only"
+    );
     // Of eight values three are flags; one of the four rows has one, one has both
     let flag = report.questions[1].alpha.unwrap();
     let alpha = 1.0 - (2.0 / 8.0) / (2.0 * 3.0 * 5.0 / (8.0 * 7.0));

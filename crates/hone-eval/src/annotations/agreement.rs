@@ -75,7 +75,7 @@ fn question(
     (items, values): (&BTreeMap<i64, Vec<&Record>>, Values<'_>),
     draws: &Bootstrap,
 ) -> Result<Option<Question>, Error> {
-    let mut judged: Vec<Item> = Vec::new();
+    let (mut judged, mut alone): (Vec<Item>, bool) = (Vec::new(), false);
     for records in items.values() {
         let answers: Vec<Vec<Option<f64>>> = records.iter().map(|record| values(record)).collect();
         let rows = answers.iter().map(Vec::len).max().unwrap_or(0);
@@ -86,7 +86,8 @@ fn question(
                     .filter_map(|answer| answer.get(row).copied().flatten())
                     .collect()
             })
-            .filter(|row: &Vec<f64>| row.len() > 1)
+            .inspect(|row: &Vec<f64>| alone |= row.len() == 1)
+            .filter(|row| row.len() > 1)
             .collect();
         if !item.is_empty() {
             judged.push(item);
@@ -105,7 +106,7 @@ fn question(
         }
         krippendorff_alpha(&table, width, level)
     })?;
-    let even = judged.iter().flatten().all(|row| row.len() == width);
+    let even = !alone && judged.iter().flatten().all(|row| row.len() == width);
     Ok(Some(Question {
         name: name.into(),
         alpha: alpha.map(|found| Estimate::new(found.interval, judged.len() as u64)),
