@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::annotations::AnnotationProblem;
 use crate::format::{Format, Kind};
 
 /// A failure to read, understand, split, mix or pack data.
@@ -244,6 +245,14 @@ pub enum DataError {
         got: String,
         /// What it may be.
         expected: String,
+    },
+    /// A store of annotations that cannot be used, or something that it cannot take.
+    #[error("{}: {problem}", path.display())]
+    Annotations {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: AnnotationProblem,
     },
     /// More tokens than fit the stated limit.
     #[error(

@@ -66,13 +66,16 @@ pub enum Format {
     OpenAssistant,
     /// `prompt, completion, label`.
     Unpaired,
+    /// Records of annotations: a store that `hone annotate` made, or its export.
+    Annotations,
     /// `prompt`.
     Prompt,
 }
 
 impl Format {
     /// Every format that is told from columns, the most specific first.
-    pub const TABULAR: [Format; 13] = [
+    pub const TABULAR: [Format; 14] = [
+        Format::Annotations,
         Format::OpenAssistant,
         Format::Rankings,
         Format::SharegptPreference,
@@ -105,6 +108,7 @@ impl Format {
             Format::Rankings => "rankings",
             Format::OpenAssistant => "open-assistant",
             Format::Unpaired => "unpaired",
+            Format::Annotations => "annotations",
             Format::Prompt => "prompt",
         }
     }
@@ -124,7 +128,8 @@ impl Format {
             | Format::SharegptPreference
             | Format::Rankings
             | Format::OpenAssistant
-            | Format::Unpaired => Kind::Preferences,
+            | Format::Unpaired
+            | Format::Annotations => Kind::Preferences,
             Format::Prompt => Kind::Prompts,
         }
     }
@@ -145,6 +150,7 @@ impl Format {
             Format::Rankings => &["prompt", "responses", "ranking"],
             Format::OpenAssistant => &["prompt"],
             Format::Unpaired => &["prompt", "completion", "label"],
+            Format::Annotations => &["event", "status", "responses", "annotator", "input_digest"],
             Format::Prompt => &["prompt"],
         }
     }
@@ -161,8 +167,12 @@ impl Format {
     }
 
     /// Whether rows of this format can serve as `wanted`. Prompts can be taken from conversations and from preferences, and
-    /// rankings from the votes of a Stack Exchange dump.
+    /// rankings from the votes of a Stack Exchange dump; annotations are conversations, too, where somebody wrote an answer, but
+    /// several of them have one prompt.
     pub fn serves(self, wanted: Kind) -> bool {
+        if self == Format::Annotations {
+            return matches!(wanted, Kind::Preferences | Kind::Conversations);
+        }
         self.kind() == wanted
             || wanted == Kind::Preferences && self == Format::StackExchange
             || wanted == Kind::Prompts
@@ -185,9 +195,13 @@ impl Format {
         }
     }
 
-    /// Tells the format from the first row. With a wanted kind, the most specific format that serves it is taken.
+    /// Tells the format from the first row. With a wanted kind, the most specific format that serves it is taken; records of
+    /// annotations are nothing else, whatever is wanted.
     pub(crate) fn detect(path: &Path, row: &Map<String, Value>, wanted: Option<Kind>) -> Result<Format, DataError> {
-        let fitting: Vec<Format> = Self::TABULAR.into_iter().filter(|f| f.fits(row)).collect();
+        let mut fitting: Vec<Format> = Self::TABULAR.into_iter().filter(|f| f.fits(row)).collect();
+        if fitting.first() == Some(&Format::Annotations) {
+            fitting.truncate(1);
+        }
         let serving = fitting.iter().find(|f| wanted.is_none_or(|kind| f.serves(kind)));
         match (serving, fitting.first(), wanted) {
             (Some(&format), _, _) => Ok(format),
@@ -261,10 +275,11 @@ impl fmt::Display for Format {
     }
 }
 
-/// Every column name that has a meaning in some format.
+/// Every column name that has a meaning in some format of tables; records of annotations are made by hone alone.
 pub(crate) fn known_columns() -> impl Iterator<Item = &'static str> {
     Format::TABULAR
         .into_iter()
+        .filter(|f| *f != Format::Annotations)
         .flat_map(|f| f.required().iter().chain(f.optional()).copied())
 }
 
@@ -304,6 +319,10 @@ mod tests {
             (
                 json!({"prompt": "p", "completion": "c", "label": true}),
                 Format::Unpaired,
+            ),
+            (
+                json!({"event": 1, "status": "judged", "prompt": [], "responses": [], "annotator": "ann", "input_digest": "00"}),
+                Format::Annotations,
             ),
             (json!({"prompt": "p", "answer": "4"}), Format::Prompt),
         ];

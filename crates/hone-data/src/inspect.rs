@@ -118,7 +118,8 @@ pub fn inspect(source: &Source) -> Result<Inspection, DataError> {
             notes: Vec::new(),
         },
         lengths: Vec::new(),
-        as_prompts: false,
+        serves_as: None,
+        ordered: false,
     };
     match opened.contents {
         Contents::Text(text) => {
@@ -170,8 +171,11 @@ struct Inspector<'a> {
     most: u64,
     out: Inspection,
     lengths: Vec<(&'static str, Vec<u32>)>,
-    /// The first row is a conversation without a reply.
-    as_prompts: bool,
+    /// What it serves as, where that is not its format's own kind: conversations without a reply are prompts, and annotations in which
+    /// nobody ordered answers but somebody wrote one are conversations.
+    serves_as: Option<Kind>,
+    /// Of annotations: somebody ordered answers.
+    ordered: bool,
 }
 
 impl Inspector<'_> {
@@ -237,31 +241,46 @@ impl Inspector<'_> {
             match Format::detect(&self.source.path, &fields, None) {
                 Ok(format) => {
                     self.out.format = Some(format);
-                    self.as_prompts = format.kind() == Kind::Conversations
-                        && convert::demonstration(format, fields.clone()).is_err()
-                        && convert::prompts(format, fields.clone()).is_ok();
+                    self.serves_as = serves_as(format, &fields);
                 }
                 Err(error) => self.out.notes.push(error.to_string()),
             }
         }
         match self.out.format {
             None => Ok(()),
-            Some(format) => self.item(format, fields),
+            Some(format) => {
+                if format == Format::Annotations {
+                    self.annotations(&fields);
+                }
+                self.item(format, fields)
+            }
+        }
+    }
+
+    /// One order among them, in whatever row, makes annotations preferences.
+    fn annotations(&mut self, fields: &Map<String, Value>) {
+        let ordered = convert::rankings(Format::Annotations, fields.clone()).is_ok_and(|found| !found.is_empty());
+        let written = convert::demonstrations(Format::Annotations, fields.clone()).is_ok_and(|found| !found.is_empty());
+        if ordered {
+            (self.ordered, self.serves_as) = (true, None);
+        } else if written && !self.ordered {
+            self.serves_as = Some(Kind::Conversations);
         }
     }
 
     fn item(&mut self, format: Format, mut fields: Map<String, Value>) -> Result<(), String> {
-        let kind = if self.as_prompts { Kind::Prompts } else { format.kind() };
+        let kind = self.serves_as.unwrap_or(format.kind());
         match (format, kind) {
             (_, Kind::Text) => {
                 let text = convert::document_text(&mut fields)?;
                 self.measure("text", &text);
             }
             (_, Kind::Conversations) => {
-                let mut found = convert::demonstration(format, fields)?;
-                if let Some(reply) = found.messages.pop() {
-                    self.measure_messages(&found.messages);
-                    self.measure("response", &reply.content);
+                for mut found in convert::demonstrations(format, fields)? {
+                    if let Some(reply) = found.messages.pop() {
+                        self.measure_messages(&found.messages);
+                        self.measure("response", &reply.content);
+                    }
                 }
             }
             (Format::Unpaired, _) => {
@@ -287,13 +306,17 @@ impl Inspector<'_> {
     }
 
     fn finish(mut self) -> Inspection {
-        self.out.kind = match self.as_prompts {
-            true => Some(Kind::Prompts),
-            false => self.out.format.map(Format::kind),
-        };
+        self.out.kind = self.serves_as.or(self.out.format.map(Format::kind));
         self.out.lengths = self.lengths.into_iter().map(|(part, l)| Lengths::of(part, l)).collect();
         self.out
     }
+}
+
+fn serves_as(format: Format, fields: &Map<String, Value>) -> Option<Kind> {
+    let without_reply = format.kind() == Kind::Conversations
+        && convert::demonstrations(format, fields.clone()).is_err()
+        && convert::prompts(format, fields.clone()).is_ok();
+    without_reply.then_some(Kind::Prompts)
 }
 
 fn holds(value: &Value) -> &'static str {

@@ -7,11 +7,13 @@
 //! - Splits: [`hold_out`] and [`hold_out_documents`] take the end of a source.
 //! - Order: [`EpochOrder`] and [`MixtureOrder`] are functions of (seed, index); [`MixturePlan`] says how often each source
 //!   is passed over.
+//! - Annotations: [`annotations::Store`] keeps what people judged, hands out what is to be judged, and is a source itself.
 //! - Tokens: [`TokenStream`] cuts documents into windows; a [`TokenExample`] is a conversation with the tokens to train on.
 //!
 //! Nothing here knows a tokenizer or a chat template: text becomes tokens through [`Encode`].
 #![forbid(unsafe_code)]
 
+pub mod annotations;
 mod convert;
 mod error;
 mod format;

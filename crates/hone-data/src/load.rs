@@ -122,8 +122,13 @@ pub fn for_each_demonstration(
     limits: &Limits,
     sink: Sink<Demonstration>,
 ) -> Result<LoadReport, DataError> {
-    let convert: Convert<Demonstration> = |format, row| convert::demonstration(format, row).map(|d| vec![d]);
-    drive(source, limits, (Kind::Conversations, false), convert, &mut all(sink))
+    drive(
+        source,
+        limits,
+        (Kind::Conversations, false),
+        convert::demonstrations,
+        &mut all(sink),
+    )
 }
 
 /// [`load_rankings`] with one row in memory at a time.
@@ -145,8 +150,13 @@ pub fn for_each_ranking(source: &Source, limits: &Limits, sink: Sink<Ranking>) -
 /// # Errors
 /// As [`load_documents`], and whatever `sink` returns.
 pub fn for_each_unpaired(source: &Source, limits: &Limits, sink: Sink<Unpaired>) -> Result<LoadReport, DataError> {
-    let convert: Convert<Unpaired> = |_, row| convert::unpaired(row).map(|u| vec![u]);
-    drive(source, limits, (Kind::Preferences, true), convert, &mut all(sink))
+    drive(
+        source,
+        limits,
+        (Kind::Preferences, true),
+        convert::unpaired_of,
+        &mut all(sink),
+    )
 }
 
 /// [`load_prompts`] with one row in memory at a time.
@@ -210,7 +220,7 @@ fn drive<T: FromWhole>(
     source.validate()?;
     let path = source.path.as_path();
     let opened = open(path, limits, &source.hints())?;
-    let mut tally = Tally::new(source);
+    let mut tally = Tally::new(source, wanted);
     let most = source.max_rows.unwrap_or(u64::MAX);
     let format = match opened.contents {
         Contents::Text(text) => {
@@ -368,7 +378,8 @@ fn told(
         None => Format::detect(path, &first, Some(wanted))?,
     };
     // the two kinds of judgements are read by different functions
-    if !format.serves(wanted) || wanted == Kind::Preferences && (format == Format::Unpaired) != unpaired {
+    let of_both = format == Format::Annotations;
+    if !format.serves(wanted) || wanted == Kind::Preferences && !of_both && (format == Format::Unpaired) != unpaired {
         let hint = match (wanted, format) {
             (Kind::Preferences, Format::Unpaired) => "; comparisons are needed here, such as `chosen` and `rejected`",
             (Kind::Preferences, _) if unpaired => "; single judgements are needed here: prompt, completion, label",
@@ -422,6 +433,7 @@ pub(crate) fn renamed(mut row: Map<String, Value>, source: &Source) -> Map<Strin
 
 struct Tally<'a> {
     source: &'a Source,
+    wanted: Kind,
     rows: u64,
     bad: u64,
     items: u64,
@@ -431,9 +443,10 @@ struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    fn new(source: &'a Source) -> Self {
+    fn new(source: &'a Source, wanted: Kind) -> Self {
         Self {
             source,
+            wanted,
             rows: 0,
             bad: 0,
             items: 0,
@@ -493,7 +506,11 @@ impl<'a> Tally<'a> {
         }
         if self.barren > 0 {
             let n = self.barren;
-            self.notes.push(format!("{n} rows hold nothing to compare"));
+            let what = match self.wanted {
+                Kind::Conversations => "no answer that somebody wrote",
+                _ => "nothing to compare",
+            };
+            self.notes.push(format!("{n} rows hold {what}"));
         }
         Ok(LoadReport {
             rows: self.rows,

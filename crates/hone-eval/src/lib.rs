@@ -6,10 +6,12 @@
 //! - [`length_controlled_win_rate`]: the same with the effect of length taken out.
 //! - [`accuracy`]: a share of right answers; [`best_of_table`]: what the best, any, or the majority of k samples is worth.
 //! - [`kl_of_samples`]: how far a policy has moved from its reference, measured on its own samples.
+//! - [`annotation_report`]: how far people who judge agree, what pulls them besides the answers, and what judging costs.
 //! - [`update_similarity`]: how alike the weights of several fine-tunes moved.
 #![forbid(unsafe_code)]
 
 mod accuracy;
+pub mod annotations;
 mod best_of;
 mod bits_per_byte;
 mod error;
@@ -19,6 +21,7 @@ mod updates;
 mod win_rate;
 
 pub use accuracy::{Accuracy, accuracy};
+pub use annotations::{AnnotationReport, annotation_report};
 pub use best_of::{BestOfRow, Estimate, PromptSamples, best_of_table};
 pub use bits_per_byte::{BitsPerByte, bits_per_byte};
 pub use error::Error;

@@ -23,6 +23,7 @@
 //! - Logarithms are natural: entropies and divergences are in nats.
 #![forbid(unsafe_code)]
 
+pub mod agreement;
 pub mod best_of_n;
 pub mod bradley_terry;
 pub mod cross_entropy;

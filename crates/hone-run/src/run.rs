@@ -46,6 +46,8 @@ pub struct OpenOptions {
     pub may_change: Vec<String>,
     /// What the run is made from: it goes on only with the same contents.
     pub inputs: Inputs,
+    /// Digests of inputs whose bytes say nothing of what they hold, such as a database with a log beside it, by their names.
+    pub contents: BTreeMap<String, String>,
     /// A finished run without its `model/` is opened at its last checkpoint, so that the result can be made again.
     pub expects_model: bool,
     /// Told of damaged checkpoints, saves and other news.
@@ -60,6 +62,7 @@ impl Default for OpenOptions {
             keep: LEAST_KEPT,
             may_change: Vec::new(),
             inputs: Inputs::new(),
+            contents: BTreeMap::new(),
             expects_model: false,
             observer: Arc::new(Silent),
         }
@@ -117,7 +120,8 @@ impl Run {
         let lock = Lock::acquire(dir)?;
         remove_leftovers(dir)?;
         let digests = reconcile_config(dir, config, &options.may_change)?;
-        let inputs = inputs::digests(dir, &options.inputs)?;
+        let mut inputs = inputs::digests(dir, &options.inputs)?;
+        inputs.extend(options.contents.clone());
         let finished = dir.join(FINISHED_FILE);
         if finished.exists() {
             let (summary, made_from) = read_summary(&finished)?;

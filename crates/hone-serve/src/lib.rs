@@ -6,10 +6,13 @@
 //! ([`openai`]), and serves the pages ([`pages`]). They meet in bounded channels; a client that leaves drops its end, and its
 //! place is free at the next step. Where models are tuned, a third thread works through the jobs, each a process ([`jobs`]).
 //!
+//! [`annotate`] is another server: pages on which people rank, rate, compare and write answers.
+//!
 //! An answer is a function of the model, the prompt, the parameters and the seed: who else is served does not matter, to the
 //! bit.
 #![forbid(unsafe_code)]
 
+pub mod annotate;
 mod bounds;
 mod dashboard;
 mod desk;

@@ -440,7 +440,7 @@ pub(crate) async fn all_end(connections: &mut JoinSet<()>, within: Duration) -> 
     true
 }
 
-/// Answers the requests of a connection until it ends or is to close.
+/// Answers the requests of one connection until its client leaves or `closing` changes, within limits of headers and time.
 pub(crate) async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
     // Parts of a streamed answer are small and are to be seen at once
     let _ = stream.set_nodelay(true);

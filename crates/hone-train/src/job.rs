@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hone_compute::{Engine, EngineOptions};
-use hone_data::Source;
+use hone_data::{Source, annotations};
 use hone_run::report::{Report, Section};
 use hone_run::{
     Checkpoint, CheckpointWriter, Configuration, Event, Inputs, Observer, OpenOptions, Opened, Resolved, Run, Shutdown,
@@ -244,12 +244,14 @@ impl Job {
             ("isa".to_string(), engine.isa().name().to_string()),
             ("hone".to_string(), env!("CARGO_PKG_VERSION").to_string()),
         ];
+        let (inputs, contents) = by_content(inputs)?;
         let options = OpenOptions {
             environment: environment.into_iter().collect(),
             allow_isa_change: self.allow_isa_change,
             keep: train.keep_checkpoints,
             may_change: MAY_CHANGE.map(String::from).to_vec(),
             inputs,
+            contents,
             expects_model: true,
             observer: Arc::clone(&self.observer),
         };
@@ -350,4 +352,12 @@ pub(crate) fn save(
         Occasion::Interruption => run.save_interruption(step, &mut write, state)?,
     };
     Ok(())
+}
+
+/// Stores of annotations apart from other inputs, with digests of what they hold: their bytes change without a new judgement, and stay as
+/// they are while judgements stand in the log beside them.
+fn by_content(inputs: Inputs) -> Result<(Inputs, BTreeMap<String, String>)> {
+    let (stores, files): (Inputs, Inputs) = inputs.into_iter().partition(|(_, place)| annotations::is_store(place));
+    let digest = |(name, place): (String, PathBuf)| Ok((name, annotations::content_digest(&place)?));
+    Ok((files, stores.into_iter().map(digest).collect::<Result<_>>()?))
 }

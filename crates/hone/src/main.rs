@@ -17,8 +17,8 @@ use clap::{Parser, Subcommand};
 use hone_run::Shutdown;
 
 use commands::{
-    bench, best_of, chat, compare, config, dashboard, data, doctor, eval, export, logprobs, plan, prompt, quickstart,
-    recipe, sample, score, serve, stage, tokenizer, world,
+    annotate, bench, best_of, chat, compare, config, dashboard, data, doctor, eval, export, logprobs, plan, prompt,
+    quickstart, recipe, sample, score, serve, stage, tokenizer, world,
 };
 use failure::Failure;
 
@@ -65,6 +65,7 @@ enum Command {
     Export(export::Arguments),
     Tokenizer(tokenizer::Arguments),
     Data(data::Arguments),
+    Annotate(annotate::Arguments),
     World(world::Arguments),
     Bench(bench::Arguments),
     Doctor(doctor::Arguments),
@@ -84,6 +85,7 @@ impl Command {
             | Self::ExpertIteration(_)
             | Self::OnlinePreference(_)
             | Self::Run(_)
+            | Self::Annotate(_)
             | Self::Compare(_)
             | Self::Serve(_)
             | Self::Dashboard(_) => true,
@@ -134,6 +136,7 @@ fn main() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments),
         Command::Tokenizer(arguments) => tokenizer::run(&arguments),
         Command::Data(arguments) => data::run(&arguments),
+        Command::Annotate(arguments) => annotate::run(&arguments, shutdown),
         Command::World(arguments) => world::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

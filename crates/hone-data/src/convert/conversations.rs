@@ -2,16 +2,16 @@
 
 use serde_json::Value;
 
-use super::{Fields, messages, not_empty, prompt_messages, reply_text, sharegpt_messages};
+use super::{Fields, annotations, messages, not_empty, prompt_messages, reply_text, sharegpt_messages};
 use super::{take, take_needed, take_optional_text, take_text};
 use crate::format::Format;
 use crate::items::{Demonstration, Message};
 
-/// The demonstration of a row.
+/// The demonstration of a row of a conversation format.
 ///
 /// # Errors
 /// The reason why the row cannot be used: a column of the wrong type, no reply at the end, an empty reply.
-pub(crate) fn demonstration(format: Format, mut fields: Fields) -> Result<Demonstration, String> {
+fn demonstration(format: Format, mut fields: Fields) -> Result<Demonstration, String> {
     let messages = turns(format, &mut fields)?;
     match messages.last() {
         Some(last) if last.role == "assistant" => not_empty(&last.content, "the reply")?,
@@ -30,6 +30,17 @@ pub(crate) fn demonstration(format: Format, mut fields: Fields) -> Result<Demons
         messages,
         extra: fields,
     })
+}
+
+/// The demonstrations of a row: one, or of a record of annotations none where nobody wrote an answer.
+///
+/// # Errors
+/// As [`demonstration`].
+pub(crate) fn demonstrations(format: Format, fields: Fields) -> Result<Vec<Demonstration>, String> {
+    match format {
+        Format::Annotations => Ok(annotations::demonstration(fields)?.into_iter().collect()),
+        _ => demonstration(format, fields).map(|found| vec![found]),
+    }
 }
 
 /// The turns of a row of a conversation format, which need not end with a reply. What is left in `fields` is extra.

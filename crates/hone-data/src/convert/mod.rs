@@ -1,5 +1,6 @@
 //! Rows of each format to items. A row that cannot be used gives a reason, never a panic.
 
+mod annotations;
 mod conversations;
 mod preferences;
 mod prompts;
@@ -8,8 +9,9 @@ mod trees;
 
 use serde_json::{Map, Value};
 
-pub(crate) use conversations::demonstration;
-pub(crate) use preferences::{rankings, unpaired};
+pub(crate) use annotations::{Asked, asked};
+pub(crate) use conversations::demonstrations;
+pub(crate) use preferences::{rankings, unpaired, unpaired_of};
 pub(crate) use prompts::prompts;
 
 use crate::format::Format;

@@ -2,17 +2,25 @@
 
 use serde_json::Value;
 
-use super::{Fields, messages, not_empty, prompt_messages, reply_text, sharegpt_messages, text, transcript, trees};
+use super::{Fields, annotations, messages, not_empty, prompt_messages, reply_text, sharegpt_messages};
 use super::{take, take_needed, take_optional_text, take_text};
+use super::{text, transcript, trees};
 use crate::format::Format;
 use crate::items::{Message, Ranking, Unpaired};
 use crate::read::describe;
 
-/// The rankings of a row: one, or for a message tree any number.
+/// The rankings of a row: one, or for a message tree any number, or for a record of annotations none where it holds no order.
 ///
 /// # Errors
 /// The reason why the row cannot be used.
 pub(crate) fn rankings(format: Format, mut fields: Fields) -> Result<Vec<Ranking>, String> {
+    if format == Format::Annotations {
+        let found = annotations::ranking(fields)?;
+        return found
+            .map(|ranking| check(&ranking).map(|()| ranking))
+            .into_iter()
+            .collect();
+    }
     let fields = &mut fields;
     let ranking = match format {
         Format::OpenAssistant => return trees::rankings(fields),
@@ -216,6 +224,17 @@ fn index(value: &Value) -> Result<usize, String> {
         .as_u64()
         .and_then(|n| usize::try_from(n).ok())
         .ok_or_else(|| format!("`ranking` holds {value}, expected an index into `responses`"))
+}
+
+/// The unpaired judgements of a row: one, or of a record of annotations any number.
+///
+/// # Errors
+/// The reason why the row cannot be used.
+pub(crate) fn unpaired_of(format: Format, fields: Fields) -> Result<Vec<Unpaired>, String> {
+    match format {
+        Format::Annotations => annotations::unpaired(fields),
+        _ => unpaired(fields).map(|found| vec![found]),
+    }
 }
 
 /// The unpaired judgement of a row.

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::meter::{Meter, Tap, explain};
-use super::{Contents, Hints, Limits, Opened, Place, TextFile, delimited, json, parquet};
+use super::{Contents, Hints, Limits, Opened, Place, Rows, TextFile, delimited, json, parquet};
+use crate::annotations;
 use crate::error::DataError;
 use crate::posts::Posts;
 
@@ -59,10 +60,13 @@ pub enum Container {
     Parquet,
     /// A Stack Exchange `Posts.xml`.
     PostsXml,
+    /// A SQLite file: a store of annotations.
+    Sqlite,
 }
 
 const HEAD: u64 = 64 << 10;
 const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+const SQLITE: &[u8] = b"SQLite format 3\0";
 
 pub(super) fn open(path: &Path, limits: &Limits, hints: &Hints) -> Result<Opened, DataError> {
     let refuse = |source| DataError::Open {
@@ -92,6 +96,13 @@ pub(super) fn open(path: &Path, limits: &Limits, hints: &Hints) -> Result<Opened
     if place.compression == Compression::None && raw.starts_with(b"PAR1") {
         return opened_parquet(file, &place, limits);
     }
+    if place.compression == Compression::None && raw.starts_with(SQLITE) {
+        return Ok(Opened {
+            compression: place.compression,
+            container: Container::Sqlite,
+            contents: Contents::Rows(Rows::new(annotations::rows(path)?)),
+        });
+    }
     let whole = Cursor::new(raw).chain(file);
     let mut data: Box<dyn Read> = match place.compression {
         Compression::None => Box::new(Tap::new(whole, &place, limits)),
@@ -115,6 +126,13 @@ pub(super) fn open(path: &Path, limits: &Limits, hints: &Hints) -> Result<Opened
         unpacked.seek(SeekFrom::Start(0)).map_err(refuse)?;
         return opened_parquet(unpacked, &place, limits);
     }
+    if head.starts_with(SQLITE) {
+        return Err(DataError::Unsupported {
+            path: path.into(),
+            what: "a compressed SQLite file",
+            hint: "decompress it",
+        });
+    }
     if head.starts_with(UTF8_MARK) {
         head.drain(..UTF8_MARK.len());
     }
@@ -133,7 +151,7 @@ pub(super) fn open(path: &Path, limits: &Limits, hints: &Hints) -> Result<Opened
         Container::Csv => Contents::Rows(delimited::rows(metered(limits.row_bytes), b',')?),
         Container::Tsv => Contents::Rows(delimited::rows(metered(limits.row_bytes), b'\t')?),
         Container::PostsXml => Contents::Posts(Posts::new(metered(limits.row_bytes))),
-        Container::Parquet => unreachable!("Parquet has been opened above"),
+        Container::Parquet | Container::Sqlite => unreachable!("both have been opened above"),
     };
     Ok(Opened {
         compression,

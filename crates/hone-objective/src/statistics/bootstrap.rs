@@ -116,6 +116,65 @@ pub fn paired_bootstrap(first: &[f64], second: &[f64], bootstrap: &Bootstrap) ->
     })
 }
 
+/// A statistic with its interval over resamples.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Resampled {
+    /// The statistic of all units, with its percentile interval.
+    pub interval: Interval,
+    /// Resamples in which the statistic was undefined; the interval is of the others.
+    pub undefined: u32,
+}
+
+/// Any statistic of units, such as items that several people judged, with its percentile interval. `statistic` gets the indices of the
+/// units that were drawn and answers `None` where it is undefined; so does the result where it is so for all units or all resamples.
+///
+/// # Errors
+/// No unit; no resamples; a confidence outside (0, 1); what `statistic` returns, and a value of it that is not finite.
+pub fn bootstrap_statistic(
+    units: usize,
+    bootstrap: &Bootstrap,
+    mut statistic: impl FnMut(&[usize]) -> Result<Option<f64>, Error>,
+) -> Result<Option<Resampled>, Error> {
+    const OP: &str = "bootstrap_statistic";
+    bootstrap.check(OP)?;
+    if units == 0 {
+        return Err(Error::TooFew {
+            op: OP,
+            what: "the set of units",
+            at_least: 1,
+        });
+    }
+    let mut finite = |drawn: &[usize]| match statistic(drawn)? {
+        Some(got) if !got.is_finite() => Err(Error::NotFinite {
+            op: OP,
+            name: "statistic",
+            got,
+        }),
+        value => Ok(value),
+    };
+    let mut drawn: Vec<usize> = (0..units).collect();
+    let Some(estimate) = finite(&drawn)? else {
+        return Ok(None);
+    };
+    let mut values = Vec::with_capacity(bootstrap.resamples as usize);
+    for resample in 0..u64::from(bootstrap.resamples) {
+        let key = bootstrap.key.child(resample);
+        for (draw, index) in drawn.iter_mut().enumerate() {
+            *index = key.below(draw as u64, units as u64) as usize;
+        }
+        values.extend(finite(&drawn)?);
+    }
+    if values.is_empty() {
+        return Ok(None);
+    }
+    let undefined = bootstrap.resamples - values.len() as u32;
+    values.sort_unstable_by(f64::total_cmp);
+    Ok(Some(Resampled {
+        interval: bootstrap.interval(estimate, &values),
+        undefined,
+    }))
+}
+
 fn check_values(op: &'static str, values: &[f64]) -> Result<(), Error> {
     if values.is_empty() {
         return Err(Error::TooFew {
@@ -212,6 +271,24 @@ mod tests {
         assert_eq!(out.ahead, 1.0);
         let same = paired_bootstrap(&first, &first, &bootstrap()).unwrap();
         assert_eq!((same.difference.estimate, same.ahead), (0.0, 0.5));
+    }
+
+    /// For the mean it is the interval of the mean, to the bit.
+    #[test]
+    fn a_statistic_over_units() {
+        let values = [0.0, 1.0, 1.0, 0.5, 3.0];
+        let mean = |drawn: &[usize]| Ok(Some(drawn.iter().map(|&i| values[i]).sum::<f64>() / drawn.len() as f64));
+        let out = bootstrap_statistic(5, &bootstrap(), mean).unwrap().unwrap();
+        assert_eq!(out.interval, bootstrap_interval(&values, &bootstrap()).unwrap());
+        assert_eq!(out.undefined, 0);
+        // Undefined where unit 0 is not drawn, which is so in about (4/5)^5 of the resamples
+        let some = |drawn: &[usize]| Ok(drawn.contains(&0).then_some(2.0));
+        let out = bootstrap_statistic(5, &bootstrap(), some).unwrap().unwrap();
+        assert!((278..=378).contains(&out.undefined), "{}", out.undefined);
+        assert_eq!((out.interval.low, out.interval.high), (2.0, 2.0));
+        assert_eq!(bootstrap_statistic(5, &bootstrap(), |_| Ok(None)), Ok(None));
+        assert!(bootstrap_statistic(0, &bootstrap(), |_| Ok(Some(1.0))).is_err());
+        assert!(bootstrap_statistic(2, &bootstrap(), |_| Ok(Some(f64::NAN))).is_err());
     }
 
     #[test]

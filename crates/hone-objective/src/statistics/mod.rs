@@ -9,7 +9,7 @@ mod interval;
 mod moments;
 mod win_rate;
 
-pub use bootstrap::{Bootstrap, Paired, bootstrap_interval, paired_bootstrap};
+pub use bootstrap::{Bootstrap, Paired, Resampled, bootstrap_interval, bootstrap_statistic, paired_bootstrap};
 pub use calibration::{Bin, Calibration, Prediction, calibration};
 pub use correlation::pearson;
 pub use interval::{Interval, normal_quantile, wilson_interval};

@@ -1,5 +1,6 @@
 //! Golden numbers of PyTorch in double precision; `parity/PROVENANCE.md` says how they were made.
 
+mod agreement;
 mod group;
 mod preference;
 mod read;

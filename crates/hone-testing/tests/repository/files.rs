@@ -22,7 +22,7 @@ pub fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
             let path = entry.expect("readable").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if path.is_dir() && !path.is_symlink() {
-                if !name.starts_with('.') && !["target", "runs", "shared"].contains(&&*name) {
+                if !name.starts_with('.') && !["target", "runs", "shared", "node_modules"].contains(&&*name) {
                     folders.push(path);
                 }
             } else if path.extension().is_some_and(|e| e == extension) {

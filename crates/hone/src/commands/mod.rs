@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub mod annotate;
 pub mod bench;
 pub mod best_of;
 pub mod chat;

@@ -1,0 +1,424 @@
+//! Opening a store, and putting projects, items and annotators into it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::check;
+use super::problem::AnnotationProblem;
+use super::schema;
+use super::types::{Annotator, NewItem, Project, Role, Settings, TaskKind};
+use super::writer::Writer;
+use crate::error::DataError;
+
+/// An open store. It can be shared between threads.
+pub struct Store {
+    path: PathBuf,
+    // Closed before the writer, so that the writer leaves one file behind
+    reader: Mutex<Connection>,
+    /// Nothing where the store was opened to be read.
+    writer: Option<Writer>,
+}
+
+/// What became of items that were to be added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// New ones.
+    pub added: u64,
+    /// Those that the project had already: the same task on the same texts, whoever gave the answers and in whatever order they stand.
+    pub known: u64,
+    /// Of these, those that came with another known judgement than the project has, which stays as it is.
+    pub other_gold: u64,
+}
+
+impl Store {
+    /// Opens the store at this path, which is made where there is nothing yet.
+    ///
+    /// # Errors
+    /// A path that cannot be written; a file that is no store, or one of another version.
+    pub fn open(path: &Path) -> Result<Self, DataError> {
+        let opened = schema::create(path).and_then(|connection| {
+            let reader = schema::open_to_read(path)?;
+            Ok((Writer::start(connection)?, reader))
+        });
+        let (writer, reader) = opened.map_err(|problem| problem.at(path))?;
+        Ok(Self {
+            path: path.into(),
+            reader: Mutex::new(reader),
+            writer: Some(writer),
+        })
+    }
+
+    /// Opens a store that exists and changes nothing in it: what would write is refused.
+    ///
+    /// # Errors
+    /// A file that is not there or no store, or one of another version.
+    pub fn open_to_read(path: &Path) -> Result<Self, DataError> {
+        let reader = schema::open_to_read(path).map_err(|problem| problem.at(path))?;
+        Ok(Self {
+            path: path.into(),
+            reader: Mutex::new(reader),
+            writer: None,
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, AnnotationProblem> + Send + 'static,
+    ) -> Result<T, DataError> {
+        let written = match &self.writer {
+            Some(writer) => writer.run(work),
+            None => Err(AnnotationProblem::ReadOnly),
+        };
+        written.map_err(|problem| problem.at(&self.path))
+    }
+
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, AnnotationProblem>,
+    ) -> Result<T, DataError> {
+        // A reader that panicked left nothing behind: a connection without a transaction has no state
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&reader).map_err(|problem| problem.at(&self.path))
+    }
+
+    /// Makes a project, or finds the one of this name and gives it these settings. Every guideline that was ever given stays in the store
+    /// under its digest.
+    ///
+    /// # Errors
+    /// A setting outside its range.
+    pub fn put_project(&self, name: &str, settings: &Settings, now: i64) -> Result<Project, DataError> {
+        let (name, settings) = (name.to_string(), settings.clone());
+        self.write(move |connection| {
+            check::settings(&settings)?;
+            if name.trim().is_empty() {
+                return Err(AnnotationProblem::Setting {
+                    key: "name",
+                    got: "empty".into(),
+                    expected: "a name",
+                });
+            }
+            let digest = digest(settings.guideline.as_bytes());
+            connection.execute(
+                "INSERT INTO guidelines (digest, text) VALUES (?1, ?2) ON CONFLICT (digest) DO NOTHING",
+                params![digest, settings.guideline],
+            )?;
+            connection.execute(
+                "INSERT INTO projects (name, settings, guideline_digest, created) VALUES (?1, ?2, ?3, ?4)
+                ON CONFLICT (name) DO UPDATE SET settings = ?2, guideline_digest = ?3",
+                params![name, to_json(&settings), digest, now],
+            )?;
+            project_named(connection, &name)
+        })
+    }
+
+    /// The project of this name.
+    ///
+    /// # Errors
+    /// A name that the store does not have; those that it has are listed.
+    pub fn project(&self, name: &str) -> Result<Project, DataError> {
+        self.read(|connection| project_named(connection, name))
+    }
+
+    /// The only project.
+    ///
+    /// # Errors
+    /// A store with none, or with several, which are named together with `hint`: how to choose one.
+    pub fn only_project(&self, hint: &'static str) -> Result<Project, DataError> {
+        self.read(|connection| match project_names(connection)?.as_slice() {
+            [] => Err(AnnotationProblem::NoProject),
+            [name] => project_named(connection, name),
+            names => Err(AnnotationProblem::SeveralProjects {
+                known: names.to_vec(),
+                hint,
+            }),
+        })
+    }
+
+    /// What annotators were told under this digest; nothing where the store never had it.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn guideline(&self, digest: &str) -> Result<Option<String>, DataError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT text FROM guidelines WHERE digest = ?1")?;
+            Ok(statement.query_row([digest], |row| row.get(0)).optional()?)
+        })
+    }
+
+    /// The names of all projects, in the order in which they were made.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn projects(&self) -> Result<Vec<String>, DataError> {
+        self.read(project_names)
+    }
+
+    /// Adds items to a project. One that it has already, with the same kind and the same texts, is passed over, so that the same file can be
+    /// given again.
+    ///
+    /// # Errors
+    /// The first item that nobody could judge, in which case none is added.
+    pub fn add_items(&self, project: &Project, items: Vec<NewItem>) -> Result<Added, DataError> {
+        let project = project.clone();
+        self.write(move |connection| {
+            let mut out = Added::default();
+            let mut insert = connection.prepare_cached(
+                "INSERT INTO items (project, kind, input, input_digest, task_digest, gold) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                ON CONFLICT (project, task_digest) DO NOTHING",
+            )?;
+            for (i, item) in items.iter().enumerate() {
+                check::item(item, &project.settings).map_err(|reason| AnnotationProblem::Item { number: i + 1, reason })?;
+                let input = to_json(&item.input);
+                let input_digest = digest(input.as_bytes());
+                let task_digest = task_digest(item);
+                let gold = item.gold.as_ref().map(to_json);
+                let kept = gold.clone();
+                let new = insert.execute(params![
+                    project.id,
+                    item.kind.name(),
+                    input,
+                    input_digest,
+                    task_digest,
+                    gold
+                ])?;
+                out.added += new as u64;
+                if new == 0 {
+                    out.known += 1;
+                    let known: Option<String> = connection
+                        .prepare_cached("SELECT gold FROM items WHERE project = ?1 AND task_digest = ?2")?
+                        .query_row(params![project.id, task_digest], |row| row.get(0))?;
+                    out.other_gold += u64::from(kept.is_some() && kept != known);
+                }
+            }
+            Ok(out)
+        })
+    }
+
+    /// Adds somebody who judges. `token_digest` is [`Store::token_digest`] of what they will sign in with.
+    ///
+    /// # Errors
+    /// A name that is taken or empty.
+    pub fn add_annotator(&self, name: &str, role: Role, token_digest: &str, now: i64) -> Result<Annotator, DataError> {
+        let (name, token_digest) = (name.trim().to_string(), token_digest.to_string());
+        self.write(move |connection| {
+            check_name(&name)?;
+            let new = connection.execute(
+                "INSERT INTO annotators (name, role, token_digest, created) VALUES (?1, ?2, ?3, ?4)
+                ON CONFLICT (name) DO NOTHING",
+                params![name, role.name(), token_digest, now],
+            )?;
+            if new == 0 {
+                return Err(AnnotationProblem::Exists {
+                    what: "annotator",
+                    name,
+                });
+            }
+            Ok(Annotator {
+                id: connection.last_insert_rowid(),
+                name,
+                role,
+                token_digest,
+            })
+        })
+    }
+
+    /// Gives somebody a role and a token, and adds them where the store does not know the name; the token before no longer signs in.
+    ///
+    /// # Errors
+    /// An empty name; the last owner, who is to become an annotator.
+    pub fn put_annotator(&self, name: &str, role: Role, token_digest: &str, now: i64) -> Result<Annotator, DataError> {
+        let (name, token_digest) = (name.trim().to_string(), token_digest.to_string());
+        self.write(move |connection| put_annotator(connection, (&name, role), &token_digest, now))
+    }
+
+    /// Gives an annotator another token; the one before no longer signs in.
+    ///
+    /// # Errors
+    /// A name that the store does not have.
+    pub fn replace_token(&self, name: &str, token_digest: &str) -> Result<(), DataError> {
+        let (name, token_digest) = (name.to_string(), token_digest.to_string());
+        self.write(move |connection| {
+            let changed = connection.execute(
+                "UPDATE annotators SET token_digest = ?2 WHERE name = ?1",
+                params![name, token_digest],
+            )?;
+            match changed {
+                0 => Err(AnnotationProblem::Unknown {
+                    what: "annotator",
+                    name,
+                    known: all_annotators(connection)?.into_iter().map(|a| a.name).collect(),
+                }),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Everybody who judges, in the order in which they were added.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn annotators(&self) -> Result<Vec<Annotator>, DataError> {
+        self.read(all_annotators)
+    }
+
+    /// The digest under which a token is stored.
+    pub fn token_digest(token: &str) -> String {
+        digest(token.as_bytes())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), AnnotationProblem> {
+    if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
+        return Err(AnnotationProblem::Setting {
+            key: "annotator",
+            got: format!("{name:?}"),
+            expected: "a name of 1 to 100 bytes on one line",
+        });
+    }
+    Ok(())
+}
+
+fn put_annotator(
+    connection: &Connection,
+    (name, role): (&str, Role),
+    token_digest: &str,
+    now: i64,
+) -> Result<Annotator, AnnotationProblem> {
+    check_name(name)?;
+    let owners: Vec<String> = all_annotators(connection)?
+        .into_iter()
+        .filter(|annotator| annotator.role == Role::Owner)
+        .map(|annotator| annotator.name)
+        .collect();
+    if role != Role::Owner && owners == [name] {
+        return Err(AnnotationProblem::Setting {
+            key: "role",
+            got: format!("`annotator` for {name}, the only owner"),
+            expected: "another owner first",
+        });
+    }
+    connection.execute(
+        "INSERT INTO annotators (name, role, token_digest, created) VALUES (?1, ?2, ?3, ?4)
+        ON CONFLICT (name) DO UPDATE SET role = ?2, token_digest = ?3",
+        params![name, role.name(), token_digest, now],
+    )?;
+    let id = connection.query_row("SELECT id FROM annotators WHERE name = ?1", [name], |row| row.get(0))?;
+    Ok(Annotator {
+        id,
+        name: name.into(),
+        role,
+        token_digest: token_digest.into(),
+    })
+}
+
+/// What makes two items the same task: its kind, what was said, and the set of answers. Where an answer comes from does not belong to it.
+fn task_digest(item: &NewItem) -> String {
+    let prompt: Vec<[&str; 2]> = item
+        .input
+        .prompt
+        .iter()
+        .map(|m| [m.role.as_str(), m.content.as_str()])
+        .collect();
+    let mut answers: Vec<&str> = item
+        .input
+        .responses
+        .iter()
+        .map(|response| response.text.as_str())
+        .collect();
+    answers.sort_unstable();
+    digest(to_json(&(item.kind.name(), prompt, answers)).as_bytes())
+}
+
+pub(super) fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+/// JSON of a value whose serialisation cannot fail: names and numbers as keys, no foreign types.
+pub(super) fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// # Errors
+/// A column that does not hold what was written there.
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(
+    id: i64,
+    field: &'static str,
+    text: &str,
+) -> Result<T, AnnotationProblem> {
+    serde_json::from_str(text).map_err(|error| AnnotationProblem::Damaged {
+        id,
+        field,
+        detail: error.to_string(),
+    })
+}
+
+/// # Errors
+/// As [`from_json`].
+pub(super) fn kind_of(id: i64, name: &str) -> Result<TaskKind, AnnotationProblem> {
+    TaskKind::of_name(name).ok_or_else(|| AnnotationProblem::Damaged {
+        id,
+        field: "kind",
+        detail: format!("`{name}` is no kind of task"),
+    })
+}
+
+fn project_names(connection: &Connection) -> Result<Vec<String>, AnnotationProblem> {
+    let mut statement = connection.prepare_cached("SELECT name FROM projects ORDER BY id")?;
+    let names = statement.query_map([], |row| row.get(0))?;
+    Ok(names.collect::<Result<_, _>>()?)
+}
+
+/// The settings of a project as they are now.
+pub(super) fn settings_of(connection: &Connection, project: i64) -> Result<Settings, AnnotationProblem> {
+    let text: String = connection
+        .prepare_cached("SELECT settings FROM projects WHERE id = ?1")?
+        .query_row([project], |row| row.get(0))?;
+    from_json(project, "settings", &text)
+}
+
+pub(super) fn project_named(connection: &Connection, name: &str) -> Result<Project, AnnotationProblem> {
+    let found: Option<(i64, String, String)> = connection
+        .query_row(
+            "SELECT id, settings, guideline_digest FROM projects WHERE name = ?1",
+            [name],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .optional()?;
+    let Some((id, settings, guideline_digest)) = found else {
+        return Err(AnnotationProblem::Unknown {
+            what: "project",
+            name: name.into(),
+            known: project_names(connection)?,
+        });
+    };
+    Ok(Project {
+        id,
+        name: name.into(),
+        settings: from_json(id, "settings", &settings)?,
+        guideline_digest,
+    })
+}
+
+fn all_annotators(connection: &Connection) -> Result<Vec<Annotator>, AnnotationProblem> {
+    let mut statement = connection.prepare_cached("SELECT id, name, role, token_digest FROM annotators ORDER BY id")?;
+    let found = statement.query_map([], |row| {
+        let role: String = row.get(2)?;
+        Ok(Annotator {
+            id: row.get(0)?,
+            name: row.get(1)?,
+            role: match role == Role::Owner.name() {
+                true => Role::Owner,
+                false => Role::Annotator,
+            },
+            token_digest: row.get(3)?,
+        })
+    })?;
+    Ok(found.collect::<Result<_, _>>()?)
+}

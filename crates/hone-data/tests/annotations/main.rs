@@ -1,0 +1,10 @@
+//! The store of annotations: what the queue hands out, what undoing brings back, what survives, and what reads it.
+
+mod common;
+mod crowd;
+mod events;
+mod exports;
+mod history;
+mod kill;
+mod queue;
+mod reading;

@@ -1,0 +1,6 @@
+//! The annotation pages over real HTTP.
+
+mod access;
+mod client;
+mod judging;
+mod owners;
