@@ -90,6 +90,19 @@ fn http_what_is_missing_is_said_and_what_was_entered_stays() {
 }
 
 #[test]
+fn http_ranks_of_some_answers_stay_on_the_page() {
+    let server = Server::start(vec![item(TaskKind::Rank, 0, 3)]);
+    let ann = server.signed_in("ann");
+    let refused = submit(&ann, &ann.get("/task"), &[("rank_1", "2")]);
+    assert_eq!(refused.status, 422);
+    assert!(
+        refused.body.contains("name=\"rank_1\" value=\"2\" checked"),
+        "{}",
+        refused.body
+    );
+}
+
+#[test]
 fn http_every_kind_of_task_can_be_done() {
     let kinds = [
         (TaskKind::Rank, 2),
