@@ -21,7 +21,7 @@ const answers = (topic) => [
   `${topic} is explained well in any library, and asking there costs nothing.`,
 ];
 
-function questions(name, count) {
+function questions(name, count, shown = 4) {
   const topics = ["Good tea", "A fair game", "Baking bread", "A long walk", "Learning chess", "Mending a bicycle", "Sleeping well", "Growing beans"];
   const rows = Array.from({ length: count }, (_, i) => JSON.stringify({
     prompt: [
@@ -29,7 +29,7 @@ function questions(name, count) {
       { role: "assistant", content: "Do you ask as a beginner?" },
       { role: "user", content: `Yes. (question ${i + 1})` },
     ],
-    responses: answers(topics[i % topics.length]),
+    responses: answers(topics[i % topics.length]).slice(0, shown),
   }));
   writeFileSync(join(folder, name), rows.join("\n") + "\n");
 }
@@ -313,7 +313,7 @@ async function mishaps() {
 }
 
 async function pairs() {
-  questions("pair.jsonl", 3);
+  questions("pair.jsonl", 3, 2);
   const server = await serve(["--db", "pair.db", "--prompts", "pair.jsonl", "--kind", "pair", "--k", "2"]);
   const page = await person(server.link);
   await press(page, "Shift+ArrowLeft");
