@@ -110,6 +110,8 @@ async function ranking(page) {
   await press(page, "2", "1", "3", "3");
   for (const [place, rank] of [[0, 2], [1, 1], [2, 3], [3, 3]]) assert(await checked(page, `rank_${place}`, rank), `rank of ${place}`);
   assert.match(await page.textContent("#said"), /tied/);
+  await page.evaluate(() => scrollTo(0, 0));
+  await shot(page, "annotate-rank.png");
   // J and K move; a digit there changes that answer's rank and no other
   await press(page, "K", "K", "K", "J", "K", "1");
   assert(await checked(page, "rank_0", 1), "a tie at the top");
@@ -124,7 +126,6 @@ async function ranking(page) {
   assert.equal(await page.inputValue("#comment"), "0 1 s u f = ? j");
   assert(!(await page.isChecked('input[name="all_bad"]')), "0 in a field");
   await press(page, "Escape");
-  await shot(page, "annotate-rank.png");
   await leave(page, "Enter");
   assert.notEqual(await lease(page), first);
 
