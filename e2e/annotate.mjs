@@ -21,7 +21,7 @@ const answers = (topic) => [
   `${topic} is explained well in any library, and asking there costs nothing.`,
 ];
 
-function questions(name, count) {
+function questions(name, count, shown = 4) {
   const topics = ["Good tea", "A fair game", "Baking bread", "A long walk", "Learning chess", "Mending a bicycle", "Sleeping well", "Growing beans"];
   const rows = Array.from({ length: count }, (_, i) => JSON.stringify({
     prompt: [
@@ -29,7 +29,7 @@ function questions(name, count) {
       { role: "assistant", content: "Do you ask as a beginner?" },
       { role: "user", content: `Yes. (question ${i + 1})` },
     ],
-    responses: answers(topics[i % topics.length]),
+    responses: answers(topics[i % topics.length]).slice(0, shown),
   }));
   writeFileSync(join(folder, name), rows.join("\n") + "\n");
 }
@@ -110,6 +110,8 @@ async function ranking(page) {
   await press(page, "2", "1", "3", "3");
   for (const [place, rank] of [[0, 2], [1, 1], [2, 3], [3, 3]]) assert(await checked(page, `rank_${place}`, rank), `rank of ${place}`);
   assert.match(await page.textContent("#said"), /tied/);
+  await page.evaluate(() => scrollTo(0, 0));
+  await shot(page, "annotate-rank.png");
   // J and K move; a digit there changes that answer's rank and no other
   await press(page, "K", "K", "K", "J", "K", "1");
   assert(await checked(page, "rank_0", 1), "a tie at the top");
@@ -124,7 +126,6 @@ async function ranking(page) {
   assert.equal(await page.inputValue("#comment"), "0 1 s u f = ? j");
   assert(!(await page.isChecked('input[name="all_bad"]')), "0 in a field");
   await press(page, "Escape");
-  await shot(page, "annotate-rank.png");
   await leave(page, "Enter");
   assert.notEqual(await lease(page), first);
 
@@ -313,7 +314,7 @@ async function mishaps() {
 }
 
 async function pairs() {
-  questions("pair.jsonl", 3);
+  questions("pair.jsonl", 3, 2);
   const server = await serve(["--db", "pair.db", "--prompts", "pair.jsonl", "--kind", "pair", "--k", "2"]);
   const page = await person(server.link);
   await press(page, "Shift+ArrowLeft");

@@ -120,7 +120,7 @@ pub(super) async fn submit(
     Ok(match result {
         Ok(_) => Redirect::to("/task").into_response(),
         // The same page again, with what was entered and what is missing
-        Err(reason) => render(&user, &seen, (&judgement, active), Some(&reason)),
+        Err(reason) => render(&user, &seen, (&judgement, active), Some((reason.as_str(), &fields))),
     })
 }
 
@@ -168,8 +168,13 @@ pub(super) async fn undo(
     Ok(Redirect::to("/task").into_response())
 }
 
-/// The page of a task, with a judgement and its attention filled in.
-fn render(user: &Annotator, seen: &Seen<Task>, filled: (&Judgement, Option<i64>), missing: Option<&str>) -> Response {
+/// The page of a task, with a judgement and its attention filled in; where it was refused, with why and the form as it came.
+fn render(
+    user: &Annotator,
+    seen: &Seen<Task>,
+    filled: (&Judgement, Option<i64>),
+    missing: Option<(&str, &Fields)>,
+) -> Response {
     let status = match missing {
         Some(_) => StatusCode::UNPROCESSABLE_ENTITY,
         None => StatusCode::OK,
@@ -181,12 +186,18 @@ fn view(
     user: &Annotator,
     seen: &Seen<Task>,
     (judgement, active): (&Judgement, Option<i64>),
-    missing: Option<&str>,
+    missing: Option<(&str, &Fields)>,
 ) -> Value {
     let Seen { project, last, task } = seen;
     let place_of = |index: usize| {
         let groups = judgement.ranking.as_ref()?;
         groups.iter().position(|group| group.contains(&index))
+    };
+    // Ranks of some answers are no order, and stay on the page all the same
+    let entered = |letter: char| {
+        let place = u32::from(letter) - u32::from('A');
+        let rank = form::number(missing?.1, &format!("rank_{place}"))?;
+        usize::try_from(rank).ok()
     };
     let answers: Vec<Answer> = task
         .shown
@@ -195,7 +206,7 @@ fn view(
         .map(|(&index, letter)| Answer {
             letter,
             text: task.input.responses[index].text.clone(),
-            rank: place_of(index).map(|place| place + 1),
+            rank: place_of(index).map(|place| place + 1).or_else(|| entered(letter)),
             rating: judgement.ratings.get(index).copied().flatten(),
             flags: judgement.flags.get(index).cloned().unwrap_or_default(),
         })
@@ -243,7 +254,7 @@ fn view(
         rewrite => judgement.rewrite.as_ref().map(|rewrite| rewrite.text.as_str()),
         rewrite_of => rewrite_of,
         comment => judgement.comment,
-        missing => missing,
+        missing => missing.map(|(reason, _)| reason),
         on => true,
     }
 }
