@@ -618,5 +618,5 @@ fn the_examples_of_the_pages_are_configurations() {
             seen += 1;
         }
     }
-    assert_eq!(seen, 4);
+    assert_eq!(seen, 5);
 }

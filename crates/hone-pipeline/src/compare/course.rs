@@ -12,7 +12,7 @@
 //!
 //! Runs of which there is no course are listed with the reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use hone_data::Source;
 use hone_math::Key;
@@ -280,6 +280,13 @@ fn readable(
             .map_or("there is none", |(_, reason)| reason.as_str());
         return Err(format!("the judge can read none of its prompts: {reason}"));
     }
+    let unreadable: HashSet<usize> = unreadable.into_iter().map(|(place, _)| place).collect();
+    let places = places(&tasks, &unreadable);
+    Ok(Readable { tasks, places })
+}
+
+/// The tasks by their last turns; none where several have one and differ otherwise, since nobody can tell whose answer it is then.
+fn places(tasks: &Tasks, unreadable: &HashSet<usize>) -> BTreeMap<String, Option<usize>> {
     let mut places: BTreeMap<String, Option<usize>> = BTreeMap::new();
     for (i, task) in tasks.tasks.iter().enumerate() {
         let last = task.input().to_messages().pop().map(|message| message.content);
@@ -290,10 +297,8 @@ fn readable(
         };
         *place = place.filter(|&first| first == i || same(first));
     }
-    for (row, _) in &unreadable {
-        places.retain(|_, place| *place != Some(*row));
-    }
-    Ok(Readable { tasks, places })
+    places.retain(|_, place| place.is_none_or(|place| !unreadable.contains(&place)));
+    places
 }
 
 /// Says of which methods there will be no course, before they begin.

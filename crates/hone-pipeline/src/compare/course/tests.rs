@@ -136,3 +136,32 @@ fn chance_is_seldom_told_of() {
         assert!(told <= RUNS / 20, "{told} of {RUNS}, {different} prompts");
     }
 }
+
+#[test]
+fn answers_of_which_nobody_knows_the_row_are_not_judged() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let said = |context: &str, last: &str, answer: u32| {
+        let turns = format!(r#"{{"role":"assistant","content":"{context}"}},{{"role":"user","content":"{last}"}}"#);
+        format!(r#"{{"prompt":[{{"role":"user","content":"Hi."}},{turns}],"answer":"{answer}"}}"#)
+    };
+    let rows = [
+        said("Yes.", "Why?", 1),
+        said("No.", "Why?", 1),
+        said("Yes.", "When?", 2),
+        said("Yes.", "When?", 2),
+        said("Yes.", "Who?", 3),
+        said("Yes.", "Who?", 4),
+        said("Yes.", "Where?", 5),
+    ];
+    std::fs::write(dir.path().join("p.jsonl"), rows.join("\n")).unwrap();
+    let tasks = Tasks::prompts(&[Source::new("p.jsonl")], dir.path())?;
+    // Another context, and another answer, make rows that cannot be told apart; the same row twice is one
+    let places = |unreadable: &[usize]| places(&tasks, &unreadable.iter().copied().collect());
+    let expected = [("When?", Some(2)), ("Where?", Some(6)), ("Who?", None), ("Why?", None)];
+    assert_eq!(
+        places(&[]),
+        expected.map(|(last, place)| (last.to_owned(), place)).into()
+    );
+    assert_eq!(places(&[6]).get("Where?"), None);
+    Ok(())
+}
