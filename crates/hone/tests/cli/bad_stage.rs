@@ -229,8 +229,8 @@ fn stages_say_what_is_wrong_with_their_configuration() {
         ),
         (
             "ppo",
-            "ppo.samples_per_prompt=3",
-            "ppo.samples_per_prompt: is 3, which does not divide ppo.minibatch = 2",
+            "ppo.samples_per_prompt=4",
+            "ppo.samples_per_prompt: is 4, which does not divide ppo.minibatch = 2",
         ),
         ("ppo", "ppo.gamma=2", "ppo.gamma: is 2; expected 0 to 1"),
         (
