@@ -27,7 +27,7 @@ struct Page {
 #[test]
 fn the_examples_of_rewards_are_good() {
     let blocks = blocks(REWARDS, "toml");
-    assert_eq!(blocks.len(), 3);
+    assert_eq!(blocks.len(), 4);
     for block in blocks {
         let whole = block.starts_with("rewards");
         let text = if whole {
@@ -49,6 +49,7 @@ fn every_kind_and_key_has_its_row() {
         "{kind = 'format', sections = ['a']}",
         "{kind = 'length', max = 1}",
         "{kind = 'json-schema', schema = {type = 'null'}}",
+        "{kind = 'similarity'}",
         "{kind = 'expression', expression = '1'}",
         "{kind = 'program', command = ['a'], memory_limit_mib = 1}",
         "{kind = 'model', path = 'a'}",
