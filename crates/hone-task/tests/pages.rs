@@ -29,7 +29,7 @@ fn the_examples_of_rewards_are_good() {
     let blocks = blocks(REWARDS, "toml");
     assert_eq!(blocks.len(), 4);
     for block in blocks {
-        let whole = block.starts_with("rewards");
+        let whole = block.starts_with("rewards") || block.contains("[[rewards]]");
         let text = if whole {
             block.to_owned()
         } else {
