@@ -28,6 +28,7 @@ mod routes;
 mod security;
 mod server;
 mod shared;
+mod shown;
 
 pub use dashboard::{Bounds, Dashboard, DashboardOptions, RULES};
 pub use error::ServeError;

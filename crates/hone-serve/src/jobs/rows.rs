@@ -11,6 +11,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::shown::shown;
+
 /// Bytes of a line.
 const LINE_BYTES: u64 = 16 << 20;
 /// Characters of a wrong value that a message shows.
@@ -105,7 +107,7 @@ pub(crate) fn for_each_row(
         }
         let object = match serde_json::from_str(text) {
             Ok(Value::Object(object)) => object,
-            Ok(other) => return Err(refuse(format!("is {}; expected a JSON object", shown(&other)))),
+            Ok(other) => return Err(refuse(format!("is {}; expected a JSON object", shown(&other, SHOWN)))),
             Err(error) => {
                 let reason = format!(
                     "is not JSON: {error}; expected one object a line, such as {}",
@@ -240,14 +242,19 @@ fn turns(value: Option<&Value>, place: &str) -> Result<Vec<Turn>, String> {
 
 fn turn(value: &Value) -> Result<Turn, String> {
     let Value::Object(message) = value else {
-        return Err(format!("is {}; expected {{\"role\", \"content\"}}", shown(value)));
+        return Err(format!(
+            "is {}; expected {{\"role\", \"content\"}}",
+            shown(value, SHOWN)
+        ));
     };
     let role = match message.get("role").and_then(Value::as_str) {
         Some("system" | "developer") => "system",
         Some("user") => "user",
         Some("assistant") => "assistant",
         _ => {
-            let got = message.get("role").map_or_else(|| "missing".to_owned(), shown);
+            let got = message
+                .get("role")
+                .map_or_else(|| "missing".to_owned(), |role| shown(role, SHOWN));
             return Err(format!(
                 "has a `role` that is {got}; expected system, developer, user or assistant"
             ));
@@ -263,7 +270,7 @@ fn turn(value: &Value) -> Result<Turn, String> {
             return Err(match name.as_str() {
                 "weight" => format!(
                     "has the weight {}; hone trains on every reply of a conversation",
-                    shown(value)
+                    shown(value, SHOWN)
                 ),
                 _ => format!("has `{name}`, which hone does not train on; expected `role` and `content`"),
             });
@@ -294,21 +301,7 @@ fn parts_text(parts: &[Value]) -> Result<String, String> {
 fn missing(value: Option<&Value>, name: &str, expected: &str) -> String {
     match value.filter(|value| !value.is_null()) {
         None => format!("`{name}` is missing; expected {expected}"),
-        Some(value) => format!("`{name}` is {}; expected {expected}", shown(value)),
-    }
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Object(_) => "an object".to_owned(),
-        Value::Array(items) => format!("a list of {}", items.len()),
-        other => {
-            let text = other.to_string();
-            match text.char_indices().nth(SHOWN) {
-                Some((end, _)) => format!("{}...", &text[..end]),
-                None => text,
-            }
-        }
+        Some(value) => format!("`{name}` is {}; expected {expected}", shown(value, SHOWN)),
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use crate::openai::ApiError;
+use crate::shown::shown;
 
 /// Characters of a wrong value that a message shows.
 const SHOWN: usize = 80;
@@ -27,7 +28,7 @@ impl Fields {
             }),
             Ok(other) => Err(ApiError::bad(
                 "body",
-                format!("the body is {}; expected a JSON object", shown(&other)),
+                format!("the body is {}; expected a JSON object", shown(&other, SHOWN)),
             )),
             Err(error) => Err(ApiError::bad("body", format!("the body is not JSON: {error}"))),
         }
@@ -126,23 +127,8 @@ impl Fields {
 
 /// A value that is none of what is expected.
 pub(crate) fn wrong(name: impl Display, value: &Value, expected: impl Display) -> ApiError {
-    let message = format!("`{name}` is {}; expected {expected}", shown(value));
+    let message = format!("`{name}` is {}; expected {expected}", shown(value, SHOWN));
     ApiError::bad(name.to_string(), message)
-}
-
-/// A value as messages show it.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Object(_) => "an object".to_owned(),
-        Value::Array(items) => format!("a list of {}", items.len()),
-        other => {
-            let text = other.to_string();
-            match text.char_indices().nth(SHOWN) {
-                Some((end, _)) => format!("{}...", &text[..end]),
-                None => text,
-            }
-        }
-    }
 }
 
 #[cfg(test)]
