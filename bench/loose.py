@@ -92,6 +92,9 @@ def built(out, name):
 
 def build(out, name):
     tree = out / "sources"
+    wanted = set(sources())
+    for path in (p for p in tree.rglob("*") if p.is_file() and str(p.relative_to(tree)) not in wanted):
+        path.unlink()
     for path in sources():
         put(tree / path, (REPOSITORY / path).read_bytes())
     for path, text in changed(name, lambda path: (REPOSITORY / path).read_text()).items():
