@@ -155,6 +155,28 @@ def llama_rows():
             "Up to the first new token; logits of the last position only.")
 
 
+def serving_rows():
+    for model, least in ("m", {1: 0.9, 32: 3}), ("b", {1: 0.9, 32: 2}):
+        work, rest = "--length 64 --new 96 --steps STEPS --threads THREADS", "--data DATA/text.jsonl"
+        hone = f"PYTHON serving.py hone HONE --model DATA/model-{model} {rest} {work}"
+        batch = f"PYTHON peers/llama_batch.py --model DATA/model-{model}.gguf {work}"
+        server = f"PYTHON serving.py llama PYTHON --model DATA/model-{model}.gguf {rest} {work}"
+        measures, lines = [], []
+        for streams in 1, 8, 32:
+            measures += [Measure(f"hone-{streams}", f"hone serve, {streams} at once", f"{hone} --streams {streams}", (5, 1)),
+                         Measure(f"llama-{streams}", f"llama.cpp, batch {streams}, no HTTP", f"{batch} --batch {streams}", (3, 1))]
+            lines.append(Line(f"`hone serve`, {streams} stream{'s' * (streams > 1)} of 64 + 96 tokens, {model}", "llama.cpp, bf16, one batch, without HTTP",
+                              f"hone-{streams}", (f"llama-{streams}",), "speed", least.get(streams)))
+        for streams in 1, 8:
+            measures += [Measure(f"first-{streams}", f"hone serve, {streams} at once: first text", f"{hone} --streams {streams} --first", (9, 1), "ms"),
+                         Measure(f"llama-first-{streams}", f"llama.cpp's server, {streams} at once: first text", f"{server} --streams {streams} --first", (9 if streams == 1 else 3, 1), "ms")]
+            lines.append(Line(f"`hone serve`, {streams} stream{'s' * (streams > 1)}, {model}: time to the first text", "the server of llama-cpp-python, the same client", f"first-{streams}",
+                              (f"llama-first-{streams}",), "part", 1.0))
+        yield Row(f"serve-{model}", tuple(measures), tuple(lines),
+                  "All requests are sent at once, and answers are streamed by the token; the client reads on the same two cores. Reading the prompts is in the time of both. Greedy. The server that "
+                  "comes with llama-cpp-python answers one request after another, so with several streams most of them wait.", rounds=3)
+
+
 def ppo_row():
     rl = "HONE bench rl --model DATA/model-m --batch 16 --length 64 --new 64 --epochs 1 --steps STEPS --threads THREADS --json"
     measures = (
@@ -337,7 +359,7 @@ def exactness_row():
                "place, which costs some operations a token. Keys and values that are rounded once and read from pages in training as in decoding cost less than the time of putting them there.")
 
 
-ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), ppo_row(), grpo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
+ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), *serving_rows(), ppo_row(), grpo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
         exactness_row())
 
 

@@ -35,7 +35,7 @@ fi
 if [ -n "$llama" ]; then
     # From source and for this processor: the wheels that are offered lack its instructions
     CMAKE_ARGS="-DGGML_NATIVE=ON -DCMAKE_BUILD_TYPE=Release" CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
-        "$peers/env/bin/pip" install --disable-pip-version-check --no-binary llama-cpp-python llama-cpp-python==0.3.36
+        "$peers/env/bin/pip" install --disable-pip-version-check --no-binary llama-cpp-python "llama-cpp-python[server]==0.3.36"
 fi
 "$peers/env/bin/python" "$bench/models.py" "$peers/data" ${texts[@]+"${texts[@]}"}
 echo "done: python3 bench/run.py --peers $peers"
