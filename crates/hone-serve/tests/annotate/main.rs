@@ -1,6 +1,11 @@
 //! The annotation pages over real HTTP.
 
 mod access;
+mod browser;
+#[allow(dead_code, reason = "the other tests of this crate ask in more ways")]
+#[path = "../shared/client.rs"]
 mod client;
+#[path = "../shared/gates.rs"]
+mod gates;
 mod judging;
 mod owners;

@@ -2,9 +2,12 @@
 
 mod bounds;
 mod chat;
+#[path = "../shared/client.rs"]
 mod client;
 mod common;
 mod completions;
+#[path = "../shared/gates.rs"]
+mod gates;
 mod harness;
 #[cfg(unix)]
 mod jobs;
