@@ -7,5 +7,8 @@ mod browser;
 mod client;
 #[path = "../shared/gates.rs"]
 mod gates;
+#[path = "../shared/injections.rs"]
+mod injections;
 mod judging;
+mod markup;
 mod owners;

@@ -6,6 +6,9 @@ mod client;
 mod common;
 #[path = "../shared/gates.rs"]
 mod gates;
+#[path = "../shared/injections.rs"]
+mod injections;
 mod live;
+mod markup;
 mod pages;
 mod security;

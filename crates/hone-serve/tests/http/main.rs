@@ -9,9 +9,14 @@ mod completions;
 #[path = "../shared/gates.rs"]
 mod gates;
 mod harness;
+#[path = "../shared/injections.rs"]
+#[cfg(unix)]
+mod injections;
 #[cfg(unix)]
 mod jobs;
 mod load;
+#[cfg(unix)]
+mod markup;
 mod others;
 mod security;
 #[cfg(unix)]
