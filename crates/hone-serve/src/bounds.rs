@@ -1,5 +1,6 @@
 //! How much a client may ask for. Everything here is checked before memory is taken for it.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::time::Duration;
@@ -9,8 +10,6 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::body::Body as _;
-
-use crate::openai::ApiError;
 
 /// Bytes of a request's line and headers.
 pub(crate) const HEADER_BYTES: usize = 16 << 10;
@@ -45,62 +44,115 @@ pub(crate) const ASKED: usize = 4;
 /// Parts of a streamed answer that are written and wait for a slow reader. Tokens that are sampled wait as well.
 pub(crate) const WAITING_PARTS: usize = 16;
 
-/// For a request's headers, and between two requests of a connection.
-pub(crate) const HEADER_TIME: Duration = Duration::from_secs(60);
-/// For a request's body; of an upload between two parts of it.
-pub(crate) const BODY_TIME: Duration = Duration::from_secs(30);
-/// For a reader to take something of an answer.
-pub(crate) const SEND_TIME: Duration = Duration::from_secs(30);
 /// For a reader to take the rest of a streamed answer once all of it is sampled.
 pub(crate) const DRAIN_TIME: Duration = Duration::from_secs(600);
 
-/// The body of a request for JSON.
-///
-/// # Errors
-/// Another content type (415), more than [`BODY_BYTES`] (413), longer than [`BODY_TIME`] (408), or a connection that broke.
-pub(crate) async fn read_body(request: Request) -> Result<Vec<u8>, ApiError> {
+/// How long clients may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// For a request's headers, and between two requests of a connection.
+    pub headers: Duration,
+    /// For a request's body; of an upload between two parts of it.
+    pub body: Duration,
+    /// For a reader to take something of an answer.
+    pub reader: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            headers: Duration::from_secs(60),
+            body: Duration::from_secs(30),
+            reader: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A body that is not read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Unread {
+    /// It is of another content type, or of none.
+    Type { found: String, expected: &'static str },
+    /// It is longer than this many bytes.
+    TooLong(usize),
+    /// It did not come within this time.
+    TooSlow(Duration),
+    /// The connection broke.
+    Broken(String),
+}
+
+impl Unread {
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Type { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::Broken(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Type { found, expected } => {
+                write!(
+                    f,
+                    "the content type is {found}; expected the header `Content-Type: {expected}`"
+                )
+            }
+            Self::TooLong(most) => write!(f, "the body is longer than {most} bytes"),
+            Self::TooSlow(time) => write!(f, "the body did not come within {} seconds", time.as_secs_f64()),
+            Self::Broken(reason) => write!(f, "the body cannot be read: {reason}"),
+        }
+    }
+}
+
+/// What is read of a body.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading {
+    /// The content type that it has to have.
+    pub kind: &'static str,
+    /// Bytes, at most.
+    pub most: usize,
+    /// Time, at most.
+    pub time: Duration,
+}
+
+/// The body of a request. What says that it is longer than it may be is not read at all.
+pub(crate) async fn read_body(request: Request, reading: Reading) -> Result<Vec<u8>, Unread> {
     let (parts, body) = request.into_parts();
     let kind = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let kind = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
-        let found = kind.unwrap_or("missing");
-        let message = format!("the content type is {found}; expected the header `Content-Type: application/json`");
-        return Err(ApiError::of(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case(reading.kind)) {
+        return Err(Unread::Type {
+            found: kind.unwrap_or("missing").chars().take(100).collect(),
+            expected: reading.kind,
+        });
     }
     let length = parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if length
         .and_then(|length| length.parse::<u64>().ok())
-        .is_some_and(|n| n > BODY_BYTES as u64)
+        .is_some_and(|n| n > reading.most as u64)
     {
-        return Err(too_long());
+        return Err(Unread::TooLong(reading.most));
     }
-    match tokio::time::timeout(BODY_TIME, collect(body)).await {
+    match tokio::time::timeout(reading.time, collect(body, reading.most)).await {
         Ok(read) => read,
-        Err(_) => {
-            let message = format!("the body did not come within {} seconds", BODY_TIME.as_secs());
-            Err(ApiError::of(StatusCode::REQUEST_TIMEOUT, message))
-        }
+        Err(_) => Err(Unread::TooSlow(reading.time)),
     }
 }
 
-async fn collect(body: Body) -> Result<Vec<u8>, ApiError> {
+async fn collect(body: Body, most: usize) -> Result<Vec<u8>, Unread> {
     let mut body = pin!(body);
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|context| body.as_mut().poll_frame(context)).await {
-        let frame = frame.map_err(|error| {
-            let message = format!("the body cannot be read: {error}");
-            ApiError::of(StatusCode::BAD_REQUEST, message)
-        })?;
+        let frame = frame.map_err(|error| Unread::Broken(error.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > BODY_BYTES {
-            return Err(too_long());
+        if bytes.len() + data.len() > most {
+            return Err(Unread::TooLong(most));
         }
         bytes.extend_from_slice(&data);
     }
     Ok(bytes)
-}
-
-fn too_long() -> ApiError {
-    let message = format!("the body is longer than {BODY_BYTES} bytes; send fewer prompts at a time");
-    ApiError::of(StatusCode::PAYLOAD_TOO_LARGE, message)
 }

@@ -12,8 +12,10 @@
 //! bit.
 #![forbid(unsafe_code)]
 
+mod accept;
 pub mod annotate;
 mod bounds;
+mod cookies;
 mod dashboard;
 mod desk;
 mod engine;
@@ -29,8 +31,10 @@ mod security;
 mod server;
 mod shared;
 mod shown;
+mod urlencoded;
 
-pub use dashboard::{Bounds, Dashboard, DashboardOptions, RULES};
+pub use bounds::Patience;
+pub use dashboard::{Bounds, DASHBOARD_ROUTES, Dashboard, DashboardOptions, RULES};
 pub use error::ServeError;
 pub use jobs::JobOptions;
 pub use models::ServedModel;

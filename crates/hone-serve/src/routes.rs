@@ -27,17 +27,59 @@ pub enum Access {
 
 /// Something that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct Route<A = Access> {
     /// `GET` (which answers `HEAD` as well), `POST` or `DELETE`.
     pub method: &'static str,
     /// The path, as axum writes it. All methods of one path have the same access.
     pub path: &'static str,
     /// Who may ask.
-    pub access: Access,
+    pub access: A,
 }
 
-const fn route(method: &'static str, path: &'static str, access: Access) -> Route {
+/// A row of a table of routes.
+pub(crate) const fn route<A: Copy>(method: &'static str, path: &'static str, access: A) -> Route<A> {
     Route { method, path, access }
+}
+
+/// The first route of a table that a path is, whatever the method.
+pub(crate) fn find<'a, A>(routes: &'a [Route<A>], path: &str) -> Option<&'a Route<A>> {
+    routes.iter().find(|route| match route.path.split_once("{*") {
+        Some((start, _)) => path.len() > start.len() && path.starts_with(start),
+        None => fits(route.path, path),
+    })
+}
+
+/// Whether a path is what a pattern says, part by part.
+fn fits(pattern: &str, path: &str) -> bool {
+    let (mut expected, mut given) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (expected.next(), given.next()) {
+            (None, None) => return true,
+            (Some(expected), Some(part)) if expected.starts_with('{') && !part.is_empty() => {}
+            (Some(expected), Some(part)) if expected == part => {}
+            _ => return false,
+        }
+    }
+}
+
+/// What to say of a method that a path does not have.
+pub(crate) fn wrong_method<A>(routes: &[Route<A>], method: &Method, path: &str) -> String {
+    let known = find(routes, path).map_or("", |route| route.path);
+    let methods = routes
+        .iter()
+        .filter(|route| route.path == known)
+        .map(|route| route.method);
+    let methods: Vec<&str> = methods.collect();
+    format!("{method} is not for {path}; expected {}", methods.join(" or "))
+}
+
+/// A router of all routes of a table.
+pub(crate) fn table<A, S>(routes: &[Route<A>], handler: impl Fn(&Route<A>) -> MethodRouter<S>) -> Router<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    let with = |router: Router<S>, route: &Route<A>| router.route(route.path, handler(route));
+    routes.iter().fold(Router::new(), with)
 }
 
 /// All routes. The server is built from this list, and every test of access goes over it.
@@ -71,27 +113,6 @@ pub static ROUTES: [Route; 28] = [
     route("GET", "/v1/fine_tuning/jobs/{id}/events", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}/checkpoints", Access::Token),
 ];
-
-/// The first route of a path, whatever the method.
-pub(crate) fn route_of(path: &str) -> Option<&'static Route> {
-    ROUTES.iter().find(|route| match route.path.split_once("{*") {
-        Some((start, _)) => path.len() > start.len() && path.starts_with(start),
-        None => fits(route.path, path),
-    })
-}
-
-/// Whether a path is what a pattern says, part by part.
-fn fits(pattern: &str, path: &str) -> bool {
-    let (mut expected, mut given) = (pattern.split('/'), path.split('/'));
-    loop {
-        match (expected.next(), given.next()) {
-            (None, None) => return true,
-            (Some("{id}"), Some(part)) if !part.is_empty() => {}
-            (Some(expected), Some(part)) if expected == part => {}
-            _ => return false,
-        }
-    }
-}
 
 fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
     match (route.method, route.path) {
@@ -129,12 +150,9 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
 
 /// The server's routes, behind what is asked of every request.
 pub(crate) fn router(shared: &Arc<Shared>) -> Router {
-    let with = |router: Router<Arc<Shared>>, route: &Route| router.route(route.path, handler(route));
-    ROUTES
-        .iter()
-        .fold(Router::new(), with)
+    table(&ROUTES, handler)
         .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(not_allowed)
         .layer(from_fn_with_state(Arc::clone(shared), guard))
         .with_state(Arc::clone(shared))
 }
@@ -144,14 +162,8 @@ async fn unknown(uri: Uri) -> Response {
     ApiError::of(StatusCode::NOT_FOUND, format!("there is no {path} here")).into_response()
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
-    let path = route_of(uri.path()).map_or("", |route| route.path);
-    let methods: Vec<&str> = ROUTES
-        .iter()
-        .filter(|route| route.path == path)
-        .map(|route| route.method)
-        .collect();
-    let message = format!("{method} is not for {}; expected {}", uri.path(), methods.join(" or "));
+async fn not_allowed(method: Method, uri: Uri) -> Response {
+    let message = wrong_method(&ROUTES, &method, uri.path());
     ApiError::of(StatusCode::METHOD_NOT_ALLOWED, message).into_response()
 }
 
@@ -192,7 +204,7 @@ mod tests {
 
     #[test]
     fn paths_find_their_routes() {
-        let found = |path: &str| route_of(path).map(|route| route.path);
+        let found = |path: &str| find(&ROUTES, path).map(|route| route.path);
         assert_eq!(found("/"), Some("/"));
         assert_eq!(found("/v1/models"), Some("/v1/models"));
         assert_eq!(found("/v1/models/org/name"), Some("/v1/models/{*model}"));

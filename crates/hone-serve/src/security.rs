@@ -16,15 +16,40 @@ use axum::response::{IntoResponse, Response};
 
 use crate::error::ServeError;
 use crate::openai::ApiError;
-use crate::routes::{Access, route_of};
+use crate::routes::{Access, ROUTES, find};
 use crate::shared::Shared;
 
 /// Characters that a token has at least.
 pub const LEAST_TOKEN: usize = 16;
 
-/// Pages load nothing from elsewhere, and run nothing but their own file.
-const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                                img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What browsers are to keep to on the pages of a server.
+pub(crate) struct Rules {
+    /// What pages may load, run and send forms to.
+    content: &'static str,
+    /// Whom links and forms tell where they stand.
+    referrer: &'static str,
+}
+
+/// Pages load nothing from elsewhere, run nothing but their own file, and send no forms.
+pub(crate) const TALKING: Rules = Rules {
+    content: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+              base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    referrer: "no-referrer",
+};
+
+/// The same, with forms that go to the server itself. Where nothing at all may be told, browsers hide a form's `Origin`.
+pub(crate) const WATCHING: Rules = Rules {
+    content: "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+              base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    referrer: "same-origin",
+};
+
+/// The same, and nothing is fetched.
+pub(crate) const JUDGING: Rules = Rules {
+    content: "default-src 'none'; script-src 'self'; style-src 'self'; \
+              base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    referrer: "same-origin",
+};
 
 /// What is asked of a request before anything else.
 pub(crate) struct Gate {
@@ -34,6 +59,8 @@ pub(crate) struct Gate {
     any_address: bool,
     /// Digests of the tokens; without any none is asked for.
     tokens: Vec<blake3::Hash>,
+    /// The option that gives the server another name.
+    option: &'static str,
 }
 
 /// Reads a token: the one line of a file.
@@ -72,7 +99,13 @@ impl Gate {
             hosts,
             any_address: address.is_unspecified(),
             tokens: tokens.iter().map(|token| blake3::hash(token.as_bytes())).collect(),
+            option: "--allow-host",
         }
+    }
+
+    /// Of a program whose option for other names is called this.
+    pub fn with_option(self, option: &'static str) -> Self {
+        Self { option, ..self }
     }
 
     /// Whether tokens are asked for.
@@ -134,7 +167,8 @@ impl Gate {
         }
         let shown: String = host.chars().take(100).collect();
         Err(forbidden(format!(
-            "this server is not called {shown:?}; ask for its address, or start it with --allow-host NAME"
+            "this server is not called {shown:?}; ask for its address, or start it with {} NAME",
+            self.option
         )))
     }
 
@@ -178,7 +212,7 @@ fn forbidden(message: impl Into<String>) -> ApiError {
 
 /// Lets a request through, or answers it with why not; adds to every answer what browsers are to keep to.
 pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let route = route_of(request.uri().path());
+    let route = find(&ROUTES, request.uri().path());
     // What is no route is not told apart from one without a token
     let access = route.map_or(Access::Token, |route| route.access);
     let mut response = match shared.gate.check(request.uri(), request.headers(), access) {
@@ -189,7 +223,7 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     shared
         .metrics
         .answered(route.map_or("other", |route| route.path), status.as_u16());
-    protect(&mut response, CONTENT_SECURITY);
+    protect(&mut response, &TALKING);
     if status == StatusCode::UNAUTHORIZED {
         let headers = response.headers_mut();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -197,13 +231,15 @@ pub(crate) async fn guard(State(shared): State<Arc<Shared>>, request: Request, n
     response
 }
 
-/// Adds to an answer what browsers are to keep to, `content_security` of it; what its handler has set already stays.
-pub(crate) fn protect(response: &mut Response, content_security: &'static str) {
-    let fixed: [(&str, &'static str); 5] = [
-        ("content-security-policy", content_security),
+/// Adds to an answer what browsers are to keep to; what its handler has set already stays.
+pub(crate) fn protect(response: &mut Response, rules: &Rules) {
+    let fixed: [(&str, &'static str); 6] = [
+        ("content-security-policy", rules.content),
         ("x-content-type-options", "nosniff"),
-        ("referrer-policy", "no-referrer"),
+        ("referrer-policy", rules.referrer),
+        ("cross-origin-opener-policy", "same-origin"),
         ("cross-origin-resource-policy", "same-origin"),
+        // What is asked for changes, and is nobody else's
         ("cache-control", "no-store"),
     ];
     for (name, value) in fixed {

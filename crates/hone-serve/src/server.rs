@@ -2,37 +2,28 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
 use hone_compute::{Engine, Precision};
 use hone_generate::GeneratorOptions;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
-use crate::bounds;
+use crate::accept::accept;
+use crate::bounds::{self, Patience};
 use crate::desk::Desk;
 use crate::engine::{Handle, Worker};
 use crate::error::ServeError;
 use crate::jobs::{JobOptions, Jobs, Runner, Tuned};
 use crate::metrics::Metrics;
 use crate::models::{Models, Served, ServedModel};
-use crate::patient::Patient;
 use crate::routes::router;
 use crate::security::Gate;
 use crate::shared::{Shared, now};
 
-/// How often it is asked whether the server is to end.
-pub(crate) const GLANCE: Duration = Duration::from_millis(50);
 /// How often it is said what was done, where something was.
 const SAID: Duration = Duration::from_secs(5);
 /// For the last words of answers that were given up.
@@ -59,6 +50,8 @@ pub struct Options {
     pub grace: Duration,
     /// Where and how models are tuned; none: they are not.
     pub jobs: Option<JobOptions>,
+    /// How long clients may take.
+    pub patience: Patience,
 }
 
 impl Default for Options {
@@ -73,6 +66,7 @@ impl Default for Options {
             kept_tokens: 16_384,
             grace: Duration::from_secs(10),
             jobs: None,
+            patience: Patience::default(),
         }
     }
 }
@@ -184,6 +178,7 @@ impl Server {
             metrics,
             places: Arc::new(Semaphore::new(most_places)),
             most_places,
+            patience: options.patience,
             desk: Desk::new(bounds::PREPARED, bounds::UNPREPARED),
             stopping: AtomicBool::new(false),
             started: now(),
@@ -366,96 +361,34 @@ async fn serve(
         action: "listen",
         source,
     })?;
-    let router = router(shared);
-    let (close, closing) = watch::channel(false);
-    let mut connections = JoinSet::new();
-    let mut glance = tokio::time::interval(GLANCE);
-    glance.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut before = Done::new(&shared.metrics);
-    let mut again = Instant::now();
-    // 1. Answer
-    loop {
-        tokio::select! {
-            _ = glance.tick() => {
-                if (owner.stopped)() {
-                    break;
-                }
-                if before.at.elapsed() >= SAID {
-                    let done = Done::new(&shared.metrics);
-                    if let Some(line) = done.since(&before, &shared.metrics) {
-                        (owner.log)(&line);
-                    }
-                    before = done;
-                }
-                if worker.is_finished() {
-                    return Err(ServeError::EngineEnded);
-                }
-            }
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < bounds::CONNECTIONS && Instant::now() >= again => {
-                match accepted {
-                    Ok((stream, _)) => {
-                        connections.spawn(connection(stream, router.clone(), closing.clone()));
-                    }
-                    Err(error) if is_clients(&error) => {}
-                    // No more file handles or memory: that passes, but not at once
-                    Err(_) => again = Instant::now() + GLANCE,
-                }
-            }
+    let glance = || {
+        if (owner.stopped)() {
+            return Ok(true);
         }
-    }
+        if before.at.elapsed() >= SAID {
+            let done = Done::new(&shared.metrics);
+            if let Some(line) = done.since(&before, &shared.metrics) {
+                (owner.log)(&line);
+            }
+            before = done;
+        }
+        if worker.is_finished() {
+            return Err(ServeError::EngineEnded);
+        }
+        Ok(false)
+    };
+    // 1. Answer
+    let mut connections = accept(listener, &router(shared), shared.patience, glance).await?;
     // 2. Take nothing new, and let answers end
-    drop(listener);
     shared.stopping.store(true, Ordering::Relaxed);
     if let Some(jobs) = &shared.jobs {
         jobs.stop();
     }
-    let _ = close.send(true);
-    if !all_end(&mut connections, owner.grace).await {
+    if !connections.end(owner.grace).await {
         // 3. Those that did not are told
         shared.engine.stop();
-        all_end(&mut connections, LAST_WORDS).await;
+        connections.end(LAST_WORDS).await;
     }
-    connections.abort_all();
     Ok(())
-}
-
-/// Whether a connection failed because of its other end, so that the next may be taken at once.
-fn is_clients(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted | WouldBlock
-    )
-}
-
-/// Waits for all connections to end; false if some did not in this time.
-pub(crate) async fn all_end(connections: &mut JoinSet<()>, within: Duration) -> bool {
-    let end = Instant::now() + within;
-    while !connections.is_empty() {
-        if tokio::time::timeout_at(end, connections.join_next()).await.is_err() {
-            return false;
-        }
-    }
-    true
-}
-
-/// Answers the requests of one connection until its client leaves or `closing` changes, within limits of headers and time.
-pub(crate) async fn connection(stream: TcpStream, router: Router, mut closing: watch::Receiver<bool>) {
-    // Parts of a streamed answer are small and are to be seen at once
-    let _ = stream.set_nodelay(true);
-    let mut settings = http1::Builder::new();
-    settings
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds::HEADER_TIME)
-        .max_buf_size(bounds::HEADER_BYTES);
-    let stream = TokioIo::new(Patient::new(stream, bounds::SEND_TIME));
-    let connection = settings.serve_connection(stream, TowerToHyperService::new(router));
-    let mut connection = pin!(connection);
-    // A connection that breaks is its client's concern
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        _ = closing.changed() => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
 }

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::http::StatusCode;
 use tokio::sync::Semaphore;
 
+use crate::bounds::Patience;
 use crate::desk::Desk;
 use crate::engine::{Handle, Place};
 use crate::jobs::Jobs;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub places: Arc<Semaphore>,
     /// How many there are.
     pub most_places: usize,
+    /// How long clients may take.
+    pub patience: Patience,
     /// Where requests are made ready.
     pub desk: Desk,
     /// Nothing new is begun.

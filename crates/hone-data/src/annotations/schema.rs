@@ -19,6 +19,15 @@ const STATEMENTS: usize = 64;
 /// How long to wait for another program that writes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Added after the first stores were made, and made where it is missing.
+const SESSIONS: &str = "
+CREATE TABLE IF NOT EXISTS sessions (
+    digest TEXT PRIMARY KEY,
+    annotator INTEGER NOT NULL REFERENCES annotators(id),
+    expires INTEGER NOT NULL
+) STRICT;
+";
+
 const TABLES: &str = "
 CREATE TABLE projects (
     id INTEGER PRIMARY KEY,
@@ -113,6 +122,7 @@ pub(super) fn create(path: &Path) -> Result<Connection, AnnotationProblem> {
         ))?;
     }
     check(&transaction)?;
+    transaction.execute_batch(SESSIONS)?;
     transaction.commit()?;
     // Readers do not wait for the writer, nor the writer for them; a commit is on the disk before it is acknowledged
     let found: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;

@@ -1,4 +1,4 @@
-//! Opening a store, and putting projects, items and annotators into it.
+//! Opening a store, and putting projects and items into it.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::check;
 use super::problem::AnnotationProblem;
 use super::schema;
-use super::types::{Annotator, NewItem, Project, Role, Settings, TaskKind};
+use super::types::{NewItem, Project, Settings, TaskKind};
 use super::writer::Writer;
 use crate::error::DataError;
 
@@ -200,122 +200,6 @@ impl Store {
             Ok(out)
         })
     }
-
-    /// Adds somebody who judges. `token_digest` is [`Store::token_digest`] of what they will sign in with.
-    ///
-    /// # Errors
-    /// A name that is taken or empty.
-    pub fn add_annotator(&self, name: &str, role: Role, token_digest: &str, now: i64) -> Result<Annotator, DataError> {
-        let (name, token_digest) = (name.trim().to_string(), token_digest.to_string());
-        self.write(move |connection| {
-            check_name(&name)?;
-            let new = connection.execute(
-                "INSERT INTO annotators (name, role, token_digest, created) VALUES (?1, ?2, ?3, ?4)
-                ON CONFLICT (name) DO NOTHING",
-                params![name, role.name(), token_digest, now],
-            )?;
-            if new == 0 {
-                return Err(AnnotationProblem::Exists {
-                    what: "annotator",
-                    name,
-                });
-            }
-            Ok(Annotator {
-                id: connection.last_insert_rowid(),
-                name,
-                role,
-                token_digest,
-            })
-        })
-    }
-
-    /// Gives somebody a role and a token, and adds them where the store does not know the name; the token before no longer signs in.
-    ///
-    /// # Errors
-    /// An empty name; the last owner, who is to become an annotator.
-    pub fn put_annotator(&self, name: &str, role: Role, token_digest: &str, now: i64) -> Result<Annotator, DataError> {
-        let (name, token_digest) = (name.trim().to_string(), token_digest.to_string());
-        self.write(move |connection| put_annotator(connection, (&name, role), &token_digest, now))
-    }
-
-    /// Gives an annotator another token; the one before no longer signs in.
-    ///
-    /// # Errors
-    /// A name that the store does not have.
-    pub fn replace_token(&self, name: &str, token_digest: &str) -> Result<(), DataError> {
-        let (name, token_digest) = (name.to_string(), token_digest.to_string());
-        self.write(move |connection| {
-            let changed = connection.execute(
-                "UPDATE annotators SET token_digest = ?2 WHERE name = ?1",
-                params![name, token_digest],
-            )?;
-            match changed {
-                0 => Err(AnnotationProblem::Unknown {
-                    what: "annotator",
-                    name,
-                    known: all_annotators(connection)?.into_iter().map(|a| a.name).collect(),
-                }),
-                _ => Ok(()),
-            }
-        })
-    }
-
-    /// Everybody who judges, in the order in which they were added.
-    ///
-    /// # Errors
-    /// A store that cannot be read.
-    pub fn annotators(&self) -> Result<Vec<Annotator>, DataError> {
-        self.read(all_annotators)
-    }
-
-    /// The digest under which a token is stored.
-    pub fn token_digest(token: &str) -> String {
-        digest(token.as_bytes())
-    }
-}
-
-fn check_name(name: &str) -> Result<(), AnnotationProblem> {
-    if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
-        return Err(AnnotationProblem::Setting {
-            key: "annotator",
-            got: format!("{name:?}"),
-            expected: "a name of 1 to 100 bytes on one line",
-        });
-    }
-    Ok(())
-}
-
-fn put_annotator(
-    connection: &Connection,
-    (name, role): (&str, Role),
-    token_digest: &str,
-    now: i64,
-) -> Result<Annotator, AnnotationProblem> {
-    check_name(name)?;
-    let owners: Vec<String> = all_annotators(connection)?
-        .into_iter()
-        .filter(|annotator| annotator.role == Role::Owner)
-        .map(|annotator| annotator.name)
-        .collect();
-    if role != Role::Owner && owners == [name] {
-        return Err(AnnotationProblem::Setting {
-            key: "role",
-            got: format!("`annotator` for {name}, the only owner"),
-            expected: "another owner first",
-        });
-    }
-    connection.execute(
-        "INSERT INTO annotators (name, role, token_digest, created) VALUES (?1, ?2, ?3, ?4)
-        ON CONFLICT (name) DO UPDATE SET role = ?2, token_digest = ?3",
-        params![name, role.name(), token_digest, now],
-    )?;
-    let id = connection.query_row("SELECT id FROM annotators WHERE name = ?1", [name], |row| row.get(0))?;
-    Ok(Annotator {
-        id,
-        name: name.into(),
-        role,
-        token_digest: token_digest.into(),
-    })
 }
 
 /// What makes two items the same task: its kind, what was said, and the set of answers. Where an answer comes from does not belong to it.
@@ -404,21 +288,4 @@ pub(super) fn project_named(connection: &Connection, name: &str) -> Result<Proje
         settings: from_json(id, "settings", &settings)?,
         guideline_digest,
     })
-}
-
-fn all_annotators(connection: &Connection) -> Result<Vec<Annotator>, AnnotationProblem> {
-    let mut statement = connection.prepare_cached("SELECT id, name, role, token_digest FROM annotators ORDER BY id")?;
-    let found = statement.query_map([], |row| {
-        let role: String = row.get(2)?;
-        Ok(Annotator {
-            id: row.get(0)?,
-            name: row.get(1)?,
-            role: match role == Role::Owner.name() {
-                true => Role::Owner,
-                false => Role::Annotator,
-            },
-            token_digest: row.get(3)?,
-        })
-    })?;
-    Ok(found.collect::<Result<_, _>>()?)
 }

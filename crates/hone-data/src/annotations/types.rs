@@ -259,7 +259,7 @@ pub struct Annotator {
     pub name: String,
     /// What they may do.
     pub role: Role,
-    /// Digest of the token that signs them in. The token itself is nowhere.
+    /// Digest of the invite that signs them in; none once it was used. The token itself is nowhere.
     pub token_digest: String,
 }
 

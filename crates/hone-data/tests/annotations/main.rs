@@ -6,5 +6,6 @@ mod events;
 mod exports;
 mod history;
 mod kill;
+mod people;
 mod queue;
 mod reading;

@@ -331,32 +331,3 @@ fn a_task_is_known_by_its_texts_whoever_wrote_them() {
     again.input.responses[0].text.push('!');
     assert_eq!(fixture.store.add_items(&fixture.project, vec![again]).unwrap().added, 1);
 }
-
-#[test]
-fn roles_change_and_one_owner_stays() {
-    let fixture = Fixture::pairs(1, 1);
-    let put = |name, role, token: &str| {
-        let digest = Store::token_digest(token);
-        fixture.store.put_annotator(name, role, &digest, NOW)
-    };
-    let owner = put(" annotator 0 ", Role::Owner, "a").unwrap();
-    assert_eq!((owner.id, owner.role), (fixture.annotators[0].id, Role::Owner));
-    let refused = put("annotator 0", Role::Annotator, "b").unwrap_err().to_string();
-    assert!(refused.contains("the only owner"), "{refused}");
-    put("eve", Role::Owner, "c").unwrap();
-    put("annotator 0", Role::Annotator, "d").unwrap();
-    let found: Vec<(String, Role, bool)> = fixture
-        .store
-        .annotators()
-        .unwrap()
-        .into_iter()
-        .map(|a| (a.name, a.role, a.token_digest == Store::token_digest("d")))
-        .collect();
-    assert_eq!(
-        found,
-        [
-            ("annotator 0".to_string(), Role::Annotator, true),
-            ("eve".to_string(), Role::Owner, false)
-        ]
-    );
-}

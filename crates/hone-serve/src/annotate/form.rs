@@ -3,10 +3,41 @@
 //! A form speaks of answers by the place in which they were shown, so that nothing on a page tells where an answer comes from; the
 //! judgement speaks of them as they are stored.
 
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+
 use hone_data::annotations::{Degree, Judgement, Rewrite, Task, TaskKind, same_text};
+
+use super::error::Failure;
+use super::state::Shared;
+use crate::bounds::{Reading, read_body};
+use crate::urlencoded::parameters;
+
+/// The largest form that is read: an answer and a comment of the most that the store takes, every byte of them written as three.
+const MOST_BODY: usize = (3 << 20) + (256 << 10);
 
 /// The fields of a form, in the order in which they came.
 pub(super) type Fields = Vec<(String, String)>;
+
+/// The form of a request.
+pub(super) struct Form(pub Fields);
+
+impl FromRequest<Shared> for Form {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, Failure> {
+        let reading = Reading {
+            kind: "application/x-www-form-urlencoded",
+            most: MOST_BODY,
+            time: state.patience.body,
+        };
+        let body = read_body(request, reading).await;
+        let body = body.map_err(|unread| Failure::new(unread.status(), unread.to_string()))?;
+        let fields = std::str::from_utf8(&body).ok().and_then(parameters);
+        let unsound = || Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "the form is not sound");
+        fields.map(Form).ok_or_else(unsound)
+    }
+}
 
 /// The first value of a field; blank is none.
 pub(super) fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {

@@ -1,6 +1,5 @@
 //! What owners see: progress, agreement, people, exports.
 
-use axum::Form;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -11,7 +10,7 @@ use hone_eval::{Bootstrap, annotation_report};
 use hone_math::Key;
 
 use super::error::{AnnotateError, Failure};
-use super::form::{self, Fields};
+use super::form::{self, Form};
 use super::pages;
 use super::session::Owner;
 use super::state::{Shared, now, on_store};
@@ -58,7 +57,7 @@ pub(super) async fn people(State(state): State<Shared>, Owner(owner): Owner) -> 
 pub(super) async fn invite(
     State(state): State<Shared>,
     Owner(owner): Owner,
-    Form(fields): Form<Fields>,
+    Form(fields): Form,
 ) -> Result<Response, Failure> {
     let name = form::field(&fields, "name").unwrap_or_default().trim().to_string();
     let role = match form::field(&fields, "role") {

@@ -10,9 +10,10 @@ use super::error::Failure;
 
 static ENVIRONMENT: OnceLock<Environment<'static>> = OnceLock::new();
 
-const TEMPLATES: [(&str, &str); 5] = [
+const TEMPLATES: [(&str, &str); 6] = [
     ("base.html", include_str!("files/base.html")),
     ("message.html", include_str!("files/message.html")),
+    ("join.html", include_str!("files/join.html")),
     ("task.html", include_str!("files/task.html")),
     ("agreement.html", include_str!("files/agreement.html")),
     ("people.html", include_str!("files/people.html")),
@@ -70,16 +71,6 @@ pub(super) fn message(status: StatusCode, text: &str) -> Response {
         status,
         "message.html",
         context! { message => text, on => status.is_success() },
-    )
-}
-
-/// The page that an invite link shows.
-pub(super) fn welcome() -> Response {
-    let text = "You are signed in on this browser.";
-    page(
-        StatusCode::OK,
-        "message.html",
-        context! { message => text, start => true, on => true },
     )
 }
 

@@ -1,24 +1,21 @@
-//! Signing in: an invite link becomes a cookie.
+//! Signing in and out: an invite link is exchanged for a session, which the browser keeps as a cookie.
 
-use axum::extract::{FromRequestParts, Query, State};
-use axum::http::header::{COOKIE, SET_COOKIE};
+use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Redirect, Response};
-use serde::Deserialize;
+use minijinja::context;
 
-use hone_data::annotations::{Annotator, Role, Store};
+use hone_data::annotations::{Annotator, Role, SignIn, Store};
 
 use super::error::{AnnotateError, Failure};
+use super::form::{self, Form};
 use super::pages;
-use super::state::{Shared, on_store};
+use super::state::{Shared, now, on_store};
+use crate::cookies;
+use crate::urlencoded::parameters;
 
-/// The name of the cookie: browsers keep cookies by host, whatever the port, and several projects may be served on one.
-pub(super) fn cookie_name(port: u16) -> String {
-    format!("hone_annotate_{port}")
-}
-
-/// How long a browser keeps the cookie, in seconds: 90 days.
+/// How long a session lasts, in seconds: 90 days.
 const AGE: u64 = 90 * 24 * 3600;
 
 /// A token of 256 random bits, as 64 hexadecimal digits.
@@ -31,28 +28,25 @@ pub fn new_token() -> Result<String, AnnotateError> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The annotator that this token signs in. Every stored digest is compared, each in constant time.
-async fn signed_in(state: &Shared, token: String) -> Result<Option<Annotator>, Failure> {
-    let annotators = on_store(state, |state| state.store.annotators()).await?;
-    let own = blake3::Hash::from_hex(Store::token_digest(&token)).ok();
-    let mut found = None;
-    for annotator in annotators {
-        // The comparison of two hashes takes the same time wherever they differ
-        if own.is_some() && blake3::Hash::from_hex(&annotator.token_digest).ok() == own {
-            found = Some(annotator);
-        }
-    }
-    Ok(found)
+/// Whether a text may be a token of ours; nothing else is looked up.
+fn is_token(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whose session the request has.
+async fn signed_in(state: &Shared, headers: &HeaderMap) -> Result<Option<Annotator>, Failure> {
+    let Some(token) = token_of(state, headers) else {
+        return Ok(None);
+    };
+    on_store(state, move |state| {
+        state.store.session(&Store::session_digest(&token), now())
+    })
+    .await
 }
 
 fn token_of(state: &Shared, headers: &HeaderMap) -> Option<String> {
-    let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs = cookies
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    pairs
-        .find(|(name, _)| *name == state.cookie)
-        .map(|(_, token)| token.to_string())
+    let token = cookies::values(headers, &state.cookie).next()?;
+    is_token(token).then(|| token.to_owned())
 }
 
 /// Whoever sent the request.
@@ -62,10 +56,7 @@ impl FromRequestParts<Shared> for User {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, state: &Shared) -> Result<Self, Failure> {
-        let found = match token_of(state, &parts.headers) {
-            Some(token) => signed_in(state, token).await?,
-            None => None,
-        };
+        let found = signed_in(state, &parts.headers).await?;
         found.map(User).ok_or_else(|| {
             Failure::new(
                 StatusCode::UNAUTHORIZED,
@@ -95,11 +86,7 @@ impl FromRequestParts<Shared> for Owner {
 
 /// `/`: to the tasks, or how to sign in.
 pub(super) async fn front(State(state): State<Shared>, headers: HeaderMap) -> Result<Response, Failure> {
-    let user = match token_of(&state, &headers) {
-        Some(token) => signed_in(&state, token).await?,
-        None => None,
-    };
-    Ok(match user {
+    Ok(match signed_in(&state, &headers).await? {
         Some(_) => Redirect::to("/task").into_response(),
         None => pages::message(
             StatusCode::OK,
@@ -108,33 +95,66 @@ pub(super) async fn front(State(state): State<Shared>, headers: HeaderMap) -> Re
     })
 }
 
-/// An invite link's query.
-#[derive(Deserialize)]
-pub(super) struct Join {
-    token: String,
+fn invalid() -> Failure {
+    Failure::new(
+        StatusCode::UNAUTHORIZED,
+        "This invite link is not valid, or no longer: each signs in once. Ask the owner of the project for a new one.",
+    )
 }
 
-/// `/join?token=...`: the invite link.
-pub(super) async fn join(State(state): State<Shared>, Query(join): Query<Join>) -> Result<Response, Failure> {
-    let plain = join.token.len() <= 256 && join.token.chars().all(|c| c.is_ascii_alphanumeric());
-    let found = match plain {
-        true => signed_in(&state, join.token.clone()).await?,
-        false => None,
+/// `GET /join?token=...`: the invite link. It says who would be signed in, and signs in nobody: whoever is led here by a link that somebody
+/// else made has to want it.
+pub(super) async fn invited(State(state): State<Shared>, uri: Uri) -> Result<Response, Failure> {
+    let fields = parameters(uri.query().unwrap_or_default()).unwrap_or_default();
+    let token = form::field(&fields, "token").filter(|token| is_token(token));
+    let token = token.ok_or_else(invalid)?.to_owned();
+    let digest = Store::token_digest(&token);
+    let found = on_store(&state, move |state| state.store.invited(&digest)).await?;
+    let invited = found.ok_or_else(invalid)?;
+    // The session that the form begins: so a form that comes twice begins one
+    let session = new_token()?;
+    Ok(pages::page(
+        StatusCode::OK,
+        "join.html",
+        context! {
+            project => state.project.name,
+            name => invited.name,
+            token,
+            session,
+        },
+    ))
+}
+
+/// `POST /join`: ends the invite and begins the session.
+pub(super) async fn join(
+    State(state): State<Shared>,
+    headers: HeaderMap,
+    Form(fields): Form,
+) -> Result<Response, Failure> {
+    let token = |name: &str| form::field(&fields, name).filter(|token| is_token(token));
+    let (Some(invite), Some(session)) = (token("token"), token("session")) else {
+        return Err(invalid());
     };
-    if found.is_none() {
-        return Err(Failure::new(
-            StatusCode::UNAUTHORIZED,
-            "This invite link is not valid, or no longer. Ask the owner of the project for a new one.",
-        ));
+    let began = now();
+    let sign_in = SignIn {
+        invite: Store::token_digest(invite),
+        session: Store::session_digest(session),
+        now: began,
+        expires: began.saturating_add(AGE as i64 * 1000),
+    };
+    let joined = on_store(&state, move |state| state.store.join(sign_in)).await?;
+    joined.ok_or_else(invalid)?;
+    let mut response = Redirect::to("/task").into_response();
+    cookies::set(response.headers_mut(), &headers, (&state.cookie, session), AGE);
+    Ok(response)
+}
+
+/// `POST /leave`: ends the session.
+pub(super) async fn leave(State(state): State<Shared>, User(_): User, headers: HeaderMap) -> Result<Response, Failure> {
+    if let Some(token) = token_of(&state, &headers) {
+        on_store(&state, move |state| state.store.leave(&Store::session_digest(&token))).await?;
     }
-    let cookie = format!(
-        "{}={}; Path=/; Max-Age={AGE}; HttpOnly; SameSite=Strict",
-        state.cookie, join.token
-    );
-    // A page of our own that leads on, not a redirect: browsers do not send a strict cookie along a chain that another site began
-    let mut response = pages::welcome();
-    if let Ok(value) = cookie.parse() {
-        response.headers_mut().append(SET_COOKIE, value);
-    }
+    let mut response = Redirect::to("/").into_response();
+    cookies::set(response.headers_mut(), &headers, (&state.cookie, ""), 0);
     Ok(response)
 }

@@ -9,31 +9,25 @@ use hone_data::DataError;
 use hone_data::annotations::{Project, Store};
 
 use super::error::Failure;
+use crate::bounds::Patience;
+use crate::security::Gate;
 
 /// What all requests share.
-pub struct State {
+pub(super) struct State {
     /// The store.
-    pub(super) store: Store,
+    pub store: Store,
     /// The project.
-    pub(super) project: Project,
-    /// Values of `Host` that are this server, in lower case.
-    pub(super) hosts: Vec<String>,
+    pub project: Project,
+    /// Who may ask at all.
+    pub gate: Gate,
     /// The name of the cookie.
-    pub(super) cookie: String,
+    pub cookie: String,
+    /// How long clients may take.
+    pub patience: Patience,
 }
 
 /// A handle on it.
-pub type Shared = Arc<State>;
-
-/// The state of a server that goes by these values of `Host` and knows its people by this cookie.
-pub(super) fn shared(store: Store, project: Project, (hosts, cookie): (Vec<String>, String)) -> Shared {
-    Arc::new(State {
-        store,
-        project,
-        hosts,
-        cookie,
-    })
-}
+pub(super) type Shared = Arc<State>;
 
 /// Milliseconds since 1970.
 pub(super) fn now() -> i64 {

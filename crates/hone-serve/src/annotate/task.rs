@@ -1,6 +1,5 @@
 //! One task after another.
 
-use axum::Form;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
@@ -13,7 +12,7 @@ use hone_data::annotations::{
 use hone_data::{DataError, Message};
 
 use super::error::Failure;
-use super::form::{self, Fields};
+use super::form::{self, Fields, Form};
 use super::pages;
 use super::session::User;
 use super::state::{Shared, now, on_store};
@@ -96,7 +95,7 @@ pub(super) async fn show(State(state): State<Shared>, User(user): User) -> Resul
 pub(super) async fn submit(
     State(state): State<Shared>,
     User(user): User,
-    Form(fields): Form<Fields>,
+    Form(fields): Form,
 ) -> Result<Response, Failure> {
     let seen = task_of(&state, &user, &fields).await?;
     let judgement = form::judgement(&fields, &seen.task, &seen.project.settings.flags);
@@ -145,7 +144,7 @@ async fn task_of(state: &Shared, user: &Annotator, fields: &Fields) -> Result<Se
 pub(super) async fn skip(
     State(state): State<Shared>,
     User(user): User,
-    Form(fields): Form<Fields>,
+    Form(fields): Form,
 ) -> Result<Response, Failure> {
     let lease = task_of(&state, &user, &fields).await?.task.lease;
     let reason = form::field(&fields, "reason").unwrap_or_default().to_string();
@@ -158,7 +157,7 @@ pub(super) async fn skip(
 pub(super) async fn undo(
     State(state): State<Shared>,
     User(user): User,
-    Form(fields): Form<Fields>,
+    Form(fields): Form,
 ) -> Result<Response, Failure> {
     let event = number_of(&fields, "event", "the form does not say what to undo")?;
     on_store(&state, move |state| {

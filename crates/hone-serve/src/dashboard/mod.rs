@@ -21,4 +21,4 @@ mod views;
 mod words;
 
 pub use alerts::{Bounds, RULES};
-pub use server::{Dashboard, DashboardOptions};
+pub use server::{DASHBOARD_ROUTES, Dashboard, DashboardOptions};

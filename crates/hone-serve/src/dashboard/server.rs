@@ -6,37 +6,31 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{
-    CONTENT_TYPE, COOKIE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
-};
+use axum::http::header::{ETAG, HeaderValue, IF_NONE_MATCH, LOCATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use axum::routing::{MethodRouter, get, post};
 
 use super::alerts::Bounds;
 use super::render::{self, HTML, JSON, message};
 use super::store::Store;
 use super::views::{self, Ask, Circumstances, Refusal, View};
-use super::words::{decode, parameters};
-use crate::bounds;
+use crate::accept::{self, Manner};
+use crate::bounds::{self, Patience};
+use crate::cookies;
 use crate::error::ServeError;
-use crate::routes::Access;
-use crate::security::Gate;
-use crate::server::{GLANCE, Options, all_end, connection, listen};
+use crate::routes::{Access, Route, find, route, table, wrong_method};
+use crate::security::{Gate, WATCHING, protect};
+use crate::server::{Options, listen};
+use crate::urlencoded::{decode, parameters};
 
-/// Pages load nothing from elsewhere, run nothing but their own file, and send their forms nowhere else.
-const CONTENT_SECURITY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                                img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
-/// The cookie of a browser that was let in.
-const COOKIE_NAME: &str = "hone_dashboard";
 /// Of which a token's cookie is made, so that the token itself is not kept in browsers.
 const COOKIE_CONTEXT: &str = "hone dashboard: the cookie of a token";
+/// How long a browser keeps it, in seconds: 30 days.
+const AGE: u64 = 30 * 24 * 3600;
 /// Bytes of the form in which a token is entered.
 const FORM_BYTES: usize = 4 << 10;
 /// Threads that read files and make pages.
@@ -59,6 +53,8 @@ pub struct DashboardOptions {
     pub bounds: Bounds,
     /// How long what was read of runs holds before it is read again.
     pub every: Duration,
+    /// How long clients may take.
+    pub patience: Patience,
 }
 
 impl Default for DashboardOptions {
@@ -70,6 +66,7 @@ impl Default for DashboardOptions {
             names: Vec::new(),
             bounds: Bounds::default(),
             every: Duration::from_secs(1),
+            patience: Patience::default(),
         }
     }
 }
@@ -87,7 +84,10 @@ struct Board {
     gate: Gate,
     /// Digests of the cookies of all tokens.
     cookies: Vec<blake3::Hash>,
+    /// Their name.
+    cookie: String,
     bounds: Bounds,
+    patience: Patience,
 }
 
 impl Dashboard {
@@ -116,7 +116,9 @@ impl Dashboard {
                 .iter()
                 .map(|token| blake3::hash(cookie_of(token).as_bytes()))
                 .collect(),
+            cookie: cookies::name("dashboard", address.port()),
             bounds: options.bounds,
+            patience: options.patience,
         };
         Ok(Self {
             listener,
@@ -135,61 +137,46 @@ impl Dashboard {
     /// # Errors
     /// If the system refuses threads or the socket.
     pub fn run(self, stopped: &dyn Fn() -> bool) -> Result<(), ServeError> {
-        let failed = |source| ServeError::Io {
+        let manner = Manner {
+            patience: self.board.patience,
+            threads: READERS,
+            grace: GRACE,
+        };
+        accept::run(self.listener, &router(&self.board), &manner, stopped).map_err(|source| ServeError::Io {
             action: "start serving",
             source,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .max_blocking_threads(READERS)
-            .build()
-            .map_err(failed)?;
-        let served = runtime.block_on(serve(self.listener, router(&self.board), stopped));
-        runtime.shutdown_timeout(GRACE);
-        served
+        })
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, stopped: &dyn Fn() -> bool) -> Result<(), ServeError> {
-    let listener = tokio::net::TcpListener::from_std(listener).map_err(|source| ServeError::Io {
-        action: "listen",
-        source,
-    })?;
-    let (close, closing) = watch::channel(false);
-    let mut connections = JoinSet::new();
-    let mut glance = tokio::time::interval(GLANCE);
-    glance.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
-        tokio::select! {
-            _ = glance.tick() => if stopped() { break },
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            accepted = listener.accept(), if connections.len() < bounds::CONNECTIONS => {
-                // What fails here (a client that left, no more file handles) passes
-                if let Ok((stream, _)) = accepted {
-                    connections.spawn(connection(stream, router.clone(), closing.clone()));
-                }
-            }
-        }
+/// All routes of the dashboard. It is built from this list, and the test of access goes over it.
+pub static DASHBOARD_ROUTES: [Route; 8] = [
+    route("GET", "/", Access::Token),
+    route("GET", "/run/{*name}", Access::Token),
+    route("GET", "/compare", Access::Token),
+    route("GET", "/enter", Access::Open),
+    route("POST", "/enter", Access::Open),
+    route("GET", "/health", Access::Open),
+    route("GET", "/assets/dashboard.css", Access::Open),
+    route("GET", "/assets/dashboard.js", Access::Open),
+];
+
+fn handler(route: &Route) -> MethodRouter<Arc<Board>> {
+    match (route.method, route.path) {
+        (_, "/" | "/run/{*name}" | "/compare") => get(page),
+        ("GET", "/enter") => get(ask_for_token),
+        (_, "/enter") => post(enter),
+        (_, "/health") => get(health),
+        (_, "/assets/dashboard.css") => get(style),
+        (_, "/assets/dashboard.js") => get(script),
+        (_, other) => unreachable!("{other} is in DASHBOARD_ROUTES and has no handler"),
     }
-    drop(listener);
-    let _ = close.send(true);
-    all_end(&mut connections, GRACE).await;
-    connections.abort_all();
-    Ok(())
 }
 
 fn router(board: &Arc<Board>) -> Router {
-    Router::new()
-        .route("/", get(page))
-        .route("/run/{*name}", get(page))
-        .route("/compare", get(page))
-        .route("/enter", get(ask_for_token).post(enter))
-        .route("/health", get(health))
-        .route("/assets/dashboard.css", get(style))
-        .route("/assets/dashboard.js", get(script))
+    table(&DASHBOARD_ROUTES, handler)
         .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(not_allowed)
         .layer(from_fn_with_state(Arc::clone(board), guard))
         .with_state(Arc::clone(board))
 }
@@ -215,8 +202,8 @@ async fn unknown(uri: Uri) -> Response {
     )
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
-    let text = format!("{method} is not for {}; expected GET", uri.path());
+async fn not_allowed(method: Method, uri: Uri) -> Response {
+    let text = wrong_method(&DASHBOARD_ROUTES, &method, uri.path());
     message(StatusCode::METHOD_NOT_ALLOWED, &text, (wants_json(&uri), false))
 }
 
@@ -319,16 +306,15 @@ impl Board {
         if !self.gate.asks_for_tokens() || self.gate.knows(headers) {
             return true;
         }
-        let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-        let given = cookies
-            .flat_map(|value| value.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='));
-        given.filter(|(name, _)| *name == COOKIE_NAME).any(|(_, value)| {
-            let given = blake3::hash(value.as_bytes());
-            self.cookies
-                .iter()
-                .fold(false, |known, cookie| known | (*cookie == given))
-        })
+        cookies::values(headers, &self.cookie).any(|cookie| self.knows_cookie(cookie))
+    }
+
+    /// Whether a cookie is that of one of the tokens.
+    fn knows_cookie(&self, cookie: &str) -> bool {
+        let given = blake3::hash(cookie.as_bytes());
+        self.cookies
+            .iter()
+            .fold(false, |known, cookie| known | (*cookie == given))
     }
 }
 
@@ -365,43 +351,21 @@ async fn ask_for_token(uri: Uri) -> Response {
 
 /// Takes a token from the form, and lets the browser in.
 async fn enter(State(board): State<Arc<Board>>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let as_json = wants_json(&parts.uri);
-    let kind = parts
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
-    if kind.split(';').next() != Some("application/x-www-form-urlencoded") {
-        let text = "expected a form, of the type application/x-www-form-urlencoded";
-        return message(StatusCode::UNSUPPORTED_MEDIA_TYPE, text, (as_json, false));
-    }
-    let body = match tokio::time::timeout(bounds::BODY_TIME, to_bytes(body, FORM_BYTES)).await {
-        Ok(Ok(body)) => body,
-        _ => {
-            return message(
-                StatusCode::BAD_REQUEST,
-                "the form did not come whole, or is too long",
-                (as_json, false),
-            );
-        }
+    let as_json = wants_json(request.uri());
+    let asked = request.headers().clone();
+    let reading = bounds::Reading {
+        kind: "application/x-www-form-urlencoded",
+        most: FORM_BYTES,
+        time: board.patience.body,
+    };
+    let body = match bounds::read_body(request, reading).await {
+        Ok(body) => body,
+        Err(unread) => return message(unread.status(), &unread.to_string(), (as_json, false)),
     };
     let form = std::str::from_utf8(&body).ok().and_then(parameters).unwrap_or_default();
-    let token = form
-        .into_iter()
-        .find(|(name, _)| name == "token")
-        .map(|(_, value)| value.trim().to_owned());
-    let cookie = cookie_of(&token.unwrap_or_default());
-    let pair = format!("{COOKIE_NAME}={cookie}");
-    let mut headers = HeaderMap::new();
-    let (Ok(header), Ok(set)) = (
-        HeaderValue::from_str(&pair),
-        HeaderValue::from_str(&format!("{pair}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000")),
-    ) else {
-        return message(StatusCode::BAD_REQUEST, "the token cannot be used", (as_json, true));
-    };
-    headers.insert(COOKIE, header);
-    if !board.knows(&headers) {
+    let token = form.iter().find(|(name, _)| name == "token");
+    let cookie = cookie_of(token.map_or("", |(_, value)| value.trim()));
+    if !board.knows_cookie(&cookie) {
         return message(
             StatusCode::UNAUTHORIZED,
             "That token is not known here.",
@@ -411,14 +375,14 @@ async fn enter(State(board): State<Arc<Board>>, request: Request) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SEE_OTHER;
     response.headers_mut().insert(LOCATION, HeaderValue::from_static("/"));
-    response.headers_mut().insert(SET_COOKIE, set);
+    cookies::set(response.headers_mut(), &asked, (&board.cookie, &cookie), AGE);
     response
 }
 
 /// Lets a request through, or answers it with why not; adds to every answer what browsers are to keep to.
 async fn guard(State(board): State<Arc<Board>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let open = path == "/enter" || path == "/health" || path.starts_with("/assets/");
+    // What is no route is not told apart from one that asks for a token
+    let open = find(&DASHBOARD_ROUTES, request.uri().path()).is_some_and(|route| route.access == Access::Open);
     let as_json = wants_json(request.uri());
     let mut response = match board.gate.check(request.uri(), request.headers(), Access::Open) {
         Err(error) => message(error.status, &error.message, (as_json, false)),
@@ -433,20 +397,9 @@ async fn guard(State(board): State<Arc<Board>>, request: Request, next: Next) ->
         }
     };
     let unauthorized = response.status() == StatusCode::UNAUTHORIZED;
-    let headers = response.headers_mut();
-    let fixed: [(&str, &str); 6] = [
-        ("content-security-policy", CONTENT_SECURITY),
-        ("x-content-type-options", "nosniff"),
-        // A form's `Origin` is hidden where nothing at all may be told
-        ("referrer-policy", "same-origin"),
-        ("cross-origin-resource-policy", "same-origin"),
-        ("cross-origin-opener-policy", "same-origin"),
-        ("cache-control", "no-store"),
-    ];
-    for (name, value) in fixed {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
+    protect(&mut response, &WATCHING);
     if unauthorized {
+        let headers = response.headers_mut();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response

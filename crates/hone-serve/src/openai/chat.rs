@@ -40,7 +40,7 @@ async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     let (stream, include_usage) = (plan.common.stream, plan.common.include_usage);
     let running = plan.start(shared, places)?;
     if stream {
-        return Ok(respond(head, replies, running, include_usage));
+        return Ok(respond(head, replies, running, include_usage, shared.patience.reader));
     }
     replies.whole(head, running).await
 }

@@ -80,7 +80,7 @@ async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     let (stream, include_usage) = (plan.common.stream, plan.common.include_usage);
     let running = plan.start(shared, places)?;
     if stream {
-        return Ok(respond(head, texts, running, include_usage));
+        return Ok(respond(head, texts, running, include_usage, shared.patience.reader));
     }
     texts.whole(head, running).await
 }

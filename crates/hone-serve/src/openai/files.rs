@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
@@ -16,7 +17,7 @@ use hyper::body::Body as _;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::bounds::{BODY_TIME, UPLOADS};
+use crate::bounds::UPLOADS;
 use crate::jobs::record::FileRecord;
 use crate::jobs::{Jobs, TakeError};
 use crate::openai::listing::Query;
@@ -180,7 +181,7 @@ async fn try_upload(shared: &Arc<Shared>, request: Request) -> Result<Response, 
         let message = format!("{UPLOADS} files are being uploaded already; try again soon");
         ApiError::of(StatusCode::TOO_MANY_REQUESTS, message)
     })?;
-    let (incoming, filename) = receive(&jobs, body, form).await?;
+    let (incoming, filename) = receive(&jobs, body, form, shared.patience.body).await?;
     let work = tokio::task::spawn_blocking(move || {
         let taken = jobs.take_file(&incoming.0, filename);
         drop(incoming);
@@ -197,18 +198,18 @@ async fn try_upload(shared: &Arc<Shared>, request: Request) -> Result<Response, 
     }
 }
 
-/// Reads a form while its file goes to the disk.
-async fn receive(jobs: &Jobs, body: Body, mut form: Multipart) -> Result<(Removed, String), ApiError> {
+/// Reads a form while its file goes to the disk; `time` may pass between two parts of it.
+async fn receive(jobs: &Jobs, body: Body, mut form: Multipart, time: Duration) -> Result<(Removed, String), ApiError> {
     let most = jobs.options.file_bytes;
     let incoming = Incoming::new(jobs.store().incoming());
     let mut read = Form::default();
     let mut received: u64 = 0;
     let mut body = pin!(body);
     let result = loop {
-        let frame = tokio::time::timeout(BODY_TIME, poll_fn(|context| body.as_mut().poll_frame(context))).await;
+        let frame = tokio::time::timeout(time, poll_fn(|context| body.as_mut().poll_frame(context))).await;
         let data = match frame {
             Err(_) => {
-                let message = format!("nothing came of the file for {} seconds", BODY_TIME.as_secs());
+                let message = format!("nothing came of the file for {} seconds", time.as_secs_f64());
                 break Err(ApiError::of(StatusCode::REQUEST_TIMEOUT, message));
             }
             Ok(None) => break Ok(()),

@@ -30,7 +30,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use crate::bounds::read_body;
+use crate::bounds::{self, Unread, read_body};
 use crate::shared::Shared;
 
 pub(crate) use error::ApiError;
@@ -55,7 +55,18 @@ async fn prepared<T: Send + 'static>(
     request: Request,
     prepare: impl FnOnce(&Shared, Fields) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let body = read_body(request).await?;
+    let reading = bounds::Reading {
+        kind: "application/json",
+        most: bounds::BODY_BYTES,
+        time: shared.patience.body,
+    };
+    let body = read_body(request, reading).await.map_err(|unread| {
+        let hint = match unread {
+            Unread::TooLong(_) => "; send fewer prompts at a time",
+            _ => "",
+        };
+        ApiError::of(unread.status(), format!("{unread}{hint}"))
+    })?;
     let own = Arc::clone(shared);
     let work = move || prepare(&own, Fields::parse(&body)?);
     shared.desk.work(work).await?

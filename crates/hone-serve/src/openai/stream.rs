@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::bounds::{DRAIN_TIME, SEND_TIME, WAITING_PARTS};
+use crate::bounds::{DRAIN_TIME, WAITING_PARTS};
 use crate::openai::run::{Head, Running, Update};
 
 /// How a route writes the parts of its answers, each one entry of `choices`.
@@ -80,13 +80,19 @@ impl Out {
     }
 }
 
-/// Answers in parts, while they are sampled.
-pub(crate) fn respond(head: Head, format: impl Format, running: Running, include_usage: bool) -> Response {
+/// Answers in parts, while they are sampled; whoever takes none of it for `patience` has gone.
+pub(crate) fn respond(
+    head: Head,
+    format: impl Format,
+    running: Running,
+    include_usage: bool,
+    patience: Duration,
+) -> Response {
     let (parts, read) = mpsc::channel(WAITING_PARTS);
     let given_up = Arc::new(AtomicBool::new(false));
     let mut out = Out {
         parts,
-        patience: SEND_TIME,
+        patience,
         end: None,
     };
     let gives_up = Arc::clone(&given_up);

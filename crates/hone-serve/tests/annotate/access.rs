@@ -1,62 +1,58 @@
 //! Who may use what.
 
-use hone_data::annotations::TaskKind;
+use hone_data::annotations::{Role, TaskKind};
 use hone_serve::annotate::{Access, ROUTES};
 
-use super::client::{Browser, Server, item};
+use super::browser::{Server, item, session};
+use super::gates::{Case, Gates, NAME, only_here};
 
-/// Every route with every method, host, origin and session.
 #[test]
-fn http_every_route_asks_for_host_origin_and_session() {
+fn http_every_route_method_host_origin_and_session() {
     let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
-    let own_host = server.address.to_string();
-    let own = format!("http://{own_host}");
-    let sessions = [
-        ("nobody", server.stranger()),
-        (
-            "wrong",
-            Browser {
-                address: server.address,
-                cookie: Some(format!("hone_annotate={}", "0".repeat(64))),
-            },
-        ),
-        ("ann", server.signed_in("ann")),
-        ("owner", server.signed_in("owner")),
-    ];
-    let mut asked = 0;
-    for (route, methods, access) in ROUTES {
-        let path = route.replace("{format}", "records");
-        for method in ["GET", "POST", "PUT", "DELETE"] {
-            for host in [own_host.as_str(), "localhost:1", "evil.example", "annotate.example.org"] {
-                for origin in [None, Some(own.as_str()), Some("http://evil.example"), Some("null")] {
-                    for (who, browser) in &sessions {
-                        let mut headers = vec![("Host", host)];
-                        headers.extend(origin.map(|origin| ("Origin", origin)));
-                        let body = (method == "POST").then_some("");
-                        let got = browser.ask(method, &path, &headers, body).status;
-                        let case = format!("{method} {path} {host} {origin:?} {who}: {got}");
-                        asked += 1;
-                        let known_host = host == own_host || host == "annotate.example.org";
-                        let foreign = origin.is_some_and(|origin| origin != format!("http://{host}"));
-                        if !known_host || foreign {
-                            assert_eq!(got, 403, "{case}");
-                        } else if !methods.contains(&method) {
-                            assert_eq!(got, 405, "{case}");
-                        } else {
-                            match (access, *who) {
-                                (Access::SignedIn | Access::Owner, "nobody" | "wrong") => {
-                                    assert_eq!(got, 401, "{case}")
-                                }
-                                (Access::Owner, "ann") => assert_eq!(got, 403, "{case}"),
-                                _ => assert!(![401, 403, 404, 405, 500].contains(&got), "{case}"),
-                            }
-                        }
-                    }
-                }
+    let client = server.client();
+    let credential = |case: &Case<Access>| {
+        let token = match case.who {
+            "nobody" => return None,
+            "wrong" => "0".repeat(64),
+            // Leaving ends a session
+            who if case.route.path == "/leave" && case.right => {
+                let role = if who == "owner" { Role::Owner } else { Role::Annotator };
+                session(&server.store, &format!("leaving {who}"), role)
             }
+            who => server.tokens[who].clone(),
+        };
+        Some(("Cookie", format!("other=1; {}", server.cookie(&token))))
+    };
+    let expected = |case: &Case<Access>| {
+        let known = matches!(case.who, "ann" | "owner");
+        match case.route.access {
+            _ if !case.right => 405,
+            Access::SignedIn | Access::Owner if !known => 401,
+            Access::Owner if case.who == "ann" => 403,
+            // Forms have to be forms
+            _ if case.method == "POST" && case.route.path == "/leave" => 303,
+            _ if case.method == "POST" => 415,
+            _ if case.route.path == "/join" => 401,
+            _ if case.route.path == "/" && known => 303,
+            _ => 200,
         }
-    }
-    assert_eq!(asked, 11 * 4 * 4 * 4 * 4);
+    };
+    let gates = Gates {
+        client: &client,
+        routes: &ROUTES,
+        path: &|route| route.replace("{format}", "records"),
+        people: &["nobody", "wrong", "ann", "owner"],
+        credential: &credential,
+        expected: &expected,
+    };
+    let asked = gates.check(|case, answer| {
+        // Who is not signed in sees nothing of the project
+        if matches!(case.who, "nobody" | "wrong") {
+            assert!(!answer.text().contains("question 0") && !answer.text().contains("helpful"));
+        }
+    });
+    assert_eq!(asked, 12 * 7 * 13 * 9 * 4);
+    only_here(&client);
 }
 
 #[test]
@@ -87,29 +83,92 @@ fn http_every_answer_has_its_headers() {
 }
 
 #[test]
-fn http_an_invite_link_becomes_a_strict_cookie() {
+fn http_an_invite_link_is_exchanged_once_for_a_strict_cookie() {
     let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
     let mut browser = server.stranger();
     assert!(browser.get("/").body.contains("invite link"));
-    assert_eq!(browser.get("/join?token=wrong").status, 401);
-    assert_eq!(browser.get("/join?token=%3Cscript%3E").status, 401);
-    let token = &server.tokens["ann"];
-    let joined = browser.get(&format!("/join?token={token}"));
-    assert_eq!(joined.status, 200);
-    let cookie = joined.header("set-cookie").unwrap();
-    for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
-        assert!(cookie.contains(part), "{cookie}");
+    for wrong in ["wrong", "%3Cscript%3E", &"0".repeat(64), ""] {
+        assert_eq!(browser.get(&format!("/join?token={wrong}")).status, 401, "{wrong}");
     }
-    browser.cookie = cookie.split(';').next().map(String::from);
+    assert_eq!(browser.get("/join").status, 401);
+    let link = server.invite("<eve>");
+    let invite = link.strip_prefix("/join?token=").unwrap();
+    // The link alone signs in nobody, however often it is opened
+    for _ in 0..2 {
+        let page = browser.get(&link);
+        assert!(page.status == 200 && page.header("set-cookie").is_none(), "{page:?}");
+        assert!(page.body.contains("as <strong>&lt;eve&gt;</strong>"), "{}", page.body);
+    }
+    let page = browser.get(&link);
+    let (token, session) = (page.hidden("token"), page.hidden("session"));
+    assert_eq!((token.as_str(), session.len()), (invite, 64));
+    // Nor does a page of another site
+    let evil = [("Origin", "http://evil.example")];
+    let form = format!("token={token}&session={session}");
+    assert_eq!(browser.ask("POST", "/join", &evil, Some(&form)).status, 403);
+    assert_eq!(
+        browser.post("/join", &[("token", &token), ("session", "short")]).status,
+        401
+    );
+    // The form may come twice; another that has the same invite is too late
+    for _ in 0..2 {
+        let joined = browser.post("/join", &[("token", &token), ("session", &session)]);
+        assert_eq!((joined.status, joined.header("location")), (303, Some("/task")));
+        let cookie = joined.header("set-cookie").unwrap();
+        for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+            assert!(cookie.contains(part), "{cookie}");
+        }
+        assert!(!cookie.contains("Secure") && !cookie.contains(invite), "{cookie}");
+        browser.cookie = cookie.split(';').next().map(String::from);
+    }
+    let other = "f".repeat(64);
+    assert_eq!(
+        browser.post("/join", &[("token", &token), ("session", &other)]).status,
+        401
+    );
+    assert_eq!(browser.get(&link).status, 401);
     assert_eq!(browser.get("/task").status, 200);
     let front = browser.get("/");
     assert_eq!((front.status, front.header("location")), (303, Some("/task")));
+    // The invite is no session
+    let mut with_invite = server.stranger();
+    with_invite.cookie = Some(server.cookie(invite));
+    assert_eq!(with_invite.get("/task").status, 401);
     // The store holds no token
     let log = server.store.path().with_extension("db-wal");
     let mut bytes = std::fs::read(server.store.path()).unwrap();
     bytes.extend(std::fs::read(log).unwrap());
-    assert!(bytes.windows(3).any(|window| window == b"ann"));
-    assert!(!bytes.windows(token.len()).any(|window| window == token.as_bytes()));
+    assert!(bytes.windows(3).any(|window| window == b"eve"));
+    for secret in [invite, &session] {
+        assert!(!bytes.windows(64).any(|window| window == secret.as_bytes()));
+    }
+}
+
+#[test]
+fn http_sessions_end_and_keep_to_https() {
+    let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
+    let ann = server.signed_in("ann");
+    assert!(ann.get("/task").body.contains("action=\"/leave\""));
+    let left = ann.post("/leave", &[]);
+    assert_eq!((left.status, left.header("location")), (303, Some("/")));
+    assert!(left.header("set-cookie").unwrap().contains("=; Path=/; Max-Age=0;"));
+    assert_eq!(ann.get("/task").status, 401);
+    // Behind a proxy with TLS the page's origin says so
+    let link = server.invite("eve");
+    let page = server.stranger().get(&link);
+    let form = format!("token={}&session={}", page.hidden("token"), page.hidden("session"));
+    let origin = format!("https://{NAME}");
+    let headers = [("Host", NAME), ("Origin", origin.as_str())];
+    let joined = server.stranger().ask("POST", "/join", &headers, Some(&form));
+    assert_eq!(joined.status, 303, "{}", joined.body);
+    assert!(joined.header("set-cookie").unwrap().ends_with("; Secure"));
+    // Another server on this host has a cookie of its own
+    let other = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
+    let mut both = other.signed_in("bob");
+    both.cookie = both
+        .cookie
+        .map(|cookie| format!("{}; {cookie}", server.cookie(&server.tokens["bob"])));
+    assert_eq!(both.get("/task").status, 200);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use hone_data::annotations::{Degree, Status, TaskKind};
 
-use super::client::{Answer, Browser, Server, item};
+use super::browser::{Answer, Browser, Server, item};
 
 /// The place on the page of the answer with this text.
 fn place(page: &Answer, answer: usize) -> usize {

@@ -2,7 +2,7 @@
 
 use hone_data::annotations::{Export, TaskKind};
 
-use super::client::{Server, item};
+use super::browser::{Server, item};
 
 /// Both annotators judge everything: the answer shown first is better.
 fn judged() -> Server {

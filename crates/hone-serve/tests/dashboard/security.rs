@@ -2,27 +2,17 @@
 
 use std::fs;
 
-use hone_serve::{Dashboard, DashboardOptions, ServeError};
+use hone_serve::{Access, DASHBOARD_ROUTES, Dashboard, DashboardOptions, ServeError};
 
 use crate::client::{Answer, Client};
 use crate::common::{Board, finished, open, options, sample, settings, step};
+use crate::gates::{Case, Gates, NAME, only_here, outside};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const PATHS: [&str; 8] = [
-    "/",
-    "/run/done",
-    "/run/done/samples",
-    "/compare?runs=done,other",
-    "/enter",
-    "/health",
-    "/assets/dashboard.css",
-    "/assets/dashboard.js",
-];
-
 fn locked() -> (Board, Client) {
     let board = Board::with(DashboardOptions {
         tokens: vec![TOKEN.into()],
-        names: vec!["box.example".into()],
+        names: vec![NAME.into()],
         ..options()
     });
     finished(&board.path().join("done"), 0.05);
@@ -47,60 +37,48 @@ fn enter(client: &Client, headers: &[(&str, &str)], token: &str) -> Answer {
 #[test]
 fn http_dashboard_every_route_method_host_origin_and_token() {
     let (board, stranger) = locked();
-    let own = stranger.address.to_string();
-    let hosts = [
-        (own.as_str(), true),
-        ("box.example", true),
-        ("evil.example", false),
-        ("", false),
-    ];
-    let bearer = format!("Bearer {TOKEN}");
-    for path in PATHS {
-        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"] {
-            for (host, known) in hosts {
-                for (origin, same) in [
-                    (None, true),
-                    (Some(format!("http://{host}")), true),
-                    (Some("http://evil.example".into()), false),
-                ] {
-                    for (token, right) in [
-                        (None, false),
-                        (Some(bearer.as_str()), true),
-                        (Some("Bearer guess"), false),
-                    ] {
-                        let mut headers = vec![("Host", host)];
-                        headers.extend(origin.as_deref().map(|origin: &str| ("Origin", origin)));
-                        headers.extend(token.map(|token| ("Authorization", token)));
-                        let answer = stranger.ask(method, path, &headers, b"");
-                        let what = format!("{method} {path} {headers:?}: {}", answer.status);
-                        let open = path == "/enter" || path == "/health" || path.starts_with("/assets");
-                        let expected = if !known || !same {
-                            403
-                        } else if !open && !right {
-                            401
-                        } else if method == "GET" || method == "HEAD" {
-                            200
-                        } else if method == "POST" && path == "/enter" {
-                            415
-                        } else {
-                            405
-                        };
-                        assert_eq!(answer.status, expected, "{what}");
-                        assert_eq!(answer.header("access-control-allow-origin"), None, "{what}");
-                        let policy = answer.header("content-security-policy").unwrap_or_default();
-                        assert!(
-                            policy.starts_with("default-src 'none';") && !policy.contains("unsafe"),
-                            "{what}"
-                        );
-                        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{what}");
-                        if expected == 401 {
-                            assert!(!answer.text().contains("done"), "{what}");
-                        }
-                    }
-                }
-            }
+    let entered = enter(&stranger, &[], TOKEN);
+    let cookie = entered
+        .header("set-cookie")
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    let credential = |case: &Case<Access>| match case.who {
+        "nobody" => None,
+        "cookie" => Some(("Cookie", format!("other=1; {cookie}"))),
+        "wrong cookie" => Some(("Cookie", format!("{}={TOKEN}", cookie.split('=').next().unwrap()))),
+        who => Some(("Authorization", format!("Bearer {who}"))),
+    };
+    let expected = |case: &Case<Access>| match case.route.access {
+        Access::Token if !["cookie", TOKEN].contains(&case.who) => 401,
+        _ if !case.right => 405,
+        // No form
+        _ if case.method == "POST" => 415,
+        _ => 200,
+    };
+    let path = |route: &str| match route {
+        "/run/{*name}" => "/run/done/samples".to_owned(),
+        "/compare" => "/compare?runs=done,other".to_owned(),
+        path => path.to_owned(),
+    };
+    let people = ["nobody", "guess", "cookie", "wrong cookie", TOKEN];
+    let gates = Gates {
+        client: &stranger,
+        routes: &DASHBOARD_ROUTES,
+        path: &path,
+        people: &people,
+        credential: &credential,
+        expected: &expected,
+    };
+    let asked = gates.check(|case, answer| {
+        if answer.status == 401 {
+            assert!(!answer.text().contains("done"), "{}", case.route.path);
         }
-    }
+    });
+    assert_eq!(asked, 7 * 7 * 13 * 9 * people.len());
+    only_here(&stranger);
     drop(board);
 }
 
@@ -119,7 +97,7 @@ fn http_dashboard_lets_a_browser_in_by_a_form_and_a_cookie() {
         enter(&stranger, &[("Origin", "http://evil.example")], TOKEN).status,
         403
     );
-    assert_eq!(enter(&stranger, &[], &"x".repeat(10_000)).status, 400);
+    assert_eq!(enter(&stranger, &[], &"x".repeat(10_000)).status, 413);
     let right = enter(&stranger, &[("Origin", &format!("http://{}", stranger.address))], TOKEN);
     assert_eq!((right.status, right.header("location")), (303, Some("/")));
     let set = right.header("set-cookie").unwrap();
@@ -128,14 +106,15 @@ fn http_dashboard_lets_a_browser_in_by_a_form_and_a_cookie() {
         "{set}"
     );
     let cookie = set.split(';').next().unwrap();
+    let name = format!("hone_dashboard_{}", stranger.address.port());
     let with = |cookie: &str| stranger.ask("GET", "/", &[("Cookie", cookie)], b"").status;
     assert_eq!(with(cookie), 200);
     assert_eq!(with(&format!("other=1; {cookie}")), 200);
     for bad in [
-        "hone_dashboard=",
-        &format!("hone_dashboard={TOKEN}"),
+        &format!("{name}="),
+        &format!("{name}={TOKEN}"),
         &cookie[..cookie.len() - 1],
-        &cookie.replace("hone_dashboard", "x"),
+        &cookie.replace(&name, "hone_dashboard"),
     ] {
         assert_eq!(with(bad), 401, "{bad}");
     }
@@ -257,14 +236,21 @@ fn dashboard_says_what_it_cannot_serve() {
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     assert!(matches!(bind(&file, &options()), Err(ServeError::Runs { .. })));
-    let open = DashboardOptions {
-        host: "0.0.0.0".into(),
+    let open = |host: &str| DashboardOptions {
+        host: host.into(),
         ..options()
     };
-    assert!(matches!(bind(folder.path(), &open), Err(ServeError::OpenHost { .. })));
+    let mut hosts: Vec<String> = ["0.0.0.0", "::", "[::]", "0", "::ffff:0.0.0.0"]
+        .map(String::from)
+        .into();
+    hosts.extend(outside().map(|address| address.to_string()));
+    for host in hosts {
+        let bound = bind(folder.path(), &open(&host));
+        assert!(matches!(bound, Err(ServeError::OpenHost { .. })), "{host}");
+    }
     let with = DashboardOptions {
         tokens: vec![TOKEN.into()],
-        ..open
+        ..open("0.0.0.0")
     };
     assert!(bind(folder.path(), &with).is_ok());
 }

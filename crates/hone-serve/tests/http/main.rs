@@ -2,13 +2,21 @@
 
 mod bounds;
 mod chat;
+#[path = "../shared/client.rs"]
 mod client;
 mod common;
 mod completions;
+#[path = "../shared/gates.rs"]
+mod gates;
 mod harness;
+#[path = "../shared/injections.rs"]
+#[cfg(unix)]
+mod injections;
 #[cfg(unix)]
 mod jobs;
 mod load;
+#[cfg(unix)]
+mod markup;
 mod others;
 mod security;
 #[cfg(unix)]

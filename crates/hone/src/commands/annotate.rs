@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hone_data::annotations::{Export, ItemFile, Project, Role, Settings, Store, TaskKind, items_of};
 use hone_run::{Configuration, Shutdown, config};
-use hone_serve::annotate;
+use hone_serve::{Patience, annotate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -192,7 +192,8 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         store,
         project,
         listener,
-        names: arguments.names.clone(),
+        names: arguments.names.iter().chain([&arguments.host]).cloned().collect(),
+        patience: Patience::default(),
     };
     Ok(annotate::serve(options, move || shutdown.requested())?)
 }

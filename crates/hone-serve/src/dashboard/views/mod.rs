@@ -283,7 +283,7 @@ mod tests {
     use super::*;
 
     fn ask(query: &str) -> Ask {
-        Ask::new(crate::dashboard::words::parameters(query).unwrap())
+        Ask::new(crate::urlencoded::parameters(query).unwrap())
     }
 
     #[test]

@@ -1,16 +1,18 @@
 //! A server on a free port, and a browser that fits on a page.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use hone_data::Message;
-use hone_data::annotations::{Input, NewItem, Project, Response, Role, Settings, Store, TaskKind};
-use hone_serve::annotate;
+use hone_data::annotations::{Input, NewItem, Project, Response, Role, Settings, SignIn, Store, TaskKind};
+use hone_serve::{Patience, annotate};
 use tempfile::TempDir;
+
+use super::client::Client;
+use super::gates::NAME;
 
 pub struct Server {
     _folder: TempDir,
@@ -18,7 +20,7 @@ pub struct Server {
     /// A second handle on the store, as another program has it.
     pub store: Store,
     pub project: Project,
-    /// Tokens of the owner and of two annotators.
+    /// Tokens of the sessions of the owner and of two annotators.
     pub tokens: HashMap<&'static str, String>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -52,6 +54,10 @@ pub fn item(kind: TaskKind, number: usize, answers: usize) -> NewItem {
 
 impl Server {
     pub fn start(items: Vec<NewItem>) -> Self {
+        Self::with(items, Patience::default())
+    }
+
+    pub fn with(items: Vec<NewItem>, patience: Patience) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("annotations.db");
         let store = Store::open(&path).unwrap();
@@ -68,10 +74,7 @@ impl Server {
             ("ann", Role::Annotator),
             ("bob", Role::Annotator),
         ]
-        .map(|(name, role)| {
-            let link = annotate::invite(&store, name, role, 0).unwrap();
-            (name, link.strip_prefix("/join?token=").unwrap().to_string())
-        })
+        .map(|(name, role)| (name, session(&store, name, role)))
         .into();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -80,7 +83,8 @@ impl Server {
             store: Store::open(&path).unwrap(),
             project: project.clone(),
             listener,
-            names: vec!["annotate.example.org".into()],
+            names: vec![NAME.into()],
+            patience,
         };
         let asked = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
@@ -97,11 +101,28 @@ impl Server {
         }
     }
 
+    /// The cookie of a session.
+    pub fn cookie(&self, token: &str) -> String {
+        format!("hone_annotate_{}={token}", self.address.port())
+    }
+
     /// A browser in which this person is signed in.
     pub fn signed_in(&self, name: &str) -> Browser {
         Browser {
             address: self.address,
-            cookie: Some(format!("hone_annotate_{}={}", self.address.port(), self.tokens[name])),
+            cookie: Some(self.cookie(&self.tokens[name])),
+        }
+    }
+
+    /// An invite link for somebody new, which nobody has opened.
+    pub fn invite(&self, name: &str) -> String {
+        annotate::invite(&self.store, name, Role::Annotator, 0).unwrap()
+    }
+
+    pub fn client(&self) -> Client {
+        Client {
+            address: self.address,
+            token: None,
         }
     }
 
@@ -111,6 +132,21 @@ impl Server {
             cookie: None,
         }
     }
+}
+
+/// The token of a new session of this person.
+pub fn session(store: &Store, name: &str, role: Role) -> String {
+    let link = annotate::invite(store, name, role, 0).unwrap();
+    let invite = link.strip_prefix("/join?token=").unwrap();
+    let token = annotate::new_token().unwrap();
+    let sign_in = SignIn {
+        invite: Store::token_digest(invite),
+        session: Store::session_digest(&token),
+        now: 0,
+        expires: i64::MAX,
+    };
+    assert_eq!(store.join(sign_in).unwrap().unwrap().name, name);
+    token
 }
 
 pub struct Browser {
@@ -129,7 +165,7 @@ impl Answer {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
-            .find(|(key, _)| key == name)
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
     }
 
@@ -161,51 +197,25 @@ impl Browser {
     }
 
     pub fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
-        if !headers.iter().any(|(name, _)| *name == "Host") {
-            request.push_str(&format!("Host: {}\r\n", self.address));
+        let cookie = self.cookie.as_ref().map(|cookie| format!("other=1; {cookie}"));
+        let mut all = headers.to_vec();
+        all.extend(cookie.as_deref().map(|cookie| ("Cookie", cookie)));
+        if body.is_some() && !headers.iter().any(|(name, _)| *name == "Content-Type") {
+            all.push(("Content-Type", "application/x-www-form-urlencoded"));
         }
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
+        let client = Client {
+            address: self.address,
+            token: None,
+        };
+        let answer = client.ask(method, path, &all, body.unwrap_or_default().as_bytes());
+        Answer {
+            status: answer.status,
+            body: answer.text().to_owned(),
+            headers: answer.headers,
         }
-        if let Some(cookie) = &self.cookie {
-            request.push_str(&format!("Cookie: other=1; {cookie}\r\n"));
-        }
-        if let Some(body) = body {
-            let length = body.len();
-            request.push_str(&format!(
-                "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n"
-            ));
-        }
-        request.push_str("\r\n");
-        request.push_str(body.unwrap_or_default());
-        let mut stream = TcpStream::connect(self.address).unwrap();
-        // A server that refuses a large body need not read it
-        let _ = stream.write_all(request.as_bytes());
-        let mut bytes = Vec::new();
-        let _ = stream.read_to_end(&mut bytes);
-        parse(&bytes)
     }
 }
 
 fn encode(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
-}
-
-fn parse(bytes: &[u8]) -> Answer {
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no answer: {text:?}"));
-    let mut lines = head.lines();
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers = lines
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_string()))
-        .collect();
-    Answer {
-        status,
-        headers,
-        body: body.to_string(),
-    }
 }
