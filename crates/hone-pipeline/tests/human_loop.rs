@@ -100,8 +100,8 @@ fn the_bundled_recipe_of_the_human_loop_runs() -> Result<(), Box<dyn Error>> {
     // The control has as many demonstrations as that time pays for
     let judged = summary(&result, "judged")?;
     let row = |name: &str| {
-        let rows = judged["rows"].as_array().into_iter().flatten();
-        rows.filter(|row| row["name"] == name).next_back().cloned().unwrap_or_default()
+        let mut rows = judged["rows"].as_array().into_iter().flatten();
+        rows.find(|row| row["name"] == name).cloned().unwrap_or_default()
     };
     for name in ["expert-demonstrations", "careful-demonstrations"] {
         let control = row(name);

@@ -53,8 +53,9 @@ impl Ongoing {
         }
     }
 
-    /// Notes what the stage came to: it is done.
-    pub fn finish(&self, summary: &Value) -> Result<()> {
-        write_json(&self.record, summary)
+    /// Notes what the stage came to: it is done. Gives the note as it will be read again.
+    pub fn finish(&self, summary: &Value) -> Result<Value> {
+        write_json(&self.record, summary)?;
+        read_json(&self.record)
     }
 }

@@ -90,8 +90,7 @@ pub(super) fn run(
         "cost": labels,
         "store": path,
     });
-    ongoing.finish(&summary)?;
-    Ok(summary)
+    ongoing.finish(&summary)
 }
 
 /// What earlier annotating cost, from the folder of its stage.

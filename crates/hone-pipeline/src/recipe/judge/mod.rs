@@ -203,8 +203,7 @@ pub(super) fn run(kitchen: &Kitchen, name: &str, resolved: &Resolved<JudgeConfig
         "rows": rows,
         "report": dir.join(REPORT),
     });
-    ongoing.finish(&summary)?;
-    Ok(summary)
+    ongoing.finish(&summary)
 }
 
 /// What answering needs.
@@ -256,7 +255,7 @@ fn questions(prompts: &[Prompt]) -> Result<Vec<Question>> {
 
 /// For each model what its labels cost.
 fn bought(kitchen: &Kitchen, c: &JudgeConfig) -> Result<Vec<Vec<Bought>>> {
-    let one = |dir: &PathBuf| {
+    let one = |dir: &PathBuf| -> Result<Bought> {
         let stage = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
         let labels = cost_of(kitchen, dir)?;
         Ok(Bought { stage, labels })
