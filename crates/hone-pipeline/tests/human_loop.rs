@@ -126,3 +126,23 @@ fn the_bundled_recipe_of_the_human_loop_runs() -> Result<(), Box<dyn Error>> {
     assert_eq!(run_recipe(&options, Arc::new(Silent), Shutdown::default())?, result);
     Ok(())
 }
+
+/// The recipe as it stands, with its expectations: all of it is checked before the first stage, in which it is stopped.
+#[test]
+fn the_recipe_makes_sense_for_people_as_well() -> Result<(), Box<dyn Error>> {
+    let dir = tempfile::tempdir()?;
+    for annotators in ["simulated", "people"] {
+        let mut options = options(dir.path())?;
+        options.path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes/human-loop.toml");
+        options.set = (1..=3)
+            .map(|round| format!("round-{round}-labels.annotators={annotators}"))
+            .collect();
+        let shutdown = Shutdown::default();
+        shutdown.request();
+        match run_recipe(&options, Arc::new(Silent), shutdown) {
+            Ok(_) => return Err("it was not stopped".into()),
+            Err(error) => assert_eq!(error.exit_status(), ExitStatus::Resumable, "{error}"),
+        }
+    }
+    Ok(())
+}
