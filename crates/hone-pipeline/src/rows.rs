@@ -81,9 +81,7 @@ pub fn carried(columns: &Map<String, Value>, own: &[&str]) -> Map<String, Value>
 /// The column that is missing or no such thing.
 pub(crate) fn labeler_question(input: &PromptInput, columns: &Map<String, Value>) -> Result<Question, String> {
     let turns = input.to_messages().into_iter();
-    let prompt: Vec<Value> = turns
-        .map(|m| json!({ "role": m.role, "content": m.content }))
-        .collect();
+    let prompt: Vec<Value> = turns.map(|m| json!({ "role": m.role, "content": m.content })).collect();
     let of = |name: &str| columns.get(name).cloned().unwrap_or_default();
     let row = json!({ "prompt": prompt, "answer": of("answer"), "kind": of("kind"), "group": of("group") });
     let row: hone_world::PromptRow = serde_json::from_value(row).map_err(|e| e.to_string())?;

@@ -57,7 +57,9 @@ impl Observer for StopInSecondRound {
 
 fn summary<'a>(result: &'a RecipeResult, name: &str) -> Result<&'a Value, String> {
     let stage = result.stages.iter().find(|stage| stage.name == name);
-    stage.map(|stage| &stage.summary).ok_or_else(|| format!("there is no {name}"))
+    stage
+        .map(|stage| &stage.summary)
+        .ok_or_else(|| format!("there is no {name}"))
 }
 
 #[test]
@@ -82,7 +84,10 @@ fn the_bundled_recipe_of_the_human_loop_runs() -> Result<(), Box<dyn Error>> {
         assert!((1..=40).contains(&items));
         assert_eq!(items + labels["left_out"].as_u64().ok_or("none")?, 40);
         assert_eq!(cost["judgements"], items);
-        assert_eq!((cost["assumed"].as_bool(), cost["task"].as_str()), (Some(true), Some("rank")));
+        assert_eq!(
+            (cost["assumed"].as_bool(), cost["task"].as_str()),
+            (Some(true), Some("rank"))
+        );
         assert!(cost["comparisons"].as_u64().is_some_and(|n| n > 0));
         assert_eq!(cost["seconds"].as_f64(), Some(items as f64 * 60.0));
         seconds += items as f64 * 60.0;
@@ -95,7 +100,10 @@ fn the_bundled_recipe_of_the_human_loop_runs() -> Result<(), Box<dyn Error>> {
     };
     let first = asked(&first);
     assert_eq!(first.len(), 40);
-    assert!(asked(&second).iter().all(|prompt| !first.contains(prompt)), "prompts come twice");
+    assert!(
+        asked(&second).iter().all(|prompt| !first.contains(prompt)),
+        "prompts come twice"
+    );
 
     // The control has as many demonstrations as that time pays for
     let judged = summary(&result, "judged")?;
@@ -105,7 +113,11 @@ fn the_bundled_recipe_of_the_human_loop_runs() -> Result<(), Box<dyn Error>> {
     };
     for name in ["expert-demonstrations", "careful-demonstrations"] {
         let control = row(name);
-        assert_eq!(control["demonstrations"].as_f64(), Some((seconds / 300.0).floor()), "{control}");
+        assert_eq!(
+            control["demonstrations"].as_f64(),
+            Some((seconds / 300.0).floor()),
+            "{control}"
+        );
         let spent = control["seconds"].as_f64().ok_or("no time")?;
         assert!(spent <= seconds && spent > seconds - 300.0, "{spent} of {seconds}");
     }
@@ -119,7 +131,12 @@ fn the_bundled_recipe_of_the_human_loop_runs() -> Result<(), Box<dyn Error>> {
         assert!(low <= rate && rate <= high && rate.is_some(), "{row}");
     }
     let report = std::fs::read_to_string(dir.path().join("runs/judged/report.md"))?;
-    for part in ["| round-3 |", "- round-1-labels: ", "- careful-labels: ", "assumed, not measured"] {
+    for part in [
+        "| round-3 |",
+        "- round-1-labels: ",
+        "- careful-labels: ",
+        "assumed, not measured",
+    ] {
         assert!(report.contains(part), "{part}\n{report}");
     }
     // Again: all of it is done

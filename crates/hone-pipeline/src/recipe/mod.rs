@@ -52,8 +52,8 @@ pub use annotate::{AnnotateConfig, Annotators, SimulatedSection, Writing};
 pub use config::{Amount, At, Expect, Recipe, Settings, StageKind, StageSection, TokenizerConfig};
 pub use demonstrations::{DemonstrationsConfig, Form};
 pub use expect::Expectation;
-pub use judge::{JudgeConfig, JudgedModel};
 pub(crate) use expect::{ReadyExpect, Subject};
+pub use judge::{JudgeConfig, JudgedModel};
 pub use split::{SplitConfig, SplitReport, split};
 
 /// What to run, and where.

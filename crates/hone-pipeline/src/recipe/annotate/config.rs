@@ -144,7 +144,12 @@ impl AnnotateConfig {
     pub(in crate::recipe) fn check(&self) -> Result<()> {
         let refuse = |key: &str, reason: String| Err(PipelineError::setting(key, reason));
         match (self.task, &self.model) {
-            (TaskKind::Rank, None) => return refuse("model", "is missing; expected the model whose answers are ranked".into()),
+            (TaskKind::Rank, None) => {
+                return refuse(
+                    "model",
+                    "is missing; expected the model whose answers are ranked".into(),
+                );
+            }
             (TaskKind::Write, Some(_)) => {
                 return refuse("model", "answers nothing where people write; leave it out".into());
             }
@@ -166,7 +171,10 @@ impl AnnotateConfig {
             }
         }
         if !(2..=MOST_RESPONSES).contains(&self.answers) {
-            return refuse("answers", format!("is {}; expected 2 to {MOST_RESPONSES}", self.answers));
+            return refuse(
+                "answers",
+                format!("is {}; expected 2 to {MOST_RESPONSES}", self.answers),
+            );
         }
         if self.annotators == Annotators::Simulated && self.overlap > self.simulated.count {
             let reason = format!(
@@ -181,7 +189,10 @@ impl AnnotateConfig {
         }
         for (key, seconds) in [
             ("simulated.seconds_a_ranking", self.simulated.seconds_a_ranking),
-            ("simulated.seconds_a_demonstration", self.simulated.seconds_a_demonstration),
+            (
+                "simulated.seconds_a_demonstration",
+                self.simulated.seconds_a_demonstration,
+            ),
         ] {
             if !(1..=MOST_SECONDS).contains(&seconds) {
                 return refuse(key, format!("is {seconds}; expected 1 to {MOST_SECONDS}"));

@@ -34,7 +34,10 @@ impl Labels {
         let judgements = counting.len() as u64;
         let rankings = counting.iter().filter_map(|record| record.ranking());
         let comparisons: u64 = rankings.map(|ranking| pairs(&ranking.groups)).sum();
-        let demonstrations = counting.iter().filter(|record| record.demonstration().is_some()).count() as u64;
+        let demonstrations = counting
+            .iter()
+            .filter(|record| record.demonstration().is_some())
+            .count() as u64;
         let times: Vec<i64> = counting.iter().filter_map(|record| record.active_ms).collect();
         let milliseconds: i64 = times.iter().sum();
         let measured = times.len() as u64;
@@ -57,12 +60,18 @@ impl Labels {
     pub fn sentence(&self) -> String {
         let what = match self.task {
             TaskKind::Write => format!("{} demonstrations", self.demonstrations),
-            _ => format!("{} rankings, which tell {} pairs apart", self.judgements, self.comparisons),
+            _ => format!(
+                "{} rankings, which tell {} pairs apart",
+                self.judgements, self.comparisons
+            ),
         };
         let how = if self.assumed { "assumed" } else { "measured" };
         match (self.seconds, self.seconds_each) {
             (Some(seconds), Some(each)) => {
-                format!("{what}; {:.1} hours of labeling, {each:.1} s each ({how})", seconds / 3600.0)
+                format!(
+                    "{what}; {:.1} hours of labeling, {each:.1} s each ({how})",
+                    seconds / 3600.0
+                )
             }
             _ => format!("{what}; no time was measured"),
         }

@@ -43,12 +43,7 @@ const ANSWERS: &str = "answers.jsonl";
 ///
 /// # Errors
 /// [`PipelineError::Stopped`] when it was asked to stop, while it samples, labels or waits for people: the same call goes on.
-pub(super) fn run(
-    kitchen: &Kitchen,
-    name: &str,
-    resolved: &Resolved<AnnotateConfig>,
-    dir: &Path,
-) -> Result<Value> {
+pub(super) fn run(kitchen: &Kitchen, name: &str, resolved: &Resolved<AnnotateConfig>, dir: &Path) -> Result<Value> {
     let ongoing = Ongoing::open(dir, RECORD, resolved)?;
     if let Some(before) = ongoing.finished()? {
         return Ok(before);
@@ -131,13 +126,19 @@ fn affordable(kitchen: &Kitchen, c: &AnnotateConfig) -> Result<usize> {
     for dir in &c.time_of {
         let spent = cost_of(kitchen, dir)?.seconds;
         seconds += spent.ok_or_else(|| {
-            let reason = format!("{}: no time was measured there; leave it out and give count alone", dir.display());
+            let reason = format!(
+                "{}: no time was measured there; leave it out and give count alone",
+                dir.display()
+            );
             PipelineError::setting("time_of", reason)
         })?;
     }
     let pays = (seconds / (c.simulated.seconds_of(c.task) * f64::from(c.overlap))).floor() as usize;
     if pays == 0 || pays > c.count {
-        let reason = format!("is {}; the time of `time_of` pays for {pays} tasks; expected 1 <= that <= count", c.count);
+        let reason = format!(
+            "is {}; the time of `time_of` pays for {pays} tasks; expected 1 <= that <= count",
+            c.count
+        );
         return Err(PipelineError::setting("count", reason));
     }
     Ok(pays)
@@ -160,12 +161,7 @@ fn questions(c: &AnnotateConfig, asked: &[Prompt]) -> Result<HashMap<String, Que
 }
 
 /// The tasks, without those whose answers are all alike.
-fn items(
-    kitchen: &Kitchen,
-    c: &AnnotateConfig,
-    (name, dir): (&str, &Path),
-    asked: &[Prompt],
-) -> Result<Vec<NewItem>> {
+fn items(kitchen: &Kitchen, c: &AnnotateConfig, (name, dir): (&str, &Path), asked: &[Prompt]) -> Result<Vec<NewItem>> {
     let Some(model) = &c.model else {
         let bare = |prompt: &Prompt| item(c.task, prompt.input.to_messages(), Vec::new());
         return Ok(asked.iter().map(bare).collect());

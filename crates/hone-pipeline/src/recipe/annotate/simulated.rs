@@ -114,7 +114,10 @@ impl Annotator {
     /// What they find, which follows from who they are and from the task.
     fn judge(&self, c: &AnnotateConfig, task: &Task, questions: &HashMap<String, Question>) -> Result<Judgement> {
         let question = questions.get(&identity_of(&task.input.prompt)).ok_or_else(|| {
-            let reason = format!("item {} of the store is none of them; give the stage another name", task.item);
+            let reason = format!(
+                "item {} of the store is none of them; give the stage another name",
+                task.item
+            );
             PipelineError::setting("prompts", reason)
         })?;
         let item = task.item as u64;

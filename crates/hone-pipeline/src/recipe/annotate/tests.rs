@@ -63,7 +63,10 @@ fn simulated_annotators_share_the_queue_and_what_they_write_is_learned_from() ->
     let stage = dir.path().join("labels");
     let resolved = config(SIMULATED)?;
     let summary = run(&kitchen, "labels", &resolved, &stage)?;
-    assert_eq!((summary["items"].as_u64(), summary["annotators"].as_u64()), (Some(10), Some(3)));
+    assert_eq!(
+        (summary["items"].as_u64(), summary["annotators"].as_u64()),
+        (Some(10), Some(3))
+    );
     // Twenty at an assumed five minutes each
     let cost = cost_of(&kitchen, Path::new("labels"))?;
     assert_eq!((cost.judgements, cost.demonstrations, cost.comparisons), (20, 20, 0));
@@ -89,11 +92,20 @@ fn simulated_annotators_share_the_queue_and_what_they_write_is_learned_from() ->
     assert_eq!(learned.len(), 20);
     let asked = prompts(&kitchen, &resolved.config.prompts)?;
     let passed_over = asked[0].input.to_messages();
-    assert!(learned.iter().all(|demonstration| demonstration.messages[0] != passed_over[0]));
+    assert!(
+        learned
+            .iter()
+            .all(|demonstration| demonstration.messages[0] != passed_over[0])
+    );
     // Again: the same, and nothing is added
     assert_eq!(run(&kitchen, "labels", &resolved, &stage)?, summary);
     // Other settings are another stage
-    match run(&kitchen, "labels", &config(&SIMULATED.replace("skip = 2", "skip = 1"))?, &stage) {
+    match run(
+        &kitchen,
+        "labels",
+        &config(&SIMULATED.replace("skip = 2", "skip = 1"))?,
+        &stage,
+    ) {
         Ok(_) => return Err("other settings were accepted".into()),
         Err(error) => assert!(error.to_string().contains("skip"), "{error}"),
     }
@@ -171,7 +183,9 @@ fn the_time_of_earlier_labels_says_how_many_tasks_there_are() -> Test {
     run(&kitchen, "first", &first, &dir.path().join("first"))?;
     let of = |seconds: u32| {
         let simulated = format!("simulated = {{ seconds_a_demonstration = {seconds} }}");
-        config(&format!("count = 12\nannotators = \"simulated\"\ntime_of = [\"first\"]\n{simulated}\n"))
+        config(&format!(
+            "count = 12\nannotators = \"simulated\"\ntime_of = [\"first\"]\n{simulated}\n"
+        ))
     };
     // 1,200 s pay for 8 tasks of 150 s and for 3 of 350 s
     let summary = run(&kitchen, "more", &of(150)?, &dir.path().join("more"))?;
@@ -281,7 +295,10 @@ fn what_cannot_be_annotated_is_refused_by_key() -> Test {
     }
     for (text, message) in [
         ("prompts = [\"p\"]\ncount = 1", "model: is missing"),
-        ("prompts = [\"p\"]\ncount = 1\ntask = \"pair\"", "task: is `pair`; expected rank or write"),
+        (
+            "prompts = [\"p\"]\ncount = 1\ntask = \"pair\"",
+            "task: is `pair`; expected rank or write",
+        ),
     ] {
         let resolved: Resolved<AnnotateConfig> = parse("config", text, &[])?;
         match resolved.config.check() {
@@ -298,7 +315,11 @@ fn what_cannot_be_annotated_is_refused_by_key() -> Test {
         parse::<AnnotateConfig>("config", &text, &[])
     };
     for (name, resolved, message) in [
-        ("few", config("count = 10\nskip = 3")?, "count: is 10 behind the 3 that `skip` passes over, and there are 12"),
+        (
+            "few",
+            config("count = 10\nskip = 3")?,
+            "count: is 10 behind the 3 that `skip` passes over, and there are 12",
+        ),
         ("own", own("simulated")?, "row 1: simulated annotators cannot read it"),
     ] {
         match run(&kitchen, name, &resolved, &dir.path().join(name)) {

@@ -114,7 +114,11 @@ impl JudgeConfig {
         }
         if !self.models.iter().any(|model| model.name == self.against) {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-            let reason = format!("there is no model `{}`; expected one of {}", self.against, names.join(", "));
+            let reason = format!(
+                "there is no model `{}`; expected one of {}",
+                self.against,
+                names.join(", ")
+            );
             return refuse("against".into(), reason);
         }
         Ok(())
@@ -256,19 +260,21 @@ fn questions(prompts: &[Prompt]) -> Result<Vec<Question>> {
 /// For each model what its labels cost.
 fn bought(kitchen: &Kitchen, c: &JudgeConfig) -> Result<Vec<Vec<Bought>>> {
     let one = |dir: &PathBuf| -> Result<Bought> {
-        let stage = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
+        let stage = dir
+            .file_name()
+            .unwrap_or(dir.as_os_str())
+            .to_string_lossy()
+            .into_owned();
         let labels = cost_of(kitchen, dir)?;
         Ok(Bought { stage, labels })
     };
-    c.models.iter().map(|model| model.labels.iter().map(one).collect()).collect()
+    c.models
+        .iter()
+        .map(|model| model.labels.iter().map(one).collect())
+        .collect()
 }
 
-fn rows(
-    c: &JudgeConfig,
-    outcomes: &[Vec<Outcome>],
-    utilities: &[f64],
-    bought: &[Vec<Bought>],
-) -> Result<Vec<Row>> {
+fn rows(c: &JudgeConfig, outcomes: &[Vec<Outcome>], utilities: &[f64], bought: &[Vec<Bought>]) -> Result<Vec<Row>> {
     let draws = |purpose: &str, row: usize| Bootstrap {
         resamples: c.resamples,
         ..Bootstrap::new(Key::new(c.seed, purpose, row as u64))
@@ -328,7 +334,11 @@ mod tests {
     #[test]
     fn what_cannot_be_judged_is_refused_by_key() {
         for (models, against, message) in [
-            (TWO, "strat", "against: there is no model `strat`; expected one of start, round-1"),
+            (
+                TWO,
+                "strat",
+                "against: there is no model `strat`; expected one of start, round-1",
+            ),
             (
                 "{ name = \"a\", path = \"a\" }, { name = \"a\", path = \"b\" }",
                 "a",
