@@ -178,7 +178,7 @@ fn items(kitchen: &Kitchen, c: &AnnotateConfig, (name, dir): (&str, &Path), aske
         file: dir.join(ANSWERS),
     };
     let rows = sample(kitchen, &engine, &sampling)?;
-    let told = model.display().to_string();
+    let (told, weights) = (model.display().to_string(), hone_run::digest_of(&model)?);
     let sampled = json!({ "temperature": 1.0, "max_new_tokens": c.max_new_tokens, "seed": c.seed });
     let mut items = Vec::with_capacity(rows.len());
     for row in rows {
@@ -188,6 +188,7 @@ fn items(kitchen: &Kitchen, c: &AnnotateConfig, (name, dir): (&str, &Path), aske
                 responses.push(Response {
                     model: Some(told.clone()),
                     sampling: Some(sampled.clone()),
+                    weights: weights.clone(),
                     ..Response::new(text)
                 });
             }

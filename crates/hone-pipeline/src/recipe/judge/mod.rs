@@ -147,7 +147,9 @@ struct Row {
     demonstrations: u64,
     /// Time of all of its labels, in seconds; nothing where some of them were not measured.
     seconds: Option<f64>,
-    /// The win rate less the opponent's own, for an hour of labeling.
+    /// The win rate less the opponent's own.
+    gain: f64,
+    /// The gain for an hour of labeling.
     gain_an_hour: Option<f64>,
 }
 
@@ -310,6 +312,7 @@ fn rows(c: &JudgeConfig, outcomes: &[Vec<Outcome>], utilities: &[f64], bought: &
             comparisons: labels().map(|labels| labels.comparisons).sum(),
             demonstrations: labels().map(|labels| labels.demonstrations).sum(),
             seconds,
+            gain: rate.win_rate - start,
             gain_an_hour: hours.map(|hours| (rate.win_rate - start) / hours),
         });
     }
@@ -379,10 +382,13 @@ mod tests {
         assert_eq!((found[0].gain_an_hour, found[1].gain_an_hour), (None, Some(0.125)));
         assert_eq!((found[0].seconds, found[1].seconds), (Some(0.0), Some(7200.0)));
         let page = page::text(&c, 4, &found, &bought);
+        assert!(!page.contains("| start | comparisons"), "{page}");
         for part in [
             "| start | 50.0%",
             "| round-1 | 75.0%",
-            "| 2.0 | +12.5 |",
+            "| 120 | 600 | 0 | 2.0 |",
+            // A quarter for 600 comparisons of 12 s
+            "| round-1 | comparisons | 600 | 12.0 | 2.0 | +25.0 | +4.2 | +12.5 |",
             "- l: 120 rankings, which tell 600 pairs apart; 2.0 hours of labeling, 60.0 s each (assumed)",
             "assumed, not measured",
         ] {
