@@ -10,6 +10,7 @@ mod harness;
 mod jobs;
 mod load;
 mod others;
+mod preferences;
 mod security;
 #[cfg(unix)]
 mod tuner;
