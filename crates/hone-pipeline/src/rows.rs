@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use hone_data::PromptInput;
 use hone_task::{Error as TaskError, Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
-use serde_json::{Map, Value};
+use hone_world::Question;
+use serde_json::{Map, Value, json};
 
 use crate::error::{PipelineError, Result};
 
@@ -73,10 +75,22 @@ pub fn carried(columns: &Map<String, Value>, own: &[&str]) -> Map<String, Value>
     carried
 }
 
+/// What the small world's labeler reads beside a reply: the prompt's last turn and the columns `answer`, `kind` and `group`.
+///
+/// # Errors
+/// The column that is missing or no such thing.
+pub(crate) fn labeler_question(input: &PromptInput, columns: &Map<String, Value>) -> Result<Question, String> {
+    let turns = input.to_messages().into_iter();
+    let prompt: Vec<Value> = turns.map(|m| json!({ "role": m.role, "content": m.content })).collect();
+    let of = |name: &str| columns.get(name).cloned().unwrap_or_default();
+    let row = json!({ "prompt": prompt, "answer": of("answer"), "kind": of("kind"), "group": of("group") });
+    let row: hone_world::PromptRow = serde_json::from_value(row).map_err(|e| e.to_string())?;
+    Ok(Question::from(&row))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn nothing_is_lost_to_a_name() {

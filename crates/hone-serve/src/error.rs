@@ -86,6 +86,9 @@ pub enum ServeError {
         /// Why.
         reason: String,
     },
+    /// A store of annotations that cannot be used.
+    #[error("--annotations: {0}")]
+    Annotations(#[source] hone_data::DataError),
     /// The system refused something that the server needs.
     #[error("cannot {action}: {source}")]
     Io {
@@ -114,6 +117,7 @@ impl ServeError {
                 | Self::Token { .. }
                 | Self::Listen { .. }
                 | Self::JobsFolder { .. }
+                | Self::Annotations(_)
                 | Self::Runs { .. }
         )
     }

@@ -38,6 +38,7 @@ pub use dashboard::{Bounds, DASHBOARD_ROUTES, Dashboard, DashboardOptions, RULES
 pub use error::ServeError;
 pub use jobs::JobOptions;
 pub use models::ServedModel;
+pub use openai::preferences::AnnotationOptions;
 pub use routes::{Access, ROUTES, Route};
 pub use security::{LEAST_TOKEN, read_token};
 pub use server::{Options, Server};

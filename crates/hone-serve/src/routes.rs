@@ -83,7 +83,7 @@ where
 }
 
 /// All routes. The server is built from this list, and every test of access goes over it.
-pub static ROUTES: [Route; 28] = [
+pub static ROUTES: [Route; 29] = [
     route("GET", "/", Access::Open),
     route("GET", "/assets/chat.css", Access::Open),
     route("GET", "/assets/chat.js", Access::Open),
@@ -98,6 +98,7 @@ pub static ROUTES: [Route; 28] = [
     route("POST", "/v1/completions", Access::Token),
     route("POST", "/v1/embeddings", Access::Token),
     route("POST", "/score", Access::Token),
+    route("POST", "/preferences", Access::Token),
     route("GET", "/tokenizer_info", Access::Open),
     route("POST", "/tokenize", Access::Open),
     route("POST", "/detokenize", Access::Open),
@@ -130,6 +131,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
         (_, "/v1/completions") => post(openai::completions::answer),
         (_, "/v1/embeddings") => post(openai::embeddings::answer),
         (_, "/score") => post(openai::score::answer),
+        (_, "/preferences") => post(openai::preferences::answer),
         (_, "/tokenizer_info") => get(openai::tokenize::info),
         (_, "/tokenize") => post(openai::tokenize::tokenize),
         (_, "/detokenize") => post(openai::tokenize::detokenize),

@@ -20,6 +20,7 @@ use crate::error::ServeError;
 use crate::jobs::{JobOptions, Jobs, Runner, Tuned};
 use crate::metrics::Metrics;
 use crate::models::{Models, Served, ServedModel};
+use crate::openai::preferences::{AnnotationOptions, Preferences};
 use crate::routes::router;
 use crate::security::Gate;
 use crate::shared::{Shared, now};
@@ -52,6 +53,8 @@ pub struct Options {
     pub jobs: Option<JobOptions>,
     /// How long clients may take.
     pub patience: Patience,
+    /// Where preferences of whoever chats are kept; none: they are not.
+    pub annotations: Option<AnnotationOptions>,
 }
 
 impl Default for Options {
@@ -67,6 +70,7 @@ impl Default for Options {
             grace: Duration::from_secs(10),
             jobs: None,
             patience: Patience::default(),
+            annotations: None,
         }
     }
 }
@@ -132,8 +136,8 @@ impl Server {
     /// Takes the socket, and makes the models ready.
     ///
     /// # Errors
-    /// No models, or two of one name; an address that others reach, without a token; a socket or a folder of jobs that cannot
-    /// be had.
+    /// No models, or two of one name; an address that others reach, without a token; a socket, a folder of jobs or a store of
+    /// annotations that cannot be had.
     pub fn bind(engine: Engine, models: Vec<ServedModel>, options: &Options) -> Result<Self, ServeError> {
         let models: Vec<Arc<Served>> = models
             .into_iter()
@@ -144,6 +148,10 @@ impl Server {
         let given = models.len();
         let jobs = match &options.jobs {
             Some(jobs) => Some(Arc::new(Jobs::open(jobs.clone(), engine.precision())?)),
+            None => None,
+        };
+        let preferences = match &options.annotations {
+            Some(annotations) => Some(Preferences::open(annotations)?),
             None => None,
         };
         let (models, notes) = match &jobs {
@@ -173,6 +181,7 @@ impl Server {
         let shared = Shared {
             models: Models::new(models, given),
             jobs,
+            preferences,
             engine: handle,
             gate: Gate::new(&options.host, address.ip(), &options.names, &options.tokens),
             metrics,

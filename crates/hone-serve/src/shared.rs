@@ -14,6 +14,7 @@ use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::models::{Models, Served};
 use crate::openai::ApiError;
+use crate::openai::preferences::Preferences;
 use crate::security::Gate;
 
 /// The server's state.
@@ -21,6 +22,8 @@ pub(crate) struct Shared {
     pub models: Models,
     /// Where models are tuned, if anywhere.
     pub jobs: Option<Arc<Jobs>>,
+    /// Where preferences are kept, if anywhere.
+    pub preferences: Option<Preferences>,
     pub engine: Handle,
     pub gate: Gate,
     pub metrics: Arc<Metrics>,

@@ -175,7 +175,11 @@ fn append(connection: &Connection, event: &NewEvent<'_>) -> Result<i64, Annotati
     Ok(connection.last_insert_rowid())
 }
 
-fn submit(connection: &Connection, submission: &Submission, now: i64) -> Result<Submitted, AnnotationProblem> {
+pub(super) fn submit(
+    connection: &Connection,
+    submission: &Submission,
+    now: i64,
+) -> Result<Submitted, AnnotationProblem> {
     let held = held(connection, submission.lease, submission.annotator)?;
     let settings = held.check(&submission.judgement)?;
     let judgement = to_json(&submission.judgement);
@@ -244,7 +248,7 @@ fn standing(row: &Row<'_>) -> rusqlite::Result<Standing> {
     })
 }
 
-fn edit(
+pub(super) fn edit(
     connection: &Connection,
     event: i64,
     submission: &Submission,

@@ -15,7 +15,7 @@ use crate::read::{Contents, Hints, Limits, open};
 pub struct ItemFile {
     /// JSON lines, a JSON array, or any other table.
     pub path: PathBuf,
-    /// Whose answers these are, where the rows do not say.
+    /// Whose answers these are. Of sampled rows it goes before what they say themselves; answers listed in one row keep their own.
     pub model: Option<String>,
 }
 
@@ -48,7 +48,11 @@ pub fn items_of(files: &[ItemFile], kind: TaskKind, most: usize) -> Result<Impor
     for (number, file) in files.iter().enumerate() {
         for_each(file, &mut |mut asked| {
             for response in &mut asked.responses {
-                response.model = response.model.take().or_else(|| file.model.clone());
+                let own = response.model.take();
+                response.model = match asked.is_sample {
+                    true => file.model.clone().or(own),
+                    false => own.or_else(|| file.model.clone()),
+                };
             }
             if !asked.is_sample {
                 out.items.push(item(kind, asked.prompt, asked.responses, asked.gold));
@@ -190,7 +194,7 @@ mod tests {
         ];
         let b = [
             r#"{"prompt": "p", "completion": "a1"}"#,
-            r#"{"prompt": "p", "completion": "b2", "model": "own"}"#,
+            r#"{"prompt": "p", "completion": "b2", "model": "runs/b/model"}"#,
             r#"{"prompt": "q", "completion": "x"}"#,
         ];
         let files = [file(&folder, "a", &a), file(&folder, "b", &b)];
@@ -203,7 +207,7 @@ mod tests {
             .iter()
             .map(|r| (r.text.as_str(), r.model.as_deref().unwrap_or_default()))
             .collect();
-        assert_eq!(answers, [("a1", "a"), ("b2", "own"), ("a2", "a")]);
+        assert_eq!(answers, [("a1", "a"), ("b2", "b"), ("a2", "a")]);
         assert_eq!(items_of(&files, TaskKind::Rate, 9).unwrap().items.len(), 2);
         assert!(items_of(&files, TaskKind::Rank, 1).is_err());
     }

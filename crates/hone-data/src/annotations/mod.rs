@@ -13,6 +13,7 @@
 //! (what is asked of labelers).
 
 mod check;
+mod direct;
 mod events;
 mod export;
 mod import;
@@ -28,6 +29,7 @@ mod types;
 mod writer;
 
 pub use check::{MOST_RESPONSES, same_text};
+pub use direct::Direct;
 pub use export::{Export, Exported};
 pub use import::{Imported, ItemFile, items_of};
 pub use people::SignIn;

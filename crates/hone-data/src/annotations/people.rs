@@ -139,7 +139,7 @@ impl Store {
     }
 }
 
-fn check_name(name: &str) -> Result<(), AnnotationProblem> {
+pub(super) fn check_name(name: &str) -> Result<(), AnnotationProblem> {
     if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
         return Err(AnnotationProblem::Setting {
             key: "annotator",

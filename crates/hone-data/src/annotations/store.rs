@@ -169,37 +169,61 @@ impl Store {
         let project = project.clone();
         self.write(move |connection| {
             let mut out = Added::default();
-            let mut insert = connection.prepare_cached(
-                "INSERT INTO items (project, kind, input, input_digest, task_digest, gold) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                ON CONFLICT (project, task_digest) DO NOTHING",
-            )?;
             for (i, item) in items.iter().enumerate() {
-                check::item(item, &project.settings).map_err(|reason| AnnotationProblem::Item { number: i + 1, reason })?;
-                let input = to_json(&item.input);
-                let input_digest = digest(input.as_bytes());
-                let task_digest = task_digest(item);
-                let gold = item.gold.as_ref().map(to_json);
-                let kept = gold.clone();
-                let new = insert.execute(params![
-                    project.id,
-                    item.kind.name(),
-                    input,
-                    input_digest,
-                    task_digest,
-                    gold
-                ])?;
-                out.added += new as u64;
-                if new == 0 {
-                    out.known += 1;
-                    let known: Option<String> = connection
-                        .prepare_cached("SELECT gold FROM items WHERE project = ?1 AND task_digest = ?2")?
-                        .query_row(params![project.id, task_digest], |row| row.get(0))?;
-                    out.other_gold += u64::from(kept.is_some() && kept != known);
-                }
+                let added = add_item(connection, (project.id, &project.settings), (i + 1, item))?;
+                out.added += u64::from(added.new);
+                out.known += u64::from(!added.new);
+                out.other_gold += u64::from(added.other_gold);
             }
             Ok(out)
         })
     }
+}
+
+/// Where an item is.
+pub(super) struct ItemAdded {
+    /// Its number.
+    pub id: i64,
+    /// It was not there.
+    pub new: bool,
+    /// It was there, with another known judgement than this one.
+    pub other_gold: bool,
+}
+
+/// Adds an item, the `number`-th of a call, where the project does not have it.
+///
+/// # Errors
+/// One that nobody could judge.
+pub(super) fn add_item(
+    connection: &Connection,
+    (project, settings): (i64, &Settings),
+    (number, item): (usize, &NewItem),
+) -> Result<ItemAdded, AnnotationProblem> {
+    check::item(item, settings).map_err(|reason| AnnotationProblem::Item { number, reason })?;
+    let (input, task_digest) = (to_json(&item.input), task_digest(item));
+    let gold = item.gold.as_ref().map(to_json);
+    let new = connection
+        .prepare_cached(
+            "INSERT INTO items (project, kind, input, input_digest, task_digest, gold) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            ON CONFLICT (project, task_digest) DO NOTHING",
+        )?
+        .execute(params![
+            project,
+            item.kind.name(),
+            input,
+            digest(input.as_bytes()),
+            task_digest,
+            gold
+        ])?;
+    let (id, known): (i64, Option<String>) = connection
+        .prepare_cached("SELECT id, gold FROM items WHERE project = ?1 AND task_digest = ?2")?
+        .query_row(params![project, task_digest], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(ItemAdded {
+        id,
+        new: new > 0,
+        other_gold: new == 0 && gold.is_some() && gold != known,
+    })
+}
 }
 
 /// What makes two items the same task: its kind, what was said, and the set of answers. Where an answer comes from does not belong to it.

@@ -10,10 +10,11 @@ use hone_run::config::digest;
 use hone_task::Environment;
 use hone_task::environment::{EnvironmentSetting, Maze};
 use hone_world::Question;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::config::JudgeSection;
 use crate::error::{PipelineError, Result};
+use crate::rows::labeler_question;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,16 +68,7 @@ impl Task {
 
     /// What the small world's labeler reads beside a reply: none where the row lacks it.
     pub fn question(&self) -> Result<Question, String> {
-        let input = self.input();
-        let prompt: Vec<Value> = input
-            .to_messages()
-            .iter()
-            .map(|m| json!({ "role": m.role, "content": m.content }))
-            .collect();
-        let of = |name: &str| self.columns.get(name).cloned().unwrap_or_default();
-        let row = json!({ "prompt": prompt, "answer": of("answer"), "kind": of("kind"), "group": of("group") });
-        let row: hone_world::PromptRow = serde_json::from_value(row).map_err(|e| e.to_string())?;
-        Ok(Question::from(&row))
+        labeler_question(&self.input(), &self.columns)
     }
 }
 
@@ -250,6 +242,7 @@ fn text_of(input: &PromptInput) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn maze() -> JudgeSection {
         toml::from_str("episodes = 6\nenvironment = { kind = \"maze\", size = 4 }").unwrap()

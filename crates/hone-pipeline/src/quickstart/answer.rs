@@ -17,14 +17,14 @@ use crate::error::{PipelineError, Result};
 const BATCH: usize = 128;
 
 /// A loaded model with its tokenizer.
-pub(super) struct Answerer {
+pub(crate) struct Answerer {
     pub model: Transformer,
     pub tokenizer: Tokenizer,
     chat: Chat,
 }
 
 /// What was answered.
-pub(super) struct Answered {
+pub(crate) struct Answered {
     /// Prompt and response, `[p + t]`.
     pub ids: Vec<u32>,
     /// Tokens of the prompt.
@@ -40,7 +40,12 @@ pub(super) struct Answered {
 impl Answerer {
     /// Loads the result of a stage.
     pub fn load(engine: &Engine, stage: &Path) -> Result<Self> {
-        let loaded = artefact::load(engine, &stage.join("model"))?;
+        Self::open(engine, &stage.join("model"))
+    }
+
+    /// Loads a model's directory.
+    pub fn open(engine: &Engine, directory: &Path) -> Result<Self> {
+        let loaded = artefact::load(engine, directory)?;
         let chat = Chat::new(&loaded.companion.tokenizer)?;
         Ok(Self {
             model: loaded.model,
@@ -54,13 +59,25 @@ impl Answerer {
         &self,
         engine: &Engine,
         questions: &[Question],
+        limits: (usize, usize),
+        key: Key,
+    ) -> Result<Vec<Answered>> {
+        let turns: Vec<Vec<Message>> = questions.iter().map(|q| vec![Message::user(&q.text)]).collect();
+        self.chat_turns(engine, &turns, limits, key)
+    }
+
+    /// As [`Answerer::chat`], of whole conversations, each up to the reply.
+    pub fn chat_turns(
+        &self,
+        engine: &Engine,
+        conversations: &[Vec<Message>],
         (n, max_new_tokens): (usize, usize),
         key: Key,
     ) -> Result<Vec<Answered>> {
         let stop: Arc<[u32]> = self.chat.stop_ids()?.into();
-        let mut requests = Vec::with_capacity(questions.len() * n);
-        for (i, question) in questions.iter().enumerate() {
-            let prompt: Arc<[u32]> = self.chat.prompt_ids(&[Message::user(&question.text)])?.into();
+        let mut requests = Vec::with_capacity(conversations.len() * n);
+        for (i, turns) in conversations.iter().enumerate() {
+            let prompt: Arc<[u32]> = self.chat.prompt_ids(turns)?.into();
             for j in 0..n {
                 requests.push(Request {
                     prompt: Arc::clone(&prompt),

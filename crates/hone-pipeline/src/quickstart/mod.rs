@@ -9,7 +9,7 @@
 //! 2. Every step writes files under one folder and is skipped when they are there; a stage resumes from its checkpoint.
 //! 3. Nothing depends on the clock: all counts are fixed, so one seed gives one table.
 
-mod answer;
+pub(crate) mod answer;
 mod config;
 mod curves;
 mod judge;

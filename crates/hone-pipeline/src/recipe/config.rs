@@ -13,8 +13,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RecipeOptions;
+use super::annotate::AnnotateConfig;
 use super::demonstrations::DemonstrationsConfig;
 use super::expect::{ReadyExpect, Subject};
+use super::judge::JudgeConfig;
 use super::split::SplitConfig;
 use crate::error::{PipelineError, Result};
 use crate::quickstart::{QuickstartConfig, Scale};
@@ -88,6 +90,10 @@ pub enum StageKind {
     ExpertIteration,
     /// Tunes a policy on pairs of its own responses.
     OnlinePreference,
+    /// Has a model's answers ranked, or demonstrations written, by people or simulated annotators.
+    Annotate,
+    /// Compares models by the small world's labeler, with what their labels cost.
+    Judge,
     /// The whole arc on the bundled small world.
     Quickstart,
 }
@@ -107,6 +113,8 @@ impl StageKind {
             Self::Grpo => "grpo",
             Self::ExpertIteration => "expert-iteration",
             Self::OnlinePreference => "online-preference",
+            Self::Annotate => "annotate",
+            Self::Judge => "judge",
             Self::Quickstart => "quickstart",
         }
     }
@@ -115,7 +123,14 @@ impl StageKind {
     pub fn tunes_a_model(self) -> bool {
         !matches!(
             self,
-            Self::Demonstrations | Self::Split | Self::Tokenizer | Self::Pretrain | Self::Reward | Self::Quickstart
+            Self::Demonstrations
+                | Self::Split
+                | Self::Tokenizer
+                | Self::Pretrain
+                | Self::Reward
+                | Self::Annotate
+                | Self::Judge
+                | Self::Quickstart
         )
     }
 }
@@ -248,6 +263,8 @@ pub(crate) enum Work {
     Grpo(Box<Resolved<GrpoConfig>>),
     ExpertIteration(Box<Resolved<ExpertIterationConfig>>),
     OnlinePreference(Box<Resolved<OnlinePreferenceConfig>>),
+    Annotate(Box<Resolved<AnnotateConfig>>),
+    Judge(Box<Resolved<JudgeConfig>>),
     Quickstart(Box<Quickstart>),
 }
 
@@ -274,6 +291,16 @@ impl Work {
             StageKind::Grpo => Self::Grpo(Box::new(parse(source, text, &overrides)?)),
             StageKind::ExpertIteration => Self::ExpertIteration(Box::new(parse(source, text, &overrides)?)),
             StageKind::OnlinePreference => Self::OnlinePreference(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Annotate => {
+                let resolved: Resolved<AnnotateConfig> = parse(source, text, &overrides)?;
+                resolved.config.check()?;
+                Self::Annotate(Box::new(resolved))
+            }
+            StageKind::Judge => {
+                let resolved: Resolved<JudgeConfig> = parse(source, text, &overrides)?;
+                resolved.config.check()?;
+                Self::Judge(Box::new(resolved))
+            }
             StageKind::Quickstart => {
                 let (scale, seed) = (stage.scale.unwrap_or_default().into(), stage.seed.unwrap_or(1));
                 let config = QuickstartConfig::with_overrides(scale, seed, &overrides)?;
@@ -301,6 +328,8 @@ impl Work {
             Self::Grpo(_) => StageKind::Grpo,
             Self::ExpertIteration(_) => StageKind::ExpertIteration,
             Self::OnlinePreference(_) => StageKind::OnlinePreference,
+            Self::Annotate(_) => StageKind::Annotate,
+            Self::Judge(_) => StageKind::Judge,
             Self::Quickstart(_) => StageKind::Quickstart,
         }
     }
@@ -318,6 +347,8 @@ impl Work {
             Self::Grpo(resolved) => resolved.table(),
             Self::ExpertIteration(resolved) => resolved.table(),
             Self::OnlinePreference(resolved) => resolved.table(),
+            Self::Annotate(resolved) => resolved.table(),
+            Self::Judge(resolved) => resolved.table(),
             Self::Tokenizer(_) | Self::Quickstart(_) => return None,
         })
     }
@@ -326,7 +357,12 @@ impl Work {
     pub fn has_metrics(&self) -> bool {
         !matches!(
             self,
-            Self::Demonstrations(_) | Self::Split(_) | Self::Tokenizer(_) | Self::Quickstart(_)
+            Self::Demonstrations(_)
+                | Self::Split(_)
+                | Self::Tokenizer(_)
+                | Self::Annotate(_)
+                | Self::Judge(_)
+                | Self::Quickstart(_)
         )
     }
 }

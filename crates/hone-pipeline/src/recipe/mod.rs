@@ -4,7 +4,8 @@
 //! [[stage]]
 //! name = "base"                       # its folder under the runs' folder
 //! kind = "pretrain"                   # demonstrations, split, tokenizer, pretrain, sft, reward, preference,
-//!                                     # ppo, grpo, expert-iteration, online-preference or quickstart
+//!                                     # ppo, grpo, expert-iteration, online-preference, annotate, judge
+//!                                     # or quickstart
 //! config = "base.toml"                # a file beside the recipe, or the settings themselves
 //!
 //! [[stage]]
@@ -23,9 +24,13 @@
 //! before the first stage. Which values and metrics a run has is known only at the end; then the finished stages stand, so
 //! the recipe can be mended and called again at no cost.
 
+mod annotate;
 mod config;
 mod demonstrations;
 mod expect;
+mod judge;
+mod ongoing;
+mod sampled;
 mod split;
 
 use std::ops::ControlFlow;
@@ -43,10 +48,12 @@ use crate::files::{read_json, write_json};
 use crate::quickstart::{self, QuickstartOptions};
 pub(crate) use config::{Frame, ReadyStage, Work, check_name};
 
+pub use annotate::{AnnotateConfig, Annotators, SimulatedSection, Writing};
 pub use config::{Amount, At, Expect, Recipe, Settings, StageKind, StageSection, TokenizerConfig};
 pub use demonstrations::{DemonstrationsConfig, Form};
 pub use expect::Expectation;
 pub(crate) use expect::{ReadyExpect, Subject};
+pub use judge::{JudgeConfig, JudgedModel};
 pub use split::{SplitConfig, SplitReport, split};
 
 /// What to run, and where.
@@ -172,6 +179,8 @@ impl Kitchen {
             Work::Grpo(config) => self.train(stage, config, dir, hone_train::grpo::run),
             Work::ExpertIteration(config) => self.train(stage, config, dir, hone_train::expert_iteration::run),
             Work::OnlinePreference(config) => self.train(stage, config, dir, hone_train::online_preference::run),
+            Work::Annotate(config) => annotate::run(self, &stage.name, config, dir),
+            Work::Judge(config) => judge::run(self, &stage.name, config, dir),
             Work::Quickstart(settings) => self.quickstart(settings, dir),
         }
     }

@@ -13,6 +13,7 @@ mod listing;
 mod logprobs;
 pub(crate) mod models;
 mod multipart;
+pub(crate) mod preferences;
 mod prompts;
 mod run;
 mod sampling;

@@ -9,7 +9,10 @@ const panes = [...document.querySelectorAll(".pane")].map((pane) => ({
   messages: [],
 }));
 const locked = document.body.dataset.locked === "yes";
+const prefers = document.body.dataset.prefers === "yes";
 let running = [];
+// Two answers of which one may be preferred
+let choice = null;
 
 // 1. Small things
 
@@ -130,13 +133,14 @@ async function answer(pane, abort) {
   const start = performance.now();
   // A new conversation may begin while this one is being answered
   const conversation = pane.messages;
+  const asked = body(pane);
   let said = "";
   let foot = "";
   let cut = "";
   let broken = false;
   try {
     const response = await fetch("/v1/chat/completions", {
-      method: "POST", headers: headers(), body: body(pane), signal: abort.signal,
+      method: "POST", headers: headers(), body: asked, signal: abort.signal,
     });
     if (!response.ok) throw new Error(await reason(response));
     for await (const event of events(response)) {
@@ -166,6 +170,7 @@ async function answer(pane, abort) {
   // A question without an answer is asked again by whoever wants to
   if (broken && !said) conversation.pop();
   else conversation.push({ role: "assistant", content: said });
+  return { pane, turn, said, broken, asked: JSON.parse(asked) };
 }
 
 function speed(usage, start) {
@@ -200,6 +205,7 @@ async function send() {
     return;
   }
   note("");
+  withdraw();
   at("message").value = "";
   for (const pane of asked) {
     pane.messages.push({ role: "user", content: text });
@@ -208,9 +214,10 @@ async function send() {
   }
   running = asked.map(() => new AbortController());
   busy(true);
-  await Promise.all(asked.map((pane, i) => answer(pane, running[i])));
+  const given = await Promise.all(asked.map((pane, i) => answer(pane, running[i])));
   running = [];
   busy(false);
+  offer(given);
   at("message").focus();
 }
 
@@ -225,6 +232,7 @@ function stop() {
 
 function reset() {
   stop();
+  withdraw();
   for (const pane of panes) {
     pane.messages = [];
     pane.turns.replaceChildren();
@@ -233,6 +241,7 @@ function reset() {
 }
 
 function beside() {
+  withdraw();
   const second = panes[1];
   second.pane.hidden = !second.pane.hidden;
   at("beside").setAttribute("aria-pressed", String(!second.pane.hidden));
@@ -248,7 +257,69 @@ function help() {
   at("help").setAttribute("aria-expanded", String(!at("keys").hidden));
 }
 
-// 4. What a token's probability was
+// 4. Which of two answers is better
+
+// Two answers to the same conversation can be compared; a button under each says that it is the better one.
+function offer(given) {
+  if (!prefers || given.length !== 2 || given.some(({ said, broken }) => broken || !said.trim())) return;
+  const [first, second] = given;
+  const same = JSON.stringify(first.asked.messages) === JSON.stringify(second.asked.messages);
+  if (!same || first.said.trim() === second.said.trim()) return;
+  // A new conversation has begun meanwhile
+  if (given.some(({ pane }) => pane.messages.length === 0)) return;
+  const buttons = given.map(({ turn }, i) => {
+    const button = made("button", "prefer", "Prefer this one");
+    button.type = "button";
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => prefer(i));
+    turn.append(button);
+    return button;
+  });
+  choice = { given, buttons, since: performance.now(), waits: false };
+}
+
+function withdraw() {
+  if (choice) for (const button of choice.buttons) if (button.getAttribute("aria-pressed") === "false") button.remove();
+  choice = null;
+}
+
+function how(asked) {
+  const names = ["temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_tokens", "seed"];
+  return Object.fromEntries(names.filter((name) => asked[name] !== undefined).map((name) => [name, asked[name]]));
+}
+
+async function prefer(index) {
+  const offered = choice;
+  if (!offered || offered.waits) return;
+  offered.waits = true;
+  const { given, buttons, since } = offered;
+  const preference = {
+    messages: given[0].asked.messages,
+    responses: given.map(({ asked, said }) => ({ model: asked.model, text: said, sampling: how(asked) })),
+    preferred: index,
+    annotator: at("annotator").value.trim() || undefined,
+    seconds: Math.min((performance.now() - since) / 1000, 86400),
+  };
+  try {
+    const response = await fetch("/preferences", { method: "POST", headers: headers(), body: JSON.stringify(preference) });
+    if (!response.ok) throw new Error(await reason(response));
+    note("");
+  } catch (error) {
+    note(error.message);
+    return;
+  } finally {
+    offered.waits = false;
+  }
+  for (const [i, { turn, pane }] of given.entries()) {
+    turn.classList.toggle("preferred", i === index);
+    buttons[i].setAttribute("aria-pressed", String(i === index));
+    buttons[i].textContent = i === index ? "Preferred: both go on from here" : "Prefer this one";
+    // Else the next answers would be to different conversations
+    if (choice === offered) pane.messages[pane.messages.length - 1] = { role: "assistant", content: given[index].said };
+  }
+}
+
+// 5. What a token's probability was
 
 function show(element) {
   const lines = [];
@@ -289,7 +360,7 @@ function walk(turn, by) {
   show(next);
 }
 
-// 5. Who listens to what
+// 6. Who listens to what
 
 document.addEventListener("mouseover", (event) => {
   const token = event.target.closest && event.target.closest(".token");

@@ -66,6 +66,7 @@ pub(crate) async fn chat(State(shared): State<Arc<Shared>>) -> Response {
         locked,
         models => names,
         tunes => shared.jobs.is_some(),
+        prefers => shared.preferences.is_some(),
         version => env!("CARGO_PKG_VERSION"),
     };
     rendered("chat.html", values)

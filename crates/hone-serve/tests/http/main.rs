@@ -18,6 +18,7 @@ mod load;
 #[cfg(unix)]
 mod markup;
 mod others;
+mod preferences;
 mod security;
 #[cfg(unix)]
 mod tuner;

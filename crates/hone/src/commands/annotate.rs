@@ -1,29 +1,34 @@
 //! `hone annotate`: pages on which people rank, compare, rate and write answers.
 
-use std::collections::BTreeMap;
+mod answers;
+
+use std::collections::{BTreeMap, HashSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hone_data::annotations::{Export, ItemFile, Project, Role, Settings, Store, TaskKind, items_of};
+use hone_data::annotations::{Export, Imported, ItemFile, NewItem, Project, Role, Settings, Store, TaskKind, items_of};
 use hone_run::{Configuration, Shutdown, config};
 use hone_serve::{Patience, annotate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::sample::SamplingArguments;
 use crate::failure::Failure;
+use crate::model::EngineArguments;
 use crate::output::{Output, note};
+use answers::{Answers, Sampling, identity};
 
 /// Serve pages on which people rank, compare, rate and write answers
 ///
 /// What they judge is kept in a store, which `hone reward`, `hone preference` and `hone sft` read as it is. Stop it with Ctrl+C; the same
-/// command goes on.
+/// command goes on. With --models the answers are sampled first, as `hone sample` does; those that are there already are not sampled again.
 #[derive(Args)]
 pub struct Arguments {
     /// The project's configuration; without one a project is made from the options below
-    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["db", "project_name", "prompts", "samples", "kind", "k", "overlap", "guideline"])]
+    #[arg(long, value_name = "FILE.toml", conflicts_with_all = ["db", "project_name", "prompts", "samples", "kind", "k", "overlap", "guideline", "models", "temperature", "top_k", "top_p", "min_p", "stop", "max_new_tokens", "seed"])]
     project: Option<PathBuf>,
     /// Set a key of the project's configuration, such as settings.overlap=3; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "project")]
@@ -40,10 +45,13 @@ pub struct Arguments {
     /// A model's answers as `hone sample --json` writes them; answers of several models to one prompt are shown together
     #[arg(long, value_name = "NAME=FILE.jsonl", value_parser = parse_samples)]
     samples: Vec<(String, PathBuf)>,
+    /// Models that answer the prompts of --prompts which come without answers: directories, adapters or hub ids, separated by commas; NAME=DIR names one
+    #[arg(long, value_name = "[NAME=]DIR", value_delimiter = ',', requires = "prompts")]
+    models: Vec<String>,
     /// What is asked: rank, pair, rate, write or comment
     #[arg(long, default_value = "rank", value_parser = parse_kind)]
     kind: TaskKind,
-    /// Answers shown together, of those sampled
+    /// Answers shown together, of those sampled; models of --models give as many each as it takes
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=9))]
     k: u8,
     /// How many people judge each item [default: as before; 1 in a new project]
@@ -70,6 +78,10 @@ pub struct Arguments {
     /// Where the export goes [default: stdout]
     #[arg(long, value_name = "FILE", requires = "export")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    #[command(flatten)]
+    engine: EngineArguments,
 }
 
 fn parse_kind(text: &str) -> Result<TaskKind, String> {
@@ -110,12 +122,96 @@ struct ProjectConfig {
     /// For each model the file of its answers, as `hone sample --json` writes them.
     #[serde(default)]
     samples: BTreeMap<String, PathBuf>,
+    /// Models that answer the prompts of `prompts` which come without answers: for each name a directory, an adapter's, or a hub id.
+    #[serde(default)]
+    models: BTreeMap<String, String>,
+    /// How their tokens are drawn.
+    #[serde(default)]
+    sampling: SamplingSection,
     /// How it is run.
     #[serde(default)]
     settings: Settings,
 }
 
+/// `sampling`: as the options of `hone sample`.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct SamplingSection {
+    /// Divides the logits; 0 takes the most probable token.
+    temperature: f32,
+    /// Draws from so many of the most probable tokens only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u32>,
+    /// Draws from the most probable tokens that together reach this probability.
+    top_p: f32,
+    /// Draws from tokens at least this probable relative to the most probable.
+    min_p: f32,
+    /// Texts that end an answer where they come.
+    stop: Vec<String>,
+    /// Most tokens of an answer.
+    max_new_tokens: u32,
+    /// Determines the random numbers.
+    seed: u64,
+}
+
+impl Default for SamplingSection {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: None,
+            top_p: 1.0,
+            min_p: 0.0,
+            stop: Vec::new(),
+            max_new_tokens: 256,
+            seed: 1,
+        }
+    }
+}
+
+impl SamplingSection {
+    fn check(&self) -> Result<(), String> {
+        let wrong =
+            |key: &str, got: String, expected: &str| Err(format!("sampling.{key}: is {got}; expected {expected}"));
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return wrong("temperature", self.temperature.to_string(), "a number of at least 0");
+        }
+        if self.top_k == Some(0) {
+            return wrong("top_k", "0".into(), "at least 1");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong("top_p", self.top_p.to_string(), "a number above 0 and at most 1");
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return wrong("min_p", self.min_p.to_string(), "a number of at least 0 and at most 1");
+        }
+        match self.max_new_tokens {
+            0 => wrong("max_new_tokens", "0".into(), "at least 1"),
+            _ => Ok(()),
+        }
+    }
+
+    fn arguments(&self) -> SamplingArguments {
+        SamplingArguments {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            stop: self.stop.clone(),
+            max_new_tokens: self.max_new_tokens,
+            seed: self.seed,
+        }
+    }
+}
+
 impl Configuration for ProjectConfig {}
+
+/// What a project is made of.
+struct Sources {
+    config: ProjectConfig,
+    /// Models that answer, `DIR` or `NAME=DIR`.
+    models: Vec<String>,
+    how: SamplingArguments,
+}
 
 fn default_name() -> String {
     "project".into()
@@ -139,10 +235,14 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         Some(path) => Some(config::load::<ProjectConfig>(path, &arguments.set)?.config),
         None => None,
     };
-    if let (Some(config), Some(path)) = (&written, &arguments.project)
-        && let Err(problem) = config.settings.check()
-    {
-        return Err(Failure::usage(format!("{}: settings: {problem}", path.display())).into());
+    if let (Some(config), Some(path)) = (&written, &arguments.project) {
+        let settings = config
+            .settings
+            .check()
+            .map_err(|problem| format!("settings: {problem}"));
+        if let Err(problem) = settings.and_then(|()| config.sampling.check()) {
+            return Err(Failure::usage(format!("{}: {problem}", path.display())).into());
+        }
     }
     if let Some(export) = arguments.export {
         let (path, name) = match &written {
@@ -157,13 +257,27 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         return write_export(&store, &project, export, arguments.out.as_deref());
     }
     let store = Store::open(written.as_ref().map_or(&arguments.db, |config| &config.store))?;
-    let config = match written {
-        Some(config) => config,
-        None => of_arguments(arguments, &store)?,
+    let sources = match written {
+        Some(config) => Sources {
+            models: config
+                .models
+                .iter()
+                .map(|(name, place)| format!("{name}={place}"))
+                .collect(),
+            how: config.sampling.arguments(),
+            config,
+        },
+        None => Sources {
+            config: of_arguments(arguments, &store)?,
+            models: arguments.models.clone(),
+            how: arguments.sampling.clone(),
+        },
     };
+    let config = &sources.config;
     let now = now();
     let project = store.put_project(&config.name, &config.settings, now)?;
-    add_items(&store, &project, &config)?;
+    let found = items(&sources, &arguments.engine, &shutdown)?;
+    add_items(&store, &project, found)?;
     let progress = store.progress(&project)?;
     if progress.items + progress.gold == 0 {
         let message = format!(
@@ -172,7 +286,7 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
             project.name
         );
         return Err(Failure::usage(message)
-            .hint("give --prompts FILE.jsonl, or --samples NAME=FILE.jsonl with the output of `hone sample --json`")
+            .hint("give --prompts FILE.jsonl with answers or with --models, or --samples NAME=FILE.jsonl with the output of `hone sample --json`")
             .into());
     }
     let listener = TcpListener::bind((arguments.host.as_str(), arguments.port))
@@ -234,11 +348,16 @@ fn of_arguments(arguments: &Arguments, store: &Store) -> Result<ProjectConfig> {
         answers: arguments.k,
         prompts: arguments.prompts.clone(),
         samples,
+        models: BTreeMap::new(),
+        sampling: SamplingSection::default(),
         settings,
     })
 }
 
-fn add_items(store: &Store, project: &Project, config: &ProjectConfig) -> Result<()> {
+/// The items of all files, with the answers of models to prompts that come without.
+fn items(sources: &Sources, engine: &EngineArguments, shutdown: &Shutdown) -> Result<Imported> {
+    let Sources { config, models, how } = sources;
+    let most = usize::from(config.answers);
     let prompts = config.prompts.iter().map(|path| ItemFile {
         path: path.clone(),
         model: None,
@@ -247,16 +366,77 @@ fn add_items(store: &Store, project: &Project, config: &ProjectConfig) -> Result
         path: path.clone(),
         model: Some(name.clone()),
     });
-    let files: Vec<ItemFile> = prompts.chain(samples).collect();
-    if files.is_empty() {
-        return Ok(());
+    let mut files: Vec<ItemFile> = prompts.collect();
+    if models.is_empty() {
+        files.extend(samples);
+        return match files.is_empty() {
+            true => Ok(Imported::default()),
+            false => Ok(items_of(&files, config.kind, most)?),
+        };
     }
-    let found = items_of(&files, config.kind, usize::from(config.answers))?;
+    // A task of writing may have no answers, so all prompts are among these
+    let all = items_of(&files, TaskKind::Write, most)?.items;
+    let alone = |item: &&NewItem| item.input.responses.is_empty();
+    let bare = all.iter().filter(alone).count();
+    let (mut asked, mut known) = (Vec::new(), HashSet::new());
+    for item in all.iter().filter(alone) {
+        if known.insert(identity(&item.input.prompt)) {
+            asked.push(item.input.prompt.clone());
+        }
+    }
+    if asked.is_empty() {
+        let message = "there is no prompt without answers for the models to answer";
+        return Err(Failure::usage(message)
+            .hint("give rows of a prompt alone, by --prompts or `prompts`")
+            .into());
+    }
+    let sampling = Sampling {
+        models: models.clone(),
+        engine: engine.clone(),
+        how: how.clone(),
+        n: most.div_ceil(models.len()) as u32,
+        folder: beside(&config.store),
+    };
+    let sampled = answers::answers(&sampling, &asked, shutdown)?;
+    files.extend(samples);
+    files.extend(sampled.iter().map(|answers| answers.file.clone()));
+    let mut found = items_of(&files, config.kind, most)?;
+    if !matches!(config.kind, TaskKind::Write | TaskKind::Comment) {
+        found.left_out -= bare as u64;
+    }
+    found.items.retain(|item| !item.input.responses.is_empty());
+    found
+        .items
+        .retain(|item| known.contains(&identity(&item.input.prompt)) || !is_only_of(item, &sampled));
+    Ok(found)
+}
+
+/// The folder beside a store in which answers of models are kept.
+fn beside(store: &Path) -> PathBuf {
+    let mut name = store.file_name().unwrap_or_default().to_os_string();
+    name.push(".samples");
+    store.with_file_name(name)
+}
+
+/// Whether all answers of an item are of these models.
+fn is_only_of(item: &NewItem, sampled: &[Answers]) -> bool {
+    let mut responses = item.input.responses.iter();
+    responses.all(|response| {
+        sampled
+            .iter()
+            .any(|answers| response.model == answers.file.model && response.weights.as_ref() == Some(&answers.weights))
+    })
+}
+
+fn add_items(store: &Store, project: &Project, found: Imported) -> Result<()> {
     if found.left_out > 0 {
         note(&format!(
             "{} prompts have too few different answers and are left out",
             found.left_out
         ));
+    }
+    if found.items.is_empty() {
+        return Ok(());
     }
     let added = store.add_items(project, found.items)?;
     note(&format!("{} items added, {} known already", added.added, added.known));

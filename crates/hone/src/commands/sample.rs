@@ -12,7 +12,7 @@ use hone_generate::{
 };
 use hone_math::Key;
 use hone_pipeline::carried;
-use hone_run::{BulkSettings, Shutdown};
+use hone_run::{BulkSettings, Shutdown, digest_of};
 use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use crate::bulk::{self, Target};
 use crate::failure::Failure;
 use crate::input::{Prompt, Row, read_rows};
-use crate::model::{EngineArguments, LoadedModel, ModelArguments};
+use crate::model::{EngineArguments, LoadedModel, ModelArguments, Place};
 use crate::output::{self, Output};
 use crate::progress::Progress;
 
@@ -148,39 +148,129 @@ struct Input {
 }
 
 /// What is asked, and what else its row holds.
-struct Asked {
-    prompt: Prompt,
-    columns: Map<String, Value>,
+pub(super) struct Asked {
+    pub prompt: Prompt,
+    pub columns: Map<String, Value>,
 }
 
 /// Names that completions have for themselves.
-const OWN: [&str; 6] = [
+const OWN: [&str; 9] = [
     "prompt",
     "completion",
     "prompt_ids",
     "completion_ids",
     "logprobs",
     "finish_reason",
+    "model",
+    "sampling",
+    "weights",
 ];
+
+/// Where completions come from, as each of them says.
+pub(super) struct Origin {
+    model: String,
+    sampling: HowSampled,
+    weights: String,
+}
+
+/// How tokens were drawn; what did nothing is left out.
+#[derive(Serialize)]
+struct HowSampled {
+    temperature: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u32>,
+    #[serde(skip_serializing_if = "is_one")]
+    top_p: f32,
+    #[serde(skip_serializing_if = "is_zero")]
+    min_p: f32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stop: Vec<String>,
+    max_new_tokens: u32,
+    seed: u64,
+}
+
+fn is_one(number: &f32) -> bool {
+    *number == 1.0
+}
+
+fn is_zero(number: &f32) -> bool {
+    *number == 0.0
+}
+
+impl Origin {
+    /// Of a model's completions. The digest is that of the directory, as runs keep it of their inputs; with an adapter that of the base
+    /// and that of the adapter, `+` between them.
+    ///
+    /// # Errors
+    /// A directory that is not there or cannot be read.
+    pub fn of(model: &ModelArguments, sampling: &SamplingArguments) -> Result<Self> {
+        let weights = Self::weights_of(&model.resolve()?)?;
+        let adapter = model.adapter.as_ref();
+        Ok(Self {
+            model: adapter.map_or(model.model.clone(), |adapter| {
+                format!("{}+{}", model.model, adapter.display())
+            }),
+            sampling: HowSampled {
+                temperature: sampling.temperature,
+                top_k: sampling.top_k,
+                top_p: sampling.top_p,
+                min_p: sampling.min_p,
+                stop: sampling.stop.clone(),
+                max_new_tokens: sampling.max_new_tokens,
+                seed: sampling.seed,
+            },
+            weights,
+        })
+    }
+
+    /// The digest of a model's weights.
+    ///
+    /// # Errors
+    /// A directory that cannot be read.
+    pub fn weights_of(place: &Place) -> Result<String> {
+        let mut weights = digest_of(&place.base)?.unwrap_or_default();
+        if let Some(adapter) = &place.adapter {
+            weights += "+";
+            weights += &digest_of(adapter)?.unwrap_or_default();
+        }
+        Ok(weights)
+    }
+
+    /// The same under another name of the model.
+    pub fn called(self, model: &str) -> Self {
+        Self {
+            model: model.into(),
+            ..self
+        }
+    }
+
+    /// Digest of the weights.
+    pub fn weights(&self) -> &str {
+        &self.weights
+    }
+}
 
 /// A completion as it is printed.
 #[derive(Serialize)]
-struct Sampled<'a> {
+pub(super) struct Sampled<'a> {
     prompt: &'a Prompt,
     completion: String,
     prompt_ids: &'a [u32],
     completion_ids: &'a [u32],
     logprobs: &'a [f32],
     finish_reason: FinishReason,
+    model: &'a str,
+    sampling: &'a HowSampled,
+    weights: &'a str,
     #[serde(flatten)]
     columns: &'a Map<String, Value>,
 }
 
 /// A prompt as tokens.
-struct Prepared {
-    prompt: Prompt,
+pub(super) struct Prepared {
+    pub prompt: Prompt,
     columns: Map<String, Value>,
-    request: Request,
+    pub request: Request,
 }
 
 /// Runs the command.
@@ -225,6 +315,10 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     };
     let generator = Generator::new(&engine, &loaded.model, options);
     let as_json = arguments.json || arguments.out.is_some();
+    let origin = match as_json {
+        true => Some(Origin::of(&arguments.model, &arguments.sampling)?),
+        false => None,
+    };
     for block in prepared[begun..].chunks((BLOCK / n).max(1)) {
         let requests: Vec<Request> = block.iter().flat_map(|p| samples_of(&p.request, n)).collect();
         let all = generator.run_in_order(
@@ -241,7 +335,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
                     &loaded,
                     (&block[i / n], i % n),
                     &completion,
-                    (arguments, as_json),
+                    (arguments, origin.as_ref()),
                 )
             },
         )?;
@@ -266,26 +360,39 @@ fn plan(arguments: &Arguments, engine: &Engine, rows: usize) -> Result<bulk::Pla
     Ok(plan)
 }
 
-/// One completion, as JSON or for a person.
+/// One completion: with its origin as JSON, without one for a person.
 fn write(
     target: &mut Target,
     loaded: &LoadedModel,
     (of, sample): (&Prepared, usize),
     completion: &Completion,
-    (arguments, as_json): (&Arguments, bool),
+    (arguments, origin): (&Arguments, Option<&Origin>),
 ) -> Result<()> {
-    let text = text_of(loaded, of, completion, &arguments.sampling.stop)?;
-    if !as_json {
+    let stop = &arguments.sampling.stop;
+    let Some(origin) = origin else {
         target.line(&format!("--- {} ({})", sample + 1, last_words(&of.prompt)))?;
-        return target.line(&text);
-    }
-    target.json(&Sampled {
+        return target.line(&text_of(loaded, of, completion, stop)?);
+    };
+    target.json(&sampled(loaded, of, completion, (origin, stop))?)
+}
+
+/// A completion as a row.
+pub(super) fn sampled<'a>(
+    loaded: &LoadedModel,
+    of: &'a Prepared,
+    completion: &'a Completion,
+    (origin, stop): (&'a Origin, &[String]),
+) -> Result<Sampled<'a>> {
+    Ok(Sampled {
         prompt: &of.prompt,
-        completion: text,
+        completion: text_of(loaded, of, completion, stop)?,
         prompt_ids: &of.request.prompt,
         completion_ids: &completion.ids,
         logprobs: &completion.logprobs,
         finish_reason: completion.finish,
+        model: &origin.model,
+        sampling: &origin.sampling,
+        weights: &origin.weights,
         columns: &of.columns,
     })
 }
@@ -321,7 +428,15 @@ fn read_prompts(path: &std::path::Path) -> Result<Vec<Row<Asked>>> {
     Ok(rows.into_iter().map(prompt).collect::<Result<_, _>>()?)
 }
 
-fn prepare(loaded: &LoadedModel, rows: Vec<Row<Asked>>, sampling: &SamplingArguments) -> Result<Vec<Prepared>> {
+/// Prompts as tokens; the i-th has the random numbers of child i of the seed.
+///
+/// # Errors
+/// A prompt that the model's template refuses, that has no token, or that fills the context.
+pub(super) fn prepare(
+    loaded: &LoadedModel,
+    rows: Vec<Row<Asked>>,
+    sampling: &SamplingArguments,
+) -> Result<Vec<Prepared>> {
     let chat = if rows.iter().any(|row| matches!(row.value.prompt, Prompt::Messages(_))) {
         Some(loaded.chat()?)
     } else {

@@ -10,9 +10,10 @@ use clap::Args;
 use hone_compute::Engine;
 use hone_model::load_adapter;
 use hone_run::{Shutdown, verify_dir};
-use hone_serve::{JobOptions, Options, ServedModel, Server, read_token};
+use hone_serve::{AnnotationOptions, JobOptions, Options, ServedModel, Server, read_token};
 use hone_text::Tokenizer;
 
+use super::sample::Origin;
 use crate::failure::Failure;
 use crate::model::{EngineArguments, LoadedModel, ModelArguments, base_of, check_tokenizer, resolve_directory};
 use crate::output;
@@ -64,14 +65,20 @@ pub struct Arguments {
     /// Bytes of an uploaded file, at most
     #[arg(long, value_name = "BYTES", requires = "jobs", default_value_t = JobOptions::FILE_BYTES)]
     job_file_bytes: u64,
+    /// Keep which of two answers on the page somebody prefers in this store of annotations; made where there is none
+    #[arg(long, value_name = "FILE.db")]
+    annotations: Option<PathBuf>,
+    /// Which of the store's projects [default: the only one, or a new one called chat]
+    #[arg(long, value_name = "NAME", requires = "annotations")]
+    project_name: Option<String>,
     #[command(flatten)]
     engine: EngineArguments,
 }
 
 /// A model's name and place, as an argument gives them.
-struct Named {
-    name: String,
-    place: String,
+pub(super) struct Named {
+    pub name: String,
+    pub place: String,
 }
 
 /// Runs the command.
@@ -100,6 +107,13 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     if shutdown.requested() {
         return Ok(());
     }
+    if let Some(store) = &arguments.annotations {
+        options.annotations = Some(AnnotationOptions {
+            store: store.clone(),
+            project: arguments.project_name.clone(),
+            weights: digests(&bases, &adapters)?,
+        });
+    }
     if let Some(directory) = &arguments.jobs {
         options.jobs = Some(JobOptions {
             directory: directory.clone(),
@@ -125,6 +139,9 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
             directory.display()
         ));
     }
+    if let Some(store) = &arguments.annotations {
+        output::note(&format!("what is preferred on the page is kept in {}", store.display()));
+    }
     let told = Cell::new(false);
     let stopped = || {
         let stopping = shutdown.requested();
@@ -139,7 +156,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
 }
 
 /// `NAME=DIR`, or `DIR` with a name made from it.
-fn named(text: &str) -> Named {
+pub(super) fn named(text: &str) -> Named {
     if let Some((name, place)) = text.split_once('=')
         && !name.is_empty()
         && !name.contains(['/', '\\'])
@@ -186,6 +203,36 @@ fn named_adapter(text: &str) -> Result<Named> {
 
 /// The models that are served, and the directory of each by its name.
 type Loaded = (Vec<ServedModel>, BTreeMap<String, PathBuf>);
+
+/// Digests of the weights of each model by its name, as [`Origin`] writes them.
+fn digests(bases: &[Named], adapters: &[Named]) -> Result<BTreeMap<String, String>> {
+    let mut digests = BTreeMap::new();
+    let mut of = |named: &Named, model: ModelArguments| -> Result<()> {
+        digests.insert(named.name.clone(), Origin::weights_of(&model.resolve()?)?);
+        Ok(())
+    };
+    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    for base in bases {
+        let (model, adapter) = (base.place.clone(), None);
+        of(base, ModelArguments { model, adapter })?;
+    }
+    for adapter in adapters {
+        let directory = resolve_directory(&adapter.place)?;
+        let model = match bases {
+            [only] => only.place.clone(),
+            _ => whole(&base_of(&directory)?).display().to_string(),
+        };
+        let directory = Some(directory);
+        of(
+            adapter,
+            ModelArguments {
+                model,
+                adapter: directory,
+            },
+        )?;
+    }
+    Ok(digests)
+}
 
 fn load(engine: &Engine, bases: &[Named], adapters: &[Named], shutdown: &Shutdown) -> Result<Loaded> {
     let mut sources = BTreeMap::new();

@@ -63,7 +63,7 @@ fn judge(path: &Path) {
 }
 
 /// Serves until the invite link was opened; gives back what the link's page answered and what the program said.
-fn served(stages: &Stages, arguments: &[&str]) -> (String, String) {
+pub(crate) fn served(stages: &Stages, arguments: &[&str]) -> (String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_hone"))
         .args(["annotate", "--port", "0"])
         .args(arguments)

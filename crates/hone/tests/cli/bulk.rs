@@ -58,6 +58,9 @@ fn cli_a_file_of_samples_holds_what_stdout_would_with_all_columns() {
         "completion_ids",
         "logprobs",
         "finish_reason",
+        "model",
+        "sampling",
+        "weights",
     ];
     assert_eq!(keys(&rows[0]), [&own[..], &["level", "answer"]].concat());
     assert_eq!(

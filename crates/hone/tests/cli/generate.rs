@@ -41,9 +41,15 @@ fn cli_sample_has_its_shape_and_logprobs_agree_to_the_bit() {
                     "prompt_ids",
                     "completion_ids",
                     "logprobs",
-                    "finish_reason"
+                    "finish_reason",
+                    "model",
+                    "sampling",
+                    "weights"
                 ]
             );
+            assert_eq!(row["model"], "model");
+            assert_eq!(row["sampling"]["seed"], 4);
+            assert_eq!(row["weights"].as_str().unwrap().len(), 64);
             assert_eq!(row["prompt"], "the quick ");
             assert!(["length", "stop"].contains(&row["finish_reason"].as_str().unwrap()));
             assert_eq!(

@@ -1,6 +1,7 @@
 //! The real binary on a tiny random model: shapes of what it prints, messages and exit codes for bad input.
 
 mod annotate;
+mod annotate_models;
 mod bad_input;
 mod bad_stage;
 mod best_of;
