@@ -1,9 +1,9 @@
 """Runs a training stage of hone as a user does, from a configuration file, and prints one JSON line.
 
-usage: hone_stage.py sft|pretrain|ppo HONE --model DIR --data FILE [options]
+usage: hone_stage.py sft|pretrain|preference|ppo HONE --model DIR --data FILE [options]
 
-Without options that say otherwise: tokens a second of the run's timings.jsonl (all tokens read; in PPO those of responses), its first
-two steps left out.
+Without options that say otherwise: tokens a second of the run's timings.jsonl (all tokens read; in PPO those of responses; of preference, which
+is DPO, pairs a second), its first two steps left out.
 --batch, --length, --steps, --threads, --precision, --shards   as in the configuration (PPO: episodes, most tokens of a response, updates)
 --rank R        trains a LoRA adapter on q and v
 --reward DIR    PPO's reward model
@@ -35,6 +35,10 @@ DATA = """[data]
 train = {data}
 held_out = 0.0
 max_length = {length}
+"""
+PREFERENCE = """[preference]
+method = "dpo"
+beta = 0.1
 """
 PPO = """[reward]
 path = {reward}
@@ -70,6 +74,8 @@ def configuration(a, folder):
         text += PPO.format(reward=quoted(a.reward), data=data, steps=a.steps, batch=a.batch, length=a.length)
     else:
         text += DATA.format(data=data, length=a.length)
+    if a.stage == "preference":
+        text += PREFERENCE
     if a.losses:
         text += "cross_document = true\n"
     if a.rank:
@@ -128,13 +134,15 @@ def trained(a, folder):
         return {"value": losses[-1], "unit": "nats", "runs": losses}
     steps = lines(folder / "runs/run/timings.jsonl")[WARM_UP:]
     seconds = sum(step["seconds"] for step in steps)
+    if a.stage == "preference":
+        return {"value": a.batch * len(steps) / seconds, "unit": "pairs/s", "runs": [a.batch / step["seconds"] for step in steps]}
     tokens = sum(step["seconds"] * step["tokens_per_second"] for step in steps)
     return {"value": tokens / seconds, "unit": "tokens/s", "runs": [step["tokens_per_second"] for step in steps]}
 
 
 def parsed(words=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["sft", "pretrain", "ppo"])
+    parser.add_argument("stage", choices=["sft", "pretrain", "preference", "ppo"])
     parser.add_argument("hone")
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)

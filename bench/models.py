@@ -12,6 +12,7 @@ OUT/windows.jsonl       texts of 255 tokens each
 OUT/sft.jsonl           conversations of one question and one answer, 128 tokens each on average, none above 250
 OUT/text.jsonl          the same as plain texts
 OUT/prompts.jsonl       prompts of 64 tokens
+OUT/pairs.jsonl         the conversations of sft.jsonl, each with its answer as the better and the next one's as the worse, none above 250 tokens
 OUT/manifest.json       sizes, as they were made
 """
 import argparse
@@ -173,6 +174,15 @@ def windows(texts, tokenizer):
     return found
 
 
+def pairs(conversations, tokenizer):
+    """Each question with its own answer and the next one's, where both fit."""
+    def fits(*messages):
+        return len(tokenizer(tokenizer.apply_chat_template(list(messages), tokenize=False)).input_ids) <= LONGEST
+
+    both = zip(conversations, conversations[1:] + conversations[:1])
+    return [{"prompt": [question], "chosen": [own], "rejected": [other]} for (question, own), (_, other) in both if own != other and fits(question, other)]
+
+
 def further(out):
     """What is measured besides speed against peers, as far as it is not there."""
     tokenizer = AutoTokenizer.from_pretrained(out / "model-m")
@@ -189,6 +199,10 @@ def further(out):
         with open(out / "text.jsonl") as file:
             texts = [json.loads(line)["text"] for line in file]
         write_lines(out / "windows.jsonl", [{"text": text} for text in windows(texts, tokenizer)])
+    if not (out / "pairs.jsonl").exists():
+        with open(out / "sft.jsonl") as file:
+            conversations = [json.loads(line)["messages"] for line in file]
+        write_lines(out / "pairs.jsonl", pairs(conversations, tokenizer))
 
 
 def main():

@@ -8,7 +8,7 @@ import machine
 import rows
 
 UNITS = {
-    "bytes": (1e6, "MB"), "tokens/s": (1, "tokens/s"), "GFLOP/s": (1, "GFLOP/s"), "GB/s": (1, "GB/s"), "nats": (1, "nats"), "ms": (1, "ms"), "of the time": (0.01, "% of the time")}
+    "bytes": (1e6, "MB"), "tokens/s": (1, "tokens/s"), "pairs/s": (1, "pairs/s"), "GFLOP/s": (1, "GFLOP/s"), "GB/s": (1, "GB/s"), "nats": (1, "nats"), "ms": (1, "ms"), "of the time": (0.01, "% of the time")}
 
 
 def as_json(record):

@@ -204,6 +204,20 @@ def grpo_row():
         "loss, one pass over the rollout. A response of hone's may end before its 64th token; what was not made does not count.")
 
 
+def dpo_row():
+    """The same pairs, batch, beta and reference on both sides."""
+    shape = "--model DATA/model-m --data DATA/pairs.jsonl --batch 8 --length 256 --steps STEPS --threads THREADS"
+    measures = (
+        Measure("hone", "hone preference, DPO", f"PYTHON hone_stage.py preference HONE {shape}", (12, 4), "pairs/s"),
+        Measure("dpo", "TRL DPO", f"PYTHON peers/dpo.py {shape}", (8, 4), "pairs/s"),
+    )
+    return Row("dpo-m", measures, (
+        Line("DPO step, 8 pairs of up to 256 tokens, m", "TRL DPOTrainer, bf16", "hone", ("dpo",), "speed"),
+    ), "Pairs a second in the loop of steps; the first two steps are left out, and so are loading, tokenizing and saving. Beta 0.1. Both sides compute the reference's log-probabilities once, "
+       "before the first step and outside of the time. TRL pads the responses of a step to the longest and computes a prompt for each of its two responses; hone pads nothing and computes a prompt once "
+       "for both. hone also clips the gradient's norm, as TRL's trainer does unless told otherwise. Both draw pairs of one file, each in its own order, so steps differ somewhat in their lengths.")
+
+
 def lora_rows():
     stage = "PYTHON hone_stage.py sft HONE --model DATA/model-m --data DATA/sft.jsonl --batch 16 --length 256 --threads THREADS --plan trained"
     yield Row("lora-m", (
@@ -359,7 +373,7 @@ def exactness_row():
                "place, which costs some operations a token. Keys and values that are rounded once and read from pages in training as in decoding cost less than the time of putting them there.")
 
 
-ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), *serving_rows(), ppo_row(), grpo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
+ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), *serving_rows(), ppo_row(), grpo_row(), dpo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
         exactness_row())
 
 

@@ -225,6 +225,18 @@ class Stage(unittest.TestCase):
         self.assertEqual([json.loads(row)["messages"] for row in rows_], [[0, 1], [2, 3]])
         self.assertEqual(made["lora"]["rank"], 4)
 
+    def test_preference_is_dpo_on_whole_batches_of_pairs(self):
+        made = self.written("preference")
+        self.assertEqual((made["preference"]["method"], made["preference"]["beta"]), ("dpo", 0.1))
+        self.assertEqual((made["train"]["batch"], made["train"]["steps"], made["data"]["held_out"]), (2, 2, 0.0))
+
+    def test_pairs_are_counted_by_the_second(self):
+        (self.folder / "runs/run").mkdir(parents=True)
+        steps = [{"seconds": seconds, "tokens_per_second": 1.0} for seconds in (9.0, 9.0, 1.0, 3.0)]
+        (self.folder / "runs/run/timings.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+        a = hone_stage.parsed(["preference", "true", "--model", "m", "--data", "d", "--batch", "4"])
+        self.assertEqual(hone_stage.trained(a, self.folder), {"value": 2.0, "unit": "pairs/s", "runs": [4.0, 4 / 3]})
+
     def test_ppo_has_its_own_section(self):
         made = self.written("ppo", "--reward", "r")
         self.assertEqual((made["ppo"]["rollout_batch"], made["ppo"]["updates"]), (2, 2))

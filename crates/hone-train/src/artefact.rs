@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hone_compute::Engine;
 use hone_model::{Dtype, Family, ModelConfig, Transformer, load_adapter};
-use hone_run::{Run, publish_dir, verify_dir};
+use hone_run::{Run, digest_of, publish_dir, verify_dir};
 use hone_text::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -105,6 +105,20 @@ pub(crate) fn adapter_base(directory: &Path) -> Result<PathBuf> {
         }
         _ => Ok(beside),
     }
+}
+
+/// What tells a model from another: the digest of what its directory holds, of an adapter with that of its base; none of what is not
+/// there.
+///
+/// # Errors
+/// When the system refuses to read it, or an adapter does not say what its base is.
+pub fn fingerprint(directory: &Path) -> Result<Option<String>> {
+    let own = digest_of(directory)?;
+    if !is_adapter(directory) {
+        return Ok(own);
+    }
+    let base = digest_of(&adapter_base(directory)?)?;
+    Ok(own.map(|own| format!("{own} on {}", base.unwrap_or_default())))
 }
 
 fn tokenizer_for(directory: &Path, model: &Transformer) -> Result<Tokenizer> {

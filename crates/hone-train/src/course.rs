@@ -9,6 +9,12 @@ use crate::job::{Cadence, Job, Occasion, Outcome};
 
 /// What a stage does at each of a run's steps; of stages that practise, at each update.
 pub(crate) trait Work {
+    /// What is to be seen to where `done` steps are behind it, before the next one and after the last.
+    fn arrive(&mut self, done: u64) -> Result<Arrival> {
+        let _ = done;
+        Ok(Arrival::Further)
+    }
+
     /// The step that comes after `done` others. None if the run is asked to stop on the way; nothing has changed then.
     fn step(&mut self, done: u64) -> Result<Option<Told>>;
 
@@ -17,6 +23,17 @@ pub(crate) trait Work {
 
     /// Saves everything that steps change, after `done` of them.
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()>;
+}
+
+/// How a run goes on from a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// With the next step, if there is one.
+    Further,
+    /// It ends here.
+    Over,
+    /// It is asked to stop; nothing has changed.
+    Interrupted,
 }
 
 /// What is told of a step.
@@ -49,11 +66,20 @@ pub(crate) fn follow(
         step: done,
         total,
     });
-    while done < total {
+    loop {
         let started = Instant::now();
-        let told = match job.shutdown.requested() {
-            true => None,
-            false => work.step(done)?,
+        let arrival = match done < total && job.shutdown.requested() {
+            true => Arrival::Interrupted,
+            false => work.arrive(done)?,
+        };
+        let told = match arrival {
+            Arrival::Over => {
+                work.save(run, done, Occasion::Due)?;
+                break;
+            }
+            Arrival::Further if done >= total => break,
+            Arrival::Further => work.step(done)?,
+            Arrival::Interrupted => None,
         };
         let Some(told) = told else {
             work.save(run, done, Occasion::Interruption)?;

@@ -41,6 +41,12 @@ impl<T> Mixture<T> {
         self.sources.iter().flat_map(|s| &s.items)
     }
 
+    /// The same, each with how often it is drawn beside the others.
+    pub fn weighted_items(&self) -> impl Iterator<Item = (f64, &T)> {
+        let sources = self.sources.iter();
+        sources.flat_map(|source| source.items.iter().map(|item| (source.weight, item)))
+    }
+
     /// The items of step `step` at `batch` a step.
     pub fn batch(&self, step: u64, batch: usize) -> Vec<&T> {
         self.order

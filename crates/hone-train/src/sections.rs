@@ -217,14 +217,14 @@ impl Default for ShownSection {
     }
 }
 
-/// Which model a run gives.
+/// Which model a run gives: the last one, or the best one so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Keep {
     /// That of the last step.
     #[default]
     Last,
-    /// That of the evaluation with the lowest held-out loss.
+    /// That of the best evaluation: of the lowest held-out loss, or of the highest score of a held-out judge.
     Best,
 }
 

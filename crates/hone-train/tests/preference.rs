@@ -47,10 +47,11 @@ fn near(got: f64, expected: f64, within: f64) {
 fn a_planted_preference_is_learned() {
     let place = Place::with_base();
     for method in METHODS {
-        // A prompt has one desirable response and two that are not
-        let settings = if method == "kto" { "desirable_weight = 2.6" } else { "" };
-        let toml = with(&with(&of(method, settings), "steps", "60"), "learning_rate", "3e-3");
+        let toml = with(&with(&of(method, ""), "steps", "60"), "learning_rate", "3e-3");
         let summary = done(place.preference(method, &toml));
+        // A prompt has one desirable response and two that are not
+        let weights = json!({ "desirable": 2.0, "undesirable": 1.0 });
+        assert_eq!(summary["weights"], if method == "kto" { weights } else { Value::Null });
         let held_out = &summary["held_out"];
         let accuracy = held_out["eval/accuracy"].as_f64().unwrap();
         assert!(accuracy > 0.9, "{method}: {summary}");
@@ -80,6 +81,36 @@ fn a_planted_preference_is_learned() {
     }
 }
 
+/// Where the longer response is preferred, and longer still by more of what decides, margins grow with lengths. Where all pairs differ by one
+/// word there is nothing to say.
+#[test]
+fn lengths_are_seen_to_go_with_margins() {
+    let place = Place::with_base();
+    let pairs = (0..90).map(|i| {
+        let words = " gladly".repeat(1 + i % 4);
+        let rejected = common::sentence(i);
+        json!({ "prompt": format!("What is this, {i}?"), "chosen": format!("{rejected}{words}"), "rejected": rejected })
+    });
+    place.write_rows("pairs.jsonl", pairs);
+    for method in METHODS {
+        let toml = with(&with(&of(method, ""), "steps", "40"), "learning_rate", "3e-3");
+        done(place.preference(method, &with(&toml, "train", "[\"pairs.jsonl\"]")));
+        let metrics = place.metrics(method);
+        for key in ["rewards/length_correlation", "eval/length_correlation"] {
+            let correlations = &metrics[key];
+            assert!(
+                correlations.iter().all(|(_, r)| (-1.0..=1.0).contains(r)),
+                "{method}: {correlations:?}"
+            );
+        }
+        // Summed rewards grow with length; of means per token this test knows nothing
+        let last = metrics["eval/length_correlation"].last().unwrap().1;
+        assert!(last > 0.3 || ["orpo", "simpo"].contains(&method), "{method}: {last}");
+    }
+    done(place.preference("equal", PREFERENCE));
+    assert!(!place.metrics("equal").contains_key("eval/length_correlation"));
+}
+
 /// A policy that is its reference has implicit rewards of exactly 0, in bf16 too, with an adapter and without.
 #[test]
 fn the_first_loss_has_its_closed_form() {
@@ -89,7 +120,9 @@ fn the_first_loss_has_its_closed_form() {
         ("dpo", "beta = 0.7\nlabel_smoothing = 0.2", 2f64.ln()),
         ("ipo", "beta = 0.1", 25.0),
         ("ipo", "beta = 0.25\nform = \"per-token\"", 4.0),
-        ("kto", "", 0.5),
+        ("kto", "balance = false", 0.5),
+        // One desirable response a prompt and two that are not: the former weigh twice as much
+        ("kto", "", (2.0 + 2.0) / 6.0),
         // One desirable response a prompt and two that are not
         (
             "kto",
@@ -217,6 +250,7 @@ fn keys_of_other_methods_are_refused() {
         ("beta", "0.1", "dpo, ipo, kto, simpo"),
         ("label_smoothing", "0.1", "dpo"),
         ("form", "\"summed\"", "ipo"),
+        ("balance", "true", "kto"),
         ("desirable_weight", "1.0", "kto"),
         ("undesirable_weight", "1.0", "kto"),
         ("odds_ratio_coef", "0.1", "orpo"),
@@ -250,6 +284,11 @@ fn keys_of_other_methods_are_refused() {
         ),
         (
             "kto",
+            "balance = true\nundesirable_weight = 0.5",
+            "preference.undesirable_weight: is 0.5, and preference.balance chooses the weights",
+        ),
+        (
+            "kto",
             "undesirable_weight = inf",
             "preference.undesirable_weight: is inf",
         ),
@@ -270,7 +309,7 @@ fn a_method_brings_its_own_values() {
     for (method, stated) in [
         ("dpo", "beta = 0.1"),
         ("ipo", "form = \"summed\""),
-        ("kto", "undesirable_weight = 1.0"),
+        ("kto", "balance = true"),
         ("orpo", "sft_mean = \"responses\""),
         ("simpo", "gamma = 1.0"),
     ] {

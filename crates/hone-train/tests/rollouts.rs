@@ -571,6 +571,42 @@ fn a_plan_says_what_it_takes_for_granted() {
     assert!(!place.path("planned").exists());
 }
 
+/// Where nothing is said, prompts have the room that a small model leaves them, and that is told.
+#[test]
+fn prompts_get_what_responses_leave_of_a_small_context() {
+    let place = Place::new();
+    place
+        .pretrain("base", &with(&pretrain_toml(4), "context", "96"))
+        .unwrap();
+    place.write_rows(
+        "prompts.jsonl",
+        (0..8).map(|i| json!({ "prompt": format!("Which way, {i}?") })),
+    );
+    let data = PROMPTS.replace("max_prompt_length = 60\n", "");
+    for stage in [grpo_toml, ppo_toml, expert_iteration_toml, online_preference_toml] {
+        let listening = Arc::new(Listening::default());
+        let mut job = place.job("run");
+        job.observer = Arc::clone(&listening) as _;
+        start(&job, &stage(LETTERS, &data)).unwrap();
+        let said = listening.0.lock().unwrap().join("\n");
+        assert!(said.contains("data.max_prompt_length: 90, which is what "), "{said}");
+        assert!(
+            said.contains("max_new_tokens = 6 leaves of the model's context of 96"),
+            "{said}"
+        );
+        fs::remove_dir_all(place.path("run")).unwrap();
+        // What is asked for is not changed
+        let asked = refused(
+            &place,
+            &stage(LETTERS, &data.replacen("[data]", "[data]\nmax_prompt_length = 256", 1)),
+        );
+        assert!(
+            asked.contains("max_new_tokens: is 6, which with data.max_prompt_length = 256"),
+            "{asked}"
+        );
+    }
+}
+
 #[test]
 fn an_episode_that_outgrows_the_context_is_cut_off_and_said() {
     let place = place();

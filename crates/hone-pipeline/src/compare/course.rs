@@ -238,7 +238,7 @@ pub(super) fn gains(courses: &[Course], method: &str) -> Gains {
 fn practised(method: &Method) -> Option<(&Table, Vec<Source>)> {
     let Way::Stage(stages) = &method.way else { return None };
     let table = stages.first()?.work.table()?;
-    let sources = super::overlap::sources(table, "prompts");
+    let sources = super::overlap::sources(table, ("data", "prompts"));
     (!sources.is_empty()).then_some((table, sources))
 }
 

@@ -7,6 +7,7 @@ use hone_generate::best_of;
 use hone_math::Key;
 use hone_run::{Error as RunError, Event, publish_dir};
 use hone_task::RewardRule;
+use hone_train::artefact;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -199,8 +200,8 @@ fn settings(bench: &Bench<'_>, method: &Method, seed: u64, model: &Path) -> Resu
     };
     Ok(json!({
         "compare": { "samples": c.samples, "temperature": c.temperature, "max_new_tokens": c.max_new_tokens },
-        "start": hone_run::digest_of(&bench.start)?,
-        "model": hone_run::digest_of(model)?,
+        "start": artefact::fingerprint(&bench.start)?,
+        "model": artefact::fingerprint(model)?,
         "tasks": bench.tasks_digest,
         "judge": { "plays": plays, "scale": scale(bench.base, judge.plan())? },
         "proxy": proxy.as_ref().map(|proxy| scale(bench.base, proxy.plan())).transpose()?,
@@ -233,7 +234,7 @@ fn to_value(value: &impl Serialize) -> Result<Value> {
 
 /// What tells a model's directory from another.
 fn fingerprint(base: &Path, name: &str) -> Result<Value> {
-    Ok(hone_run::digest_of(&directory(base, "model", name)?)?.into())
+    Ok(artefact::fingerprint(&directory(base, "model", name)?)?.into())
 }
 
 /// Dotted keys whose values differ.

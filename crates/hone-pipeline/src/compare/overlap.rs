@@ -74,11 +74,50 @@ impl Look<'_> {
         let Some(table) = stage.work.table() else {
             return Ok(None);
         };
+        if let Some(method) = method {
+            self.refuse_choice(table, method)?;
+        }
         let counted = match &self.bench.tasks.environment {
             Some(_) => self.episodes(table)?,
             None => self.prompts(table, method)?,
         };
         Ok(counted.map(|(practised, judged)| Overlap { by, practised, judged }))
+    }
+
+    /// Refuses a method that chooses its model by what is judged.
+    fn refuse_choice(&self, table: &Table, method: &str) -> Result<()> {
+        let Some(own) = table.get("judge").and_then(Value::as_table) else {
+            return Ok(());
+        };
+        let mut met = HashSet::new();
+        for source in sources(table, ("judge", "prompts")) {
+            // A file that cannot be read stops the run that needs it
+            let Ok(loaded) = load_prompts(&source.resolved_in(self.bench.base)) else {
+                continue;
+            };
+            let asked = loaded.items.iter().map(|prompt| identity(&prompt.input));
+            met.extend(asked.filter(|own| self.held.contains(own)));
+        }
+        if !met.is_empty() {
+            let reason = format!(
+                "holds {} of the {} judged prompts; expected others: the method chooses its best model by them, and what is chosen by the \
+                 figures is above them by chance",
+                met.len(),
+                self.bench.tasks.tasks.len()
+            );
+            return Err(PipelineError::setting(
+                format!("method {method}: judge.prompts"),
+                reason,
+            ));
+        }
+        let seed = own.get("seed").and_then(Value::as_integer);
+        let judged = self.bench.config.judge.episode_seed();
+        if own.contains_key("environment") && seed.is_some_and(|seed| u64::try_from(seed) == Ok(judged)) {
+            let reason =
+                format!("is {judged}, as the comparison's judge.seed is: these episodes are judged; expected another");
+            return Err(PipelineError::setting(format!("method {method}: judge.seed"), reason));
+        }
+        Ok(())
     }
 
     fn episodes(&self, table: &Table) -> Result<Option<(u64, u64)>> {
@@ -104,7 +143,7 @@ impl Look<'_> {
         let mut counted = None;
         for name in ["prompts", "train"] {
             let (mut practised, mut met) = (0, HashSet::new());
-            for source in sources(table, name) {
+            for source in sources(table, ("data", name)) {
                 let loaded = load_prompts(&source.resolved_in(self.bench.base));
                 let items = match (loaded, name) {
                     // What a run holds out at a source's end it does not meet
@@ -146,9 +185,9 @@ fn held_out(table: &Table) -> f64 {
     number.unwrap_or_else(|| PromptData::default().held_out)
 }
 
-/// The files that a stage's settings name under `data`.
-pub(super) fn sources(table: &Table, name: &str) -> Vec<Source> {
-    let named = table.get("data").and_then(|data| data.get(name));
+/// The files that a section of a stage's settings names.
+pub(super) fn sources(table: &Table, (section, name): (&str, &str)) -> Vec<Source> {
+    let named = table.get(section).and_then(|section| section.get(name));
     let all = named.and_then(Value::as_array).into_iter().flatten();
     let source = |value: &Value| match value.as_str() {
         Some(path) => Some(Source::new(Path::new(path))),
@@ -201,12 +240,12 @@ mod tests {
     #[test]
     fn sources_are_paths_or_tables() {
         let table = toml::from_str("data = { train = [\"a.jsonl\", { path = \"b.jsonl\", weight = 2.0 }] }").unwrap();
-        let paths: Vec<String> = sources(&table, "train")
+        let paths: Vec<String> = sources(&table, ("data", "train"))
             .iter()
             .map(|s| s.path.display().to_string())
             .collect();
         assert_eq!(paths, ["a.jsonl", "b.jsonl"]);
-        assert!(sources(&table, "prompts").is_empty());
+        assert!(sources(&table, ("data", "prompts")).is_empty());
         assert_eq!(held_out(&table), PromptData::default().held_out);
         assert_eq!(held_out(&toml::from_str("data = { held_out = 0 }").unwrap()), 0.0);
     }

@@ -356,7 +356,7 @@ impl QuickstartConfig {
                 data: PromptData {
                     prompts: vec![file("prompts.jsonl")],
                     held_out: 0.02,
-                    max_prompt_length: 128,
+                    max_prompt_length: Some(128),
                 },
                 ppo: PpoSection {
                     updates: sizes.ppo.0,
@@ -377,6 +377,7 @@ impl QuickstartConfig {
                 },
                 lora: None,
                 eval: ShownSection { every: 1, samples: 64 },
+                judge: None,
             },
             ptx: PtxSection {
                 train: corpora,

@@ -565,6 +565,20 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
             "{error}"
         ),
     }
+    // Nor does a method choose its model by what is judged
+    let chosen = recipe.replacen(
+        "eval = { every = 0, samples = 2 }",
+        "eval = { every = 0, samples = 2 }\njudge = { prompts = [\"held-out.jsonl\"], reward = \"{out}/reward/model\" }",
+        1,
+    );
+    std::fs::write(&options.path, chosen)?;
+    match run(&options) {
+        Ok(_) => return Err("a model was chosen by judged prompts".into()),
+        Err(error) => {
+            let said = "method grpo: judge.prompts: holds 12 of the 12 judged prompts";
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
     // A row that the judge cannot read is told before anything is sampled
     let rows = std::fs::read_to_string(dir.path().join("held-out.jsonl"))?;
     std::fs::write(

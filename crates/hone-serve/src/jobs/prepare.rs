@@ -201,7 +201,7 @@ fn config(materials: &Materials<'_>, rows: &Path, counts: Counts) -> Result<Stri
             config.lora = lora(materials.start);
             let most = materials.settings.response_tokens.unwrap_or(config.grpo.max_new_tokens);
             config.grpo.max_new_tokens = most.clamp(1, (materials.context / 2).max(1));
-            config.data.max_prompt_length = (materials.context - config.grpo.max_new_tokens).min(LONGEST);
+            config.data.max_prompt_length = Some((materials.context - config.grpo.max_new_tokens).min(LONGEST));
             if let Some(batch) = materials.settings.batch {
                 config.grpo.rollout_batch = batch * config.grpo.samples_per_prompt;
                 config.grpo.minibatch = config.grpo.rollout_batch;
@@ -405,7 +405,7 @@ mod tests {
             (read.grpo.rollout_batch, read.grpo.minibatch, read.grpo.updates),
             (16, 16, 3)
         );
-        assert_eq!((read.grpo.max_new_tokens, read.data.max_prompt_length), (50, 50));
+        assert_eq!((read.grpo.max_new_tokens, read.data.max_prompt_length), (50, Some(50)));
         assert_eq!(read.maximised.rewards.len(), 1);
         let first: Value = serde_json::from_str(given.rows().lines().next().unwrap()).unwrap();
         assert_eq!(first["grader_0"], "=4");

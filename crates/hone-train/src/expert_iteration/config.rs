@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
-use crate::rollout::{Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, number};
+use crate::rollout::{
+    JudgeSection, Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, number,
+};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// The section's name.
@@ -33,6 +35,9 @@ pub struct ExpertIterationConfig {
     pub lora: Option<LoraConfig>,
     /// What is looked at on the way.
     pub eval: ShownSection,
+    /// A held-out judge that looks at the policy on its way, for the model that it finds best; absent: none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeSection>,
 }
 
 impl Default for ExpertIterationConfig {
@@ -54,6 +59,7 @@ impl Default for ExpertIterationConfig {
                 every: 1,
                 ..ShownSection::default()
             },
+            judge: None,
         }
     }
 }
@@ -102,7 +108,8 @@ impl Configuration for ExpertIterationConfig {
             ),
             (
                 "keep",
-                "the result is the last round's model; which responses are kept is expert_iteration.keep",
+                "the result is the last round's model, with [judge] the one that judge.keep names; which responses are kept is \
+                 expert_iteration.keep",
             ),
         ];
         let reason = because.into_iter().find(|(table, _)| is_in(key, table));

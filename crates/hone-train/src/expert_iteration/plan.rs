@@ -6,7 +6,9 @@ use super::step::{Round, tune};
 use crate::error::Result;
 use crate::language::shards_of;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
-use crate::rollout::{Episode, Networks, Setup, extents, passes, rehearse_rollout, tell_apart};
+use crate::rollout::{
+    Episode, Networks, Setup, best_weights, extents, passes, rehearse_looks, rehearse_rollout, tell_apart,
+};
 
 /// Rounds that are rehearsed for their sizes.
 const MOST: usize = 3;
@@ -20,16 +22,13 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &ExpertIterationC
     let mut state = State::new(engine, setup, c)?;
     let policy = &state.policy.model;
     notes.model("policy", policy);
-    notes.read_model("reference", &setup.base.model);
-    for reader in setup.judge.readers() {
-        notes.read_model("reward model", reader.scorer.model());
-    }
-    setup.assumed(&settings).into_iter().for_each(|what| notes.assume(what));
+    setup.note(&mut notes, &settings);
     let trained = policy.parameters().count().1;
     notes.tensors_with(
         "weights of the policy, f32",
         (2 * 4 * trained, "moments of the optimiser, f32"),
     );
+    let best = best_weights(&mut notes, setup, &state.policy);
     notes.gradients(&state.policy, train.shards, "")?;
     // 2. Rounds
     let mut predictions = 0;
@@ -64,6 +63,8 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &ExpertIterationC
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     telling.into_iter().take(MOST).try_for_each(&mut one)?;
     notes.logits(predictions, &state.policy.model);
+    rehearse_looks(&mut notes, setup, &state.policy, section.rounds)?;
+    drop(best);
     let planned = Planned {
         stage: "expert-iteration",
         steps: section.rounds,

@@ -3,15 +3,15 @@
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_model::Transformer;
-use hone_run::{Checkpoint, Run};
-use serde_json::{Map, Value, json};
+use hone_run::{Checkpoint, CheckpointWriter};
+use serde_json::{Map, Value};
 
 use super::config::{ExpertIterationConfig, ExpertIterationSection, TuneFrom};
 use super::keep::{Candidate, distinct, kept};
 use super::plan::rehearse;
 use super::step::{Report, Round, tune};
 use crate::error::Result;
-use crate::job::{Job, Occasion, save};
+use crate::job::Job;
 use crate::learner::Learner;
 use crate::plan::{Notes, Plan};
 use crate::rollout::{Course, Episode, Learned, Networks, Practice, Practised, Sampled, Setup, mean, policy};
@@ -31,6 +31,8 @@ impl Practised for ExpertIterationConfig {
             total: self.expert_iteration.rounds,
             train: &self.train,
             eval: &self.eval,
+            judge: self.judge.as_ref(),
+            still: 0,
         }
     }
 
@@ -39,10 +41,6 @@ impl Practised for ExpertIterationConfig {
         // The schedule is a round's; what it refuses does not depend on how many steps that has
         Rates::new(&self.train, self.train.learning_rate, 1)?;
         adamw(&self.train)?;
-        Ok(())
-    }
-
-    fn besides(&self, _: &Job, _: &Setup) -> Result<()> {
         Ok(())
     }
 
@@ -109,14 +107,15 @@ impl Practice for Stage<'_> {
         Picked::of(&sampled.episodes, &self.c.expert_iteration).kept
     }
 
-    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        let policy = &self.state.policy;
+    fn state(&self, done: u64) -> Result<Map<String, Value>> {
         let mut state = Map::new();
-        state.insert("policy".into(), policy.state());
+        state.insert("policy".into(), self.state.policy.state());
         self.setup.keep(&mut state, done)?;
-        save(run, (done, occasion), state.into(), |writer| {
-            policy.save(self.at.0, "policy", writer)
-        })
+        Ok(state)
+    }
+
+    fn write(&self, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
+        self.state.policy.save(self.at.0, "policy", writer)
     }
 
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -128,9 +127,12 @@ impl Practice for Stage<'_> {
         &self.state.policy.model
     }
 
-    fn summary(&self) -> Value {
-        let section = &self.c.expert_iteration;
-        json!({ "rounds": section.rounds, "episodes": section.rounds * section.rollout_batch as u64 })
+    fn summary(&self, done: u64) -> Map<String, Value> {
+        let batch = self.c.expert_iteration.rollout_batch as u64;
+        Map::from_iter([
+            ("rounds".into(), done.into()),
+            ("episodes".into(), (done * batch).into()),
+        ])
     }
 }
 

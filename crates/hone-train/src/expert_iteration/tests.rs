@@ -30,7 +30,7 @@ fn config(rounds: u64) -> ExpertIterationConfig {
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
-            max_prompt_length: 32,
+            max_prompt_length: Some(32),
         },
         expert_iteration: ExpertIterationSection {
             rounds,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::rollout::{
-    Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
+    JudgeSection, Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
 };
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
@@ -38,6 +38,9 @@ pub struct GrpoConfig {
     pub lora: Option<LoraConfig>,
     /// What is looked at on the way.
     pub eval: ShownSection,
+    /// A held-out judge that looks at the policy on its way, for the model that it finds best; absent: none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeSection>,
 }
 
 impl Default for GrpoConfig {
@@ -55,6 +58,7 @@ impl Default for GrpoConfig {
             },
             lora: None,
             eval: ShownSection::default(),
+            judge: None,
         }
     }
 }
@@ -93,7 +97,7 @@ impl Configuration for GrpoConfig {
             ("data.max_length", "see data.max_prompt_length and grpo.max_new_tokens"),
             (
                 "keep",
-                "the result is the last model, or the average that grpo.ema_decay asks for",
+                "the result is the last model, or the average that grpo.ema_decay asks for; with [judge] the one that judge.keep names",
             ),
         ];
         let reason = because.into_iter().find(|(table, _)| is_in(key, table));

@@ -5,7 +5,7 @@ use super::run::{State, rates, rollouts_an_update};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
-use crate::rollout::{Networks, Setup, microbatches, rehearse_rollout};
+use crate::rollout::{Networks, Setup, best_weights, microbatches, rehearse_looks, rehearse_rollout};
 
 /// Updates that are rehearsed for their sizes.
 const MOST: usize = 6;
@@ -19,11 +19,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
     let mut state = State::new(engine, setup, c)?;
     let policy = &state.learners.policy.model;
     notes.model("policy", policy);
-    notes.read_model("reference", &setup.base.model);
-    for reader in setup.judge.readers() {
-        notes.read_model("reward model", reader.scorer.model());
-    }
-    setup.assumed(&settings).into_iter().for_each(|what| notes.assume(what));
+    setup.note(&mut notes, &settings);
     let average = if grpo.ema_decay.is_some() {
         " and its moving average"
     } else {
@@ -34,6 +30,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
         format!("weights of the policy{average}, f32"),
         (2 * 4 * trained, "moments of the optimiser, f32"),
     );
+    let best = best_weights(&mut notes, setup, &state.learners.policy);
     notes.gradients(&state.learners.policy, train.shards, "")?;
     // 2. Updates
     let mut predictions = 0;
@@ -73,6 +70,8 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     telling.into_iter().take(MOST).try_for_each(&mut one)?;
     notes.logits(predictions, &state.learners.policy.model);
+    rehearse_looks(&mut notes, setup, &state.learners.policy, grpo.updates)?;
+    drop(best);
     let planned = Planned {
         stage: "grpo",
         steps: grpo.updates,

@@ -5,14 +5,14 @@ use hone_math::Key;
 use hone_model::Transformer;
 use hone_objective::group::{Advantages, informative};
 use hone_objective::kl::Estimator;
-use hone_run::{Checkpoint, Run};
-use serde_json::{Map, Value, json};
+use hone_run::{Checkpoint, CheckpointWriter};
+use serde_json::{Map, Value};
 
 use super::config::GrpoConfig;
 use super::plan::rehearse;
 use super::step::{Learners, Report, Update, prepare, update};
 use crate::error::Result;
-use crate::job::{Job, Occasion, save};
+use crate::job::Job;
 use crate::learner::{Ema, Learner};
 use crate::plan::{Notes, Plan};
 use crate::rollout::{Course, Learned, Networks, Practice, Practised, Sampled, Setup, policy};
@@ -32,16 +32,14 @@ impl Practised for GrpoConfig {
             total: self.grpo.updates,
             train: &self.train,
             eval: &self.eval,
+            judge: self.judge.as_ref(),
+            still: 0,
         }
     }
 
     fn check(&self) -> Result<()> {
         self.refuse()?;
         rates(self)?;
-        Ok(())
-    }
-
-    fn besides(&self, _: &Job, _: &Setup) -> Result<()> {
         Ok(())
     }
 
@@ -137,8 +135,14 @@ impl Practice for Stage<'_> {
         Ok(learned(self.state.episodes, (sampled, &constants, &report)))
     }
 
-    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        self.state.save((self.at.0, self.setup, self.c), (run, done), occasion)
+    fn state(&self, done: u64) -> Result<Map<String, Value>> {
+        let mut state = self.state.counters();
+        self.setup.keep(&mut state, done * rollouts_an_update(self.c))?;
+        Ok(state)
+    }
+
+    fn write(&self, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
+        self.state.write(self.at.0, writer)
     }
 
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -150,8 +154,11 @@ impl Practice for Stage<'_> {
         learners.ema.as_ref().map_or(&learners.policy.model, |ema| &ema.model)
     }
 
-    fn summary(&self) -> Value {
-        json!({ "updates": self.c.grpo.updates, "episodes": self.state.episodes })
+    fn summary(&self, done: u64) -> Map<String, Value> {
+        Map::from_iter([
+            ("updates".into(), done.into()),
+            ("episodes".into(), self.state.episodes.into()),
+        ])
     }
 }
 
@@ -216,24 +223,17 @@ impl State {
         })
     }
 
-    fn save(
-        &self,
-        (engine, setup, c): (&Engine, &Setup, &GrpoConfig),
-        (run, done): (&mut Run, u64),
-        occasion: Occasion,
-    ) -> Result<()> {
-        let learners = &self.learners;
+    fn counters(&self) -> Map<String, Value> {
         let mut state = Map::new();
-        state.insert("policy".into(), learners.policy.state());
+        state.insert("policy".into(), self.learners.policy.state());
         state.insert("episodes".into(), self.episodes.into());
-        setup.keep(&mut state, done * rollouts_an_update(c))?;
-        save(run, (done, occasion), state.into(), |writer| {
-            learners.policy.save(engine, "policy", writer)?;
-            learners
-                .ema
-                .as_ref()
-                .map_or(Ok(()), |ema| ema.save(engine, "ema", writer))
-        })
+        state
+    }
+
+    fn write(&self, engine: &Engine, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
+        self.learners.policy.save(engine, "policy", writer)?;
+        let ema = self.learners.ema.as_ref();
+        ema.map_or(Ok(()), |ema| ema.save(engine, "ema", writer))
     }
 
     fn load(&mut self, engine: &Engine, checkpoint: &Checkpoint) -> Result<()> {

@@ -23,7 +23,7 @@ fn config(method: GroupMethod, updates: u64) -> GrpoConfig {
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
-            max_prompt_length: 32,
+            max_prompt_length: Some(32),
         },
         grpo: GrpoSection {
             method,

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::preferred::{MethodSetting, PreferenceSection};
-use crate::rollout::{Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides};
+use crate::rollout::{
+    JudgeSection, Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides,
+};
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
 /// The section's name.
@@ -36,6 +38,9 @@ pub struct OnlinePreferenceConfig {
     pub lora: Option<LoraConfig>,
     /// What is looked at on the way.
     pub eval: ShownSection,
+    /// A held-out judge that looks at the policy on its way, for the model that it finds best; absent: none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeSection>,
 }
 
 impl Default for OnlinePreferenceConfig {
@@ -54,6 +59,7 @@ impl Default for OnlinePreferenceConfig {
             },
             lora: None,
             eval: ShownSection::default(),
+            judge: None,
         }
     }
 }
@@ -110,7 +116,10 @@ impl Configuration for OnlinePreferenceConfig {
                 "data.max_length",
                 "see data.max_prompt_length and online_preference.max_new_tokens",
             ),
-            ("keep", "the result is the last model"),
+            (
+                "keep",
+                "the result is the last model; with [judge] the one that judge.keep names",
+            ),
         ];
         let reason = because.into_iter().find(|(table, _)| is_in(key, table));
         reason.map(|(_, why)| why).or_else(|| not_from_scratch(key))

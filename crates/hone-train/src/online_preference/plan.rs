@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::language::shards_of;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
 use crate::preferred::Method;
-use crate::rollout::{Networks, Setup, extents, passes, rehearse_rollout, tell_apart};
+use crate::rollout::{Networks, Setup, best_weights, extents, passes, rehearse_looks, rehearse_rollout, tell_apart};
 
 /// Updates that are rehearsed for their sizes.
 const MOST: usize = 6;
@@ -22,16 +22,13 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
     // 1. What stays
     let mut policy = learner(engine, setup, c)?;
     notes.model("policy", &policy.model);
-    notes.read_model("reference", &setup.base.model);
-    for reader in setup.judge.readers() {
-        notes.read_model("reward model", reader.scorer.model());
-    }
-    setup.assumed(&settings).into_iter().for_each(|what| notes.assume(what));
+    setup.note(&mut notes, &settings);
     let trained = policy.model.parameters().count().1;
     notes.tensors_with(
         "weights of the policy, f32",
         (2 * 4 * trained, "moments of the optimiser, f32"),
     );
+    let best = best_weights(&mut notes, setup, &policy);
     notes.gradients(&policy, train.shards, "")?;
     // 2. Updates
     let mut predictions = 0;
@@ -72,6 +69,8 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     telling.into_iter().take(MOST).try_for_each(&mut one)?;
     notes.logits(predictions, &policy.model);
+    rehearse_looks(&mut notes, setup, &policy, section.updates)?;
+    drop(best);
     let planned = Planned {
         stage: "online-preference",
         steps: section.updates,

@@ -3,15 +3,15 @@
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_model::Transformer;
-use hone_run::{Checkpoint, Run};
-use serde_json::{Map, Value, json};
+use hone_run::{Checkpoint, CheckpointWriter};
+use serde_json::{Map, Value};
 
 use super::config::OnlinePreferenceConfig;
 use super::pairs::Paired;
 use super::plan::rehearse;
 use super::step::{Report, Update, update};
 use crate::error::Result;
-use crate::job::{Job, Occasion, save};
+use crate::job::Job;
 use crate::learner::Learner;
 use crate::plan::{Notes, Plan};
 use crate::preferred::Method;
@@ -32,6 +32,8 @@ impl Practised for OnlinePreferenceConfig {
             total: self.online_preference.updates,
             train: &self.train,
             eval: &self.eval,
+            judge: self.judge.as_ref(),
+            still: 0,
         }
     }
 
@@ -39,10 +41,6 @@ impl Practised for OnlinePreferenceConfig {
         self.refuse()?;
         Method::new(&self.preference)?;
         rates(self)?;
-        Ok(())
-    }
-
-    fn besides(&self, _: &Job, _: &Setup) -> Result<()> {
         Ok(())
     }
 
@@ -125,14 +123,15 @@ impl Practice for Stage<'_> {
         Ok(learned(number + 1, (sampled, &prompts), &report))
     }
 
-    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        let (engine, policy) = (self.at.0, &self.policy);
+    fn state(&self, done: u64) -> Result<Map<String, Value>> {
         let mut state = Map::new();
-        state.insert("policy".into(), policy.state());
+        state.insert("policy".into(), self.policy.state());
         self.setup.keep(&mut state, done)?;
-        save(run, (done, occasion), state.into(), |writer| {
-            policy.save(engine, "policy", writer)
-        })
+        Ok(state)
+    }
+
+    fn write(&self, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
+        self.policy.save(self.at.0, "policy", writer)
     }
 
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -144,13 +143,13 @@ impl Practice for Stage<'_> {
         &self.policy.model
     }
 
-    fn summary(&self) -> Value {
-        let section = &self.c.online_preference;
-        json!({
-            "method": self.c.preference.method.name(),
-            "updates": section.updates,
-            "episodes": section.updates * section.rollout_batch as u64,
-        })
+    fn summary(&self, done: u64) -> Map<String, Value> {
+        let batch = self.c.online_preference.rollout_batch as u64;
+        Map::from_iter([
+            ("method".into(), self.c.preference.method.name().into()),
+            ("updates".into(), done.into()),
+            ("episodes".into(), (done * batch).into()),
+        ])
     }
 }
 

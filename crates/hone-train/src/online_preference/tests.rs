@@ -37,7 +37,7 @@ fn config(method: MethodSetting, updates: u64) -> OnlinePreferenceConfig {
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
-            max_prompt_length: 32,
+            max_prompt_length: Some(32),
         },
         online_preference: OnlinePreferenceSection {
             updates,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
 use crate::rollout::{
-    Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
+    JudgeSection, Maximised, MissingEos, PromptData, RolloutSettings, at_least_one, check_rollout, divides, number,
 };
 use crate::sections::{ModelSection, ScheduleSetting, ShownSection, TrainSection, is_in, not_from_scratch};
 
@@ -39,6 +39,9 @@ pub struct PpoConfig {
     pub lora: Option<LoraConfig>,
     /// What is looked at on the way.
     pub eval: ShownSection,
+    /// A held-out judge that looks at the policy on its way, for the model that it finds best; absent: none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeSection>,
 }
 
 impl Default for PpoConfig {
@@ -58,6 +61,7 @@ impl Default for PpoConfig {
             },
             lora: None,
             eval: ShownSection::default(),
+            judge: None,
         }
     }
 }
@@ -87,7 +91,7 @@ impl Configuration for PpoConfig {
             ("data.max_length", "see data.max_prompt_length and ppo.max_new_tokens"),
             (
                 "keep",
-                "the result of PPO is the last model, or the average that ppo.ema_decay asks for",
+                "the result of PPO is the last model, or the average that ppo.ema_decay asks for; with [judge] the one that judge.keep names",
             ),
         ];
         let reason = because.into_iter().find(|(table, _)| is_in(key, table));

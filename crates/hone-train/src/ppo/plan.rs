@@ -5,7 +5,7 @@ use super::run::{Besides, State, constants, rates};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
-use crate::rollout::{Networks, Setup, microbatches, rehearse_rollout};
+use crate::rollout::{Networks, Setup, best_weights, microbatches, rehearse_looks, rehearse_rollout};
 
 /// Goes through updates on an engine that only counts.
 pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides), c: &PpoConfig) -> Result<Plan> {
@@ -17,12 +17,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
     let (policy, value) = (&state.learners.policy.model, &state.learners.value.model);
     notes.model("policy", policy);
     notes.model("value network", value);
-    notes.read_model("reference", &setup.base.model);
-    for reader in setup.judge.readers() {
-        notes.read_model("reward model", reader.scorer.model());
-    }
-    let assumed = setup.assumed(&ppo.rollout());
-    assumed.into_iter().for_each(|what| notes.assume(what));
+    setup.note(&mut notes, &ppo.rollout());
     let trained = policy.parameters().count().1 + value.parameters().count().1;
     let average = if ppo.ema_decay.is_some() {
         " and the moving average"
@@ -33,6 +28,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
         format!("weights of the policy, the value network{average}, f32"),
         (2 * 4 * trained, "moments of both optimisers, f32"),
     );
+    let best = best_weights(&mut notes, setup, &state.learners.policy);
     notes.gradients(&state.learners.policy, train.shards, "")?;
     notes.gradients(&state.learners.value, train.shards, "the value network's ")?;
     // 2. Updates
@@ -75,6 +71,8 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
     let learns = Some(ppo.value_warmup_updates).filter(|&number| (1..ppo.updates).contains(&number));
     telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
     notes.logits(predictions, &state.learners.policy.model);
+    rehearse_looks(&mut notes, setup, &state.learners.policy, ppo.updates)?;
+    drop(best);
     let planned = Planned {
         stage: "ppo",
         steps: ppo.updates,

@@ -7,8 +7,8 @@ use hone_model::{LoraConfig, Transformer};
 use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
 use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
-use hone_run::{Checkpoint, Run};
-use serde_json::{Map, Value, json};
+use hone_run::{Checkpoint, CheckpointWriter};
+use serde_json::{Map, Value};
 
 use super::config::{PpoConfig, PpoSection, PtxSection, ValueStart};
 use super::plan::rehearse;
@@ -16,10 +16,10 @@ use super::step::{Learners, Report, Update, update};
 use crate::artefact::Artefact;
 use crate::corpus::{Corpus, CorpusOptions};
 use crate::error::{Result, TrainError};
-use crate::job::{Job, Occasion, save};
+use crate::job::Job;
 use crate::learner::{Ema, Learner};
 use crate::plan::{Notes, Plan};
-use crate::rollout::{Course, Episode, Learned, Networks, Practice, Practised, Sampled, Setup, mean, policy};
+use crate::rollout::{self, Course, Episode, Learned, Networks, Practice, Practised, Sampled, Setup, mean, policy};
 use crate::schedule::{Rates, adamw};
 
 impl Practised for PpoConfig {
@@ -36,6 +36,8 @@ impl Practised for PpoConfig {
             total: self.ppo.updates,
             train: &self.train,
             eval: &self.eval,
+            judge: self.judge.as_ref(),
+            still: self.ppo.value_warmup_updates,
         }
     }
 
@@ -47,10 +49,6 @@ impl Practised for PpoConfig {
 
     fn further_data(&self) -> &[Source] {
         self.ptx.as_ref().map_or(&[], |ptx| &ptx.train)
-    }
-
-    fn besides(&self, job: &Job, setup: &Setup) -> Result<Besides> {
-        Besides::load(job, setup, self)
     }
 
     fn rehearse(&self, notes: Notes<'_>, of: (&Setup, &Besides)) -> Result<Plan> {
@@ -104,7 +102,7 @@ impl ValueOrigin {
     }
 }
 
-impl Besides {
+impl rollout::Besides<PpoConfig> for Besides {
     fn load(job: &Job, setup: &Setup, c: &PpoConfig) -> Result<Self> {
         let readable = setup.judge.start_of_values(setup.longest).is_some();
         let value_start = match c.ppo.value_start {
@@ -118,7 +116,9 @@ impl Besides {
         };
         Ok(Self { value_start, ptx })
     }
+}
 
+impl Besides {
     /// The pre-training windows of an update, one list an optimiser step.
     pub fn ptx_windows<'a>(&'a self, update: u64, c: &'a PpoConfig) -> Result<Option<PtxWindows<'a>>> {
         let (Some(section), Some((corpus, order))) = (&c.ptx, &self.ptx) else {
@@ -206,8 +206,14 @@ impl Practice for Stage<'_> {
         Ok(learned((number + 1, kl_coef), (sampled, &constants, &report)))
     }
 
-    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        self.state.save((self.at.0, self.of.0), (run, done), occasion)
+    fn state(&self, done: u64) -> Result<Map<String, Value>> {
+        let mut state = self.state.counters();
+        self.of.0.keep(&mut state, done)?;
+        Ok(state)
+    }
+
+    fn write(&self, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
+        self.state.write(self.at.0, writer)
     }
 
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
@@ -219,13 +225,12 @@ impl Practice for Stage<'_> {
         learners.ema.as_ref().map_or(&learners.policy.model, |ema| &ema.model)
     }
 
-    fn summary(&self) -> Value {
-        let (ppo, value_start) = (&self.c.ppo, self.of.1.value_start);
-        json!({
-            "updates": ppo.updates,
-            "episodes": ppo.updates * ppo.rollout_batch as u64,
-            "value_start": value_start.words(),
-        })
+    fn summary(&self, done: u64) -> Map<String, Value> {
+        Map::from_iter([
+            ("updates".into(), done.into()),
+            ("episodes".into(), (done * self.c.ppo.rollout_batch as u64).into()),
+            ("value_start".into(), self.of.1.value_start.words().into()),
+        ])
     }
 }
 
@@ -259,21 +264,21 @@ impl State {
         Ok(Self { learners, kl })
     }
 
-    fn save(&self, (engine, setup): (&Engine, &Setup), (run, done): (&mut Run, u64), occasion: Occasion) -> Result<()> {
+    fn counters(&self) -> Map<String, Value> {
         let learners = &self.learners;
         let mut state = Map::new();
         state.insert("policy".into(), learners.policy.state());
         state.insert("value".into(), learners.value.state());
         state.insert("kl_coef_bits".into(), self.kl.kl_coef().to_bits().into());
-        setup.keep(&mut state, done)?;
-        save(run, (done, occasion), state.into(), |writer| {
-            learners.policy.save(engine, "policy", writer)?;
-            learners.value.save(engine, "value", writer)?;
-            learners
-                .ema
-                .as_ref()
-                .map_or(Ok(()), |ema| ema.save(engine, "ema", writer))
-        })
+        state
+    }
+
+    fn write(&self, engine: &Engine, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
+        let learners = &self.learners;
+        learners.policy.save(engine, "policy", writer)?;
+        learners.value.save(engine, "value", writer)?;
+        let ema = learners.ema.as_ref();
+        ema.map_or(Ok(()), |ema| ema.save(engine, "ema", writer))
     }
 
     fn load(&mut self, engine: &Engine, checkpoint: &Checkpoint) -> Result<()> {

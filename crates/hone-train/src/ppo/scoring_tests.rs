@@ -52,10 +52,10 @@ fn reward_of(dir: &Path, own: Option<&Tokenizer>, context: usize) {
 /// Tokens of the longest prompt of the world.
 fn longest(dir: &Path, tokenizer: &Tokenizer) -> usize {
     let mut data = config(1).data;
-    data.max_prompt_length = 1_000;
+    data.max_prompt_length = Some(1_000);
     let job = job(dir, "unused", Shutdown::default());
     let chat = hone_text::Chat::new(tokenizer).unwrap();
-    let prompts = Prompts::load(&job, &data, (tokenizer, Some(&chat)), 1).unwrap();
+    let prompts = Prompts::load(&job, ("data.prompts", &data), (tokenizer, Some(&chat)), 1).unwrap();
     prompts.longest()
 }
 

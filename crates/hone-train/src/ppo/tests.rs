@@ -31,7 +31,7 @@ pub(super) fn config(updates: u64) -> PpoConfig {
         data: PromptData {
             prompts: vec![hone_data::Source::new("prompts.jsonl")],
             held_out: 0.0,
-            max_prompt_length: 32,
+            max_prompt_length: Some(32),
         },
         ppo: PpoSection {
             updates,
@@ -388,7 +388,7 @@ fn shared_beginnings_change_only_rounding() {
     let of = |share_beginnings: bool| {
         let mut c = config(2);
         c.ppo.share_beginnings = share_beginnings;
-        c.data.max_prompt_length = 48;
+        c.data.max_prompt_length = Some(48);
         // The policy's second update is then still the first one's, to rounding
         c.train.learning_rate = 1e-9;
         c

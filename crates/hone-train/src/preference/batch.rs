@@ -12,7 +12,7 @@ use super::reference::Reference;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_split, tell_split};
-use crate::preferred::{Compared, Judgement, MethodSetting};
+use crate::preferred::{Compared, Judgement, Method, MethodSetting};
 use crate::rankings::{Fitting, TooLong};
 use crate::text::{Answered, answered};
 
@@ -117,6 +117,26 @@ impl Preferences {
             train: Mixture::new(sources, c.train.seed)?,
             held_out,
         })
+    }
+
+    /// A method with the weights that fit the responses that are trained on, told; KTO's.
+    pub fn balanced(&self, job: &Job, method: Method) -> (Method, Option<(f64, f64)>) {
+        let (mut desirable, mut undesirable) = (0.0, 0.0);
+        for (weight, example) in self.train.weighted_items() {
+            let share = method.share_of_labels(&example.judgement);
+            desirable += weight * share.0;
+            undesirable += weight * share.1;
+        }
+        let (method, weights) = method.balanced((desirable, undesirable));
+        if let Some(weights) = weights {
+            let share = 100.0 * desirable / (desirable + undesirable);
+            job.message(format!(
+                "{share:.1}% of what is judged is desirable: such responses weigh {:.4}, undesirable ones {:.4} \
+                 (preference.balance)",
+                weights.0, weights.1
+            ));
+        }
+        (method, weights)
     }
 
     /// All examples in the order of their numbers.

@@ -91,6 +91,7 @@ impl Evaluation {
             metrics.push(("eval/rewards/rejected", s.rejected_rewards.mean()));
             metrics.push(("eval/logps/rejected", s.rejected_logprobs.mean()));
         }
+        metrics.extend(s.lengths.correlation().map(|r| ("eval/length_correlation", r)));
         metrics.extend(self.kl.map(|kl| ("eval/kl", kl)));
         metrics
     }

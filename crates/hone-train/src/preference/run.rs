@@ -35,6 +35,8 @@ pub(super) struct Prepared {
     pub chat: Chat,
     pub preferences: Preferences,
     pub method: Method,
+    /// KTO's weights of desirable and undesirable responses, where they follow from the data.
+    weights: Option<(f64, f64)>,
     pub batch: usize,
     pub total: u64,
     rates: Rates,
@@ -65,6 +67,10 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PreferenceConfig) -> Re
     }
     let chat = Chat::new(&companion.tokenizer)?;
     let preferences = Preferences::load(job, c, &chat)?;
+    let (method, weights) = match c.preference.balance {
+        Some(true) => preferences.balanced(job, method),
+        _ => (method, None),
+    };
     let batch = c.train.batch.min(preferences.train.count());
     if batch == 0 {
         return Err(TrainError::setting("train.batch", "is 0; expected at least 1"));
@@ -78,6 +84,7 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PreferenceConfig) -> Re
         chat,
         preferences,
         method,
+        weights,
         batch,
         total,
     };
@@ -164,6 +171,9 @@ fn train(job: &Job, config: &Resolved<PreferenceConfig>) -> Result<Outcome> {
         "steps": total,
         "batch": prepared.batch,
         "sources": prepared.preferences.train.described("prompts"),
+        "weights": prepared.weights.map(|(desirable, undesirable)| {
+            json!({ "desirable": desirable, "undesirable": undesirable })
+        }),
         "best": progress.best.map(|(loss, step)| json!({ "eval/loss": loss, "step": step })),
         "held_out": evaluation.as_ref().map(Evaluation::summary),
     });

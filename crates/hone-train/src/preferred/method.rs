@@ -6,6 +6,7 @@ use hone_objective::preference::{
 };
 use hone_objective::statistics::Moments;
 
+use super::lengths::Lengths;
 use super::section::{IpoFormSetting, MethodSetting, PreferenceSection, SftMeanSetting, WeighSetting};
 use crate::error::{Result, TrainError};
 
@@ -103,6 +104,9 @@ pub(crate) struct Stats {
     pub nll: f64,
     pub log_odds: Moments,
     pub log_odds_ratio: Moments,
+    /// Of pairs: by how much the better response is longer, with the margin of implicit rewards. Of KTO: a response's length with its
+    /// implicit reward.
+    pub lengths: Lengths,
 }
 
 impl Stats {
@@ -118,6 +122,7 @@ impl Stats {
         self.nll += other.nll;
         self.log_odds.merge(&other.log_odds);
         self.log_odds_ratio.merge(&other.log_odds_ratio);
+        self.lengths.merge(&other.lengths);
     }
 
     /// Share of judgements that the implicit rewards agree with.
@@ -145,6 +150,7 @@ impl Stats {
         if chosen.count() > 0 && rejected.count() > 0 {
             metrics.push(("rewards/margins", self.margin()));
         }
+        metrics.extend(self.lengths.correlation().map(|r| ("rewards/length_correlation", r)));
         if self.log_odds.count() > 0 {
             metrics.push(("nll_loss", self.nll));
             metrics.push(("log_odds_chosen", self.log_odds.mean()));
@@ -201,6 +207,10 @@ impl Method {
                     IpoFormSetting::PerToken => IpoForm::PerToken,
                 },
             }),
+            MethodSetting::Kto if section.balance == Some(true) => Loss::Kto(KtoConfig {
+                beta: beta()?,
+                ..KtoConfig::default()
+            }),
             MethodSetting::Kto => Loss::Kto(KtoConfig {
                 beta: beta()?,
                 desirable_weight: number("desirable_weight", section.desirable_weight, not_negative)?,
@@ -222,6 +232,29 @@ impl Method {
             loss,
             weigh: section.weigh,
         })
+    }
+
+    /// The method with KTO's weights for so much desirable and undesirable, and these weights.
+    pub fn balanced(mut self, labels: (f64, f64)) -> (Self, Option<(f64, f64)>) {
+        let Loss::Kto(config) = &mut self.loss else {
+            return (self, None);
+        };
+        let weights = balanced(labels);
+        (config.desirable_weight, config.undesirable_weight) = weights;
+        (self, Some(weights))
+    }
+
+    /// What of each label these responses add to a loss: of each weight 1 in all, as `weigh` has it.
+    pub fn share_of_labels(self, judgement: &Judgement) -> (f64, f64) {
+        let Judgement::Labels(labels) = judgement else {
+            return (0.0, 0.0);
+        };
+        let desirable = labels.iter().filter(|&&label| label).count() as f64;
+        let all = labels.len() as f64;
+        match self.weigh {
+            WeighSetting::Prompts => (desirable / all, (all - desirable) / all),
+            WeighSetting::Pairs => (desirable, all - desirable),
+        }
     }
 
     /// Counts of a whole batch. `mismatched` are the log-probabilities of its mismatched responses under the policy and
@@ -282,6 +315,26 @@ impl Method {
                 };
                 let loss = kto(&inputs, config, constants)?;
                 let stats = &loss.stats;
+                let mut together = Lengths::default();
+                let (mut rest, mut reference) = (logprobs, compared.reference.iter());
+                for (&length, &label) in lengths.iter().zip(labels) {
+                    let (own, others) = rest.split_at(length);
+                    rest = others;
+                    let inputs = KtoInputs {
+                        logprobs: own,
+                        mask: &vec![true; length],
+                        lengths: &[length],
+                        ref_logprobs: &[reference.next().copied().unwrap_or_default()],
+                        desirable: &[label],
+                    };
+                    let one = kto(&inputs, config, constants)?.stats;
+                    let rewards = if label {
+                        one.chosen_rewards
+                    } else {
+                        one.rejected_rewards
+                    };
+                    together.merge(&Lengths::of(length as f64, rewards.mean()));
+                }
                 Ok(Judged {
                     gradient: loss.grad_logprobs,
                     stats: Stats {
@@ -292,6 +345,7 @@ impl Method {
                         rejected_logprobs: stats.rejected_logprobs,
                         correct: stats.correct_sum,
                         count: stats.loss.count(),
+                        lengths: together,
                         ..Stats::default()
                     },
                 })
@@ -302,7 +356,17 @@ impl Method {
                     chosen_tokens: constants.chosen_tokens,
                 };
                 let flat = Flat::new(pairs, lengths, logprobs);
-                let (stats, gradient) = self.judge_pairs(&flat, compared.reference, counts)?;
+                let (mut stats, gradient) = self.judge_pairs(&flat, compared.reference, counts)?;
+                for &(better, worse) in pairs {
+                    let counts = PairCounts {
+                        pairs: 1,
+                        chosen_tokens: lengths[better] as u64,
+                    };
+                    let one = Flat::new(&[(better, worse)], lengths, logprobs);
+                    let margin = self.judge_pairs(&one, compared.reference, counts)?.0.margin();
+                    let longer = lengths[better] as f64 - lengths[worse] as f64;
+                    stats.lengths.merge(&Lengths::of(longer, margin));
+                }
                 Ok(Judged {
                     gradient: flat.gathered(&gradient, logprobs.len()),
                     stats,
@@ -339,13 +403,32 @@ impl Method {
     }
 }
 
+/// The largest ratio of what is desirable, with its weights, to what is not.
+const MOST_DESIRABLE: f64 = 4.0 / 3.0;
+
+/// Weights of desirable and undesirable responses where there is so much of each. Both are 1 where the ratio lies in 1 to 4/3 as it is, as
+/// the paper asks (Ethayarajh et al., 2024, equation 9); else the side that lacks weighs as much more as brings it to the nearer end.
+fn balanced((desirable, undesirable): (f64, f64)) -> (f64, f64) {
+    let ratio = desirable / undesirable;
+    if desirable <= 0.0 || undesirable <= 0.0 {
+        (1.0, 1.0)
+    } else if ratio < 1.0 {
+        (undesirable / desirable, 1.0)
+    } else if ratio > MOST_DESIRABLE {
+        (1.0, ratio / MOST_DESIRABLE)
+    } else {
+        (1.0, 1.0)
+    }
+}
+
 /// Refuses keys that the method does not have.
 fn check_keys(section: &PreferenceSection) -> Result<()> {
     use MethodSetting::{Dpo, Ipo, Kto, Orpo, Simpo};
-    let keys: [(&str, bool, &[MethodSetting]); 8] = [
+    let keys: [(&str, bool, &[MethodSetting]); 9] = [
         ("beta", section.beta.is_some(), &[Dpo, Ipo, Kto, Simpo]),
         ("label_smoothing", section.label_smoothing.is_some(), &[Dpo]),
         ("form", section.form.is_some(), &[Ipo]),
+        ("balance", section.balance.is_some(), &[Kto]),
         ("desirable_weight", section.desirable_weight.is_some(), &[Kto]),
         ("undesirable_weight", section.undesirable_weight.is_some(), &[Kto]),
         ("odds_ratio_coef", section.odds_ratio_coef.is_some(), &[Orpo]),
@@ -360,6 +443,16 @@ fn check_keys(section: &PreferenceSection) -> Result<()> {
                 section.method.name(),
                 names.join(", ")
             );
+            return Err(TrainError::setting(format!("preference.{key}"), reason));
+        }
+    }
+    let weights = [
+        ("desirable_weight", section.desirable_weight),
+        ("undesirable_weight", section.undesirable_weight),
+    ];
+    for (key, weight) in weights {
+        if let (Some(true), Some(weight)) = (section.balance, weight) {
+            let reason = format!("is {weight}, and preference.balance chooses the weights; leave one of them out");
             return Err(TrainError::setting(format!("preference.{key}"), reason));
         }
     }
@@ -413,6 +506,43 @@ impl Flat {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_bring_the_ratio_to_the_nearer_end() {
+        assert_eq!(balanced((10.0, 40.0)), (4.0, 1.0));
+        assert_eq!(balanced((10.0, 10.0)), (1.0, 1.0));
+        assert_eq!(balanced((12.0, 10.0)), (1.0, 1.0));
+        let (desirable, undesirable) = balanced((40.0, 10.0));
+        assert_eq!((desirable, undesirable), (1.0, 3.0));
+        assert!((40.0 * desirable / (10.0 * undesirable) - MOST_DESIRABLE).abs() < 1e-12);
+        // One kind alone has nothing to be balanced against
+        assert_eq!(balanced((3.0, 0.0)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn labels_weigh_as_their_loss_does() {
+        let mut section = PreferenceSection {
+            method: MethodSetting::Kto,
+            ..PreferenceSection::default()
+        };
+        section.resolve();
+        assert_eq!((section.balance, section.desirable_weight), (Some(true), None));
+        let labels = Judgement::Labels(vec![true, false, false, false]);
+        assert_eq!(Method::new(&section).unwrap().share_of_labels(&labels), (0.25, 0.75));
+        section.weigh = WeighSetting::Pairs;
+        assert_eq!(Method::new(&section).unwrap().share_of_labels(&labels), (1.0, 3.0));
+        // A weight that is given is taken, and the other is 1
+        let mut section = PreferenceSection {
+            method: MethodSetting::Kto,
+            undesirable_weight: Some(0.5),
+            ..PreferenceSection::default()
+        };
+        section.resolve();
+        assert_eq!((section.balance, section.desirable_weight), (Some(false), Some(1.0)));
+        section.balance = Some(true);
+        let said = Method::new(&section).unwrap_err().to_string();
+        assert!(said.contains("preference.desirable_weight"), "{said}");
+    }
 
     #[test]
     fn a_response_of_several_pairs_gets_the_sum_of_their_gradients() {

@@ -1,6 +1,7 @@
 //! Losses on responses of which some are preferred to others: what the stage that reads such responses and the one that
 //! samples them share.
 
+mod lengths;
 mod method;
 mod section;
 

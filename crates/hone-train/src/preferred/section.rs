@@ -25,11 +25,16 @@ pub struct PreferenceSection {
     #[schemars(example = &"summed")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub form: Option<IpoFormSetting>,
-    /// Of kto: weight of desirable responses, 1 if absent.
+    /// Of kto: whether the weights follow from how many responses are desirable and undesirable, so that the former weigh 1 to 4/3 times
+    /// what the latter do in all; `true` unless one of the weights is given.
+    #[schemars(example = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<bool>,
+    /// Of kto without `balance`: weight of desirable responses, 1 if absent.
     #[schemars(example = 1.0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desirable_weight: Option<f64>,
-    /// Of kto: weight of undesirable responses, 1 if absent.
+    /// Of kto without `balance`: weight of undesirable responses, 1 if absent.
     #[schemars(example = 1.0)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub undesirable_weight: Option<f64>,
@@ -61,8 +66,12 @@ impl PreferenceSection {
             }
             MethodSetting::Kto => {
                 self.beta.get_or_insert(0.1);
-                self.desirable_weight.get_or_insert(1.0);
-                self.undesirable_weight.get_or_insert(1.0);
+                let given = self.desirable_weight.is_some() || self.undesirable_weight.is_some();
+                if self.balance != Some(true) && (given || self.balance == Some(false)) {
+                    self.desirable_weight.get_or_insert(1.0);
+                    self.undesirable_weight.get_or_insert(1.0);
+                }
+                self.balance.get_or_insert(!given);
             }
             MethodSetting::Orpo => {
                 self.odds_ratio_coef.get_or_insert(0.1);

@@ -21,8 +21,37 @@ use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::scorer::Scorer;
 
-/// Where programs that judge have their folders and journals, in a run's folder.
-const FOLDER: &str = "rewards";
+/// Whose entries a sum is of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    /// The stage's section, which stands in journals.
+    section: &'static str,
+    /// The entries' key.
+    key: &'static str,
+    /// Where programs that judge have their folders and journals, in a run's folder.
+    folder: &'static str,
+}
+
+/// `[[rewards]]` of a stage.
+pub(crate) const PRACTICE: Owner = Owner {
+    section: "",
+    key: "rewards",
+    folder: "rewards",
+};
+
+/// `[[judge.rewards]]`.
+pub(crate) const HELD_OUT: Owner = Owner {
+    section: "judge",
+    key: "judge.rewards",
+    folder: "judge",
+};
+
+impl Owner {
+    /// The same of this section.
+    pub fn of(self, section: &'static str) -> Self {
+        Self { section, ..self }
+    }
+}
 
 /// What judges a rollout.
 pub(crate) enum Judge {
@@ -45,8 +74,7 @@ pub(crate) struct Reader {
 
 /// Entries of `[[rewards]]`.
 pub(crate) struct Sum {
-    /// The stage's, which stands in journals.
-    section: &'static str,
+    owner: Owner,
     entries: Vec<RewardEntry>,
     names: Vec<String>,
     /// Those of kind `model`, in order.
@@ -99,7 +127,7 @@ impl Sum {
     /// Loads the reward models among the entries, and checks all of them.
     pub fn load(
         (job, engine): (&Job, &Engine),
-        (section, entries): (&'static str, &[RewardEntry]),
+        (owner, entries): (Owner, &[RewardEntry]),
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
         Rewards::check(entries)?;
@@ -110,7 +138,7 @@ impl Sum {
             let mut entry = entry.clone();
             match &mut entry.rule {
                 RewardRule::Model { path } => {
-                    let key = format!("rewards[{i}].path");
+                    let key = format!("{}[{i}].path", owner.key);
                     readers.push(Reader::load((job, engine), &key, path, tokenizer)?);
                 }
                 RewardRule::Program { command, .. } => from_base(job, command),
@@ -119,7 +147,7 @@ impl Sum {
             resolved.push(entry);
         }
         Ok(Self {
-            section,
+            owner,
             entries: resolved,
             names,
             readers,
@@ -135,7 +163,7 @@ impl Sum {
         if rules.is_empty() {
             return Ok(());
         }
-        let mut rewards = open((self.section, &rules), Path::new(""), &BTreeMap::new())?;
+        let mut rewards = open((self.owner.section, &rules), Path::new(""), &BTreeMap::new())?;
         for (source, prompt) in prompts.all() {
             let row = PromptRow {
                 prompt: prompt_text(&prompt.prompt.input),
@@ -151,7 +179,7 @@ impl Sum {
             }) = rewards.score(place, &[sample], &[])
             {
                 let reason = format!("{source}: {entry} cannot judge answers to {:?}: {problem}", row.prompt);
-                return Err(TrainError::setting("data.prompts", reason));
+                return Err(TrainError::setting(prompts.key(), reason));
             }
         }
         Ok(())
@@ -169,7 +197,7 @@ impl Sum {
         let mut open = self.open.borrow_mut();
         let Some(rewards) = open.as_mut() else {
             let reason = "were not opened before the first rollout; this is a fault of hone";
-            return Err(TrainError::setting("rewards", reason));
+            return Err(TrainError::setting(self.owner.key, reason));
         };
         let (mut scores, mut parts) = (Vec::with_capacity(responses.len()), Vec::with_capacity(responses.len()));
         for (i, response) in responses.iter().enumerate() {
@@ -258,7 +286,11 @@ impl Judge {
             reader.scorer = Scorer::load(engine, &reader.path)?;
         }
         if let Self::Sum(sum) = self {
-            *sum.open.get_mut() = Some(open((sum.section, &sum.entries), &job.dir.join(FOLDER), offsets)?);
+            *sum.open.get_mut() = Some(open(
+                (sum.owner.section, &sum.entries),
+                &job.dir.join(sum.owner.folder),
+                offsets,
+            )?);
         }
         Ok(())
     }

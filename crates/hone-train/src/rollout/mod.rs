@@ -8,6 +8,7 @@ mod check;
 mod checks;
 mod collect;
 mod figures;
+mod held_out;
 mod judge;
 mod practice;
 mod prompts;
@@ -27,6 +28,7 @@ pub(crate) use checks::{at_least_one, check_rollout, divides, number};
 pub(crate) use collect::Episode;
 #[cfg(test)]
 pub(crate) use collect::{Models, collect};
+pub(crate) use held_out::{best_weights, rehearse_looks};
 #[cfg(test)]
 pub(crate) use judge::{Judge, Reader};
 #[cfg(test)]
@@ -39,6 +41,6 @@ pub(crate) use rehearse::{extents, microbatches, rehearse_rollout};
 #[cfg(test)]
 pub(crate) use score::{Reading, Response};
 pub(crate) use sections::RolloutSettings;
-pub use sections::{EnvironmentSection, Maximised, MissingEos, PromptData, RewardSection};
+pub use sections::{EnvironmentSection, JudgeSection, Maximised, MissingEos, PromptData, RewardSection};
 pub(crate) use setup::{Networks, Setup};
-pub(crate) use stage::{Practised, plan, run};
+pub(crate) use stage::{Besides, Practised, plan, run};

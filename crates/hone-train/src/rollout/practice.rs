@@ -6,16 +6,18 @@ use std::time::Instant;
 use hone_compute::Engine;
 use hone_math::Key;
 use hone_model::{LoraConfig, Transformer};
-use hone_run::{Checkpoint, Run};
-use serde_json::Value;
+use hone_run::{Checkpoint, CheckpointWriter, Run};
+use serde_json::{Map, Value};
 
 use super::collect::{Collected, Episode};
 use super::figures::Figures;
+use super::held_out::Looks;
 use super::record::{mean, record_samples, tell_unscorable};
-use super::sections::{Maximised, PromptData, RolloutSettings};
-use crate::course::{Told, Work, follow};
+use super::sections::{JudgeSection, Maximised, PromptData, RolloutSettings};
+use super::setup::Setup;
+use crate::course::{Arrival, Told, Work, follow};
 use crate::error::{Result, TrainError};
-use crate::job::{Cadence, Job, Occasion, Outcome};
+use crate::job::{Cadence, Job, Occasion, Outcome, save};
 use crate::sections::{ModelSection, ShownSection, TrainSection};
 
 /// What a stage does at each update, counted from 0.
@@ -31,8 +33,11 @@ pub(crate) trait Practice {
         sampled.episodes.iter().collect()
     }
 
-    /// Saves everything that updates change, after `done` of them.
-    fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()>;
+    /// Of everything that updates change, after `done` of them, what goes into a checkpoint's manifest.
+    fn state(&self, done: u64) -> Result<Map<String, Value>>;
+
+    /// And what goes into its files.
+    fn write(&self, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error>;
 
     /// Takes up what was saved.
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()>;
@@ -40,8 +45,8 @@ pub(crate) trait Practice {
     /// The model that a run gives.
     fn result(&self) -> &Transformer;
 
-    /// What a run came to.
-    fn summary(&self) -> Value;
+    /// What a run of `done` updates came to.
+    fn summary(&self, done: u64) -> Map<String, Value>;
 }
 
 /// What a run is made from, how far it goes, and how often it writes down what.
@@ -57,6 +62,10 @@ pub(crate) struct Course<'a> {
     pub total: u64,
     pub train: &'a TrainSection,
     pub eval: &'a ShownSection,
+    /// What looks at the policy on its way.
+    pub judge: Option<&'a JudgeSection>,
+    /// Updates at the beginning in which the policy stays as it is.
+    pub still: u64,
 }
 
 /// The episodes of an update, and how they came about.
@@ -178,10 +187,10 @@ pub(crate) fn passes((count, size): (usize, usize), (update, epochs): (u64, usiz
 /// # Errors
 /// The stage's, and those of the run's files.
 pub(crate) fn practise(
-    job: &Job,
+    (engine, job): (&Engine, &Job),
     at: (&mut Run, u64),
-    course: &Course<'_>,
-    stage: &mut impl Practice,
+    (course, setup): (&Course<'_>, &Setup),
+    (stage, looks): (&mut impl Practice, &mut Looks),
 ) -> Result<Option<Outcome>> {
     let cadence = Cadence {
         total: course.total,
@@ -189,9 +198,11 @@ pub(crate) fn practise(
         eval_every: course.eval.every,
     };
     let mut updates = Updates {
-        job,
+        at: (engine, job),
         course,
+        setup,
         stage,
+        looks,
         sampled: None,
         told_of_unscorable: false,
     };
@@ -200,15 +211,25 @@ pub(crate) fn practise(
 
 /// Updates as the steps of a run.
 struct Updates<'a, P> {
-    job: &'a Job,
+    at: (&'a Engine, &'a Job),
     course: &'a Course<'a>,
+    setup: &'a Setup,
     stage: &'a mut P,
+    /// Of the held-out judge.
+    looks: &'a mut Looks,
     /// Of the last update.
     sampled: Option<Sampled>,
     told_of_unscorable: bool,
 }
 
 impl<P: Practice> Work for Updates<'_, P> {
+    fn arrive(&mut self, done: u64) -> Result<Arrival> {
+        let Some(held_out) = &self.setup.held_out else {
+            return Ok(Arrival::Further);
+        };
+        held_out.arrive(self.at, (self.setup, self.stage.result()), self.looks, done)
+    }
+
     fn step(&mut self, done: u64) -> Result<Option<Told>> {
         // 1. The policy answers prompts
         self.sampled = None;
@@ -219,7 +240,7 @@ impl<P: Practice> Work for Updates<'_, P> {
         if let Some(reason) = sampled.first_refusal.take().filter(|_| new) {
             self.told_of_unscorable = true;
             let settings = &self.course.settings;
-            tell_unscorable(self.job, settings.section, &reason, settings.missing_eos_score);
+            tell_unscorable(self.at.1, settings.section, &reason, settings.missing_eos_score);
         }
         // 2. It learns from its answers
         let learning = Instant::now();
@@ -227,6 +248,10 @@ impl<P: Practice> Work for Updates<'_, P> {
         let mut metrics = learned.metrics;
         metrics.push(("train/target_tokens", learned.target_tokens as f64));
         let mut seconds = std::mem::take(&mut sampled.seconds);
+        if let Some(look) = self.looks.at(done) {
+            metrics.extend(look.metrics());
+            seconds.push(("time/judge", look.seconds));
+        }
         seconds.push(("time/optimisation", learning.elapsed().as_secs_f64()));
         let told = Told {
             metrics,
@@ -247,7 +272,14 @@ impl<P: Practice> Work for Updates<'_, P> {
     }
 
     fn save(&self, run: &mut Run, done: u64, occasion: Occasion) -> Result<()> {
-        self.stage.save(run, done, occasion)
+        let mut state = self.stage.state(done)?;
+        if let Some(held_out) = &self.setup.held_out {
+            held_out.keep(&mut state, self.looks)?;
+        }
+        save(run, (done, occasion), state.into(), |writer| {
+            self.stage.write(writer)?;
+            self.looks.write(self.at.0, writer)
+        })
     }
 }
 
@@ -271,7 +303,7 @@ pub(crate) fn made(
         ended: true,
         unscorable: false,
         text: (String::new(), String::new()),
-        extra: serde_json::Map::new(),
+        extra: Map::new(),
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct PreparedPrompt {
 
 /// All prompts of all sources.
 pub(crate) struct Prompts {
+    /// The configuration's.
+    key: &'static str,
     sources: Vec<Vec<PreparedPrompt>>,
     names: Vec<String>,
     order: MixtureOrder,
@@ -31,13 +33,13 @@ impl Prompts {
     /// Reads and tokenises the prompts.
     pub fn load(
         job: &Job,
-        data: &PromptData,
+        (key, data): (&'static str, &PromptData),
         (tokenizer, chat): (&Tokenizer, Option<&Chat>),
         seed: u64,
     ) -> Result<Self> {
         if data.prompts.is_empty() {
             return Err(TrainError::setting(
-                "data.prompts",
+                key,
                 "is empty; expected at least one source, such as [\"prompts.jsonl\"]",
             ));
         }
@@ -56,7 +58,7 @@ impl Prompts {
                 encoded: ids,
             } in split.train
             {
-                if ids.len() > data.max_prompt_length {
+                if ids.len() > data.longest_prompt() {
                     too_long += 1;
                 } else {
                     prepared.push(PreparedPrompt {
@@ -69,14 +71,14 @@ impl Prompts {
                 let path = source.path.display();
                 job.message(format!(
                     "{path}: {too_long} prompts longer than {} tokens dropped",
-                    data.max_prompt_length
+                    data.longest_prompt()
                 ));
             }
             tell_split(job, &name, (prepared.len(), split.held_out.len()), "prompts");
             if prepared.is_empty() {
                 let hint = "raise data.max_prompt_length, or lower data.held_out".into();
                 return Err(TrainError::NoData {
-                    what: format!("data.prompts: {}", source.path.display()),
+                    what: format!("{key}: {}", source.path.display()),
                     hint,
                 });
             }
@@ -86,10 +88,16 @@ impl Prompts {
         }
         let counts: Vec<usize> = sources.iter().map(Vec::len).collect();
         Ok(Self {
+            key,
             order: MixtureOrder::new(&counts, &weights, seed)?,
             sources,
             names,
         })
+    }
+
+    /// The key of the configuration that names them.
+    pub fn key(&self) -> &'static str {
+        self.key
     }
 
     /// Tokens of the longest prompt.

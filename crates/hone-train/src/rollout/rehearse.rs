@@ -7,10 +7,12 @@ use std::sync::Arc;
 use hone_compute::{Engine, SamplingParameters};
 use hone_generate::{Generator, GeneratorOptions, Request, heads_before_in, logprobs_in, scores_of};
 use hone_math::Key;
+use hone_model::Transformer;
 use serde_json::Map;
 
 use super::acting::Acting;
 use super::collect::Episode;
+use super::held_out::HeldOut;
 use super::judge::Judge;
 use super::prompts::PreparedPrompt;
 use super::sections::RolloutSettings;
@@ -103,7 +105,10 @@ pub(crate) fn rehearse_rollout(
 ) -> Result<Vec<Episode>> {
     let told = match &setup.judge {
         Judge::Environment(acting) => played(engine, setup, networks, (acting, settings, number))?,
-        _ => answered(engine, setup, networks, (settings, number))?,
+        _ => {
+            let prompts = setup.prompts.as_ref().map(|prompts| prompts.rollout(number, settings));
+            answered(engine, networks, &prompts.unwrap_or_default(), settings)?
+        }
     };
     let slices: Vec<&[u32]> = told.iter().map(|told| &*told.ids).collect();
     let spans: Vec<&[Range<usize>]> = told.iter().map(|told| &*told.spans).collect();
@@ -114,24 +119,7 @@ pub(crate) fn rehearse_rollout(
     if let Some(value) = networks.value {
         heads_before_in(engine, value, &slices, &spans);
     }
-    // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other
-    for reader in setup.judge.readers() {
-        let reads = reader.scorer.model().architecture();
-        let behind = reader.reading.behind_cut(settings);
-        let read: Vec<Vec<u32>> = told
-            .iter()
-            .enumerate()
-            .map(|(i, told)| {
-                let known = |id: &u32| id % reads.vocab_size as u32;
-                let prompt = &told.ids[..told.spans.first().map_or(0, |span| span.start)];
-                let mut ids: Vec<u32> = prompt.iter().map(known).collect();
-                ids.resize((told.ids.len() + behind).min(reads.context), (i % 2) as u32);
-                ids
-            })
-            .collect();
-        let read: Vec<&[u32]> = read.iter().map(Vec::as_slice).collect();
-        scores_of(engine, reader.scorer.model(), &read);
-    }
+    read(engine, &setup.judge, (settings, &told));
     let episode = |(index, told): (usize, Told)| {
         let zeros = vec![0.0; told.logprobs.len()];
         Episode {
@@ -151,19 +139,55 @@ pub(crate) fn rehearse_rollout(
     Ok(told.into_iter().enumerate().map(episode).collect())
 }
 
-/// Responses to the prompts of a rollout.
+/// What a look of a held-out judge at a policy asks of the engine.
+///
+/// # Errors
+/// If sampling fails.
+pub(super) fn rehearse_look(engine: &Engine, setup: &Setup, held_out: &HeldOut, policy: &Transformer) -> Result<()> {
+    let settings = &held_out.settings;
+    let networks = Networks {
+        policy,
+        value: None,
+        reference: false,
+    };
+    let told = match &held_out.judge {
+        Judge::Environment(acting) => played(engine, setup, networks, (acting, settings, 0))?,
+        _ => answered(engine, networks, &held_out.asked(), settings)?,
+    };
+    read(engine, &held_out.judge, (settings, &told));
+    Ok(())
+}
+
+/// What the reward models of a judge read.
+fn read(engine: &Engine, judge: &Judge, (settings, told): (&RolloutSettings, &[Told])) {
+    // Another tokenizer may make more of a text, but no more than its model's context, and any token stands for any other
+    for reader in judge.readers() {
+        let reads = reader.scorer.model().architecture();
+        let behind = reader.reading.behind_cut(settings);
+        let read: Vec<Vec<u32>> = told
+            .iter()
+            .enumerate()
+            .map(|(i, told)| {
+                let known = |id: &u32| id % reads.vocab_size as u32;
+                let prompt = &told.ids[..told.spans.first().map_or(0, |span| span.start)];
+                let mut ids: Vec<u32> = prompt.iter().map(known).collect();
+                ids.resize((told.ids.len() + behind).min(reads.context), (i % 2) as u32);
+                ids
+            })
+            .collect();
+        let read: Vec<&[u32]> = read.iter().map(Vec::as_slice).collect();
+        scores_of(engine, reader.scorer.model(), &read);
+    }
+}
+
+/// Responses to prompts.
 fn answered(
     engine: &Engine,
-    setup: &Setup,
     networks: Networks<'_>,
-    (settings, number): (&RolloutSettings, u64),
+    prompts: &[&PreparedPrompt],
+    settings: &RolloutSettings,
 ) -> Result<Vec<Told>> {
-    let prompts = setup.prompts.as_ref().map(|prompts| prompts.rollout(number, settings));
-    let mut told: Vec<Told> = prompts
-        .unwrap_or_default()
-        .into_iter()
-        .map(|prompt| Told::of(prompt.ids.to_vec()))
-        .collect();
+    let mut told: Vec<Told> = prompts.iter().map(|prompt| Told::of(prompt.ids.to_vec())).collect();
     turn(engine, networks, (&mut told, 2), settings)?;
     Ok(told)
 }

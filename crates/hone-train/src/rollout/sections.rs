@@ -5,7 +5,9 @@ use hone_task::{EnvironmentSetting, RewardEntry, RewardRule};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::checks::at_least_one;
 use crate::error::{Result, TrainError};
+use crate::sections::Keep;
 
 /// `[reward]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -123,14 +125,8 @@ impl Maximised {
 
     /// The reward models that are named, for the inputs of a run.
     pub(crate) fn models(&self) -> Vec<Option<String>> {
-        let entries = self.rewards.iter().filter_map(|entry| match &entry.rule {
-            RewardRule::Model { path } => Some(path.clone()),
-            _ => None,
-        });
-        std::iter::once(self.reward.path.clone())
-            .chain(entries)
-            .map(Some)
-            .collect()
+        let own = std::iter::once(Some(self.reward.path.clone()));
+        own.chain(models_of(&self.rewards)).collect()
     }
 }
 
@@ -144,8 +140,10 @@ pub struct PromptData {
     /// The share at the end of each source that is not practised on, so that it can be judged on later. The run measures
     /// nothing on it.
     pub held_out: f64,
-    /// Longer prompts are dropped, and counted.
-    pub max_prompt_length: usize,
+    /// Longer prompts are dropped, and counted; absent: 256, or what the longest response leaves of the model's context, if that is less.
+    #[schemars(example = 256)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_prompt_length: Option<usize>,
 }
 
 impl Default for PromptData {
@@ -153,9 +151,161 @@ impl Default for PromptData {
         Self {
             prompts: Vec::new(),
             held_out: 0.05,
-            max_prompt_length: 256,
+            max_prompt_length: None,
         }
     }
+}
+
+/// Tokens of the longest prompt where nothing is said and the model has room for it.
+const LONGEST_PROMPT: usize = 256;
+
+impl PromptData {
+    /// Tokens of the longest prompt.
+    pub(crate) fn longest_prompt(&self) -> usize {
+        self.max_prompt_length.unwrap_or(LONGEST_PROMPT)
+    }
+
+    /// The same with the limit that a model's context has room for beside a response, where none is given; and whether that is less than usual.
+    pub(crate) fn fitting(&self, context: usize, max_new_tokens: usize) -> (Self, bool) {
+        let room = context.saturating_sub(max_new_tokens);
+        let lowered = self.max_prompt_length.is_none() && (1..LONGEST_PROMPT).contains(&room);
+        let data = Self {
+            max_prompt_length: Some(if lowered { room } else { self.longest_prompt() }),
+            ..self.clone()
+        };
+        (data, lowered)
+    }
+}
+
+/// `[judge]` of a stage that practises: what looks at the policy on its way, on what it does not practise on. Exactly one of `reward`,
+/// `rewards` and `environment` says what answers are worth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct JudgeSection {
+    /// Updates between two looks; the first is at the start, the last at the end.
+    pub every: u64,
+    /// Prompts that are not practised on. Needed, but of an environment.
+    #[schemars(example = vec!["held-out.jsonl"])]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<Source>,
+    /// So many of the first prompts are answered at each look, of an environment so many episodes played.
+    pub limit: usize,
+    /// Answers to each.
+    pub samples: usize,
+    /// A reward model's directory, or a hub id.
+    #[schemars(example = &"runs/judge/model")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward: Option<String>,
+    /// Or a weighted sum, as `[[rewards]]`.
+    #[schemars(example = example_rewards())]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rewards: Vec<RewardEntry>,
+    /// Or an environment, as `[environment]`.
+    #[schemars(example = example_environment())]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentSection>,
+    /// Of an environment: the seed of its episodes, which is not the one of practice.
+    pub seed: u64,
+    /// `best`: the run gives the model that the judge found best; `last`: the last one.
+    pub keep: Keep,
+    /// So many looks in a row at which none was better end the run; absent: it goes on to its last update.
+    #[schemars(example = 3)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u64>,
+}
+
+impl Default for JudgeSection {
+    fn default() -> Self {
+        Self {
+            every: 10,
+            prompts: Vec::new(),
+            limit: 64,
+            samples: 1,
+            reward: None,
+            rewards: Vec::new(),
+            environment: None,
+            seed: 2_000_003,
+            keep: Keep::Best,
+            patience: None,
+        }
+    }
+}
+
+/// What a held-out judge goes by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Judging<'a> {
+    /// A reward model's score.
+    Model(&'a str),
+    /// A sum of scores.
+    Rewards(&'a [RewardEntry]),
+    /// What an environment gives.
+    Environment(&'a EnvironmentSection),
+}
+
+impl JudgeSection {
+    /// The one that is given.
+    ///
+    /// # Errors
+    /// If none is, or more than one; counts of 0.
+    pub(crate) fn judging(&self) -> Result<Judging<'_>> {
+        at_least_one("judge", &[("every", self.every as usize), ("limit", self.limit)])?;
+        at_least_one("judge", &[("samples", self.samples)])?;
+        if self.patience == Some(0) {
+            let reason = "is 0; expected at least 1, or nothing for a run that goes on to its last update";
+            return Err(TrainError::setting("judge.patience", reason));
+        }
+        const ALL: &str = "exactly one of judge.reward, [[judge.rewards]] and judge.environment";
+        let model = self
+            .reward
+            .as_deref()
+            .map(|path| ("judge.reward", Judging::Model(path)));
+        let sum = (!self.rewards.is_empty()).then_some(("judge.rewards", Judging::Rewards(&self.rewards)));
+        let acted = self.environment.as_ref();
+        let acted = acted.map(|environment| ("judge.environment", Judging::Environment(environment)));
+        let mut given = model.into_iter().chain(sum).chain(acted);
+        let judging = match (given.next(), given.next()) {
+            (Some((_, judging)), None) => judging,
+            (None, _) => {
+                return Err(TrainError::setting(
+                    "judge",
+                    format!("judges by nothing; expected {ALL}"),
+                ));
+            }
+            (Some((first, _)), Some((second, _))) => {
+                let reason = format!("stands beside {first}; expected {ALL}");
+                return Err(TrainError::setting(second, reason));
+            }
+        };
+        match (judging, self.prompts.is_empty()) {
+            (Judging::Environment(_), false) => {
+                let reason = "stands beside judge.environment, which shows what it makes itself; leave one of them out";
+                Err(TrainError::setting("judge.prompts", reason))
+            }
+            (Judging::Environment(environment), true) if environment.max_turns == 0 => Err(TrainError::setting(
+                "judge.environment.max_turns",
+                "is 0; expected at least 1",
+            )),
+            (Judging::Model(_) | Judging::Rewards(_), true) => {
+                let reason = "is empty; expected prompts that are not practised on, such as [\"held-out.jsonl\"]";
+                Err(TrainError::setting("judge.prompts", reason))
+            }
+            _ => Ok(judging),
+        }
+    }
+
+    /// The reward models that are named, for the inputs of a run.
+    pub(crate) fn models(&self) -> Vec<Option<String>> {
+        let own = self.reward.clone().map(Some);
+        own.into_iter().chain(models_of(&self.rewards)).collect()
+    }
+}
+
+/// The reward models among entries.
+fn models_of(entries: &[RewardEntry]) -> impl Iterator<Item = Option<String>> {
+    entries.iter().filter_map(|entry| match &entry.rule {
+        RewardRule::Model { path } => Some(Some(path.clone())),
+        _ => None,
+    })
 }
 
 /// What becomes of the score of a response that did not end.

@@ -14,14 +14,15 @@ use serde_json::{Map, Value};
 
 use super::acting::Acting;
 use super::collect::{Collected, Models, collect, collect_episodes};
-use super::judge::{Judge, Reader, Sum};
+use super::held_out::HeldOut;
+use super::judge::{Judge, PRACTICE, Reader, Sum};
 use super::practice::Course;
 use super::prompts::Prompts;
 use super::sections::{Chosen, PromptData, RolloutSettings};
 use crate::artefact::{self, Artefact};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
-use crate::plan::SourcePlan;
+use crate::plan::{Notes, SourcePlan};
 
 /// What does not change during a run.
 pub(crate) struct Setup {
@@ -31,12 +32,14 @@ pub(crate) struct Setup {
     pub judge: Judge,
     /// None in an environment.
     pub prompts: Option<Prompts>,
+    /// What looks at the policy on its way.
+    pub held_out: Option<HeldOut>,
     /// Tokens of the longest sequence that may come.
     pub longest: usize,
     /// The policy's name in the configuration, and where it lies.
     model: (String, PathBuf),
-    chat: Option<Chat>,
-    stop: Arc<[u32]>,
+    pub(super) chat: Option<Chat>,
+    pub(super) stop: Arc<[u32]>,
 }
 
 /// The networks of an update.
@@ -79,7 +82,7 @@ impl Setup {
                 Some(Judge::Model(Box::new(reader)))
             }
             Chosen::Rewards(entries) => {
-                let sum = Sum::load((job, engine), (section, entries), tokenizer)?;
+                let sum = Sum::load((job, engine), (PRACTICE.of(section), entries), tokenizer)?;
                 Some(Judge::Sum(Box::new(sum)))
             }
             Chosen::Environment(_) => None,
@@ -89,6 +92,14 @@ impl Setup {
             None => None,
         };
         let context = base.model.architecture().context;
+        let (data, lowered) = course.data.fitting(context, settings.max_new_tokens);
+        if lowered && judge.is_some() {
+            job.message(format!(
+                "data.max_prompt_length: {}, which is what {section}.max_new_tokens = {} leaves of the model's context of {context}",
+                data.longest_prompt(),
+                settings.max_new_tokens
+            ));
+        }
         let (judge, prompts, longest) = match (judge, chosen) {
             (None, Chosen::Environment(environment)) => {
                 let dialogue = Dialogue::new(tokenizer, chat.as_ref())?;
@@ -97,14 +108,26 @@ impl Setup {
                 (Judge::Environment(Box::new(acting)), None, longest)
             }
             (judge, _) => {
-                let prompts = Prompts::load(job, course.data, (tokenizer, chat.as_ref()), seed)?;
-                let longest = fitting(course.data, settings, context)?;
+                let prompts = Prompts::load(job, ("data.prompts", &data), (tokenizer, chat.as_ref()), seed)?;
+                let longest = fitting(&data, settings, context)?;
                 let Some(judge) = judge else {
                     return Err(TrainError::setting(section, "maximises nothing"));
                 };
                 judge.check(&prompts, settings)?;
                 (judge, Some(prompts), longest)
             }
+        };
+        let held_out = match course.judge {
+            Some(judge) => {
+                let practised = (prompts.as_ref(), chosen);
+                Some(HeldOut::load(
+                    (job, engine),
+                    (judge, course),
+                    (&base, data.longest_prompt()),
+                    (chat.as_ref(), practised),
+                )?)
+            }
+            None => None,
         };
         let stop = match &chat {
             Some(chat) => chat.stop_ids()?,
@@ -113,6 +136,7 @@ impl Setup {
         Ok(Self {
             judge,
             prompts,
+            held_out,
             longest,
             model: (name.clone(), path),
             chat,
@@ -130,14 +154,11 @@ impl Setup {
         let (name, path) = &self.model;
         job.keep_commit(name, path)?;
         self.base.model = artefact::load_language_model(engine, path)?.model;
-        let state = checkpoint.map(|checkpoint| &checkpoint.state()[OFFSETS]);
-        let offsets: BTreeMap<String, u64> = state
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .filter_map(|(name, bytes)| Some((name.clone(), bytes.as_u64()?)))
-            .collect();
-        self.judge.begin(job, engine, &offsets)
+        self.judge.begin(job, engine, &offsets_of(checkpoint, OFFSETS))?;
+        if let Some(held_out) = &mut self.held_out {
+            held_out.begin(job, engine, checkpoint)?;
+        }
+        Ok(())
     }
 
     /// Adds to a checkpoint's state what judges need to go on from before this rollout.
@@ -145,10 +166,7 @@ impl Setup {
     /// # Errors
     /// When the system refuses.
     pub fn keep(&self, state: &mut Map<String, Value>, rollout: u64) -> Result<()> {
-        if let Some(offsets) = self.judge.offsets_before(rollout + 1)? {
-            let offsets: Map<String, Value> = offsets.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
-            state.insert(OFFSETS.into(), offsets.into());
-        }
+        keep_offsets(state, OFFSETS, self.judge.offsets_before(rollout + 1)?);
         Ok(())
     }
 
@@ -221,16 +239,31 @@ impl Setup {
     }
 
     /// What a plan takes for granted.
-    pub fn assumed(&self, settings: &RolloutSettings) -> Option<String> {
+    fn assumed(&self, settings: &RolloutSettings) -> Option<String> {
         match &self.judge {
             Judge::Environment(acting) => Some(acting.assumed(settings, self.base.model.architecture().context)),
             _ => None,
         }
     }
 
+    /// The reward models: of what is maximised, and of what looks at the policy.
+    fn readers(&self) -> impl Iterator<Item = &Reader> {
+        let held_out = self.held_out.iter().flat_map(|held_out| held_out.judge.readers());
+        self.judge.readers().iter().chain(held_out)
+    }
+
+    /// Notes down for a plan which models are only read, and what is taken for granted.
+    pub fn note(&self, notes: &mut Notes<'_>, settings: &RolloutSettings) {
+        notes.read_model("reference", &self.base.model);
+        for reader in self.readers() {
+            notes.read_model("reward model", reader.scorer.model());
+        }
+        self.assumed(settings).into_iter().for_each(|what| notes.assume(what));
+    }
+
     /// The frozen models, in words.
     pub fn frozen(&self) -> &'static str {
-        match self.judge.readers().len() {
+        match self.readers().count() {
             0 => "weights of the reference, f32",
             1 => "weights of the reference and the reward model, f32",
             _ => "weights of the reference and the reward models, f32",
@@ -238,15 +271,31 @@ impl Setup {
     }
 }
 
+/// Where journals stood, by a checkpoint's state.
+pub(super) fn offsets_of(checkpoint: Option<&Checkpoint>, name: &str) -> BTreeMap<String, u64> {
+    let state = checkpoint.map(|checkpoint| &checkpoint.state()[name]);
+    let all = state.and_then(Value::as_object).into_iter().flatten();
+    all.filter_map(|(name, bytes)| Some((name.clone(), bytes.as_u64()?)))
+        .collect()
+}
+
+/// Puts it into a checkpoint's state, where there are journals.
+pub(super) fn keep_offsets(state: &mut Map<String, Value>, name: &str, offsets: Option<BTreeMap<String, u64>>) {
+    if let Some(offsets) = offsets {
+        let offsets: Map<String, Value> = offsets.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
+        state.insert(name.into(), offsets.into());
+    }
+}
+
 /// Tokens of the longest prompt that is taken with the longest response.
 fn fitting(data: &PromptData, settings: &RolloutSettings, context: usize) -> Result<usize> {
     let new = settings.max_new_tokens;
-    let longest = data.max_prompt_length + new;
+    let longest = data.longest_prompt() + new;
     if longest > context {
         let reason = format!(
             "is {new}, which with data.max_prompt_length = {} makes {longest} tokens; the model's context is {context}: \
              lower one of the two",
-            data.max_prompt_length
+            data.longest_prompt()
         );
         return Err(TrainError::setting(
             format!("{}.max_new_tokens", settings.section),

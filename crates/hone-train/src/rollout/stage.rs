@@ -4,7 +4,9 @@ use hone_compute::Engine;
 use hone_data::Source;
 use hone_run::{Checkpoint, Configuration, Inputs, Resolved};
 
+use super::held_out::Looks;
 use super::practice::{Course, Practice, practise};
+use super::sections::JudgeSection;
 use super::setup::Setup;
 use crate::artefact;
 use crate::error::Result;
@@ -14,7 +16,7 @@ use crate::plan::{Notes, Plan};
 /// The configuration of a stage with rollouts.
 pub(crate) trait Practised: Configuration {
     /// What is loaded besides what all such stages have.
-    type Besides;
+    type Besides: Besides<Self>;
     /// The stage at work.
     type Stage<'a>: Practice
     where
@@ -31,14 +33,23 @@ pub(crate) trait Practised: Configuration {
         &[]
     }
 
-    /// Loads what there is besides.
-    fn besides(&self, job: &Job, setup: &Setup) -> Result<Self::Besides>;
-
     /// Goes through updates on an engine that only counts.
     fn rehearse(&self, notes: Notes<'_>, of: (&Setup, &Self::Besides)) -> Result<Plan>;
 
     /// The stage where a run begins.
     fn stage<'a>(&'a self, at: (&'a Engine, &'a Job), of: (&'a Setup, &'a Self::Besides)) -> Result<Self::Stage<'a>>;
+}
+
+/// What a stage has besides what all stages with rollouts have; of most of them nothing.
+pub(crate) trait Besides<C>: Sized {
+    /// Loads it.
+    fn load(job: &Job, setup: &Setup, config: &C) -> Result<Self>;
+}
+
+impl<C> Besides<C> for () {
+    fn load(_: &Job, _: &Setup, _: &C) -> Result<Self> {
+        Ok(())
+    }
 }
 
 /// Practises as configured, or goes on where it was interrupted.
@@ -82,15 +93,22 @@ fn train<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outcome> {
     if let Some(checkpoint) = &checkpoint {
         stage.load(checkpoint)?;
     }
+    let mut looks = Looks::load(&engine, stage.result(), checkpoint.as_ref())?;
     // 3. Updates
     let done = checkpoint.as_ref().map_or(0, Checkpoint::step);
-    if let Some(stopped) = practise(job, (&mut run, done), &course, &mut stage)? {
+    let (at, of) = ((&engine, job), (&course, &setup));
+    if let Some(stopped) = practise(at, (&mut run, done), of, (&mut stage, &mut looks))? {
         return Ok(stopped);
     }
     // 4. The result
-    let model = artefact::publish(&engine, &run, &setup.base.companion, stage.result())?;
-    let summary = stage.summary();
-    job.finish(run, (model, summary), Vec::new(), course.total)
+    let done = looks.last_step().unwrap_or(course.total);
+    let mut summary = stage.summary(done);
+    if let Some(held_out) = &setup.held_out {
+        summary.insert("judge".into(), held_out.conclude(job, &looks, (done, course.total)));
+    }
+    let result = looks.best_model().unwrap_or_else(|| stage.result());
+    let model = artefact::publish(&engine, &run, &setup.base.companion, result)?;
+    job.finish(run, (model, summary.into()), Vec::new(), done)
 }
 
 fn rehearsed<C: Practised>(job: &Job, c: &C, timed: bool) -> Result<Plan> {
@@ -104,13 +122,16 @@ fn rehearsed<C: Practised>(job: &Job, c: &C, timed: bool) -> Result<Plan> {
 
 fn load<C: Practised>(job: &Job, engine: &Engine, c: &C) -> Result<(Setup, C::Besides)> {
     let setup = Setup::load(job, engine, &c.course())?;
-    let besides = c.besides(job, &setup)?;
+    let besides = C::Besides::load(job, &setup, c)?;
     Ok((setup, besides))
 }
 
 fn inputs<C: Practised>(job: &Job, c: &C) -> Inputs {
     let course = c.course();
-    let rewards = course.maximised.models();
+    let judges = course.judge.map(JudgeSection::models).unwrap_or_default();
+    let rewards = [course.maximised.models(), judges].concat();
     let models = std::iter::once(&course.model.path).chain(&rewards);
-    job.inputs(models, course.data.prompts.iter().chain(c.further_data()))
+    let judged = course.judge.map_or(&[][..], |judge| &judge.prompts);
+    let sources = course.data.prompts.iter().chain(judged).chain(c.further_data());
+    job.inputs(models, sources)
 }

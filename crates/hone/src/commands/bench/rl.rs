@@ -194,7 +194,7 @@ impl Measured {
         let data = PromptData {
             prompts: vec![Source::new("prompts.jsonl")],
             held_out: 0.0,
-            max_prompt_length: prompt_length,
+            max_prompt_length: Some(prompt_length),
         };
         let train = |usual: TrainSection| TrainSection {
             precision: match arguments.engine.precision {
