@@ -41,7 +41,7 @@ const fn route(method: &'static str, path: &'static str, access: Access) -> Rout
 }
 
 /// All routes. The server is built from this list, and every test of access goes over it.
-pub static ROUTES: [Route; 28] = [
+pub static ROUTES: [Route; 29] = [
     route("GET", "/", Access::Open),
     route("GET", "/assets/chat.css", Access::Open),
     route("GET", "/assets/chat.js", Access::Open),
@@ -66,6 +66,7 @@ pub static ROUTES: [Route; 28] = [
     route("GET", "/v1/files/{id}/content", Access::Token),
     route("GET", "/v1/fine_tuning/jobs", Access::Token),
     route("POST", "/v1/fine_tuning/jobs", Access::Token),
+    route("POST", "/v1/fine_tuning/plan", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}", Access::Token),
     route("POST", "/v1/fine_tuning/jobs/{id}/cancel", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}/events", Access::Token),
@@ -119,6 +120,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
         (_, "/v1/files/{id}/content") => get(openai::files::content),
         ("GET", "/v1/fine_tuning/jobs") => get(openai::fine_tuning::list),
         (_, "/v1/fine_tuning/jobs") => post(openai::fine_tuning::create),
+        (_, "/v1/fine_tuning/plan") => post(openai::fine_tuning::plan),
         (_, "/v1/fine_tuning/jobs/{id}") => get(openai::fine_tuning::one),
         (_, "/v1/fine_tuning/jobs/{id}/cancel") => post(openai::fine_tuning::cancel),
         (_, "/v1/fine_tuning/jobs/{id}/events") => get(openai::fine_tuning::events),
