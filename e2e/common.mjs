@@ -90,7 +90,7 @@ function watch(page, expected) {
     if (!expected.some((pattern) => pattern.test(text))) complaints.push(`${page.url()}: ${text}`);
   };
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) complain(message.text());
+    if (["error", "warning"].includes(message.type())) complain(`${message.text()} (${message.location().url})`);
   });
   page.on("pageerror", (error) => complain(String(error)));
   page.on("dialog", (dialog) => { complain(`a dialog: ${dialog.message()}`); dialog.dismiss(); });
@@ -107,8 +107,12 @@ function watch(page, expected) {
 /** Nothing that a text said was run, and the page fits its window. */
 export async function sound(page, where = "") {
   assert.equal(await page.evaluate(() => window.__ran), undefined, `${where} a text was run`);
-  const [wide, inner] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
-  assert(wide <= inner, `${where} ${page.url()} scrolls sideways: ${wide} > ${inner}`);
+  const [wide, inner, beyond] = await page.evaluate(() => {
+    const name = (element) => `${element.tagName}#${element.id}.${element.className}`;
+    const beyond = [...document.querySelectorAll("body *")].filter((element) => element.getBoundingClientRect().right > innerWidth + 1);
+    return [document.documentElement.scrollWidth, innerWidth, beyond.map(name).slice(0, 8)];
+  });
+  assert(wide <= inner, `${where} ${page.url()} scrolls sideways: ${wide} > ${inner}, ${beyond}`);
   assert((await page.title()).length > 0, `${where} has no title`);
 }
 
@@ -210,15 +214,24 @@ export async function readable(page, where) {
 
 // ---- The end
 
-/** Runs the parts in order; each ends with nothing to complain of. */
+/** Runs the parts in order, or those that PARTS names; each ends with nothing to complain of. */
 export async function run(parts) {
   try {
-    for (const part of parts) {
+    const only = process.env.PARTS?.split(",");
+    for (const part of parts.filter((part) => !only || only.includes(part.name))) {
       const begun = Date.now();
       await part();
       assert.deepEqual(complaints, [], part.name);
       console.log(`${part.name}: as it should be (${((Date.now() - begun) / 1000).toFixed(1)} s)`);
     }
+  } catch (error) {
+    // What there was to see says more than what was waited for
+    for (const page of (browser?.contexts() ?? []).flatMap((context) => context.pages())) {
+      const seen = await page.evaluate(() => document.body.innerText).catch(String);
+      console.error(`---- ${page.url()}\n${seen.slice(0, 3000)}\n----`);
+    }
+    if (complaints.length) console.error(complaints);
+    throw error;
   } finally {
     if (browser) await browser.close();
     for (const child of running) child.kill("SIGKILL");

@@ -22,7 +22,7 @@ async function onlyText(page, where, inside) {
 
 async function chat() {
   // The model's name is one of them, too
-  const named = strings.find((text) => text.startsWith("<img src=x onerror=\""));
+  const named = `"><b>model<b>`;
   const server = await serve(["serve", "--model", `${named}=${join(runs, "sft/model")}`, "--model", `sft=${join(runs, "sft/model")}`]);
   const page = await open();
   await page.goto(server.origin);

@@ -41,10 +41,11 @@ const fn route(method: &'static str, path: &'static str, access: Access) -> Rout
 }
 
 /// All routes. The server is built from this list, and every test of access goes over it.
-pub static ROUTES: [Route; 29] = [
+pub static ROUTES: [Route; 30] = [
     route("GET", "/", Access::Open),
     route("GET", "/assets/chat.css", Access::Open),
     route("GET", "/assets/chat.js", Access::Open),
+    route("GET", "/assets/icon.svg", Access::Open),
     route("GET", "/fine-tuning", Access::Open),
     route("GET", "/assets/fine-tuning.css", Access::Open),
     route("GET", "/assets/fine-tuning.js", Access::Open),
@@ -99,6 +100,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
         (_, "/") => get(pages::chat),
         (_, "/assets/chat.css") => get(pages::style),
         (_, "/assets/chat.js") => get(pages::script),
+        (_, "/assets/icon.svg") => get(pages::icon),
         (_, "/fine-tuning") => get(pages::tuning::page),
         (_, "/assets/fine-tuning.css") => get(pages::tuning::style),
         (_, "/assets/fine-tuning.js") => get(pages::tuning::script),

@@ -188,6 +188,7 @@ fn router(board: &Arc<Board>) -> Router {
         .route("/health", get(health))
         .route("/assets/dashboard.css", get(style))
         .route("/assets/dashboard.js", get(script))
+        .route("/assets/icon.svg", get(crate::pages::icon))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(Arc::clone(board), guard))

@@ -78,7 +78,7 @@ async function upload(file) {
     understood(taken.filename + ": ", made("b", "", taken.rows + " " + what), ", " + size(taken.bytes));
     at("training").prepend(option(taken));
     at("training").value = taken.id;
-    at("validation").append(option(taken));
+    at("validation").options[0].after(option(taken));
     if (taken.shape === "preferences") at("method").value = "dpo";
     else if (at("method").value === "dpo") at("method").value = "supervised";
     await preview(file);

@@ -8,7 +8,7 @@ use crate::client::{Answer, Client};
 use crate::common::{Board, finished, open, options, sample, settings, step};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-const PATHS: [&str; 8] = [
+const PATHS: [&str; 9] = [
     "/",
     "/run/done",
     "/run/done/samples",
@@ -17,6 +17,7 @@ const PATHS: [&str; 8] = [
     "/health",
     "/assets/dashboard.css",
     "/assets/dashboard.js",
+    "/assets/icon.svg",
 ];
 
 fn locked() -> (Board, Client) {
