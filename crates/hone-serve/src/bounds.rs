@@ -41,6 +41,8 @@ pub(crate) const CONNECTIONS: usize = 512;
 /// Files that are being uploaded at once, and questions about files and jobs that are answered at once.
 pub(crate) const UPLOADS: usize = 4;
 pub(crate) const ASKED: usize = 4;
+/// Jobs of which it is found out at once what they would take.
+pub(crate) const PLANNED: usize = 1;
 /// Parts of a streamed answer that are written and wait for a slow reader. Tokens that are sampled wait as well.
 pub(crate) const WAITING_PARTS: usize = 16;
 

@@ -83,10 +83,11 @@ where
 }
 
 /// All routes. The server is built from this list, and every test of access goes over it.
-pub static ROUTES: [Route; 29] = [
+pub static ROUTES: [Route; 31] = [
     route("GET", "/", Access::Open),
     route("GET", "/assets/chat.css", Access::Open),
     route("GET", "/assets/chat.js", Access::Open),
+    route("GET", "/assets/icon.svg", Access::Open),
     route("GET", "/fine-tuning", Access::Open),
     route("GET", "/assets/fine-tuning.css", Access::Open),
     route("GET", "/assets/fine-tuning.js", Access::Open),
@@ -109,6 +110,7 @@ pub static ROUTES: [Route; 29] = [
     route("GET", "/v1/files/{id}/content", Access::Token),
     route("GET", "/v1/fine_tuning/jobs", Access::Token),
     route("POST", "/v1/fine_tuning/jobs", Access::Token),
+    route("POST", "/v1/fine_tuning/plan", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}", Access::Token),
     route("POST", "/v1/fine_tuning/jobs/{id}/cancel", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}/events", Access::Token),
@@ -120,6 +122,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
         (_, "/") => get(pages::chat),
         (_, "/assets/chat.css") => get(pages::style),
         (_, "/assets/chat.js") => get(pages::script),
+        (_, "/assets/icon.svg") => get(pages::icon),
         (_, "/fine-tuning") => get(pages::tuning::page),
         (_, "/assets/fine-tuning.css") => get(pages::tuning::style),
         (_, "/assets/fine-tuning.js") => get(pages::tuning::script),
@@ -142,6 +145,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
         (_, "/v1/files/{id}/content") => get(openai::files::content),
         ("GET", "/v1/fine_tuning/jobs") => get(openai::fine_tuning::list),
         (_, "/v1/fine_tuning/jobs") => post(openai::fine_tuning::create),
+        (_, "/v1/fine_tuning/plan") => post(openai::fine_tuning::plan),
         (_, "/v1/fine_tuning/jobs/{id}") => get(openai::fine_tuning::one),
         (_, "/v1/fine_tuning/jobs/{id}/cancel") => post(openai::fine_tuning::cancel),
         (_, "/v1/fine_tuning/jobs/{id}/events") => get(openai::fine_tuning::events),

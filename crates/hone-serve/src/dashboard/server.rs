@@ -150,7 +150,7 @@ impl Dashboard {
 }
 
 /// All routes of the dashboard. It is built from this list, and the test of access goes over it.
-pub static DASHBOARD_ROUTES: [Route; 8] = [
+pub static DASHBOARD_ROUTES: [Route; 9] = [
     route("GET", "/", Access::Token),
     route("GET", "/run/{*name}", Access::Token),
     route("GET", "/compare", Access::Token),
@@ -159,6 +159,7 @@ pub static DASHBOARD_ROUTES: [Route; 8] = [
     route("GET", "/health", Access::Open),
     route("GET", "/assets/dashboard.css", Access::Open),
     route("GET", "/assets/dashboard.js", Access::Open),
+    route("GET", "/assets/icon.svg", Access::Open),
 ];
 
 fn handler(route: &Route) -> MethodRouter<Arc<Board>> {
@@ -169,6 +170,7 @@ fn handler(route: &Route) -> MethodRouter<Arc<Board>> {
         (_, "/health") => get(health),
         (_, "/assets/dashboard.css") => get(style),
         (_, "/assets/dashboard.js") => get(script),
+        (_, "/assets/icon.svg") => get(crate::pages::icon),
         (_, other) => unreachable!("{other} is in DASHBOARD_ROUTES and has no handler"),
     }
 }

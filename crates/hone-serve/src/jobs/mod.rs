@@ -6,6 +6,7 @@
 //! model that they were made from ([`load`]).
 
 mod child;
+pub(crate) mod cost;
 mod follow;
 pub(crate) mod judging;
 mod load;
@@ -16,7 +17,7 @@ mod runner;
 pub(crate) mod store;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use hone_compute::Precision;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::bounds::UPLOADS;
+use crate::bounds::{PLANNED, UPLOADS};
 use crate::error::ServeError;
 use crate::shared::now;
 
@@ -71,6 +72,7 @@ pub(crate) struct Jobs {
     changed: Condvar,
     stopping: AtomicBool,
     uploads: Arc<Semaphore>,
+    planning: Arc<Semaphore>,
 }
 
 struct State {
@@ -158,6 +160,7 @@ impl Jobs {
             changed: Condvar::new(),
             stopping: AtomicBool::new(false),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
+            planning: Arc::new(Semaphore::new(PLANNED)),
         })
     }
 
@@ -198,7 +201,7 @@ impl Jobs {
     }
 
     /// Looks at an upload that is complete, and takes it in.
-    pub fn take_file(&self, incoming: &std::path::Path, filename: String) -> Result<FileRecord, TakeError> {
+    pub fn take_file(&self, incoming: &Path, filename: String) -> Result<FileRecord, TakeError> {
         let rows = rows::inspect(incoming)?;
         let bytes = incoming.metadata().map_err(RowError::Read)?.len();
         Ok(self.keep_file(incoming, filename, (bytes, Purpose::FineTune), Some(rows))?)
@@ -206,7 +209,7 @@ impl Jobs {
 
     fn keep_file(
         &self,
-        content: &std::path::Path,
+        content: &Path,
         filename: String,
         (bytes, purpose): (u64, Purpose),
         rows: Option<(rows::Shape, u64)>,
@@ -246,22 +249,7 @@ impl Jobs {
         let id = unique_id("ftjob-");
         let folder = self.store.job_folder(&id);
         std::fs::create_dir_all(&folder).map_err(PrepareError::Write)?;
-        let training = self.store.content(&new.training_file);
-        let validation = new.validation_file.as_ref().map(|file| self.store.content(file));
-        let prepared = prepare::prepare(
-            &Materials {
-                method: new.method,
-                settings: &new.settings,
-                judging: new.judging.as_ref(),
-                seed: new.seed,
-                training: &training,
-                validation: validation.as_deref(),
-                start: &new.start,
-                context: new.context,
-                precision: self.precision,
-            },
-            &folder,
-        );
+        let prepared = self.prepare(&new, &folder);
         if let Err(error) = prepared {
             self.store.abandon_job(&id);
             return Err(error.into());
@@ -296,6 +284,38 @@ impl Jobs {
         );
         self.changed.notify_all();
         Ok(job)
+    }
+
+    /// Writes what a job's stage reads into a folder.
+    fn prepare(&self, new: &NewJob, folder: &Path) -> Result<(), PrepareError> {
+        let training = self.store.content(&new.training_file);
+        let validation = new.validation_file.as_ref().map(|file| self.store.content(file));
+        let materials = Materials {
+            method: new.method,
+            settings: &new.settings,
+            judging: new.judging.as_ref(),
+            seed: new.seed,
+            training: &training,
+            validation: validation.as_deref(),
+            start: &new.start,
+            context: new.context,
+            precision: self.precision,
+        };
+        prepare::prepare(&materials, folder)
+    }
+
+    /// The arguments of a process, with the threads that jobs have.
+    fn arguments(&self, words: &[&str]) -> Vec<String> {
+        let mut all: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        if let Some(threads) = self.options.threads {
+            all.extend(["--threads".to_owned(), threads.to_string()]);
+        }
+        all
+    }
+
+    /// The one place to find out what a job would take, when it is free; none once nothing is begun any more.
+    pub async fn planning(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.planning).acquire_owned().await.ok()
     }
 
     /// Gives a job up. One that runs is asked to stop, and its process is waited for before the next begins.

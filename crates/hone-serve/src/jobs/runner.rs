@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use crate::jobs::child::{End, Process, Start};
+use crate::jobs::cost;
 use crate::jobs::follow::Follow;
 use crate::jobs::prepare::CONFIG;
 use crate::jobs::record::{Job, Method, Purpose, Status};
@@ -24,9 +25,9 @@ const STARTS: usize = 5;
 /// The code of a stage that stopped on request and can go on.
 const RESUMABLE: i32 = 75;
 /// The file of a job's folder to which its processes write what they say.
-const LOG: &str = "log.txt";
+pub(super) const LOG: &str = "log.txt";
 /// The file there for what `hone plan` finds.
-const PLAN: &str = "plan.json";
+pub(super) const PLAN: &str = "plan.json";
 /// The run directory there.
 pub(super) const RUN: &str = "run";
 /// Characters of a sample that an event shows.
@@ -65,7 +66,7 @@ impl Runner {
                 return;
             }
             let folder = self.jobs.store().job_folder(&job.id);
-            let arguments = self.arguments(&["plan", "--stage", job.method.stage(), CONFIG, "--json"]);
+            let arguments = self.jobs.arguments(&["plan", "--stage", job.method.stage(), CONFIG, "--json"]);
             let start = Start {
                 program: &self.jobs.options.program,
                 arguments: &arguments,
@@ -94,25 +95,8 @@ impl Runner {
             .fail(id, "not_started", format!("{program} cannot be started: {error}"));
     }
 
-    /// The arguments of a process, with the threads that jobs have.
-    fn arguments(&self, words: &[&str]) -> Vec<String> {
-        let mut all: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        if let Some(threads) = self.jobs.options.threads {
-            all.extend(["--threads".to_owned(), threads.to_string()]);
-        }
-        all
-    }
-
     fn planned(&self, job: &Job, folder: &Path) {
-        let text = fs::read_to_string(folder.join(PLAN)).unwrap_or_default();
-        let plan: Value = serde_json::from_str(&text).unwrap_or_default();
-        let data = json!({
-            "steps": plan["steps"],
-            "peak_bytes": plan["peak_bytes"],
-            "available_bytes": plan["machine"]["available"],
-            "seconds": plan["time"]["seconds"],
-            "tokens": plan["tokens"],
-        });
+        let plan = cost::read(&folder.join(PLAN));
         let needed = megabytes(&plan["peak_bytes"]);
         if plan["fits"] == false {
             let available = megabytes(&plan["machine"]["available"]);
@@ -132,7 +116,7 @@ impl Runner {
         );
         if self.jobs.change(&job.id, |job| job.status = Status::Queued).is_ok() {
             let told = Told {
-                data,
+                data: cost::costs(&plan),
                 ..Told::info(&message)
             };
             self.jobs.tell(&job.id, &told);
@@ -178,7 +162,7 @@ impl Runner {
     }
 
     fn start(&self, job: &Job, folder: &Path) -> std::io::Result<Process> {
-        let arguments = self.arguments(&[job.method.stage(), CONFIG, "--runs", ".", "--name", RUN, "--json"]);
+        let arguments = self.jobs.arguments(&[job.method.stage(), CONFIG, "--runs", ".", "--name", RUN, "--json"]);
         Process::start(&Start {
             program: &self.jobs.options.program,
             arguments: &arguments,
@@ -299,7 +283,7 @@ impl Runner {
 }
 
 /// What the log ends with: the error, with its hint.
-fn last_error(log: &Path) -> Option<String> {
+pub(super) fn last_error(log: &Path) -> Option<String> {
     let text = fs::read_to_string(log).ok()?;
     let at = text
         .rfind("\nerror: ")

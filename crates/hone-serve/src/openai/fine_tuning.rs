@@ -7,6 +7,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use crate::jobs::cost::CostError;
 use crate::jobs::record::{Job, Method, Status};
 use crate::jobs::{CancelError, CreateError, Jobs, PrepareError};
 use crate::openai::listing::Query;
@@ -32,12 +33,48 @@ pub(crate) async fn create(State(shared): State<Arc<Shared>>, request: Request) 
 
 fn not_made(error: CreateError) -> ApiError {
     match error {
-        CreateError::Prepare(PrepareError::Rows { param, source }) => ApiError {
-            code: Some("invalid_file_format"),
-            ..ApiError::bad(param, format!("`{param}`: {source}"))
-        },
+        CreateError::Prepare(error) => not_prepared(&error),
         CreateError::TooMany => ApiError::of(StatusCode::TOO_MANY_REQUESTS, error.to_string()),
-        CreateError::Prepare(_) | CreateError::Store(_) => ApiError::internal(error.to_string()),
+        CreateError::Store(_) => ApiError::internal(error.to_string()),
+    }
+}
+
+fn not_prepared(error: &PrepareError) -> ApiError {
+    match error {
+        PrepareError::Rows { param, source } => ApiError {
+            code: Some("invalid_file_format"),
+            ..ApiError::bad(*param, format!("`{param}`: {source}"))
+        },
+        PrepareError::Write(_) | PrepareError::Config(_) => ApiError::internal(error.to_string()),
+    }
+}
+
+/// What the job that a request asks for would take; nothing is made.
+pub(crate) async fn plan(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    answered(try_plan(&shared, request).await)
+}
+
+async fn try_plan(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
+    let jobs = shared.jobs()?;
+    let own = Arc::clone(&jobs);
+    let new = prepared(shared, request, move |shared, fields| tuning::read(shared, &own, fields)).await?;
+    let place = jobs.planning().await.ok_or_else(ApiError::stopping)?;
+    let work = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        jobs.cost(&new)
+    });
+    match work.await {
+        Ok(Ok(mut cost)) => {
+            cost["object"] = "fine_tuning.plan".into();
+            Ok(reply(&cost))
+        }
+        Ok(Err(CostError::Prepare(error))) => Err(not_prepared(&error)),
+        Ok(Err(CostError::Unusable(message))) => Err(ApiError {
+            code: Some("invalid_configuration"),
+            ..ApiError::bad("training_file", message)
+        }),
+        Ok(Err(error @ CostError::Process(_))) => Err(ApiError::internal(error.to_string())),
+        Err(_) => Err(ApiError::internal("what the job would take could not be found out")),
     }
 }
 

@@ -7,7 +7,19 @@ const ended = ["succeeded", "failed", "cancelled"];
 // How often what changes is asked for, in milliseconds.
 const EVERY = 1500;
 let chosen = "";
+// How long whoever fills the form rests before it is asked what the job would take, in milliseconds.
+const REST = 500;
+// What is shown of a file: its first rows, read from this many bytes, and the first characters of each message.
+const ROWS = 2;
+const READ = 1 << 18;
+const CHARACTERS = 300;
+// Samples of a job that are shown, and the characters of each text.
+const SAMPLES = 4;
 let polling = null;
+let resting = null;
+// What was drawn of the chosen job, so that nothing is drawn again while nothing happens.
+let drawnOf = "";
+let counting = null;
 
 // 1. Small things
 
@@ -29,14 +41,14 @@ function note(text) {
   at("note").textContent = text || "";
 }
 
-async function ask(method, path, body) {
+async function ask(method, path, body, signal) {
   const headers = {};
   if (locked) headers.Authorization = "Bearer " + at("token").value.trim();
   if (body && !(body instanceof FormData)) {
     headers["Content-Type"] = "application/json";
     body = JSON.stringify(body);
   }
-  const response = await fetch(path, { method, headers, body });
+  const response = await fetch(path, { method, headers, body, signal });
   let value;
   try {
     value = await response.json();
@@ -55,24 +67,73 @@ function option(file) {
 
 async function upload(file) {
   note("");
-  at("understood").textContent = "Uploading " + file.name + " ...";
+  at("preview").hidden = true;
+  understood("Uploading " + file.name + " ...");
   const form = new FormData();
   form.append("purpose", "fine-tune");
   form.append("file", file);
   try {
     const taken = await ask("POST", "/v1/files", form);
     const what = taken.shape === "preferences" ? "preferences" : "conversations";
-    at("understood").textContent = taken.filename + ": " + taken.rows + " " + what + ", " + taken.bytes + " bytes";
+    understood(taken.filename + ": ", made("b", "", taken.rows + " " + what), ", " + size(taken.bytes));
     at("training").prepend(option(taken));
     at("training").value = taken.id;
-    at("validation").append(option(taken));
+    at("validation").options[0].after(option(taken));
     if (taken.shape === "preferences") at("method").value = "dpo";
     else if (at("method").value === "dpo") at("method").value = "supervised";
+    await preview(file);
     shown();
+    count();
   } catch (error) {
-    at("understood").textContent = "";
+    understood();
     note(file.name + ": " + error.message);
   }
+}
+
+function understood(...parts) {
+  at("understood").replaceChildren(...parts);
+}
+
+function size(bytes) {
+  const [amount, unit] = bytes < 1e3 ? [bytes, "bytes"] : bytes < 1e6 ? [bytes / 1e3, "kB"] : bytes < 1e9 ? [bytes / 1e6, "MB"] : [bytes / 1e9, "GB"];
+  return (amount < 10 && unit !== "bytes" ? amount.toFixed(1) : Math.round(amount)) + " " + unit;
+}
+
+// The first rows as the server reads them: who says what.
+async function preview(file) {
+  const lines = (await file.slice(0, READ).text()).split("\n").filter((line) => line.trim());
+  const parts = [];
+  for (const line of lines.slice(0, ROWS)) {
+    let row;
+    try {
+      row = JSON.parse(line);
+    } catch {
+      // A line that is longer than what was read
+      break;
+    }
+    parts.push(made("p", "row-of", "row " + (parts.filter((part) => part.className === "row-of").length + 1)));
+    const turns = row.messages || [...((row.input || {}).messages || [])];
+    for (const turn of turns) parts.push(said(turn.role, turn.content));
+    for (const [name, word] of [["preferred_output", "preferred"], ["non_preferred_output", "other"]]) {
+      for (const turn of row[name] || []) parts.push(said(word, turn.content));
+    }
+    const columns = Object.keys(row).filter((name) => !["messages", "input", "preferred_output", "non_preferred_output"].includes(name));
+    for (const name of columns) parts.push(said(name, JSON.stringify(row[name])));
+  }
+  at("preview").replaceChildren(...parts);
+  at("preview").hidden = parts.length === 0;
+}
+
+function said(role, content) {
+  const line = made("p");
+  const text = typeof content === "string" ? content : (content || []).map((part) => part.text || "").join("");
+  line.append(made("span", "role", role), cut(text));
+  return line;
+}
+
+function cut(text) {
+  const all = [...text];
+  return all.length > CHARACTERS ? all.slice(0, CHARACTERS).join("") + " \u2026" : text;
 }
 
 async function askForAll() {
@@ -106,6 +167,58 @@ function shown() {
   at("with-beta").hidden = at("method").value !== "dpo";
 }
 
+// What the form asks for.
+function asked() {
+  const method = at("method").value;
+  const names = ["n_epochs", "batch_size", "learning_rate_multiplier"];
+  const own = { hyperparameters: hyperparameters(method === "dpo" ? [...names, "beta"] : names) };
+  if (method === "reinforcement") own.grader = JSON.parse(at("grader").value);
+  const body = { model: at("model").value, training_file: at("training").value, method: { type: method, [method]: own } };
+  if (at("validation").value) body.validation_file = at("validation").value;
+  if (at("suffix").value.trim()) body.suffix = at("suffix").value.trim();
+  if (at("seed").value.trim()) body.seed = Number(at("seed").value);
+  return body;
+}
+
+// Says what the job would take, once the form has rested.
+function count() {
+  clearTimeout(resting);
+  if (counting) counting.abort();
+  counting = null;
+  cost();
+  if (!at("training").value || (locked && !at("token").value.trim())) return;
+  resting = setTimeout(async () => {
+    const own = new AbortController();
+    counting = own;
+    cost("", "Counting what this will take ...");
+    try {
+      const plan = await ask("POST", "/v1/fine_tuning/plan", asked(), own.signal);
+      if (counting === own) priced(plan);
+    } catch (error) {
+      // Starting says the same where it stands in the way
+      if (counting === own) cost("unfit", error.message);
+    }
+  }, REST);
+}
+
+function cost(name, ...parts) {
+  at("cost").className = name || "";
+  at("cost").replaceChildren(...parts);
+}
+
+function priced(plan) {
+  const parts = [made("b", "", plan.steps + (plan.steps === 1 ? " step" : " steps")), ", about ", made("b", "", size(plan.peak_bytes)), " of memory"];
+  if (plan.available_bytes) parts.push(" (" + size(plan.available_bytes) + " available)");
+  if (plan.seconds) parts.push(", about ", made("b", "", duration(plan.seconds)));
+  if (plan.fits === false) parts.push(". It does not fit: shorten the conversations, or make the batch smaller");
+  cost(plan.fits === false ? "unfit" : "", ...parts);
+}
+
+function duration(seconds) {
+  if (seconds < 120) return Math.ceil(seconds) + " s";
+  return seconds < 7200 ? Math.round(seconds / 60) + " min" : (seconds / 3600).toFixed(1) + " h";
+}
+
 function hyperparameters(names) {
   const all = {};
   for (const name of names) {
@@ -117,21 +230,13 @@ function hyperparameters(names) {
 
 async function start() {
   note("");
-  const method = at("method").value;
-  const names = ["n_epochs", "batch_size", "learning_rate_multiplier"];
-  const own = { hyperparameters: hyperparameters(method === "dpo" ? [...names, "beta"] : names) };
-  const body = { model: at("model").value, training_file: at("training").value, method: { type: method, [method]: own } };
-  if (!body.training_file) {
+  if (!at("training").value) {
     note("Drop a file first.");
     return;
   }
-  if (at("validation").value) body.validation_file = at("validation").value;
-  if (at("suffix").value.trim()) body.suffix = at("suffix").value.trim();
-  if (at("seed").value.trim()) body.seed = Number(at("seed").value);
   at("start").disabled = true;
   try {
-    if (method === "reinforcement") own.grader = JSON.parse(at("grader").value);
-    const job = await ask("POST", "/v1/fine_tuning/jobs", body);
+    const job = await ask("POST", "/v1/fine_tuning/jobs", asked());
     chosen = job.id;
     await look();
   } catch (error) {
@@ -142,12 +247,18 @@ async function start() {
 
 // 4. Jobs
 
+function chip(job) {
+  const chip = made("span", "status " + job.status, job.status.replaceAll("_", " "));
+  if (job.error) chip.title = job.error.message;
+  return chip;
+}
+
 function row(job) {
   const line = made("tr", job.id === chosen ? "chosen" : "");
   line.dataset.id = job.id;
   line.tabIndex = 0;
-  const status = made("td", job.status === "failed" ? "failed" : "", job.status);
-  if (job.error) status.title = job.error.message;
+  const status = made("td");
+  status.append(chip(job));
   const result = made("td");
   if (job.fine_tuned_model) {
     const link = made("a", "", job.fine_tuned_model);
@@ -204,52 +315,69 @@ async function look() {
 async function show(job) {
   const path = "/v1/fine_tuning/jobs/" + encodeURIComponent(job.id) + "/events?limit=10000&order=asc";
   const events = (await ask("GET", path)).data;
+  const key = job.id + " " + job.status + " " + events.length;
+  if (key === drawnOf) return;
+  drawnOf = key;
   at("one").hidden = false;
-  at("title").textContent = job.id + ": " + job.status;
+  at("title").replaceChildren(job.id, chip(job));
   const metrics = events.filter((event) => event.type === "metrics").map((event) => event.data);
   curve(metrics, job.method.type === "reinforcement" ? "train_mean_reward" : "train_loss");
-  const said = events.filter((event) => event.type !== "metrics").reverse();
-  at("events").replaceChildren(...said.map((event) => {
-    const time = new Date(event.created_at * 1000).toLocaleTimeString();
-    return made("li", event.level, time + "  " + event.message);
+  samples(events.filter((event) => event.data && event.data.sample).map((event) => event.data.sample));
+  const told = events.filter((event) => event.type !== "metrics" && !(event.data && event.data.sample)).reverse();
+  at("events").replaceChildren(...told.map((event) => {
+    const line = made("li", event.level);
+    line.append(made("time", "", new Date(event.created_at * 1000).toLocaleTimeString("en-GB")), made("span", "", event.message));
+    return line;
+  }));
+}
+
+// What the model answered at the newest evaluation.
+function samples(all) {
+  const last = all.length ? all.at(-1).step : null;
+  const newest = all.filter((sample) => sample.step === last).slice(0, SAMPLES);
+  at("answers").hidden = newest.length === 0;
+  at("answered").textContent = "Answers at step " + last;
+  at("samples").replaceChildren(...newest.map((sample) => {
+    const card = made("article");
+    card.append(made("p", "asked", cut(String(sample.prompt ?? ""))), made("p", "", cut(String(sample.response ?? ""))));
+    return card;
   }));
 }
 
 function curve(metrics, name) {
   const of = (key) => metrics.filter((data) => typeof data[key] === "number").map((data) => [data.step, data[key]]);
-  const lines = [["train", of(name)], ["valid", of("valid_loss")]];
-  const all = lines.flatMap(([, points]) => points);
-  at("curve").replaceChildren();
-  at("curve").classList.toggle("hidden", all.length === 0);
-  if (all.length === 0) {
-    at("legend").textContent = "";
-    return;
+  const lines = [["train", name.replaceAll("_", " "), of(name)], ["valid", "validation loss", of("valid_loss")]].filter(([, , points]) => points.length);
+  at("chart").hidden = lines.length === 0;
+  if (lines.length === 0) return;
+  const all = lines.flatMap(([, , points]) => points);
+  const [left, right] = extremes(all.map(([step]) => step));
+  const [low, high] = extremes(all.map(([, value]) => value));
+  const x = (step) => 52 + 576 * (step - left) / Math.max(right - left, 1);
+  const y = (value) => (high > low ? 180 - 168 * (value - low) / (high - low) : 96);
+  const parts = [];
+  for (const value of high > low ? [low, (low + high) / 2, high] : [low]) {
+    parts.push(drawn("line", { class: value === low ? "axis" : "rule", x1: 52, y1: y(value), x2: 628, y2: y(value) }));
+    parts.push(drawn("text", { x: 46, y: y(value) + 4, "text-anchor": "end" }, value.toPrecision(3)));
   }
-  const steps = all.map(([step]) => step);
-  const values = all.map(([, value]) => value);
-  const [left, right] = [Math.min(...steps), Math.max(...steps)];
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  const x = (step) => 50 + 580 * (step - left) / Math.max(right - left, 1);
-  const y = (value) => 180 - 170 * (value - low) / Math.max(high - low, 1e-9);
-  const parts = [
-    drawn("line", { class: "axis", x1: 50, y1: 10, x2: 50, y2: 180 }),
-    drawn("line", { class: "axis", x1: 50, y1: 180, x2: 630, y2: 180 }),
-    drawn("text", { x: 4, y: 16 }, high.toPrecision(3)),
-    drawn("text", { x: 4, y: 180 }, low.toPrecision(3)),
-    drawn("text", { x: 50, y: 196 }, "step " + left),
-    drawn("text", { x: 630, y: 196, "text-anchor": "end" }, String(right)),
-  ];
-  for (const [kind, points] of lines) {
-    if (points.length === 0) continue;
+  parts.push(drawn("text", { x: 52, y: 200 }, "step " + left));
+  if (right > left) parts.push(drawn("text", { x: 628, y: 200, "text-anchor": "end" }, String(right)));
+  for (const [kind, , points] of lines) {
     const path = points.map(([step, value]) => x(step).toFixed(1) + "," + y(value).toFixed(1)).join(" ");
     parts.push(drawn("polyline", { class: kind, points: path }));
+    const [step, value] = points.at(-1);
+    parts.push(drawn("circle", { class: kind, cx: x(step).toFixed(1), cy: y(value).toFixed(1), r: 3.5 }));
   }
-  at("curve").append(...parts);
-  const valid = lines[1][1];
-  const last = lines[0][1].at(-1);
-  const words = last ? [name.replaceAll("_", " ") + " " + last[1].toPrecision(4) + " at step " + last[0]] : [];
-  if (valid.length) words.push("validation loss " + valid.at(-1)[1].toPrecision(4));
-  at("legend").textContent = words.join(", ");
+  at("curve").replaceChildren(...parts);
+  at("legend").replaceChildren(...lines.map(([kind, word, points]) => {
+    const [step, value] = points.at(-1);
+    const item = made("span");
+    item.append(made("i", kind), word + " ", made("b", "", value.toPrecision(4)), " at step " + step);
+    return item;
+  }));
+}
+
+function extremes(values) {
+  return values.reduce(([low, high], value) => [Math.min(low, value), Math.max(high, value)], [Infinity, -Infinity]);
 }
 
 // 5. Who listens to what
@@ -282,7 +410,11 @@ at("jobs").addEventListener("click", (event) => choose(event.target));
 at("jobs").addEventListener("keydown", (event) => {
   if (event.key === "Enter") choose(event.target);
 });
-at("method").addEventListener("change", shown);
+at("job").addEventListener("change", (event) => {
+  if (event.target === at("upload")) return;
+  shown();
+  count();
+});
 at("token").addEventListener("change", askForAll);
 at("access").hidden = !locked;
 shown();

@@ -81,3 +81,8 @@ pub(crate) async fn style() -> Response {
 pub(crate) async fn script() -> Response {
     of("text/javascript; charset=utf-8", include_str!("chat.js").to_owned())
 }
+
+/// The pages' icon. Without one browsers ask for `/favicon.ico`, which there is not.
+pub(crate) async fn icon() -> Response {
+    of("image/svg+xml", include_str!("icon.svg").to_owned())
+}

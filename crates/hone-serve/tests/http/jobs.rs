@@ -119,6 +119,41 @@ fn http_jobs_end_in_a_model_that_answers() {
 }
 
 #[test]
+fn http_costs_are_told_and_nothing_is_made() {
+    let tuner = Tuner::new();
+    let server = tuner.serve();
+    let file = server.client.upload("rows.jsonl", conversations().as_bytes()).json();
+    let body = json!({"model": "chat", "training_file": file["id"], "suffix": "a"});
+    let expected = json!({"object": "fine_tuning.plan", "steps": 5, "tokens": null, "peak_bytes": 2_000_000,
+        "available_bytes": 9_000_000, "fits": true, "seconds": 3.0});
+    assert_eq!(server.client.post("/v1/fine_tuning/plan", &body).json(), expected);
+    fs::write(tuner.path("unfit"), "").unwrap();
+    assert_eq!(
+        server.client.post("/v1/fine_tuning/plan", &body).json()["fits"],
+        json!(false)
+    );
+    fs::write(tuner.path("unusable"), "").unwrap();
+    let error = server.client.post("/v1/fine_tuning/plan", &body).error(400);
+    assert_eq!(
+        (&error["code"], &error["message"]),
+        (
+            &json!("invalid_configuration"),
+            &json!("rows are too long\n  hint: shorten them")
+        )
+    );
+    let absent = json!({"model": "chat", "training_file": "file-absent"});
+    let error = server.client.post("/v1/fine_tuning/plan", &absent).error(400);
+    assert_eq!(error["param"], "training_file");
+    assert_eq!(
+        server.client.get("/v1/fine_tuning/jobs").json()["data"],
+        Value::Array(Vec::new())
+    );
+    for folder in ["store/jobs", "store/incoming"] {
+        assert_eq!(fs::read_dir(tuner.path(folder)).unwrap().count(), 0, "{folder}");
+    }
+}
+
+#[test]
 fn http_jobs_run_one_after_the_other() {
     let tuner = Tuner::new();
     tuner.hold();

@@ -176,6 +176,7 @@ fn http_the_page_of_a_locked_server_names_no_model() {
         ("/", "text/html"),
         ("/assets/chat.js", "text/javascript"),
         ("/assets/chat.css", "text/css"),
+        ("/assets/icon.svg", "image/svg+xml"),
     ] {
         assert!(
             open.client.get(path).header("content-type").unwrap().starts_with(kind),

@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SCRIPT: &str = r#"#!/bin/sh
 here=HERE
 if [ "$1" = plan ]; then
+  [ -e $here/unusable ] && printf 'error: rows are too long\n  hint: shorten them\n' >&2 && exit 2
   [ -e $here/unfit ] && echo '{"steps":5,"peak_bytes":2000000000000,"fits":false,"machine":{"available":1000000}}' && exit 0
   echo '{"steps":5,"peak_bytes":2000000,"fits":true,"machine":{"available":9000000},"time":{"seconds":3.0}}'
   exit 0
