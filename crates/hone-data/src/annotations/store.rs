@@ -224,7 +224,6 @@ pub(super) fn add_item(
         other_gold: new == 0 && gold.is_some() && gold != known,
     })
 }
-}
 
 /// What makes two items the same task: its kind, what was said, and the set of answers. Where an answer comes from does not belong to it.
 fn task_digest(item: &NewItem) -> String {
