@@ -19,6 +19,8 @@ mod load;
 mod markup;
 mod others;
 mod security;
+#[path = "../shared/slow.rs"]
+mod slow;
 #[cfg(unix)]
 mod tuner;
 mod uploads;

@@ -17,6 +17,8 @@ fn path(route: &str) -> &str {
         "/v1/files/{id}/content" => "/v1/files/file-1/content",
         "/v1/fine_tuning/jobs/{id}" => "/v1/fine_tuning/jobs/ftjob-1",
         "/v1/fine_tuning/jobs/{id}/cancel" => "/v1/fine_tuning/jobs/ftjob-1/cancel",
+        "/v1/fine_tuning/jobs/{id}/pause" => "/v1/fine_tuning/jobs/ftjob-1/pause",
+        "/v1/fine_tuning/jobs/{id}/resume" => "/v1/fine_tuning/jobs/ftjob-1/resume",
         "/v1/fine_tuning/jobs/{id}/events" => "/v1/fine_tuning/jobs/ftjob-1/events",
         "/v1/fine_tuning/jobs/{id}/checkpoints" => "/v1/fine_tuning/jobs/ftjob-1/checkpoints",
         path => path,
