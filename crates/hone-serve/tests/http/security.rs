@@ -74,12 +74,13 @@ fn http_every_route_method_host_origin_and_token() {
         ..server.client.clone()
     };
     let expected = |case: &Case<Access>| {
-        turned_away(case).unwrap_or_else(|| match case.method {
+        let passed = match case.method {
             _ if tunes(case.route.path) => 404,
             // An empty body of no kind
             "POST" => 415,
             _ => 200,
-        })
+        };
+        turned_away(case).unwrap_or(passed)
     };
     let asked = gates(&client, &expected).check(|case, answer| {
         if answer.status == 401 {
@@ -111,12 +112,13 @@ fn http_every_route_of_files_and_jobs() {
     };
     let tuning: Vec<Route> = ROUTES.iter().filter(|route| tunes(route.path)).copied().collect();
     let expected = |case: &Case<Access>| {
-        turned_away(case).unwrap_or_else(|| match (case.method, case.route.path) {
+        let passed = match (case.method, case.route.path) {
             ("GET" | "HEAD", "/v1/files" | "/v1/fine_tuning/jobs" | "/fine-tuning") => 200,
             ("POST", "/v1/files" | "/v1/fine_tuning/jobs") => 415,
             // There is no such file or job
             _ => 404,
-        })
+        };
+        turned_away(case).unwrap_or(passed)
     };
     let table = Gates {
         routes: &tuning,
