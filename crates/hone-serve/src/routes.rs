@@ -83,7 +83,7 @@ where
 }
 
 /// All routes. The server is built from this list, and every test of access goes over it.
-pub static ROUTES: [Route; 31] = [
+pub static ROUTES: [Route; 33] = [
     route("GET", "/", Access::Open),
     route("GET", "/assets/chat.css", Access::Open),
     route("GET", "/assets/chat.js", Access::Open),
@@ -113,6 +113,8 @@ pub static ROUTES: [Route; 31] = [
     route("POST", "/v1/fine_tuning/plan", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}", Access::Token),
     route("POST", "/v1/fine_tuning/jobs/{id}/cancel", Access::Token),
+    route("POST", "/v1/fine_tuning/jobs/{id}/pause", Access::Token),
+    route("POST", "/v1/fine_tuning/jobs/{id}/resume", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}/events", Access::Token),
     route("GET", "/v1/fine_tuning/jobs/{id}/checkpoints", Access::Token),
 ];
@@ -148,6 +150,8 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
         (_, "/v1/fine_tuning/plan") => post(openai::fine_tuning::plan),
         (_, "/v1/fine_tuning/jobs/{id}") => get(openai::fine_tuning::one),
         (_, "/v1/fine_tuning/jobs/{id}/cancel") => post(openai::fine_tuning::cancel),
+        (_, "/v1/fine_tuning/jobs/{id}/pause") => post(openai::fine_tuning::pause),
+        (_, "/v1/fine_tuning/jobs/{id}/resume") => post(openai::fine_tuning::resume),
         (_, "/v1/fine_tuning/jobs/{id}/events") => get(openai::fine_tuning::events),
         (_, "/v1/fine_tuning/jobs/{id}/checkpoints") => get(openai::fine_tuning::checkpoints),
         (_, other) => unreachable!("{other} is in ROUTES and has no handler"),

@@ -211,14 +211,21 @@ impl Job {
     }
 
     /// Opens the run and prepares it. A run that does not exist yet is prepared first, so that what cannot start leaves
-    /// nothing behind. A run goes on only if `inputs` hold what they held.
+    /// nothing behind. A run goes on only if `inputs` hold what they held, and begins only if stores of annotations held the
+    /// same before they were read and after: what it is held to later is what it read.
     pub(crate) fn begin<T: Configuration, P>(
         &self,
         engine: &Engine,
         (config, train, inputs): (&Resolved<T>, &TrainSection, Inputs),
         prepare: impl FnOnce() -> Result<P>,
     ) -> Result<Begun<P>> {
-        let open = || self.open(engine, config, (train, inputs));
+        let inputs = Held::of(inputs)?;
+        let open = || self.open(engine, config, (train, &inputs));
+        let prepare = || {
+            let prepared = prepare()?;
+            inputs.check()?;
+            Ok::<P, TrainError>(prepared)
+        };
         let (start, prepared) = if self.dir.join("run.toml").exists() {
             match open()? {
                 Start::Before(outcome) => return Ok(Begun::Before(outcome)),
@@ -238,20 +245,19 @@ impl Job {
         &self,
         engine: &Engine,
         config: &Resolved<T>,
-        (train, inputs): (&TrainSection, Inputs),
+        (train, inputs): (&TrainSection, &Held),
     ) -> Result<Start> {
         let environment = [
             ("isa".to_string(), engine.isa().name().to_string()),
             ("hone".to_string(), env!("CARGO_PKG_VERSION").to_string()),
         ];
-        let (inputs, contents) = by_content(inputs)?;
         let options = OpenOptions {
             environment: environment.into_iter().collect(),
             allow_isa_change: self.allow_isa_change,
             keep: train.keep_checkpoints,
             may_change: MAY_CHANGE.map(String::from).to_vec(),
-            inputs,
-            contents,
+            inputs: inputs.files.clone(),
+            contents: inputs.contents.clone(),
             expects_model: true,
             observer: Arc::clone(&self.observer),
         };
@@ -354,10 +360,46 @@ pub(crate) fn save(
     Ok(())
 }
 
-/// Stores of annotations apart from other inputs, with digests of what they hold: their bytes change without a new judgement, and stay as
-/// they are while judgements stand in the log beside them.
-fn by_content(inputs: Inputs) -> Result<(Inputs, BTreeMap<String, String>)> {
-    let (stores, files): (Inputs, Inputs) = inputs.into_iter().partition(|(_, place)| annotations::is_store(place));
-    let digest = |(name, place): (String, PathBuf)| Ok((name, annotations::content_digest(&place)?));
-    Ok((files, stores.into_iter().map(digest).collect::<Result<_>>()?))
+/// What a run is held to: stores of annotations apart from other inputs, with digests of what they hold. Their bytes change without a new
+/// judgement, and stay as they are while judgements stand in the log beside them.
+struct Held {
+    files: Inputs,
+    stores: Inputs,
+    /// The digest of each store.
+    contents: BTreeMap<String, String>,
+}
+
+impl Held {
+    fn of(inputs: Inputs) -> Result<Self> {
+        let (stores, files): (Inputs, Inputs) = inputs.into_iter().partition(|(_, place)| annotations::is_store(place));
+        let contents = digests(&stores)?;
+        Ok(Self {
+            files,
+            stores,
+            contents,
+        })
+    }
+
+    /// # Errors
+    /// The first store that no longer holds what it held.
+    fn check(&self) -> Result<()> {
+        let now = digests(&self.stores)?;
+        let changed = self
+            .contents
+            .iter()
+            .find(|(name, digest)| now.get(*name) != Some(digest));
+        changed.map_or(Ok(()), |(name, _)| {
+            Err(TrainError::Artefact {
+                path: name.clone(),
+                reason: "judgements came while it was read, so it is not known which the run would stand on; give the \
+                         command again, or train on what `hone annotate --export records` writes"
+                    .into(),
+            })
+        })
+    }
+}
+
+fn digests(stores: &Inputs) -> Result<BTreeMap<String, String>> {
+    let digest = |(name, place): (&String, &PathBuf)| Ok((name.clone(), annotations::content_digest(place)?));
+    stores.iter().map(digest).collect()
 }

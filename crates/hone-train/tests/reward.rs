@@ -6,7 +6,11 @@ use std::fs;
 use std::sync::Arc;
 
 use common::{Place, REWARD, Stage, StopAfter, engine, with, with_train};
+use hone_data::annotations::{
+    Input, Judgement, NewItem, Project, Response, Role, Settings, Store, Submission, TaskKind,
+};
 use hone_data::{Message, PromptInput};
+use hone_run::{Event, Observer};
 use hone_text::Tokenizer;
 use hone_train::{Outcome, Scorer};
 use serde_json::{Value, json};
@@ -277,4 +281,83 @@ fn margins_and_ties_reach_the_loss() {
         loss("large"),
         loss("zero")
     );
+}
+
+/// Somebody who judges one item more whenever rows were read.
+struct Judging {
+    store: Store,
+    project: Project,
+    annotator: i64,
+}
+
+impl Judging {
+    fn judge(&self) {
+        let task = self.store.claim(&self.project, self.annotator, 0).unwrap().unwrap();
+        let submission = Submission {
+            lease: task.lease,
+            annotator: self.annotator,
+            judgement: Judgement {
+                ranking: Some(vec![vec![0], vec![1], vec![2]]),
+                ..Judgement::default()
+            },
+            started: 0,
+            active: None,
+        };
+        self.store.submit(submission, 0).unwrap();
+    }
+}
+
+impl Observer for Judging {
+    fn event(&self, event: &Event) {
+        if matches!(event, Event::Message(text) if text.contains("to train on")) {
+            self.judge();
+        }
+    }
+}
+
+/// A run is held to the judgements that it read. Where others come while it reads, it does not begin, and leaves nothing behind.
+#[test]
+fn a_store_that_grows_while_it_is_read_is_refused() {
+    let place = Place::with_base();
+    let store = Store::open(&place.path("annotations.db")).unwrap();
+    let project = store.put_project("helpful", &Settings::default(), 0).unwrap();
+    let items = (0..60).map(|i| NewItem {
+        kind: TaskKind::Rank,
+        input: Input {
+            prompt: vec![Message::user(format!("ask {i}?"))],
+            responses: ["good", "fair", "bad"]
+                .map(|text| Response::new(format!("{text} {i}")))
+                .into(),
+        },
+        gold: None,
+    });
+    store.add_items(&project, items.collect()).unwrap();
+    let annotator = store
+        .add_annotator("ann", Role::Annotator, &Store::token_digest("t"), 0)
+        .unwrap();
+    let judging = Arc::new(Judging {
+        store,
+        project,
+        annotator: annotator.id,
+    });
+    (0..50).for_each(|_| judging.judge());
+    let toml = REWARD.replace("rankings.jsonl", "annotations.db");
+    let mut job = place.job("grows");
+    job.observer = judging.clone();
+    let refused = Stage::Reward.start(&job, &toml).unwrap_err().to_string();
+    assert!(
+        refused.contains("annotations.db: judgements came while it was read"),
+        "{refused}"
+    );
+    assert!(!place.path("grows").exists());
+    // Without anybody who judges meanwhile it begins, and is done
+    job.observer = Arc::new(hone_run::Silent);
+    assert!(matches!(
+        Stage::Reward.start(&job, &toml).unwrap(),
+        Outcome::Done { before: false, .. }
+    ));
+    // One that is to go on is refused as well, by what it is held to
+    judging.judge();
+    let other = Stage::Reward.start(&job, &toml).unwrap_err().to_string();
+    assert!(other.contains("annotations.db"), "{other}");
 }

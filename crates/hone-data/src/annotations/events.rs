@@ -22,7 +22,8 @@ impl Store {
         self.write(move |connection| submit(connection, &submission, now))
     }
 
-    /// Replaces a judgement that stands: `submission.lease` is passed over, `event` says which one.
+    /// Replaces a judgement that stands: `submission.lease` is passed over, `event` says which one. The same edit of the same judgement again
+    /// answers as the first time and changes nothing.
     ///
     /// # Errors
     /// An event that is not a standing judgement of this annotator; a judgement that does not fit the item.
@@ -254,6 +255,21 @@ pub(super) fn edit(
     submission: &Submission,
     now: i64,
 ) -> Result<Submitted, AnnotationProblem> {
+    let again = connection
+        .prepare_cached(&format!(
+            "{STANDING} WHERE s.supersedes = ?1 AND s.annotator = ?2 AND s.live AND s.judgement = ?3"
+        ))?
+        .query_row(
+            params![event, submission.annotator, to_json(&submission.judgement)],
+            standing,
+        )
+        .optional()?;
+    if let Some(done) = again {
+        return Ok(Submitted {
+            event: done.event,
+            surplus: done.surplus,
+        });
+    }
     let before = connection
         .prepare_cached(&format!("{STANDING} WHERE s.id = ?1 AND s.annotator = ?2 AND s.live"))?
         .query_row([event, submission.annotator], standing)

@@ -36,6 +36,9 @@ pub enum AnnotationProblem {
         /// What is wrong with it.
         detail: String,
     },
+    /// A request ended by a defect of the program.
+    #[error("the request ended unexpectedly, which is a defect; nothing of it was kept")]
+    Defect,
     /// The thread that writes has ended.
     #[error("the store is closed; open it again")]
     Closed,

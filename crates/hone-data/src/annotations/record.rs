@@ -70,7 +70,7 @@ pub struct Record {
     pub round: i64,
     /// Digest of what annotators were told at the time.
     pub guideline_digest: String,
-    /// When the task was first seen, in milliseconds since 1970.
+    /// When the task was last taken up, by opening it or by an undo that brought it back, in milliseconds since 1970.
     pub started: i64,
     /// When it was handed in.
     pub submitted: i64,
@@ -137,7 +137,7 @@ impl Store {
     /// # Errors
     /// A store that cannot be read, or that is damaged.
     pub fn records(&self, project: &Project) -> Result<Vec<Record>, DataError> {
-        self.read(|connection| {
+        self.read_long(|connection| {
             let mut statement = connection.prepare_cached(&format!("{RECORDS} WHERE i.project = ?1 ORDER BY e.id"))?;
             let mut rows = statement.query([project.id])?;
             let mut records = Vec::new();
@@ -145,6 +145,18 @@ impl Store {
                 records.push(record(row)?);
             }
             Ok(records)
+        })
+    }
+
+    /// The newest event of a project; nothing where nobody did anything yet. What is computed of [`Store::records`] holds until it is another.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    pub fn newest_event(&self, project: &Project) -> Result<Option<i64>, DataError> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT MAX(e.id) FROM events e JOIN items i ON i.id = e.item WHERE i.project = ?1")?;
+            Ok(statement.query_row([project.id], |row| row.get(0))?)
         })
     }
 }

@@ -17,6 +17,8 @@ pub struct Store {
     path: PathBuf,
     // Closed before the writer, so that the writer leaves one file behind
     reader: Mutex<Connection>,
+    /// For what takes a while, so that nobody who wants a task waits for it.
+    long_reader: Mutex<Connection>,
     /// Nothing where the store was opened to be read.
     writer: Option<Writer>,
 }
@@ -39,13 +41,14 @@ impl Store {
     /// A path that cannot be written; a file that is no store, or one of another version.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let opened = schema::create(path).and_then(|connection| {
-            let reader = schema::open_to_read(path)?;
-            Ok((Writer::start(connection)?, reader))
+            let readers = (schema::open_to_read(path)?, schema::open_to_read(path)?);
+            Ok((Writer::start(connection)?, readers))
         });
-        let (writer, reader) = opened.map_err(|problem| problem.at(path))?;
+        let (writer, (reader, long_reader)) = opened.map_err(|problem| problem.at(path))?;
         Ok(Self {
             path: path.into(),
             reader: Mutex::new(reader),
+            long_reader: Mutex::new(long_reader),
             writer: Some(writer),
         })
     }
@@ -55,10 +58,11 @@ impl Store {
     /// # Errors
     /// A file that is not there or no store, or one of another version.
     pub fn open_to_read(path: &Path) -> Result<Self, DataError> {
-        let reader = schema::open_to_read(path).map_err(|problem| problem.at(path))?;
+        let reader = || schema::open_to_read(path).map_err(|problem| problem.at(path));
         Ok(Self {
             path: path.into(),
-            reader: Mutex::new(reader),
+            reader: Mutex::new(reader()?),
+            long_reader: Mutex::new(reader()?),
             writer: None,
         })
     }
@@ -83,8 +87,24 @@ impl Store {
         &self,
         work: impl FnOnce(&Connection) -> Result<T, AnnotationProblem>,
     ) -> Result<T, DataError> {
+        self.read_by(&self.reader, work)
+    }
+
+    /// The same of all that was judged, which may take seconds; others read meanwhile.
+    pub(super) fn read_long<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, AnnotationProblem>,
+    ) -> Result<T, DataError> {
+        self.read_by(&self.long_reader, work)
+    }
+
+    fn read_by<T>(
+        &self,
+        reader: &Mutex<Connection>,
+        work: impl FnOnce(&Connection) -> Result<T, AnnotationProblem>,
+    ) -> Result<T, DataError> {
         // A reader that panicked left nothing behind: a connection without a transaction has no state
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
         work(&reader).map_err(|problem| problem.at(&self.path))
     }
 

@@ -295,7 +295,7 @@ pub struct Submission {
     pub annotator: i64,
     /// What was found.
     pub judgement: Judgement,
-    /// When the task was first seen.
+    /// When the task was last taken up, by opening it or by an undo that brought it back.
     pub started: i64,
     /// Milliseconds of attention: the page was in front and used. Nothing where that was not measured.
     pub active: Option<i64>,

@@ -1,5 +1,6 @@
 //! The one thread that writes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
@@ -32,7 +33,8 @@ where
 {
     fn work(&mut self, connection: &Connection) -> bool {
         let result = match self.work.take() {
-            Some(work) => work(connection),
+            // A defect in one request is no reason to refuse all that come after it
+            Some(work) => catch_unwind(AssertUnwindSafe(|| work(connection))).unwrap_or(Err(AnnotationProblem::Defect)),
             None => Err(AnnotationProblem::Closed),
         };
         self.result.insert(result).is_ok()
@@ -129,4 +131,28 @@ fn together(connection: &mut Connection, batch: &mut [Box<dyn Request>]) -> Resu
         transaction.execute_batch(end)?;
     }
     Ok(transaction.commit()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_panics_is_taken_back_and_others_go_on() {
+        let writer = Writer::start(Connection::open_in_memory().unwrap()).unwrap();
+        writer
+            .run(|connection| Ok(connection.execute_batch("CREATE TABLE t (x)")?))
+            .unwrap();
+        let panics = writer.run(|connection| -> Result<(), AnnotationProblem> {
+            connection.execute_batch("INSERT INTO t VALUES (1)")?;
+            panic!("a defect")
+        });
+        assert_eq!(panics, Err(AnnotationProblem::Defect));
+        writer
+            .run(|connection| Ok(connection.execute_batch("INSERT INTO t VALUES (2)")?))
+            .unwrap();
+        let found =
+            writer.run(|connection| Ok(connection.query_row("SELECT group_concat(x) FROM t", [], |row| row.get(0))?));
+        assert_eq!(found, Ok("2".to_string()));
+    }
 }

@@ -1,7 +1,7 @@
 //! Undo, edit, skip: nothing is deleted, and the newest event that stands is what counts.
 
 use hone_data::DataError;
-use hone_data::annotations::{AnnotationProblem, Record, Settings, Status, TaskKind};
+use hone_data::annotations::{AnnotationProblem, Judgement, Record, Settings, Status, TaskKind};
 
 use super::common::{Fixture, NOW, item, prefers, settings};
 
@@ -87,7 +87,7 @@ fn an_edit_supersedes_and_undoing_it_restores_what_stood_before() {
     assert!(
         fixture
             .store
-            .edit(1, fixture.submission(0, &task, second), NOW)
+            .edit(1, fixture.submission(0, &task, first.clone()), NOW)
             .is_err()
     );
     let undone = fixture.undo(0).unwrap();
@@ -206,4 +206,35 @@ fn an_undo_that_comes_twice_undoes_one_thing_and_what_came_back_stays_filled_in(
             .unwrap();
     }
     assert_eq!(fixture.claim(0).earlier, None);
+}
+
+#[test]
+fn an_edit_that_comes_twice_is_one_edit_and_own_judgements_are_found() {
+    let fixture = Fixture::pairs(2, 2);
+    let (store, project) = (&fixture.store, &fixture.project);
+    let task = fixture.judge(0);
+    let own = store.own(project, fixture.annotators[0].id, 10).unwrap();
+    assert_eq!((own.len(), own[0].kind), (1, task.kind));
+    assert_eq!(own[0].last_message, task.input.prompt.last().unwrap().content);
+    assert_eq!(store.own(project, fixture.annotators[1].id, 10).unwrap(), []);
+    let seen = store.judged(own[0].event, fixture.annotators[0].id).unwrap();
+    assert_eq!((seen.item, &seen.shown), (task.item, &task.shown));
+    assert!(store.judged(own[0].event, fixture.annotators[1].id).is_err());
+    let earlier = seen.earlier.clone().unwrap();
+    let changed = Judgement {
+        comment: Some("changed".into()),
+        ..earlier.clone()
+    };
+    assert_ne!(changed, earlier);
+    let edit = |judgement: &Judgement| store.edit(own[0].event, fixture.submission(0, &seen, judgement.clone()), NOW);
+    let first = edit(&changed).unwrap();
+    assert_eq!(edit(&changed).unwrap(), first);
+    assert!(edit(&earlier).is_err(), "it no longer stands");
+    let now = store.own(project, fixture.annotators[0].id, 10).unwrap();
+    assert_eq!((now.len(), now[0].event), (1, first.event));
+    assert_eq!(
+        store.judged(first.event, fixture.annotators[0].id).unwrap().earlier,
+        Some(changed)
+    );
+    assert_eq!(store.records(project).unwrap().len(), 2);
 }

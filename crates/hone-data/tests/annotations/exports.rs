@@ -95,7 +95,8 @@ fn preferences_of_trl_read_back_as_the_same_pairs() {
     let fixture = fixture();
     let (path, left_out) = written(&fixture, Export::TrlPreference);
     let read = load_rankings(&Source::new(&path)).unwrap();
-    assert_eq!((read.report.format, read.report.bad, left_out), (Format::Pairs, 0, 0));
+    // The two written answers are no pairs
+    assert_eq!((read.report.format, read.report.bad, left_out), (Format::Pairs, 0, 2));
     let own: Vec<Ranking> = records(&fixture).iter().filter_map(Record::ranking).collect();
     assert_eq!(pairs(&read.items), pairs(&own));
     assert_eq!(
@@ -109,8 +110,8 @@ fn preferences_of_trl_read_back_as_the_same_pairs() {
 fn transcripts_read_back_and_leave_out_what_they_cannot_say() {
     let fixture = fixture();
     let (path, left_out) = written(&fixture, Export::Hh);
-    // The two judgements of the item with a system message
-    assert_eq!(left_out, 2);
+    // The two judgements of the item with a system message, and the two written answers
+    assert_eq!(left_out, 4);
     let read = load_rankings(&Source::new(&path)).unwrap();
     assert_eq!((read.report.format, read.report.bad), (Format::HhTranscripts, 0));
     let own: Vec<Ranking> = records(&fixture).iter().filter_map(Record::ranking).collect();
@@ -164,8 +165,9 @@ fn written_answers_and_single_judgements_read_back() {
 fn annotations_of_alpaca_eval_have_its_columns() {
     let fixture = fixture();
     let exported = Export::AlpacaEval.rows(&records(&fixture));
-    // Of the items with one turn: the pair, judged by two. The ranked conversation and the one with a system message are left out
-    assert_eq!((exported.rows.len(), exported.left_out), (2, 4));
+    // Of the items with one turn: the pair, judged by two. The ranked conversation, the one with a system message, and what was written
+    // are left out
+    assert_eq!((exported.rows.len(), exported.left_out), (2, 6));
     let row = &exported.rows[0];
     let keys: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
     let expected = [

@@ -331,3 +331,11 @@ fn a_task_is_known_by_its_texts_whoever_wrote_them() {
     again.input.responses[0].text.push('!');
     assert_eq!(fixture.store.add_items(&fixture.project, vec![again]).unwrap().added, 1);
 }
+
+#[test]
+fn a_task_whose_time_is_over_is_in_nobodys_hands() {
+    let fixture = Fixture::pairs(3, 2);
+    let task = fixture.claim(0);
+    let open = |now| fixture.store.progress_at(&fixture.project, now).unwrap().open;
+    assert_eq!((open(NOW), open(task.expires - 1), open(task.expires)), (1, 1, 0));
+}

@@ -109,7 +109,7 @@ fn question(
     let even = !alone && judged.iter().flatten().all(|row| row.len() == width);
     Ok(Some(Question {
         name: name.into(),
-        alpha: alpha.map(|found| Estimate::new(found.interval, judged.len() as u64)),
+        alpha: Estimate::of(alpha, (judged.len(), draws), judged.len() as u64),
         fleiss: if even { fleiss(&judged)? } else { None },
     }))
 }

@@ -28,7 +28,7 @@ fn share(
         Ok(Some(hits as f64 / parts as f64))
     })?;
     let n = items.iter().map(|(_, parts)| parts).sum();
-    Ok(found.map(|found| Estimate::new(found.interval, n)))
+    Ok(Estimate::of(found, (items.len(), draws), n))
 }
 
 /// Decided comparisons of a record as (winner, loser).
@@ -135,7 +135,8 @@ fn seconds(records: &[&Record]) -> Vec<f64> {
     measured.map(|active| active as f64 / 1000.0).collect()
 }
 
-/// Median seconds of each kind of task.
+/// Median seconds of each kind of task. What a comparison costs is of judgements in which nothing was written beside it: a written answer is
+/// the alternative to weigh it against.
 pub(super) fn costs(records: &[&Record]) -> Vec<Cost> {
     let mut found = Vec::new();
     for kind in TaskKind::ALL {
@@ -143,13 +144,21 @@ pub(super) fn costs(records: &[&Record]) -> Vec<Cost> {
         let Some(middle) = median(&mut seconds(&own)) else {
             continue;
         };
-        let mut gained: Vec<f64> = own.iter().map(|record| decided(record).len() as f64).collect();
+        let writes = |record: &&Record| {
+            record
+                .judgement
+                .as_ref()
+                .is_some_and(|judgement| judgement.rewrite.is_some())
+        };
+        let alone: Vec<&Record> = own.iter().copied().filter(|record| !writes(record)).collect();
+        let mut gained: Vec<f64> = alone.iter().map(|record| decided(record).len() as f64).collect();
         let gained = median(&mut gained).filter(|&comparisons| comparisons > 0.0);
+        let compared = gained.zip(median(&mut seconds(&alone)));
         found.push(Cost {
             kind,
             judgements: own.len() as u64,
             seconds: middle,
-            seconds_a_comparison: gained.map(|comparisons| middle / comparisons),
+            seconds_a_comparison: compared.map(|(comparisons, middle)| middle / comparisons),
         });
     }
     found

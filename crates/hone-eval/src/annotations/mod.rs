@@ -15,11 +15,17 @@ mod pairs;
 use std::collections::BTreeMap;
 
 use hone_data::annotations::{Judgement, Record, TaskKind};
-use hone_objective::statistics::{Bootstrap, Interval};
+use hone_objective::statistics::{Bootstrap, Interval, Resampled};
 
 use crate::error::Error;
 
+/// Share of resamples, as one in so many, that may leave a number undefined: beyond that an interval would be of the rest.
+const MOST_UNDEFINED: u32 = 20;
+
 /// A number with the ends of its interval, and what it was computed from.
+///
+/// There is none of one unit, which has no spread, and none where more than one resample in 20 leaves the number undefined, as agreement
+/// on what hardly anybody ever said.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Estimate {
     /// The number.
@@ -33,6 +39,12 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// What was found by drawing this many units again; `n` is what is said to stand behind it.
+    fn of(found: Option<Resampled>, (units, draws): (usize, &Bootstrap), n: u64) -> Option<Self> {
+        let found = found.filter(|found| units > 1 && found.undefined <= draws.resamples / MOST_UNDEFINED)?;
+        Some(Self::new(found.interval, n))
+    }
+
     fn new(interval: Interval, n: u64) -> Self {
         Self {
             value: interval.estimate,

@@ -56,9 +56,9 @@ fn pair(names: [&str; 2], both: &[Both<'_>], draws: &Bootstrap) -> Result<Pair, 
             taus.extend(kendall_tau_b(&wide(x), &wide(y))?);
         }
     }
-    let tau = match taus.is_empty() {
-        true => None,
-        false => Some(Estimate::new(bootstrap_interval(&taus, draws)?, taus.len() as u64)),
+    let tau = match taus.len() {
+        0 | 1 => None,
+        _ => Some(Estimate::new(bootstrap_interval(&taus, draws)?, taus.len() as u64)),
     };
     Ok(Pair {
         annotators: names.map(String::from),
@@ -92,5 +92,5 @@ fn kappa(
         statistic(&first, &second)
     })?;
     let n = items.iter().map(Vec::len).sum::<usize>() as u64;
-    Ok(found.map(|found| Estimate::new(found.interval, n)))
+    Ok(Estimate::of(found, (items.len(), draws), n))
 }

@@ -9,6 +9,7 @@
 
 mod error;
 mod form;
+mod mine;
 mod owner;
 mod pages;
 mod session;
@@ -16,7 +17,7 @@ mod state;
 mod task;
 
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -58,7 +59,7 @@ pub enum Access {
 }
 
 /// All routes. The server is built from this list, and the test of access goes over it.
-pub static ROUTES: [Route<Access>; 14] = [
+pub static ROUTES: [Route<Access>; 17] = [
     route("GET", "/", Access::All),
     route("GET", "/join", Access::All),
     route("POST", "/join", Access::All),
@@ -69,6 +70,9 @@ pub static ROUTES: [Route<Access>; 14] = [
     route("POST", "/task/submit", Access::SignedIn),
     route("POST", "/task/skip", Access::SignedIn),
     route("POST", "/task/undo", Access::SignedIn),
+    route("GET", "/mine", Access::SignedIn),
+    route("GET", "/mine/{event}", Access::SignedIn),
+    route("POST", "/mine/{event}", Access::SignedIn),
     route("GET", "/agreement", Access::Owner),
     route("GET", "/people", Access::Owner),
     route("POST", "/people", Access::Owner),
@@ -87,6 +91,9 @@ fn handler(route: &Route<Access>) -> MethodRouter<Shared> {
         (_, "/task/submit") => post(task::submit),
         (_, "/task/skip") => post(task::skip),
         (_, "/task/undo") => post(task::undo),
+        (_, "/mine") => get(mine::list),
+        ("GET", "/mine/{event}") => get(mine::show),
+        (_, "/mine/{event}") => post(mine::edit),
         (_, "/agreement") => get(owner::agreement),
         ("GET", "/people") => get(owner::people),
         (_, "/people") => post(owner::invite),
@@ -150,6 +157,7 @@ pub fn serve(options: Options, stop: impl Fn() -> bool) -> Result<(), AnnotateEr
         gate,
         cookie: cookies::name("annotate", address.port()),
         patience: options.patience,
+        computed: Mutex::default(),
     });
     let manner = Manner {
         patience: options.patience,

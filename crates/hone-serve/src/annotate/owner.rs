@@ -1,61 +1,98 @@
 //! What owners see: progress, agreement, people, exports.
 
-use axum::extract::{Path, State};
+use std::sync::{Arc, PoisonError};
+
+use axum::extract::{Path, State as Of};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use minijinja::context;
 
-use hone_data::annotations::{Annotator, Export, Role};
-use hone_eval::{Bootstrap, annotation_report};
+use hone_data::DataError;
+use hone_data::annotations::{Annotator, Export, Project, Role};
+use hone_eval::{AnnotationReport, Bootstrap, annotation_report};
 use hone_math::Key;
 
 use super::error::{AnnotateError, Failure};
 use super::form::{self, Form};
 use super::pages;
 use super::session::Owner;
-use super::state::{Shared, now, on_store};
+use super::state::{Shared, State, now, on_store};
 
 /// Times that items are drawn again for an interval.
 const RESAMPLES: u32 = 400;
 
+/// What is computed of all records, and holds until somebody does something.
+pub(super) struct Computed {
+    newest: Option<i64>,
+    report: AnnotationReport,
+    /// Of each format its name, its rows and the judgements of which it says nothing.
+    exports: Vec<(&'static str, usize, u64)>,
+}
+
+fn compute(state: &State, project: &Project) -> Result<Result<Arc<Computed>, hone_eval::Error>, DataError> {
+    // One at a time: who comes meanwhile waits for the same
+    let mut known = state.computed.lock().unwrap_or_else(PoisonError::into_inner);
+    let newest = state.store.newest_event(project)?;
+    if let Some(computed) = known.as_ref().filter(|computed| computed.newest == newest) {
+        return Ok(Ok(Arc::clone(computed)));
+    }
+    let records = state.store.records(project)?;
+    let draws = Bootstrap {
+        resamples: RESAMPLES,
+        ..Bootstrap::new(Key::new(project.settings.seed, "annotation report", 0))
+    };
+    let report = match annotation_report(&records, &draws) {
+        Ok(report) => report,
+        Err(error) => return Ok(Err(error)),
+    };
+    let exports = Export::ALL.map(|export| {
+        let exported = export.rows(&records);
+        (export.name(), exported.rows.len(), exported.left_out)
+    });
+    let computed = Arc::new(Computed {
+        // What came while it was computed is computed with the next
+        newest,
+        report,
+        exports: exports.into(),
+    });
+    *known = Some(Arc::clone(&computed));
+    Ok(Ok(computed))
+}
+
 /// `GET /agreement`
-pub(super) async fn agreement(State(state): State<Shared>, Owner(owner): Owner) -> Result<Response, Failure> {
-    let (progress, report) = on_store(&state, move |state| {
-        let progress = state.store.progress(&state.project)?;
-        let records = state.store.records(&state.project)?;
-        let draws = Bootstrap {
-            resamples: RESAMPLES,
-            ..Bootstrap::new(Key::new(state.project.settings.seed, "annotation report", 0))
-        };
-        Ok((progress, annotation_report(&records, &draws)))
+pub(super) async fn agreement(Of(state): Of<Shared>, Owner(owner): Owner) -> Result<Response, Failure> {
+    let (project, progress, computed) = on_store(&state, move |state| {
+        let project = state.store.project(&state.project.name)?;
+        let progress = state.store.progress_at(&project, now())?;
+        let computed = compute(state, &project)?;
+        Ok((project, progress, computed))
     })
     .await?;
-    let report = report.map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let exports: Vec<&str> = Export::ALL.iter().map(|export| export.name()).collect();
+    let computed = computed.map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(pages::page(
         StatusCode::OK,
         "agreement.html",
         context! {
-            project => state.project.name,
-            overlap => state.project.settings.overlap,
+            project => project.name,
+            overlap => project.settings.overlap,
             user => owner.name,
             owner => true,
             progress => progress,
-            report => report,
-            exports => exports,
+            report => computed.report,
+            exports => computed.exports,
             on => true,
         },
     ))
 }
 
 /// `GET /people`
-pub(super) async fn people(State(state): State<Shared>, Owner(owner): Owner) -> Result<Response, Failure> {
+pub(super) async fn people(Of(state): Of<Shared>, Owner(owner): Owner) -> Result<Response, Failure> {
     people_page(&state, &owner, None).await
 }
 
 /// `POST /people`: invites somebody, or gives them a new link.
 pub(super) async fn invite(
-    State(state): State<Shared>,
+    Of(state): Of<Shared>,
     Owner(owner): Owner,
     Form(fields): Form,
 ) -> Result<Response, Failure> {
@@ -105,7 +142,7 @@ async fn people_page(
 
 /// `GET /export/{format}`
 pub(super) async fn export(
-    State(state): State<Shared>,
+    Of(state): Of<Shared>,
     Owner(_): Owner,
     Path(format): Path<String>,
 ) -> Result<Response, Failure> {

@@ -10,10 +10,11 @@ use super::error::Failure;
 
 static ENVIRONMENT: OnceLock<Environment<'static>> = OnceLock::new();
 
-const TEMPLATES: [(&str, &str); 6] = [
+const TEMPLATES: [(&str, &str); 7] = [
     ("base.html", include_str!("files/base.html")),
     ("message.html", include_str!("files/message.html")),
     ("join.html", include_str!("files/join.html")),
+    ("mine.html", include_str!("files/mine.html")),
     ("task.html", include_str!("files/task.html")),
     ("agreement.html", include_str!("files/agreement.html")),
     ("people.html", include_str!("files/people.html")),
@@ -24,7 +25,7 @@ fn environment() -> &'static Environment<'static> {
     ENVIRONMENT.get_or_init(|| {
         let mut environment = Environment::new();
         for (name, text) in TEMPLATES {
-            // A test renders each of them, so that a mistake in one is found there
+            // A test takes each of them, so that a mistake in one is found there
             let _ = environment.add_template(name, text);
         }
         environment.add_filter("estimate", |value: Value| estimate(&value));

@@ -1,6 +1,6 @@
 //! What all requests share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
@@ -9,6 +9,7 @@ use hone_data::DataError;
 use hone_data::annotations::{Project, Store};
 
 use super::error::Failure;
+use super::owner::Computed;
 use crate::bounds::Patience;
 use crate::security::Gate;
 
@@ -24,6 +25,8 @@ pub(super) struct State {
     pub cookie: String,
     /// How long clients may take.
     pub patience: Patience,
+    /// The newest report.
+    pub computed: Mutex<Option<Arc<Computed>>>,
 }
 
 /// A handle on it.

@@ -7,7 +7,7 @@ use minijinja::{Value, context};
 use serde::Serialize;
 
 use hone_data::annotations::{
-    AnnotationProblem, Annotator, Degree, Judgement, Project, Role, Store, Submission, Task, TaskKind,
+    AnnotationProblem, Annotator, Degree, Judgement, Project, Role, Store, Submission, Submitted, Task, TaskKind,
 };
 use hone_data::{DataError, Message};
 
@@ -41,15 +41,24 @@ struct Answer {
 }
 
 /// What a page of an annotator needs of the store.
-struct Seen<T> {
+pub(super) struct Seen<T> {
     /// The project with the settings that it has now.
-    project: Project,
+    pub project: Project,
     /// The event that an undo would be about.
     last: Option<i64>,
-    task: T,
+    pub task: T,
 }
 
-async fn see<T: Send + 'static>(
+/// Where a form goes.
+#[derive(Clone, Copy)]
+pub(super) enum Place {
+    /// To the task in hand.
+    Task,
+    /// To a judgement, which it replaces.
+    Judged(i64),
+}
+
+pub(super) async fn see<T: Send + 'static>(
     state: &Shared,
     annotator: i64,
     task: impl FnOnce(&Store, &Project) -> Result<T, DataError> + Send + 'static,
@@ -75,7 +84,12 @@ pub(super) async fn show(State(state): State<Shared>, User(user): User) -> Resul
         Some(task) => {
             let earlier = task.earlier.clone().unwrap_or_default();
             let active = task.spent;
-            render(&user, &Seen { project, last, task }, (&earlier, active), None)
+            render(
+                &user,
+                &Seen { project, last, task },
+                (Place::Task, &earlier, active),
+                None,
+            )
         }
         None => pages::page(
             StatusCode::OK,
@@ -107,24 +121,33 @@ pub(super) async fn submit(
         started: seen.task.claimed,
         active,
     };
-    let result = on_store(&state, move |state| match state.store.submit(submission, now()) {
+    let result = on_store(&state, move |state| taken(state.store.submit(submission, now()))).await?;
+    Ok(match result {
+        Ok(_) => Redirect::to("/task").into_response(),
+        // The same page again, with what was entered and what is missing
+        Err(reason) => render(
+            &user,
+            &seen,
+            (Place::Task, &judgement, active),
+            Some((reason.as_str(), &fields)),
+        ),
+    })
+}
+
+/// What became of a judgement: why not, where it does not fit its task.
+pub(super) fn taken(result: Result<Submitted, DataError>) -> Result<Result<Submitted, String>, DataError> {
+    match result {
         Ok(submitted) => Ok(Ok(submitted)),
         Err(DataError::Annotations {
             problem: AnnotationProblem::Judgement { reason, .. },
             ..
         }) => Ok(Err(reason)),
         Err(other) => Err(other),
-    })
-    .await?;
-    Ok(match result {
-        Ok(_) => Redirect::to("/task").into_response(),
-        // The same page again, with what was entered and what is missing
-        Err(reason) => render(&user, &seen, (&judgement, active), Some((reason.as_str(), &fields))),
-    })
+    }
 }
 
 /// Attention as the page measured it; nothing without its script.
-fn active(fields: &Fields) -> Option<i64> {
+pub(super) fn active(fields: &Fields) -> Option<i64> {
     let measured = form::number(fields, "active").filter(|&active| active > 0);
     measured.map(|active| active.min(MOST_ACTIVE))
 }
@@ -168,10 +191,10 @@ pub(super) async fn undo(
 }
 
 /// The page of a task, with a judgement and its attention filled in; where it was refused, with why and the form as it came.
-fn render(
+pub(super) fn render(
     user: &Annotator,
     seen: &Seen<Task>,
-    filled: (&Judgement, Option<i64>),
+    filled: (Place, &Judgement, Option<i64>),
     missing: Option<(&str, &Fields)>,
 ) -> Response {
     let status = match missing {
@@ -181,12 +204,21 @@ fn render(
     pages::page(status, "task.html", view(user, seen, filled, missing))
 }
 
+fn task_number(seen: &Seen<Task>) -> String {
+    seen.task.lease.to_string()
+}
+
 fn view(
     user: &Annotator,
     seen: &Seen<Task>,
-    (judgement, active): (&Judgement, Option<i64>),
+    (place, judgement, active): (Place, &Judgement, Option<i64>),
     missing: Option<(&str, &Fields)>,
 ) -> Value {
+    // A draft in the browser goes by the value of `lease`
+    let (action, lease) = match place {
+        Place::Task => ("/task/submit".to_owned(), task_number(seen)),
+        Place::Judged(event) => (format!("/mine/{event}"), format!("of judgement {event}")),
+    };
     let Seen { project, last, task } = seen;
     let place_of = |index: usize| {
         let groups = judgement.ranking.as_ref()?;
@@ -239,7 +271,9 @@ fn view(
         owner => user.role == Role::Owner,
         kind => task.kind.name(),
         comparing => comparing,
-        lease => task.lease,
+        action => action,
+        lease => lease,
+        editing => matches!(place, Place::Judged(_)),
         active => active,
         last => last,
         prompt => prompt,

@@ -125,7 +125,7 @@ pub(crate) enum CreateError {
     TooMany,
 }
 
-/// Why a job is not cancelled.
+/// Why a job is not cancelled, paused or resumed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CancelError {
     /// There is none of that name.
@@ -134,6 +134,14 @@ pub(crate) enum CancelError {
     /// It has ended.
     #[error("the job has {} already; only one that waits or runs can be cancelled", .0.name())]
     Ended(Status),
+    /// It is elsewhere than where this can be done.
+    #[error("the job is {}; only one that is {expected}", .status.name())]
+    Elsewhere {
+        /// Where it is.
+        status: Status,
+        /// Where it should be, and what can be done there.
+        expected: &'static str,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -329,16 +337,49 @@ impl Jobs {
         Ok(job)
     }
 
+    /// Has a job wait until it is resumed. One that runs is asked to stop, saves where it is, and others come meanwhile.
+    pub fn pause(&self, id: &str) -> Result<Job, CancelError> {
+        let from = [Status::Queued, Status::Running];
+        let expected = "queued or running can be paused";
+        let job = self.change_from(id, (&from, expected), |job| job.status = Status::Paused)?;
+        self.tell(id, &Told::info("The job is paused"));
+        self.changed.notify_all();
+        Ok(job)
+    }
+
+    /// Has a paused job go on when its turn comes, as if it had not been paused.
+    pub fn resume(&self, id: &str) -> Result<Job, CancelError> {
+        let expected = "paused can be resumed";
+        let job = self.change_from(id, (&[Status::Paused], expected), |job| job.status = Status::Queued)?;
+        self.tell(id, &Told::info("The job is queued again"));
+        self.changed.notify_all();
+        Ok(job)
+    }
+
     /// Changes a job that has not ended.
     fn change(&self, id: &str, change: impl FnOnce(&mut Job)) -> Result<Job, CancelError> {
+        self.change_from(id, (&[], ""), change)
+    }
+
+    /// The same of one that is at one of these; no places are all of them.
+    fn change_from(
+        &self,
+        id: &str,
+        (places, expected): (&[Status], &'static str),
+        change: impl FnOnce(&mut Job),
+    ) -> Result<Job, CancelError> {
         let mut state = self.state();
         let job = state
             .jobs
             .iter_mut()
             .find(|job| job.id == id)
             .ok_or(CancelError::Absent)?;
-        if job.status.has_ended() {
-            return Err(CancelError::Ended(job.status));
+        let status = job.status;
+        if !places.is_empty() && !places.contains(&status) {
+            return Err(CancelError::Elsewhere { status, expected });
+        }
+        if status.has_ended() {
+            return Err(CancelError::Ended(status));
         }
         let mut changed = job.clone();
         change(&mut changed);

@@ -88,6 +88,8 @@ pub(crate) enum Status {
     Queued,
     /// It trains, or goes on as soon as the server is up again.
     Running,
+    /// It was stopped on request, and goes on from there on request.
+    Paused,
     /// Its model is served.
     Succeeded,
     /// It ended with an error.
@@ -102,6 +104,7 @@ impl Status {
             Self::ValidatingFiles => "validating_files",
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",

@@ -130,11 +130,20 @@ impl Runner {
         let began = match job.status {
             Status::Running => Ok("The job goes on"),
             _ => {
-                let changed = self.jobs.change(&job.id, |job| job.status = Status::Running);
-                changed.map(|_| "The job has started")
+                let queued = (&[Status::Queued][..], "queued can be started");
+                let changed = self
+                    .jobs
+                    .change_from(&job.id, queued, |job| job.status = Status::Running);
+                changed.map(|_| {
+                    if run.exists() {
+                        "The job goes on"
+                    } else {
+                        "The job has started"
+                    }
+                })
             }
         };
-        // Cancelled in this moment
+        // Cancelled or paused in this moment
         let Ok(began) = began else { return };
         self.jobs.tell(&job.id, &Told::info(began));
         let mut news = News::new(self, job, &folder);

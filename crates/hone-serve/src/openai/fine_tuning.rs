@@ -94,17 +94,37 @@ pub(crate) async fn one(State(shared): State<Arc<Shared>>, Path(id): Path<String
 
 /// Gives one up.
 pub(crate) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let cancelled = shared.jobs().and_then(|jobs| {
-        jobs.cancel(&id).map_err(|error| match error {
-            CancelError::Absent => absent(&id),
-            CancelError::Ended(_) => ApiError {
-                code: Some("job_has_ended"),
-                ..ApiError::bad("fine_tuning_job_id", error.to_string())
-            },
-            CancelError::Store(error) => ApiError::internal(error.to_string()),
-        })
-    });
-    answered(cancelled.map(|job| reply(&described(&job))))
+    answered(changed(&shared, &id, Jobs::cancel))
+}
+
+/// Has one wait until it is resumed.
+pub(crate) async fn pause(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    answered(changed(&shared, &id, Jobs::pause))
+}
+
+/// Has a paused one go on.
+pub(crate) async fn resume(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    answered(changed(&shared, &id, Jobs::resume))
+}
+
+fn changed(
+    shared: &Shared,
+    id: &str,
+    change: impl FnOnce(&Jobs, &str) -> Result<Job, CancelError>,
+) -> Result<Response, ApiError> {
+    let job = change(&*shared.jobs()?, id).map_err(|error| {
+        let code = match &error {
+            CancelError::Absent => return absent(id),
+            CancelError::Store(error) => return ApiError::internal(error.to_string()),
+            CancelError::Ended(_) => "job_has_ended",
+            CancelError::Elsewhere { .. } => "invalid_status",
+        };
+        ApiError {
+            code: Some(code),
+            ..ApiError::bad("fine_tuning_job_id", error.to_string())
+        }
+    })?;
+    Ok(reply(&described(&job)))
 }
 
 /// What happened to one, the newest first.

@@ -268,20 +268,23 @@ function row(job) {
     result.append(link);
   }
   const action = made("td");
-  if (!ended.includes(job.status)) {
-    const cancel = made("button", "", "Cancel");
-    cancel.type = "button";
-    cancel.addEventListener("click", async (event) => {
+  const offer = (name, what) => {
+    const button = made("button", "", name);
+    button.type = "button";
+    button.addEventListener("click", async (event) => {
       event.stopPropagation();
       try {
-        await ask("POST", "/v1/fine_tuning/jobs/" + encodeURIComponent(job.id) + "/cancel");
+        await ask("POST", "/v1/fine_tuning/jobs/" + encodeURIComponent(job.id) + "/" + what);
         await look();
       } catch (error) {
         note(error.message);
       }
     });
-    action.append(cancel);
-  }
+    action.append(button);
+  };
+  if (!ended.includes(job.status)) offer("Cancel", "cancel");
+  if (["queued", "running"].includes(job.status)) offer("Pause", "pause");
+  if (job.status === "paused") offer("Resume", "resume");
   line.append(made("td", "", job.id), made("td", "", job.model), made("td", "", job.method.type), status, result, action);
   return line;
 }

@@ -1,10 +1,14 @@
 //! Who may use what.
 
+use std::io::Write;
+
 use hone_data::annotations::{Role, TaskKind};
 use hone_serve::annotate::{Access, ROUTES};
 
 use super::browser::{Server, item, session};
+use super::client::read;
 use super::gates::{Case, Gates, NAME, only_here};
+use super::slow::{are_let_go, patience};
 
 #[test]
 fn http_every_route_method_host_origin_and_session() {
@@ -33,6 +37,8 @@ fn http_every_route_method_host_origin_and_session() {
             _ if case.method == "POST" && case.route.path == "/leave" => 303,
             _ if case.method == "POST" => 415,
             _ if case.route.path == "/join" => 401,
+            // Nobody has judged anything
+            _ if case.route.path == "/mine/{event}" => 404,
             _ if case.route.path == "/" && known => 303,
             _ => 200,
         }
@@ -40,7 +46,7 @@ fn http_every_route_method_host_origin_and_session() {
     let gates = Gates {
         client: &client,
         routes: &ROUTES,
-        path: &|route| route.replace("{format}", "records"),
+        path: &|route| route.replace("{format}", "records").replace("{event}", "1"),
         people: &["nobody", "wrong", "ann", "owner"],
         credential: &credential,
         expected: &expected,
@@ -51,7 +57,7 @@ fn http_every_route_method_host_origin_and_session() {
             assert!(!answer.text().contains("question 0") && !answer.text().contains("helpful"));
         }
     });
-    assert_eq!(asked, 12 * 7 * 13 * 9 * 4);
+    assert_eq!(asked, 14 * 7 * 13 * 9 * 4);
     only_here(&client);
 }
 
@@ -172,14 +178,53 @@ fn http_sessions_end_and_keep_to_https() {
 }
 
 #[test]
-fn http_large_requests_are_refused() {
-    let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
+fn http_large_requests_are_refused_before_they_are_read() {
+    let server = Server::start(vec![item(TaskKind::Write, 0, 0)]);
     let ann = server.signed_in("ann");
-    let large = "x".repeat(4 << 20);
-    let body = format!("lease=1&comment={large}");
     let origin = format!("http://{}", server.address);
-    let answer = ann.ask("POST", "/task/submit", &[("Origin", &origin)], Some(&body));
-    assert_eq!(answer.status, 413, "{}", answer.body);
-    let answer = ann.ask("GET", "/task", &[("X-Long", &"x".repeat(20 << 10))], None);
+    let form = ("Content-Type", "application/x-www-form-urlencoded");
+    // What says how long it is
+    let declared = [("Origin", origin.as_str()), form, ("Content-Length", "3407873")];
+    for path in ["/task/submit", "/task/skip", "/task/undo", "/join"] {
+        let answer = ann.ask("POST", path, &declared, None);
+        assert_eq!(answer.status, 413, "{path}: {}", answer.body);
+    }
+    assert_eq!(
+        server.signed_in("owner").ask("POST", "/people", &declared, None).status,
+        413
+    );
+    // What does not, when it is longer
+    let mut stream = server.client().connect();
+    let cookie = ann.cookie.as_ref().unwrap();
+    write!(
+        stream,
+        "POST /task/submit HTTP/1.1\r\nHost: {}\r\nOrigin: {origin}\r\nCookie: {cookie}\r\nConnection: close\r\n\
+         Content-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        server.address, form.1
+    )
+    .unwrap();
+    let chunk = [format!("{:x}\r\n", 1 << 16).as_bytes(), &vec![b'x'; 1 << 16], b"\r\n"].concat();
+    for _ in 0..60 {
+        // The server may have closed already
+        let _ = stream.write_all(&chunk);
+    }
+    assert_eq!(read(&stream).status, 413);
+    let answer = ann.ask("GET", "/task", &[("X-Long", &"x".repeat(17 << 10))], None);
     assert_eq!(answer.status, 431);
+    // The longest answer that the store takes comes through, however it is written
+    let longest = "\u{4e00}".repeat((1 << 20) / 3);
+    let lease = ann.get("/task").hidden("lease");
+    let done = ann.post("/task/submit", &[("lease", &lease), ("rewrite", &longest)]);
+    assert_eq!(done.status, 303, "{}", done.body);
+    let record = server.store.records(&server.project).unwrap().remove(0);
+    assert_eq!(record.judgement.unwrap().rewrite.unwrap().text, longest);
+}
+
+#[test]
+fn http_slow_clients_are_let_go() {
+    let server = Server::with(vec![item(TaskKind::Pair, 0, 2)], patience());
+    let cookie = format!("Cookie: {}\r\n", server.cookie(&server.tokens["ann"]));
+    let form = "application/x-www-form-urlencoded";
+    are_let_go(&server.client(), ("/task/submit", form), &cookie);
+    are_let_go(&server.client(), ("/join", form), "");
 }

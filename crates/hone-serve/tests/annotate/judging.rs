@@ -252,3 +252,64 @@ fn http_the_page_has_what_the_keyboard_needs() {
         "the policy would refuse them"
     );
 }
+
+#[test]
+fn http_what_was_judged_can_be_looked_at_and_changed() {
+    let server = Server::start(vec![item(TaskKind::Pair, 0, 2), item(TaskKind::Pair, 1, 2)]);
+    let (ann, bob) = (server.signed_in("ann"), server.signed_in("bob"));
+    assert!(ann.get("/mine").body.contains("There are none yet."));
+    submit(
+        &ann,
+        &ann.get("/task"),
+        &[("choice", "left"), ("degree", "much"), ("comment", "first")],
+    );
+    let first = server.store.records(&server.project).unwrap()[0].event;
+    let list = ann.get("/mine");
+    assert!(
+        list.body.contains(&format!("href=\"/mine/{first}\"")) && list.body.contains("question"),
+        "{}",
+        list.body
+    );
+    assert!(bob.get("/mine").body.contains("There are none yet."));
+    let path = format!("/mine/{first}");
+    let page = ann.get(&path);
+    assert!(page.body.contains("value=\"left\" checked") && page.body.contains("value=\"much\" checked"));
+    let action = format!("action=\"{}\"", path.replace('/', "&#x2f;"));
+    assert!(page.body.contains(&action) && !page.body.contains("id=\"skipping\""));
+    for wrong in [path.as_str(), "/mine/999", "/mine/x"] {
+        assert_eq!(bob.get(wrong).status, 404, "{wrong}");
+        assert_eq!(bob.post(wrong, &[("choice", "tie")]).status, 404, "{wrong}");
+    }
+    // What is missing is said, and nothing is lost
+    let refused = ann.post(&path, &[("choice", "right"), ("comment", "second")]);
+    assert!(refused.status == 422 && refused.body.contains("no `degree`") && refused.body.contains("second"));
+    let fields = [
+        ("choice", "right"),
+        ("degree", "slightly"),
+        ("comment", "second"),
+        ("active", "9000"),
+    ];
+    for _ in 0..2 {
+        let done = ann.post(&path, &fields);
+        assert_eq!((done.status, done.header("location")), (303, Some("/mine")));
+    }
+    let records = server.store.records(&server.project).unwrap();
+    assert_eq!(records.len(), 2, "a form that comes twice edits once");
+    assert_eq!(
+        (records[0].live, records[1].live, records[1].supersedes),
+        (false, true, Some(first))
+    );
+    let judgement = records[1].judgement.as_ref().unwrap();
+    assert_eq!(
+        (judgement.degree, judgement.comment.as_deref()),
+        (Some(Degree::Slightly), Some("second"))
+    );
+    assert_eq!(records[1].active_ms, Some(9000));
+    // What it replaced is not replaced again by something else
+    assert_eq!(ann.post(&path, &[("choice", "tie")]).status, 404);
+    // The task in hand is where it was, and an undo takes the edit back
+    let next = ann.get("/task");
+    assert_eq!(ann.post("/task/undo", &[("event", &next.hidden("event"))]).status, 303);
+    let standing = server.store.records(&server.project).unwrap();
+    assert!(standing[0].live && !standing[1].live);
+}

@@ -12,3 +12,5 @@ mod injections;
 mod judging;
 mod markup;
 mod owners;
+#[path = "../shared/slow.rs"]
+mod slow;

@@ -151,6 +151,46 @@ fn http_no_text_becomes_markup() {
         judged(&other, text, text);
     }
     let (owner, plain_owner) = (server.signed_in("owner"), other.signed_in("owner"));
+    let (mine, other_mine) = (server.signed_in("ann"), other.signed_in("ann"));
+    for server in [&server, &other] {
+        let ann = server
+            .store
+            .annotators()
+            .unwrap()
+            .into_iter()
+            .find(|a| a.name == "ann")
+            .unwrap();
+        let project = server.store.project("helpful").unwrap();
+        for _ in 0..100 {
+            let task = server.store.claim(&project, ann.id, 0).unwrap().unwrap();
+            let judgement = Judgement {
+                ranking: Some(vec![vec![0, 1]]),
+                ..Judgement::default()
+            };
+            let submission = Submission {
+                lease: task.lease,
+                annotator: ann.id,
+                judgement,
+                started: 0,
+                active: None,
+            };
+            server.store.submit(submission, 0).unwrap();
+        }
+    }
+    // Somebody gives tasks back for reasons of their own
+    for (server, texts) in [(&server, &texts), (&other, &plain)] {
+        let browser = server.signed_in("bob");
+        for text in texts.iter().step_by(25) {
+            let lease = browser.get("/task").hidden("lease");
+            assert_eq!(
+                browser
+                    .post("/task/skip", &[("lease", &lease), ("reason", text)])
+                    .status,
+                303
+            );
+        }
+    }
+    same_markup("/mine", &mine.get("/mine").body, &other_mine.get("/mine").body);
     for path in ["/people", "/agreement"] {
         let (page, expected) = (owner.get(path), plain_owner.get(path));
         assert_eq!((page.status, expected.status), (200, 200));

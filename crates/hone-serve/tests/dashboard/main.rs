@@ -12,3 +12,5 @@ mod live;
 mod markup;
 mod pages;
 mod security;
+#[path = "../shared/slow.rs"]
+mod slow;

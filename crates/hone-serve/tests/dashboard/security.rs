@@ -7,6 +7,7 @@ use hone_serve::{Access, DASHBOARD_ROUTES, Dashboard, DashboardOptions, ServeErr
 use crate::client::{Answer, Client};
 use crate::common::{Board, finished, open, options, sample, settings, step};
 use crate::gates::{Case, Gates, NAME, only_here, outside};
+use crate::slow::{are_let_go, patience};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 fn locked() -> (Board, Client) {
@@ -253,4 +254,27 @@ fn dashboard_says_what_it_cannot_serve() {
         ..open("0.0.0.0")
     };
     assert!(bind(folder.path(), &with).is_ok());
+}
+
+#[test]
+fn http_dashboard_lets_slow_clients_go() {
+    let board = Board::with(DashboardOptions {
+        tokens: vec![TOKEN.into()],
+        patience: patience(),
+        ..options()
+    });
+    are_let_go(&board.client, ("/enter", "application/x-www-form-urlencoded"), "");
+    // Nor does it read more than a token takes
+    let form = [
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Content-Length", "10000000000"),
+    ];
+    assert_eq!(board.client.ask("POST", "/enter", &form, b"").status, 413);
+    assert_eq!(
+        board
+            .client
+            .ask("GET", "/", &[("X-Long", &"x".repeat(17 << 10))], b"")
+            .status,
+        431
+    );
 }

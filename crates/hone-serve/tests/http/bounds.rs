@@ -1,12 +1,14 @@
 //! How much may be asked for.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use hone_serve::Options;
 use serde_json::{Value, json};
 
 use crate::client::read;
 use crate::common::{Running, asked, endless, models, slow, with};
+use crate::slow::{are_let_go, patience};
 
 #[test]
 fn http_long_headers_and_bodies_are_refused() {
@@ -130,7 +132,7 @@ fn http_a_full_queue_is_said() {
         if answer.status != 429 {
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
         answer = server.client.post("/v1/completions", &short);
     }
     assert_eq!(answer.json()["choices"].as_array().map(Vec::len), Some(4));
@@ -184,5 +186,100 @@ fn http_an_answer_has_a_size() {
     assert_eq!(
         server.client.post("/tokenize", &request).error(400)["param"],
         "messages"
+    );
+}
+
+#[test]
+fn http_slow_clients_are_let_go() {
+    let options = Options {
+        patience: patience(),
+        ..Options::default()
+    };
+    let server = Running::with(models, options);
+    are_let_go(&server.client, ("/v1/completions", "application/json"), "");
+    assert_eq!(server.client.get("/health").status, 200);
+}
+
+#[cfg(unix)]
+#[test]
+fn http_slow_uploads_are_let_go() {
+    let tuner = crate::tuner::Tuner::new();
+    let options = Options {
+        patience: patience(),
+        ..tuner.options()
+    };
+    let server = Running::with(models, options);
+    // Of an upload each part has the time: one that comes steadily may take longer
+    let mut stream = server.client.connect();
+    let part = "--limit\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n";
+    let head = format!(
+        "POST /v1/files HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: 100000\r\n\
+         Content-Type: multipart/form-data; boundary=limit\r\n\r\n{part}",
+        server.client.address
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * crate::slow::TIME {
+        stream.write_all(b"x").unwrap();
+        std::thread::sleep(crate::slow::TIME / 10);
+    }
+    let stopped = Instant::now();
+    let answer = read(&stream);
+    assert!(
+        answer.status == 408 && stopped.elapsed() < Duration::from_secs(10),
+        "{}",
+        answer.text()
+    );
+    assert!(
+        answer.text().contains("nothing came of the file for 0.4 seconds"),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(server.client.get("/v1/files").json()["data"], json!([]));
+}
+
+/// A client that leaves while its prompts are being read frees their places, and what was not begun is not read.
+#[test]
+fn http_a_client_that_leaves_an_echo_frees_its_places() {
+    let options = Options {
+        queue: 8,
+        ..Options::default()
+    };
+    let server = Running::with(slow, options);
+    // Each fills a pass of its own
+    let ids: Vec<u32> = (0..4000).map(|i| 20 + i % 200).collect();
+    let request = |count: usize| json!({"model": "slow", "prompt": vec![ids.clone(); count], "max_tokens": 0, "echo": true, "logprobs": 0});
+    let begun = Instant::now();
+    assert_eq!(server.client.post("/v1/completions", &request(1)).status, 200);
+    let one = begun.elapsed();
+    let connection = server.client.begin("/v1/completions", &request(8));
+    server.wait("hone_texts_waiting", |waiting| waiting >= 6);
+    assert_eq!(
+        server
+            .client
+            .post("/v1/completions", &json!({"model": "slow", "prompt": "a"}))
+            .status,
+        429
+    );
+    drop(connection);
+    let left = Instant::now();
+    server.wait("hone_texts_waiting", |waiting| waiting == 0);
+    while server
+        .client
+        .post(
+            "/v1/completions",
+            &json!({"model": "slow", "prompt": "a", "max_tokens": 1}),
+        )
+        .status
+        == 429
+    {
+        assert!(left.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // The text that was being read, and not the six behind it
+    assert!(
+        left.elapsed() < 4 * one + Duration::from_secs(1),
+        "{:?}, one takes {one:?}",
+        left.elapsed()
     );
 }

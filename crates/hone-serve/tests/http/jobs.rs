@@ -218,6 +218,52 @@ fn http_jobs_can_be_cancelled() {
 }
 
 #[test]
+fn http_jobs_can_be_paused_and_go_on() {
+    let tuner = Tuner::new();
+    tuner.hold();
+    let server = tuner.serve();
+    let (first, second) = (begin(&server, "a"), begin(&server, "b"));
+    wait_for_steps(&server, &first, 2);
+    let ask = |id: &str, what: &str| {
+        let path = format!("/v1/fine_tuning/jobs/{id}/{what}");
+        server.client.ask("POST", &path, &[], b"")
+    };
+    let error = ask(&first, "resume").error(400);
+    assert_eq!(error["code"], "invalid_status");
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("is running; only one that is paused"),
+        "{error}"
+    );
+    assert_eq!(ask(&first, "pause").json()["status"], "paused");
+    assert_eq!(ask(&first, "pause").error(400)["code"], "invalid_status");
+    // The next one has its turn, and the paused one stays where it is
+    wait_for_steps(&server, &second, 2);
+    assert_eq!((tuner.lines("stopped").len(), steps(&server, &first)), (1, vec![1, 2]));
+    // One that waits can be paused as well, and given up
+    let third = begin(&server, "c");
+    wait_for(&server, &third, "queued");
+    assert_eq!(ask(&third, "pause").json()["status"], "paused");
+    assert_eq!(ask(&third, "cancel").json()["status"], "cancelled");
+    tuner.let_go();
+    wait_for(&server, &second, "succeeded");
+    assert_eq!(job(&server, &first)["status"], "paused");
+    assert_eq!(ask(&first, "resume").json()["status"], "queued");
+    let done = wait_for(&server, &first, "succeeded");
+    assert!(done["fine_tuned_model"].is_string());
+    assert_eq!(steps(&server, &first), [1, 2, 3, 4, 5]);
+    let events = events(&server, &first);
+    let said = said(&events);
+    for message in ["The job is paused", "The job is queued again", "The job goes on"] {
+        assert!(said.contains(&message), "{message} in {said:?}");
+    }
+    assert_eq!(ask(&first, "pause").error(400)["code"], "invalid_status");
+    assert_eq!(ask("ftjob-absent", "pause").error(404)["code"], "job_not_found");
+}
+
+#[test]
 fn http_jobs_go_on_with_the_next_server() {
     let tuner = Tuner::new();
     tuner.hold();

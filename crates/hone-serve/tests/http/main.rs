@@ -20,6 +20,8 @@ mod markup;
 mod others;
 mod preferences;
 mod security;
+#[path = "../shared/slow.rs"]
+mod slow;
 #[cfg(unix)]
 mod tuner;
 mod uploads;

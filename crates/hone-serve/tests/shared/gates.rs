@@ -18,6 +18,9 @@ pub struct Case<'a, A> {
     pub who: &'a str,
 }
 
+/// A header's name and value.
+pub type Header = (&'static str, String);
+
 /// A server and who asks it.
 pub struct Gates<'a, A> {
     pub client: &'a Client,
@@ -27,7 +30,7 @@ pub struct Gates<'a, A> {
     /// Who asks.
     pub people: &'a [&'a str],
     /// The header by which somebody is known, for this case.
-    pub credential: &'a dyn Fn(&Case<A>) -> Option<(&'static str, String)>,
+    pub credential: &'a dyn Fn(&Case<A>) -> Option<Header>,
     /// The status of what names the server and comes from its own page.
     pub expected: &'a dyn Fn(&Case<A>) -> u16,
 }

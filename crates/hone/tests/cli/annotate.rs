@@ -62,7 +62,7 @@ fn judge(path: &Path) {
     }
 }
 
-/// Serves until the invite link was opened; gives back what the link's page answered and what the program said.
+/// Serves until the owner was signed in by the link; gives back the answer that did it and what the program said.
 pub(crate) fn served(stages: &Stages, arguments: &[&str]) -> (String, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_hone"))
         .args(["annotate", "--port", "0"])
@@ -85,14 +85,34 @@ pub(crate) fn served(stages: &Stages, arguments: &[&str]) -> (String, String) {
         let output = child.wait_with_output().unwrap();
         panic!("no link: {}", String::from_utf8_lossy(&output.stderr));
     };
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(
-        stream,
+    let ask = |request: String| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let page = ask(format!(
         "GET /{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    ));
+    assert!(
+        page.starts_with("HTTP/1.1 200") && page.contains("as <strong>owner</strong>"),
+        "{page}"
+    );
+    let hidden = |name: &str| {
+        let mark = format!("name=\"{name}\" value=\"");
+        page.split(&mark)
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+            .unwrap()
+            .to_owned()
+    };
+    let form = format!("token={}&session={}", hidden("token"), hidden("session"));
+    let answer = ask(format!(
+        "POST /join HTTP/1.1\r\nHost: {address}\r\nOrigin: http://{address}\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    ));
     let stopped = Command::new("sh")
         .args(["-c", &format!("kill -TERM {}", child.id())])
         .status()
@@ -109,7 +129,7 @@ fn cli_annotate_serves_its_link_and_stops_in_good_order() {
     let stages = project();
     let (answer, said) = served(&stages, &["--project", "project.toml"]);
     assert!(
-        answer.starts_with("HTTP/1.1 200") && answer.contains("HttpOnly; SameSite=Strict"),
+        answer.starts_with("HTTP/1.1 303") && answer.contains("HttpOnly; SameSite=Strict"),
         "{answer}"
     );
     assert!(said.contains("24 items added, 0 known already"), "{said}");

@@ -79,25 +79,36 @@ impl Export {
         let counting = records.iter().filter(|record| record.counts());
         match self {
             Export::Records => out.rows.extend(records.iter().map(|record| json!(record))),
-            Export::TrlPreference => counting.for_each(|record| pairs::trl(record, &mut out)),
-            Export::Unpaired => counting.for_each(|record| {
-                out.rows.extend(record.unpaired().into_iter().map(|row| {
-                    json!({
-                        "prompt": row.prompt,
-                        "completion": [Message::assistant(row.completion)],
-                        "label": row.label
-                    })
-                }));
-            }),
-            Export::Messages => counting.for_each(|record| {
-                let written = record.demonstration();
-                out.rows.extend(written.map(|row| json!({ "messages": row.messages })));
-            }),
-            Export::Hh => counting.for_each(|record| pairs::hh(record, &mut out)),
             Export::OpenAssistant => trees::trees(counting, &mut out),
-            Export::AlpacaEval => counting.for_each(|record| pairs::alpaca_eval(record, &mut out)),
+            _ => counting.for_each(|record| {
+                let before = out.rows.len();
+                self.add(record, &mut out.rows);
+                out.left_out += u64::from(out.rows.len() == before);
+            }),
         }
         out
+    }
+
+    /// The rows of one record: none where the format cannot say what it holds.
+    fn add(self, record: &Record, rows: &mut Vec<Value>) {
+        match self {
+            // Of all records together
+            Export::Records | Export::OpenAssistant => {}
+            Export::TrlPreference => pairs::trl(record, rows),
+            Export::Unpaired => rows.extend(record.unpaired().into_iter().map(|row| {
+                json!({
+                    "prompt": row.prompt,
+                    "completion": [Message::assistant(row.completion)],
+                    "label": row.label
+                })
+            })),
+            Export::Messages => {
+                let written = record.demonstration();
+                rows.extend(written.map(|row| json!({ "messages": row.messages })));
+            }
+            Export::Hh => pairs::hh(record, rows),
+            Export::AlpacaEval => pairs::alpaca_eval(record, rows),
+        }
     }
 
     /// Writes rows as a file of this format.
@@ -122,6 +133,7 @@ impl Export {
 pub struct Exported {
     /// One object each.
     pub rows: Vec<Value>,
-    /// Judgements that the format cannot say, such as one on a conversation with a system message in a format that has none.
+    /// Judgements of which the format says nothing, such as ratings in a format of pairs, a ranking in which all are tied, or one on a
+    /// conversation with a system message in a format that has none.
     pub left_out: u64,
 }

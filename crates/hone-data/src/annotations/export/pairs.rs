@@ -2,12 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::Exported;
 use crate::annotations::record::Record;
 use crate::items::{Message, Ranking};
 
 /// TRL's conversational preferences.
-pub(super) fn trl(record: &Record, out: &mut Exported) {
+pub(super) fn trl(record: &Record, rows: &mut Vec<Value>) {
     let Some(ranking) = record.ranking() else {
         return;
     };
@@ -21,7 +20,7 @@ pub(super) fn trl(record: &Record, out: &mut Exported) {
         if let Some(margin) = ranking.margins.as_ref().and_then(|margins| margins.first()) {
             row["margin"] = json!(margin);
         }
-        out.rows.push(row);
+        rows.push(row);
     }
 }
 
@@ -32,7 +31,7 @@ fn distinct(ranking: &Ranking) -> impl Iterator<Item = (usize, usize)> + '_ {
 }
 
 /// HH transcripts, which have no other roles and no way to quote their own marks.
-pub(super) fn hh(record: &Record, out: &mut Exported) {
+pub(super) fn hh(record: &Record, rows: &mut Vec<Value>) {
     let Some(ranking) = record.ranking() else {
         return;
     };
@@ -42,26 +41,21 @@ pub(super) fn hh(record: &Record, out: &mut Exported) {
         let mark = match message.role.as_str() {
             "user" => "Human",
             "assistant" => "Assistant",
-            _ => {
-                out.left_out += 1;
-                return;
-            }
+            _ => return,
         };
         before.push_str(&format!("\n\n{mark}: {}", message.content.trim()));
     }
     if ranking.responses.iter().any(|text| marked(text)) || ranking.prompt.iter().any(|m| marked(&m.content)) {
-        out.left_out += 1;
         return;
     }
     let whole = |index: usize| format!("{before}\n\nAssistant: {}", ranking.responses[index].trim());
     for (better, worse) in distinct(&ranking) {
-        out.rows
-            .push(json!({ "chosen": whole(better), "rejected": whole(worse) }));
+        rows.push(json!({ "chosen": whole(better), "rejected": whole(worse) }));
     }
 }
 
 /// AlpacaEval's annotations: every pair of answers in their stored order, also tied ones. Its instructions are one turn of the user.
-pub(super) fn alpaca_eval(record: &Record, out: &mut Exported) {
+pub(super) fn alpaca_eval(record: &Record, rows: &mut Vec<Value>) {
     let Some(groups) = record
         .judgement
         .as_ref()
@@ -70,11 +64,9 @@ pub(super) fn alpaca_eval(record: &Record, out: &mut Exported) {
         return;
     };
     let [Message { role, content }] = record.prompt.as_slice() else {
-        out.left_out += 1;
         return;
     };
     if role != "user" {
-        out.left_out += 1;
         return;
     }
     let mut place = vec![0; record.responses.len()];
@@ -89,7 +81,7 @@ pub(super) fn alpaca_eval(record: &Record, out: &mut Exported) {
                 std::cmp::Ordering::Equal => 1.5,
                 std::cmp::Ordering::Greater => 2.0,
             };
-            out.rows.push(json!({
+            rows.push(json!({
                 "instruction": content,
                 "output_1": record.responses[i].text,
                 "generator_1": generator(i),

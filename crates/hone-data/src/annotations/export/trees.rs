@@ -24,6 +24,11 @@ pub(super) fn trees<'a>(records: impl Iterator<Item = &'a Record>, out: &mut Exp
             out.left_out += records.len() as u64;
             continue;
         };
+        let says = |record: &&Record| {
+            let judgement = record.judgement.as_ref();
+            judgement.is_some_and(|judgement| judgement.ranking.is_some() || judgement.rewrite.is_some())
+        };
+        out.left_out += records.iter().filter(|record| !says(record)).count() as u64;
         let id = |part: &str| format!("{}-{part}", first.task_digest);
         let ranks = ranks(records, first.responses.len());
         let mut replies: Vec<Value> = first
