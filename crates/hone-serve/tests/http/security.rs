@@ -23,9 +23,9 @@ fn path(route: &str) -> &str {
     }
 }
 
-/// Whether a route needs a folder of jobs, which the servers here do not have.
+/// Whether a route needs a folder of jobs or a store of annotations, which the servers here do not have.
 fn tunes(route: &str) -> bool {
-    ["/fine-tuning", "/v1/files", "/v1/fine_tuning"]
+    ["/fine-tuning", "/v1/files", "/v1/fine_tuning", "/preferences"]
         .iter()
         .any(|start| route.starts_with(start))
 }
@@ -94,8 +94,7 @@ fn http_every_route_method_host_origin_and_token() {
                             401
                         } else if !right {
                             405
-                        } else if tunes(route.path) || route.path == "/preferences" {
-                            // There is no folder of jobs and no store of annotations
+                        } else if tunes(route.path) {
                             404
                         } else if method == "POST" {
                             // An empty body of no kind

@@ -98,8 +98,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
         queue: arguments.queue as usize,
         kept_tokens: arguments.keep,
         grace: Duration::from_secs(arguments.grace),
-        jobs: None,
-        annotations: None,
+        ..Options::default()
     };
     let named: Vec<&str> = bases.iter().chain(&adapters).map(|named| named.name.as_str()).collect();
     options.check(&named)?;
