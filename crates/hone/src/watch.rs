@@ -89,15 +89,11 @@ impl State {
         self.eta.observe(step, self.step_started.elapsed());
         self.step_started = Instant::now();
         let rate = self.tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
-        let figures: Vec<String> = headline
-            .iter()
-            .map(|(name, value)| format!("{name} {value:.3}"))
-            .collect();
-        let left = self
-            .eta
-            .remaining()
-            .map_or_else(String::new, |left| format!(", {} left", format_duration(left)));
-        let text = format!("{}, {rate:.0} tokens/s{left}", figures.join(", "));
+        let figures = headline.iter().map(|(name, value)| format!("{name} {value:.3}"));
+        let speed = (self.tokens > 0).then(|| format!("{rate:.0} tokens/s"));
+        let left = self.eta.remaining();
+        let left = left.map(|left| format!("{} left", format_duration(left)));
+        let text = figures.chain(speed).chain(left).collect::<Vec<_>>().join(", ");
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step);

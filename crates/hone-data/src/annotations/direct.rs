@@ -252,7 +252,7 @@ mod tests {
         let task = store.claim(&project, ann.id, 1)?.ok_or("no task")?;
         store.judge(&project, direct("ann", 0), 10)?;
         assert_eq!(store.claim(&project, ann.id, 11)?, None);
-        assert_eq!(store.annotators()?, [ann.clone()], "who they are stays");
+        assert_eq!(store.annotators()?, std::slice::from_ref(&ann), "who they are stays");
         // Undone it is open again, and judged again
         let event = store.last_event(&project, ann.id)?.ok_or("nothing stands")?;
         assert!(store.undo(&project, ann.id, event, 12)?.task.is_some());
