@@ -99,6 +99,10 @@ fn stages_run_in_order_and_expectations_are_checked() -> Result<(), Box<dyn Erro
 #[test]
 fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Box<dyn Error>> {
     let expect = "\n[[expect]]\nthat = \"t\"\nstage = \"more\"\n";
+    let last = |kind: &str, settings: &str| {
+        let settings = format!("model = {{ path = \"{{runs}}/base/model\" }}\n{settings}\n");
+        format!("{RECIPE}\n[[stage]]\nname = \"last\"\nkind = \"{kind}\"\n[stage.config]\n{settings}")
+    };
     for (recipe, set, parts) in [
         (
             format!("{RECIPE}{}", expect.replace("more", "mroe")) + "value = \"steps\"\nabove = 1\n",
@@ -132,6 +136,61 @@ fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Bo
             RECIPE.to_owned(),
             "more.train.batch=many",
             ["recipe.toml, stage more: ", "train.batch"],
+        ),
+        // Values out of their range, and such that cannot go together, without the models and data of the stage
+        (
+            RECIPE.to_owned(),
+            "more.train.batch=0",
+            ["stage more: ", "train.batch: is 0; expected at least 1"],
+        ),
+        (
+            RECIPE.to_owned(),
+            "more.train.shards=3",
+            ["stage more: ", "train.shards: is 3; expected a power of two"],
+        ),
+        (
+            last(
+                "grpo",
+                "grpo = { minibatch = 12 }\nrewards = [{ kind = \"length\", max = 3 }]",
+            ),
+            "",
+            [
+                "stage last: ",
+                "grpo.minibatch: is 12, which does not divide grpo.rollout_batch = 64",
+            ],
+        ),
+        (
+            last("ppo", "ppo = { clip_range = -1.0 }\nreward = { path = \"r\" }"),
+            "",
+            ["stage last: ", "ppo.clip_range: is -1"],
+        ),
+        (
+            last("expert-iteration", "rewards = [{ kind = \"length\" }]"),
+            "",
+            ["stage last: ", "rewards"],
+        ),
+        (
+            last(
+                "online-preference",
+                "reward = { path = \"r\" }\njudge = { prompts = [\"p.jsonl\"] }",
+            ),
+            "",
+            ["stage last: ", "judge: judges by nothing"],
+        ),
+        (
+            last("preference", "preference = { beta = -1.0 }"),
+            "",
+            ["stage last: ", "preference.beta: is -1; expected a number above 0"],
+        ),
+        (
+            last("sft", "keep = \"best\"\ndata = { held_out = 0.0 }"),
+            "",
+            ["stage last: ", "keep: is \"best\", and data.held_out is 0"],
+        ),
+        (
+            last("reward", "train = { epochs = -1.0 }"),
+            "",
+            ["stage last: ", "train.epochs: is -1; expected a number above 0"],
         ),
         (
             format!("{RECIPE}\n[[stage]]\nname = \"quick\"\nkind = \"quickstart\"\nset = [\"world.answers=1\"]\n"),

@@ -90,35 +90,7 @@ impl Job {
     }
 
     fn engine_options(&self, train: &TrainSection) -> Result<EngineOptions> {
-        if train.shards == 0 {
-            return Err(TrainError::setting("train.shards", "is 0; expected at least 1"));
-        }
-        if !train.shards.is_power_of_two() {
-            let reason = format!(
-                "is {}; expected a power of two: only then does the sum of their gradients not depend on how many ranks share them",
-                train.shards
-            );
-            return Err(TrainError::setting("train.shards", reason));
-        }
-        if train.microbatch_tokens == 0 {
-            return Err(TrainError::setting(
-                "train.microbatch_tokens",
-                "is 0; expected at least 1",
-            ));
-        }
-        if train.checkpoint_every == 0 {
-            return Err(TrainError::setting(
-                "train.checkpoint_every",
-                "is 0; expected at least 1",
-            ));
-        }
-        if train.keep_checkpoints < 2 {
-            let reason = format!(
-                "is {}; expected at least 2: one would leave nothing when it is damaged",
-                train.keep_checkpoints
-            );
-            return Err(TrainError::setting("train.keep_checkpoints", reason));
-        }
+        check_engine(train)?;
         Ok(EngineOptions {
             isa: None,
             precision: train.precision.into(),
@@ -357,6 +329,40 @@ pub(crate) fn save(
         Occasion::Due => run.save_checkpoint(step, &mut write, state)?,
         Occasion::Interruption => run.save_interruption(step, &mut write, state)?,
     };
+    Ok(())
+}
+
+/// Refuses what an engine and checkpoints cannot be set to.
+pub(crate) fn check_engine(train: &TrainSection) -> Result<()> {
+    if train.shards == 0 {
+        return Err(TrainError::setting("train.shards", "is 0; expected at least 1"));
+    }
+    if !train.shards.is_power_of_two() {
+        let reason = format!(
+            "is {}; expected a power of two: only then does the sum of their gradients not depend on how many ranks share them",
+            train.shards
+        );
+        return Err(TrainError::setting("train.shards", reason));
+    }
+    if train.microbatch_tokens == 0 {
+        return Err(TrainError::setting(
+            "train.microbatch_tokens",
+            "is 0; expected at least 1",
+        ));
+    }
+    if train.checkpoint_every == 0 {
+        return Err(TrainError::setting(
+            "train.checkpoint_every",
+            "is 0; expected at least 1",
+        ));
+    }
+    if train.keep_checkpoints < 2 {
+        let reason = format!(
+            "is {}; expected at least 2: one would leave nothing when it is damaged",
+            train.keep_checkpoints
+        );
+        return Err(TrainError::setting("train.keep_checkpoints", reason));
+    }
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 mod answers;
 pub mod artefact;
 mod best;
+mod checked;
 mod corpus;
 mod course;
 mod encode;
@@ -35,6 +36,7 @@ pub mod sections;
 pub mod sft;
 mod text;
 
+pub use checked::{Checked, check};
 pub use error::{Result, TrainError};
 pub use job::{Job, Outcome};
 pub use learner::{Applied, Ema, Learner};

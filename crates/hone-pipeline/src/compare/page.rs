@@ -2,7 +2,7 @@
 
 use hone_run::Sample;
 use hone_run::report::{Chart, Interval, Mark, Report, Scatter, Section, Series, SeriesStyle};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::config::METHODS;
 use super::results::{CompareResult, Figure, Measures, MethodResult, sampled_in};
@@ -15,7 +15,13 @@ mod parting;
 
 /// Writes the page.
 pub(super) fn write(bench: &Bench<'_>, (result, rows): (&CompareResult, &[Row]), times: &[Took]) -> Result<()> {
-    let mut sections = vec![opening(result), pictures(result), table(result), win_rates(result)];
+    let mut sections = vec![
+        opening(result),
+        pictures(result),
+        figures(result),
+        win_rates(result),
+        costs(result),
+    ];
     sections.extend(practice(bench, rows)?);
     if result.overoptimisation.is_some() {
         sections.extend(parting::sections(result));
@@ -47,6 +53,12 @@ fn opening(result: &CompareResult) -> Section {
     } else {
         "prompts"
     };
+    let answers = match result.samples {
+        1 => "one answer".to_owned(),
+        count => format!("{count} answers"),
+    };
+    let several = result.methods.iter().any(|method| method.seeds.len() > 1);
+    let dots = if several { "; small dots are seeds" } else { "" };
     let seeds = match result.methods.first().map_or(0, |method| method.seeds.len()) {
         1 => "one seed".to_owned(),
         count => format!("{count} seeds"),
@@ -54,13 +66,12 @@ fn opening(result: &CompareResult) -> Section {
     Section::Text {
         title: String::new(),
         text: format!(
-            "{} methods from one start, {seeds} each, on the same {} {unit} under the same judge ({}): {} answers \
-             to each at temperature {}, at most {} tokens long. Intervals are 95% bootstrap intervals over {unit}; small dots \
-             are seeds. Win rates and differences are against `{}`.",
+            "{} methods from one start, {seeds} each, on the same {} {unit} under the same judge ({}): {answers} \
+             to each at temperature {}, at most {} tokens long. Intervals are 95% bootstrap intervals over {unit}{dots}. Win rates and \
+             differences are against {}.",
             result.methods.len(),
             result.prompts,
             result.judge,
-            result.samples,
             result.temperature,
             result.max_new_tokens,
             result.baseline
@@ -164,50 +175,25 @@ fn between(figure: &Figure, places: usize) -> String {
     )
 }
 
-fn table(result: &CompareResult) -> Section {
-    let mut columns = vec!["", "reward", "less the baseline's", "seeds' deviation"];
+fn figures(result: &CompareResult) -> Section {
+    let mut columns = vec!["", "reward", "less the baseline's"];
+    // Of one seed there is no deviation
+    let deviation = result.methods.iter().any(|m| m.reward_seed_deviation.is_some());
+    columns.extend(deviation.then_some("seeds' deviation"));
     let optimum = result.methods.iter().any(|m| m.measures.share_of_optimum.is_some());
     let proxy = result.methods.iter().any(|m| m.measures.proxy.is_some());
     columns.extend(optimum.then_some("share of optimum"));
     columns.extend(proxy.then_some("proxy"));
-    columns.extend([
-        "KL",
-        "win rate",
-        "at equal length",
-        "length",
-        "ended",
-        "tokens an answer",
-        "sampled in practice",
-        "trained on",
-    ]);
+    columns.extend(["KL", "win rate", "at equal length"]);
     let row = |method: &MethodResult| {
         let m = &method.measures;
-        let mut name = method.name.clone();
-        if method.control {
-            name += " (control)";
-        }
-        if method.is_upper_bound() {
-            name += " *";
-        }
-        let mut cells = vec![
-            name,
-            between(&m.reward, 3),
-            between(&m.difference, 3),
-            number(method.reward_seed_deviation, 3),
-        ];
+        let mut cells = vec![marked(method), between(&m.reward, 3), between(&m.difference, 3)];
+        cells.extend(deviation.then(|| number(method.reward_seed_deviation, 3)));
         cells.extend(optimum.then(|| number(m.share_of_optimum, 3)));
         cells.extend(proxy.then(|| m.proxy.as_ref().map_or("-".into(), |proxy| between(proxy, 3))));
         let kl = number(m.kl.map(|kl| kl.mean), 3);
         cells.push(if m.kl_is_bound { format!("{kl} (bound)") } else { kl });
-        cells.extend([
-            between(&m.win_rate, 3),
-            number(Some(m.length_controlled_win_rate), 3),
-            number(Some(m.mean_length), 1),
-            number(Some(m.ended), 2),
-            number(Some(m.tokens_per_answer), 1),
-            number(m.tokens_sampled, 0),
-            number(m.tokens_trained, 0),
-        ]);
+        cells.extend([between(&m.win_rate, 3), number(Some(m.length_controlled_win_rate), 3)]);
         cells
     };
     Section::Table {
@@ -216,8 +202,43 @@ fn table(result: &CompareResult) -> Section {
         rows: result.methods.iter().map(row).collect(),
         note: bound_note(result)
             + "Less the baseline's: taken prompt by prompt; a method is better where the interval lies above 0. At equal length: \
-               the win rate that a logistic regression on the difference in length gives where there is none. Tokens are means \
-               over seeds.",
+               the win rate that a logistic regression on the difference in length gives where there is none.",
+    }
+}
+
+/// A method's name with what is to be known of it.
+fn marked(method: &MethodResult) -> String {
+    let control = if method.control { " (control)" } else { "" };
+    let bound = if method.is_upper_bound() { " *" } else { "" };
+    format!("{}{control}{bound}", method.name)
+}
+
+/// How long answers are, and what they and their practice took.
+fn costs(result: &CompareResult) -> Section {
+    let columns = [
+        "",
+        "tokens of an answer",
+        "ended",
+        "sampled for an answer",
+        "sampled in practice",
+        "trained on",
+    ];
+    let row = |method: &MethodResult| {
+        let m = &method.measures;
+        vec![
+            marked(method),
+            number(Some(m.mean_length), 1),
+            number(Some(m.ended), 2),
+            number(Some(m.tokens_per_answer), 1),
+            number(m.tokens_sampled, 0),
+            number(m.tokens_trained, 0),
+        ]
+    };
+    Section::Table {
+        title: "Lengths, and what it took".into(),
+        columns: columns.map(String::from).to_vec(),
+        rows: result.methods.iter().map(row).collect(),
+        note: "In tokens, means over seeds; ended: the share of answers that ended by themselves.".into(),
     }
 }
 
@@ -255,21 +276,30 @@ fn update_sections(updates: &Updates) -> Vec<Section> {
         false => format!("{first} ~ {second}"),
     };
     let told: Vec<usize> = (0..pairs.len()).filter(|&i| pairs[i].mean.is_some()).collect();
-    let mut columns = vec![String::new()];
-    columns.extend(told.iter().map(|&i| name(&pairs[i].first, &pairs[i].second)));
-    let row = |title: String, cosines: &[Vec<Option<f64>>]| {
+    let column = |title: String, cosines: &[Vec<Option<f64>>]| {
         let means = pair_means(&updates.names, cosines);
         let cells = told.iter().map(|&i| number(means[i].mean, 2));
         std::iter::once(title).chain(cells).collect::<Vec<String>>()
     };
-    let mut rows = vec![row("all".into(), &updates.cosines)];
-    rows.extend(updates.parts.iter().map(|part| {
+    let pairs_told = told.iter().map(|&i| name(&pairs[i].first, &pairs[i].second));
+    let mut parts = vec![
+        std::iter::once(String::new()).chain(pairs_told).collect(),
+        column("all".into(), &updates.cosines),
+    ];
+    parts.extend(updates.parts.iter().map(|part| {
         let title = match part.block {
-            Some(block) => format!("block {block}, {}", part.kind),
+            Some(block) => format!("{block} {}", part.kind),
             None => part.kind.clone(),
         };
-        row(title, &part.cosines)
+        column(title, &part.cosines)
     }));
+    // What there is more of goes down the page
+    let mut layers = if told.len() > parts.len() {
+        turned(&parts)
+    } else {
+        parts
+    };
+    let columns = layers.remove(0);
     let left: Vec<String> = updates
         .left_out
         .iter()
@@ -288,7 +318,7 @@ fn update_sections(updates: &Updates) -> Vec<Section> {
             .zip(&updates.norms)
             .filter(|(name, _)| of_method(name));
         let own: Vec<String> = own.map(|(_, norm)| format!("{norm:.3}")).collect();
-        (format!("length of {method}'s updates"), own.join(", "))
+        vec![method, own.join(", ")]
     });
     vec![
         Section::HeatMap {
@@ -300,17 +330,27 @@ fn update_sections(updates: &Updates) -> Vec<Section> {
                  0: nothing in common.{left}"
             ),
         },
-        Section::KeyValues {
+        Section::Table {
             title: String::new(),
+            columns: vec!["".into(), "length of the update, seed by seed".into()],
             rows: lengths.collect(),
+            note: String::new(),
         },
         Section::Table {
             title: "The same, layer by layer".into(),
             columns,
-            rows,
-            note: "Means over pairs of seeds.".into(),
+            rows: layers,
+            note: "Cosines by block and kind of matrix; means over pairs of seeds.".into(),
         },
     ]
+}
+
+/// Columns as rows.
+fn turned(columns: &[Vec<String>]) -> Vec<Vec<String>> {
+    let rows = columns.first().map_or(0, Vec::len);
+    (0..rows)
+        .map(|row| columns.iter().map(|column| column[row].clone()).collect())
+        .collect()
 }
 
 /// What methods with rollouts say of their own practice, with the first seed.
@@ -381,37 +421,33 @@ fn examples(rows: &[Row]) -> Vec<Section> {
 /// First answers of all methods with the first seed to the first prompts.
 fn side_by_side(bench: &Bench<'_>, rows: &[Row]) -> Result<Vec<Section>> {
     let samples = bench.config.compare.samples;
+    let proxy = bench.config.proxy.is_some();
+    let mut columns = vec!["", "answer", "judge"];
+    columns.extend(proxy.then_some("proxy"));
+    columns.push("KL");
     let mut sections = Vec::new();
     for (i, task) in bench.tasks.tasks.iter().enumerate().take(bench.config.compare.shown) {
-        let mut shown = Vec::new();
+        let mut shown = vec![vec!["prompt".to_owned(), task.shown.clone()]];
+        shown[0].resize(columns.len(), String::new());
         for row in rows {
             let Some(verdict) = row.judged.first().map(|judged| &judged.verdicts[i * samples]) else {
                 continue;
             };
-            let mut extra = Map::new();
-            extra.insert("method".into(), json!(row.name));
-            if let Some(optimum) = task.optimum() {
-                extra.insert("optimum".into(), json!(optimum));
-            }
-            if let Some(proxy) = verdict.proxy {
-                extra.insert("proxy".into(), json!(proxy));
-            }
-            let mut response = format!("{}: {}", row.name, verdict.response);
+            let mut response = verdict.response.clone();
             if let Some(drawn) = bench.tasks.drawn(i, &verdict.response)? {
                 response += &format!("\n\n{drawn}");
             }
-            shown.push(Sample {
-                step: 0,
-                prompt: task.shown.clone(),
-                response,
-                score: Some(verdict.reward),
-                kl: verdict.kl,
-                extra,
-            });
+            let mut cells = vec![row.name.clone(), response, number(Some(verdict.reward), 3)];
+            cells.extend(proxy.then(|| number(verdict.proxy, 3)));
+            cells.push(number(verdict.kl, 3));
+            shown.push(cells);
         }
-        sections.push(Section::Samples {
+        let optimum = task.optimum().map(|optimum| format!("At best {optimum:.3}."));
+        sections.push(Section::Table {
             title: format!("Answers side by side: prompt {}", i + 1),
-            samples: shown,
+            columns: columns.iter().copied().map(String::from).collect(),
+            rows: shown,
+            note: optimum.unwrap_or_default(),
         });
     }
     Ok(sections)

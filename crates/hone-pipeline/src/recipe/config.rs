@@ -6,8 +6,9 @@ use hone_data::Source;
 use hone_run::config::parse;
 use hone_run::{Configuration, Resolved};
 use hone_train::{
-    expert_iteration::ExpertIterationConfig, grpo::GrpoConfig, online_preference::OnlinePreferenceConfig,
-    ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig, reward::RewardConfig, sft::SftConfig,
+    Checked, check, expert_iteration::ExpertIterationConfig, grpo::GrpoConfig,
+    online_preference::OnlinePreferenceConfig, ppo::PpoConfig, preference::PreferenceConfig, pretrain::PretrainConfig,
+    reward::RewardConfig, sft::SftConfig,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -268,6 +269,13 @@ pub(crate) enum Work {
     Quickstart(Box<Quickstart>),
 }
 
+/// Resolved settings that make sense by themselves: what a later stage would refuse is told before the first one runs.
+fn checked<C: Checked>(source: &str, text: &str, overrides: &[String]) -> Result<Box<Resolved<C>>> {
+    let resolved = parse(source, text, overrides)?;
+    check(&resolved)?;
+    Ok(Box::new(resolved))
+}
+
 impl Work {
     /// Resolves the settings of a stage: `text`, which errors call `source`, with overrides.
     fn new(stage: &StageSection, (source, text): (&str, &str), overrides: Vec<String>) -> Result<Self> {
@@ -283,14 +291,14 @@ impl Work {
                 Self::Split(Box::new(resolved))
             }
             StageKind::Tokenizer => Self::Tokenizer(parse(source, text, &overrides)?),
-            StageKind::Pretrain => Self::Pretrain(Box::new(parse(source, text, &overrides)?)),
-            StageKind::Sft => Self::Sft(Box::new(parse(source, text, &overrides)?)),
-            StageKind::Reward => Self::Reward(Box::new(parse(source, text, &overrides)?)),
-            StageKind::Preference => Self::Preference(Box::new(parse(source, text, &overrides)?)),
-            StageKind::Ppo => Self::Ppo(Box::new(parse(source, text, &overrides)?)),
-            StageKind::Grpo => Self::Grpo(Box::new(parse(source, text, &overrides)?)),
-            StageKind::ExpertIteration => Self::ExpertIteration(Box::new(parse(source, text, &overrides)?)),
-            StageKind::OnlinePreference => Self::OnlinePreference(Box::new(parse(source, text, &overrides)?)),
+            StageKind::Pretrain => Self::Pretrain(checked(source, text, &overrides)?),
+            StageKind::Sft => Self::Sft(checked(source, text, &overrides)?),
+            StageKind::Reward => Self::Reward(checked(source, text, &overrides)?),
+            StageKind::Preference => Self::Preference(checked(source, text, &overrides)?),
+            StageKind::Ppo => Self::Ppo(checked(source, text, &overrides)?),
+            StageKind::Grpo => Self::Grpo(checked(source, text, &overrides)?),
+            StageKind::ExpertIteration => Self::ExpertIteration(checked(source, text, &overrides)?),
+            StageKind::OnlinePreference => Self::OnlinePreference(checked(source, text, &overrides)?),
             StageKind::Annotate => {
                 let resolved: Resolved<AnnotateConfig> = parse(source, text, &overrides)?;
                 resolved.config.check()?;

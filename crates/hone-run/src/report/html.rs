@@ -10,6 +10,9 @@ pub(super) const SCRIPT: &str = include_str!("hover.js");
 /// Longer texts are cut on the page; the file they came from has them whole.
 const MAX_TEXT: usize = 8_000;
 
+/// Characters of a cell from which on it is broken into lines.
+const LONG_CELL: usize = 48;
+
 /// Text as it is safe between tags and inside quoted attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -159,7 +162,7 @@ fn write_note(out: &mut String, note: &str) {
 fn write_table(out: &mut String, columns: &[String], rows: &[Vec<String>]) {
     out.push_str("<div class=\"scroll\"><table>\n<thead><tr>");
     // A column of numbers has its head over them.
-    let numeric = |index: usize| {
+    let is_numeric = |index: usize| {
         let mut cells = rows
             .iter()
             .filter_map(|row| row.get(index))
@@ -167,16 +170,22 @@ fn write_table(out: &mut String, columns: &[String], rows: &[Vec<String>]) {
             .peekable();
         cells.peek().is_some() && cells.all(|cell| is_number(cell))
     };
+    let numeric: Vec<bool> = (0..columns.len()).map(is_numeric).collect();
     for (index, column) in columns.iter().enumerate() {
-        let class = if numeric(index) { " class=\"number\"" } else { "" };
+        let class = if numeric[index] { " class=\"number\"" } else { "" };
         let _ = write!(out, "<th{class}>{}</th>", escape(column));
     }
     out.push_str("</tr></thead>\n<tbody>\n");
     for row in rows {
         out.push_str("<tr>");
-        for cell in row {
-            let class = if is_number(cell) { " class=\"number\"" } else { "" };
-            let _ = write!(out, "<td{class}>{}</td>", escape(cell));
+        for (index, cell) in row.iter().enumerate() {
+            let class = match numeric.get(index) {
+                Some(false) | None if cell.contains('\n') => " class=\"lines\"",
+                Some(false) | None if cell.chars().count() > LONG_CELL => " class=\"text\"",
+                Some(true) => " class=\"number\"",
+                _ => "",
+            };
+            let _ = write!(out, "<td{class}>{}</td>", cut(cell));
         }
         out.push_str("</tr>\n");
     }

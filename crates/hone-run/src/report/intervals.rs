@@ -9,7 +9,7 @@ use super::html::escape;
 const WIDTH: f64 = 760.0;
 const LINE: f64 = 30.0;
 const LEFT: f64 = 150.0;
-const RIGHT: f64 = 150.0;
+const RIGHT: f64 = 176.0;
 
 /// The chart as a `<figure>`.
 pub(super) fn figure(label: &str, reference: Option<f64>, rows: &[Interval]) -> String {

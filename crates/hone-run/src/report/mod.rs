@@ -54,7 +54,7 @@ pub enum Section {
         /// Names and values.
         rows: Vec<(String, String)>,
     },
-    /// A table; cells that read as numbers are aligned to the right.
+    /// A table. Columns of numbers are aligned to the right, long cells broken into lines, and such with lines of their own left as they are.
     Table {
         /// Heading.
         title: String,

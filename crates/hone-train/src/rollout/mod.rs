@@ -43,4 +43,4 @@ pub(crate) use score::{Reading, Response};
 pub(crate) use sections::RolloutSettings;
 pub use sections::{EnvironmentSection, JudgeSection, Maximised, MissingEos, PromptData, RewardSection};
 pub(crate) use setup::{Networks, Setup};
-pub(crate) use stage::{Besides, Practised, plan, run};
+pub(crate) use stage::{Besides, Practised, checked, plan, run};

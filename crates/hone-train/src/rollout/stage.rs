@@ -3,14 +3,15 @@
 use hone_compute::Engine;
 use hone_data::Source;
 use hone_run::{Checkpoint, Configuration, Inputs, Resolved};
+use hone_task::Rewards;
 
 use super::held_out::Looks;
 use super::practice::{Course, Practice, practise};
-use super::sections::JudgeSection;
+use super::sections::{Chosen, JudgeSection, Judging};
 use super::setup::Setup;
 use crate::artefact;
 use crate::error::Result;
-use crate::job::{Begun, Job, Outcome, Started};
+use crate::job::{Begun, Job, Outcome, Started, check_engine};
 use crate::plan::{Notes, Plan};
 
 /// The configuration of a stage with rollouts.
@@ -59,6 +60,23 @@ impl<C> Besides<C> for () {
 /// breaks.
 pub(crate) fn run<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outcome> {
     train(job, config).map_err(|error| error.at(config))
+}
+
+/// Checks a configuration by itself, without models and data.
+///
+/// # Errors
+/// The first value that makes no sense.
+pub(crate) fn checked<C: Practised>(c: &C) -> Result<()> {
+    c.check()?;
+    let course = c.course();
+    check_engine(course.train)?;
+    if let Chosen::Rewards(entries) = course.maximised.chosen(course.settings.section)? {
+        Rewards::check(entries)?;
+    }
+    if let Some(Judging::Rewards(entries)) = course.judge.map(JudgeSection::judging).transpose()? {
+        Rewards::check(entries)?;
+    }
+    Ok(())
 }
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.

@@ -17,6 +17,7 @@ use super::step::{Stepped, step};
 use crate::answers::{Asked, mean_figures};
 use crate::artefact::{self, Artefact, Companion};
 use crate::best::Progress;
+use crate::checked::best_is_seen;
 use crate::course::{Told, Work, follow};
 use crate::error::{Result, TrainError};
 use crate::job::{Begun, Cadence, Job, Occasion, Outcome};
@@ -50,11 +51,7 @@ pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &SftConfig) -> Result<(T
     let path = job.model("model.path", path)?;
     let Artefact { model, mut companion } = artefact::load_language_model(rehearsal, &path)?;
     job.check_stop()?;
-    if c.keep == Keep::Best && c.data.held_out == 0.0 {
-        let reason =
-            "is \"best\", and data.held_out is 0: no evaluation would tell which is; hold some out, or keep \"last\"";
-        return Err(TrainError::setting("keep", reason));
-    }
+    best_is_seen(c.keep, c.data.held_out)?;
     add_chat_tokens(job, &mut companion)?;
     if lacks_rows(&model, &companion) && model.adapter().is_some() {
         let reason = "is an adapter without a chat template, and its embedding is too small for ChatML's tokens; merge \

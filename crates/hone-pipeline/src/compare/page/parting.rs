@@ -8,6 +8,8 @@ use super::super::overoptimisation::{Curve, FORMS, Gains, Overoptimisation, gain
 use super::super::results::{CompareResult, Measures};
 use super::{mark, number};
 
+/// A peak at so many times the farthest KL is none.
+const FAR: f64 = 10.0;
 /// Points of a fitted curve.
 const DRAWN: usize = 40;
 
@@ -127,7 +129,7 @@ fn table(found: &Overoptimisation) -> Section {
             number(Some(c.alpha), 4),
             number(Some(c.beta), 4),
             number(Some(c.rmse), 4),
-            number(c.peak_kl, 2),
+            c.peak_kl.map_or_else(|| "-".into(), |peak| within(peak, c.farthest_kl)),
             number(Some(c.farthest_kl), 2),
             c.points.to_string(),
         ]
@@ -148,10 +150,18 @@ fn table(found: &Overoptimisation) -> Section {
         columns: columns.map(String::from).to_vec(),
         rows: found.curves.iter().map(curve).collect(),
         note: "Gain over the start, with d the root of KL: best-of-n is d (alpha - beta d), reinforcement-learning d (alpha - beta ln d) (Gao et \
-               al., 2023). `best-of` and `training` are of several methods, a seed a point, and methods are no steps of one run; the others are of a \
+               al., 2023). Best-of and training are of several methods, a seed a point, and methods are no steps of one run; the others are of a \
                method's own runs, a look a point. A peak beyond the farthest KL was not seen. Of two forms, the one with the smaller error describes the points better \
                only where they lie at more than a few distances: three, as of best-of-N at three N, cannot tell."
             .into(),
+    }
+}
+
+/// A peak, as far as it means anything: far behind the last point it is none.
+fn within(peak: f64, farthest: f64) -> String {
+    match peak > FAR * farthest {
+        true => "far beyond".into(),
+        false => format!("{peak:.2}"),
     }
 }
 
