@@ -143,7 +143,7 @@ async function hintsAreRaised() {
   await until(() => page.locator('[data-alert="skipped-steps"]').count(), "the hint that steps were skipped");
   assert.match(await page.textContent("#news"), /train\/loss/, "it is read out");
   await page.goto(server.origin);
-  assert.match(await page.locator("tr", { hasText: "forged" }).textContent(), /loss-rose/);
+  assert.match(await page.locator('tr:has-text("forged") + tr.hints').textContent(), /loss-rose/);
   await page.context().close();
 }
 
@@ -188,7 +188,7 @@ async function pictures() {
     ["dashboard-runs.png", "/", false],
     ["dashboard-live.png", "/run/sft-longer", false],
     ["dashboard-run.png", "/run/ppo", true],
-    ["dashboard-compare.png", "/compare?runs=ppo,ppo-ptx", false],
+    ["dashboard-compare.png", "/compare?runs=sft,sft-longer", false],
     ["dashboard-samples.png", "/run/ppo/samples?q=tina", false],
   ]) {
     const page = await open({ ...PICTURE, dark });
