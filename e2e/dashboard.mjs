@@ -136,6 +136,7 @@ async function hintsAreRaised() {
   const falls = Array.from({ length: 60 }, (_, i) => ({ step: i + 1, "train/loss": 4 - i / 30 }));
   forge("forged", falls);
   const page = await open();
+  await until(async () => (await page.request.get(`${server.origin}/run/forged`)).ok(), "the run to be found");
   await page.goto(`${server.origin}/run/forged`);
   assert.equal(await page.locator("main [data-alert]").count(), 0);
   tell("forged", Array.from({ length: 30 }, (_, i) => ({ step: 61 + i, "train/loss": 3 + i / 10, "train/skipped_steps": 1 })));
