@@ -189,7 +189,7 @@ async function pictures() {
     ["dashboard-runs.png", "/", false],
     ["dashboard-live.png", "/run/sft-longer", false],
     ["dashboard-run.png", "/run/ppo", true],
-    ["dashboard-compare.png", "/compare?runs=sft,sft-longer", false],
+    ["dashboard-compare.png", "/compare?runs=ppo,ppo-ptx", false],
     ["dashboard-samples.png", "/run/ppo/samples?q=tina", false],
   ]) {
     const page = await open({ ...PICTURE, dark });
