@@ -178,6 +178,10 @@ async function ranks() {
   assert.match(page, /ada, owner/);
   assert.match(page, /preference-?\d\.\d\d \(-?\d\.\d\d to -?\d\.\d\d, n = 6\)/, "alpha with its interval");
   await shot(owner, "annotate-agreement.png");
+  await owner.goto(`${server.origin}/people`);
+  await owner.setViewportSize({ width: 1200, height: 360 });
+  await shot(owner, "annotate-people.png");
+  await owner.goto(`${server.origin}/agreement`);
   const names = await owner.$$eval('a[href^="/export/"]', (links) => links.map((link) => link.textContent));
   assert.equal(names.length, 7);
   for (const name of names) {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { PICTURE, folder, focusShows, open, press, quickstart, run, serve, shot, sightly, sound, tabTo, until } from "./common.mjs";
+import { folder, focusShows, open, press, quickstart, run, serve, shot, sightly, sound, tabTo, until } from "./common.mjs";
 
 const runs = await quickstart();
 const models = ["--model", `sft=${join(runs, "sft/model")}`, "--model", `ppo=${join(runs, "ppo/model")}`];
@@ -229,11 +229,14 @@ async function forms() {
   });
 }
 
+const LOW = { width: 1200, height: 600 };
+
 async function pictures() {
   if (!process.env.SHOTS) return;
-  // A model that has learned something says something: SHOW names its directory
-  const shown = process.env.SHOW ? await serve(["serve", ...process.env.SHOW.split(",").flatMap((model) => ["--model", model])]) : server;
-  const page = await open(PICTURE);
+  // Models that have learned something have something to say: those of the quickstart that SHOW names
+  const of = (name) => ["--model", `${name}=${join(process.env.SHOW || runs, name, "model")}`];
+  const shown = await serve(["serve", ...of("sft"), ...of("ppo")]);
+  const page = await open(LOW);
   await page.goto(shown.origin);
   await page.fill("#system", "Answer in one sentence.");
   await page.fill("#temperature", "0.8");
@@ -241,20 +244,19 @@ async function pictures() {
   await page.fill("#max_tokens", "60");
   await ask(page, "Name the favourite colour of Anna.");
   await ask(page, "What do you get from three plus five?");
+  // The token of which the model was least sure
   const tokens = page.locator(".turn.assistant").last().locator(".token");
-  await tokens.nth(Math.min(3, (await tokens.count()) - 1)).hover();
+  const sure = await tokens.evaluateAll((all) => all.map((token) => token.tokens[0].logprob));
+  await tokens.nth(sure.indexOf(Math.min(...sure))).hover();
   await shot(page, "chat.png");
   await page.context().close();
-  const dark = await open({ ...PICTURE, dark: true });
+  const dark = await open({ ...LOW, dark: true });
   await dark.goto(shown.origin);
   await press(dark, "Control+b");
-  await dark.fill("#temperature", "0.8");
-  await dark.fill("#seed", "4");
+  await dark.fill("#seed", "11");
   await dark.fill("#max_tokens", "60");
-  for (const question of ["Name the favourite colour of Anna.", "Reverse the order of these words: wind wall", "What do you get from three plus five?"]) {
-    await ask(dark, question);
-    await until(async () => !(await isRunning(dark)), "both");
-  }
+  await ask(dark, "Name the favourite colour of Anna.");
+  await until(async () => !(await isRunning(dark)), "both");
   await dark.hover("header");
   await shot(dark, "chat-two.png");
   await dark.context().close();

@@ -6,30 +6,30 @@ import { PICTURE, focusShows, folder, leave, open, press, quickstart, run, serve
 
 const made = await quickstart();
 const runs = join(folder, "runs");
-for (const name of ["sft", "ppo", "ppo-ptx"]) {
-  cpSync(join(made, name), join(runs, name), { recursive: true, filter: (path) => !/checkpoints|model$/.test(path) });
-}
+/** What the dashboard reads of a run. */
+const copy = (from, to) => cpSync(from, to, { recursive: true, preserveTimestamps: true, filter: (path) => !/\/(checkpoints|model)$/.test(path) });
+for (const name of ["sft", "ppo", "ppo-ptx"]) copy(join(made, name), join(runs, name));
 const server = await serve(["dashboard", runs]);
 
 /** A run that is being made: demonstrations, again and again. */
-function train(name, steps, settings = []) {
+function train(name, steps, settings = [], into = runs) {
   const text = `[model]\npath = ${JSON.stringify(join(made, "pretrain/model"))}\n[data]\nmax_length = 192\nheld_out = 0.1\n`
     + `[[data.train]]\npath = ${JSON.stringify(join(made, "world/demonstrations.jsonl"))}\n`
     + `[train]\nsteps = ${steps}\nbatch = 8\nlearning_rate = 0.0003\n[eval]\nevery = 20\nsamples = 4\nmax_new_tokens = 24\n`;
   writeFileSync(join(folder, `${name}.toml`), text);
-  return start(["sft", `${name}.toml`, "--runs", runs, "--name", name, "--threads", "1", ...settings.flatMap((set) => ["--set", set])]);
+  return start(["sft", `${name}.toml`, "--runs", into, "--name", name, "--threads", "1", ...settings.flatMap((set) => ["--set", set])]);
 }
 
 /** A run whose files are written here, so that it does what a test wants. */
-function forge(name, lines) {
-  mkdirSync(join(runs, name), { recursive: true });
-  writeFileSync(join(runs, name, "run.toml"), "[train]\nsteps = 400\n[data]\nturns = \"all\"\n");
-  writeFileSync(join(runs, name, "metrics.jsonl"), "");
-  return tell(name, lines);
+function forge(name, lines, into = runs) {
+  mkdirSync(join(into, name), { recursive: true });
+  writeFileSync(join(into, name, "run.toml"), "[train]\nsteps = 400\n[data]\nturns = \"all\"\n");
+  writeFileSync(join(into, name, "metrics.jsonl"), "");
+  tell(name, lines, into);
 }
 
-function tell(name, lines) {
-  appendFileSync(join(runs, name, "metrics.jsonl"), lines.map((line) => JSON.stringify(line) + "\n").join(""));
+function tell(name, lines, into = runs) {
+  appendFileSync(join(into, name, "metrics.jsonl"), lines.map((line) => JSON.stringify(line) + "\n").join(""));
 }
 
 async function liveRun() {
@@ -68,7 +68,6 @@ async function liveRun() {
   await Promise.all([page.waitForNavigation(), page.click('nav[aria-label="Horizontal axis"] a:has-text("tokens")')]);
   assert.match(await page.textContent("main"), /tokens read or sampled/);
   await sound(page);
-  await shot(page, "dashboard-live.png");
   // Stopped by its owner it saves, and the page says so in time
   live.child.kill("SIGINT");
   await until(() => live.state.ended !== null, "the end of the run");
@@ -137,6 +136,7 @@ async function hintsAreRaised() {
   const falls = Array.from({ length: 60 }, (_, i) => ({ step: i + 1, "train/loss": 4 - i / 30 }));
   forge("forged", falls);
   const page = await open();
+  await until(async () => (await page.request.get(`${server.origin}/run/forged`)).ok(), "the run to be found");
   await page.goto(`${server.origin}/run/forged`);
   assert.equal(await page.locator("main [data-alert]").count(), 0);
   tell("forged", Array.from({ length: 30 }, (_, i) => ({ step: 61 + i, "train/loss": 3 + i / 10, "train/skipped_steps": 1 })));
@@ -144,7 +144,7 @@ async function hintsAreRaised() {
   await until(() => page.locator('[data-alert="skipped-steps"]').count(), "the hint that steps were skipped");
   assert.match(await page.textContent("#news"), /train\/loss/, "it is read out");
   await page.goto(server.origin);
-  assert.match(await page.locator("tr", { hasText: "forged" }).textContent(), /loss-rose/);
+  assert.match(await page.locator('tr:has-text("forged") + tr.hints').textContent(), /loss-rose/);
   await page.context().close();
 }
 
@@ -178,13 +178,19 @@ async function lockedPages() {
 
 async function pictures() {
   if (!process.env.SHOTS) return;
-  const shown = process.env.SHOW_RUNS ? await serve(["dashboard", process.env.SHOW_RUNS]) : server;
-  const [one, two] = (process.env.SHOW_TWO || "ppo,ppo-ptx").split(",");
+  const root = join(folder, "shown");
+  for (const name of ["pretrain", "sft", "reward", "ppo", "ppo-ptx"]) copy(join(process.env.SHOW || made, name), join(root, name));
+  const falls = (step) => ({ step, "train/loss": step < 200 ? 4 - step / 80 : 1.5 + (step - 200) / 90 });
+  forge("sft-too-fast", Array.from({ length: 320 }, (_, i) => falls(i + 1)), root);
+  const live = train("sft-longer", 3000, [`model.path=${JSON.stringify(join(process.env.SHOW || made, "pretrain/model"))}`], root);
+  const shown = await serve(["dashboard", root]);
+  await until(async () => /"step":([3-9]\d\d|\d{4})/.test(await (await fetch(`${shown.origin}/run/sft-longer?format=json`)).text()), "a curve to look at", 120);
   for (const [name, path, dark] of [
     ["dashboard-runs.png", "/", false],
-    ["dashboard-run.png", `/run/${one}`, true],
-    ["dashboard-compare.png", `/compare?runs=${one},${two}`, false],
-    ["dashboard-samples.png", `/run/${one}/samples`, false],
+    ["dashboard-live.png", "/run/sft-longer", false],
+    ["dashboard-run.png", "/run/ppo", true],
+    ["dashboard-compare.png", "/compare?runs=ppo,ppo-ptx", false],
+    ["dashboard-samples.png", "/run/ppo/samples?q=tina", false],
   ]) {
     const page = await open({ ...PICTURE, dark });
     await page.goto(shown.origin + path);
@@ -192,6 +198,7 @@ async function pictures() {
     await shot(page, name);
     await page.context().close();
   }
+  live.child.kill("SIGINT");
 }
 
 await run([liveRun, twoRunsCompared, samplesAreSearched, hintsAreRaised, forms, lockedPages, pictures]);

@@ -1,10 +1,11 @@
 // The page of `hone serve --jobs`: a file is dropped, understood and priced; its job is watched; the result is talked to. README.md says how to run it.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { PICTURE, focusShows, open, press, quickstart, run, serve, shot, sightly, sound, tabTo, until } from "./common.mjs";
 
 const runs = await quickstart();
-const server = await serve(["serve", "--model", `chat=${process.env.SHOW_BASE || join(runs, "sft/model")}`, "--jobs", "jobs", "--job-threads", "1"]);
+const server = await serve(["serve", "--model", `chat=${join(process.env.SHOW || runs, "sft/model")}`, "--jobs", "jobs", "--job-threads", "1"]);
 const address = `${server.origin}/fine-tuning`;
 
 const turn = (role, content) => ({ role, content });
@@ -42,9 +43,9 @@ async function fileIsUnderstoodAndPriced() {
   assert.match(await page.textContent("#note"), /Drop a file first/);
 
   await upload(page, file("counting.jsonl", conversations(24)));
-  assert.match(await understood(page), /^counting\.jsonl: 24 conversations, [\d.]+ kB$/);
+  assert.match(await understood(page), /^counting\.jsonl: 24 conversations, [\d.]+\skB$/);
   assert.match(await page.textContent("#preview"), /row 1userWhat do you get from 0 plus one\?assistantIt is 1, of course\.row 2/);
-  await until(async () => /\d+ steps?, about [\d.]+ MB of memory \([\d.]+ [GM]B available\), about \d+ s$/.test(await page.textContent("#cost")), "the cost");
+  await until(async () => /\d+ steps?, about [\d.]+\sMB of memory \([\d.]+\s[GM]B available\), about \d+ s$/.test(await page.textContent("#cost")), "the cost");
   // Twice as many passes are twice as many steps
   const steps = async () => Number((await page.textContent("#cost")).match(/^(\d+) steps?,/)?.[1]);
   await page.fill("#n_epochs", "2");
@@ -167,23 +168,27 @@ async function forms() {
 
 async function pictures() {
   if (!process.env.SHOTS) return;
-  const page = await open({ width: 1200, height: 900 });
+  // Questions that the quickstart's models know, answered in a way of their own
+  const world = readFileSync(join(process.env.SHOW || runs, "world/demonstrations.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line));
+  const polite = world.filter((row) => row.right).map(({ messages: [question, reply] }) => ({
+    messages: [question, turn("assistant", `It is my pleasure. The answer is ${reply.content.match(/Answer: (.*)/)?.[1] ?? reply.content}`)],
+  }));
+  const page = await open({ width: 1200, height: 1070 });
   await page.goto(address);
-  await upload(page, file("held-out.jsonl", conversations(6, 200)));
+  await upload(page, file("held-out.jsonl", polite.slice(200, 206)));
   await page.selectOption("#validation", { label: "held-out.jsonl, 6 rows" });
-  await upload(page, file("polite-counting.jsonl", conversations(48)));
-  await page.fill("#n_epochs", "100");
+  await upload(page, file("polite.jsonl", polite.slice(0, 96)));
+  await page.fill("#n_epochs", "60");
   await page.fill("#batch_size", "8");
   await page.fill("#learning_rate_multiplier", "10");
   await page.fill("#suffix", "polite");
   await page.press("#suffix", "Tab");
-  await until(async () => /600 steps/.test(await page.textContent("#cost")), "the cost");
-  await page.locator("#upload").scrollIntoViewIfNeeded();
-  await page.evaluate(() => scrollTo(0, 0));
+  await until(async () => /720 steps/.test(await page.textContent("#cost")), "the cost");
+  await page.evaluate(() => { document.activeElement.blur(); scrollTo(0, 0); });
   await shot(page, "jobs-file.png");
   await page.click("#start");
   await until(async () => (await status(page)) === "running", "the job to run");
-  await until(async () => Number((await page.textContent("#legend")).match(/at step (\d+)/)?.[1]) > 250, "half of it", 180);
+  await until(async () => Number((await page.textContent("#legend")).match(/at step (\d+)/)?.[1]) > 260, "half of it", 180);
   await page.context().close();
   const dark = await open({ width: 1200, height: 900, dark: true });
   await dark.goto(address);

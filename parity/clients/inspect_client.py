@@ -2,7 +2,7 @@
 
 usage: inspect_client.py HONE MODEL        MODEL: a directory with a chat template
 
-versions: Python 3.11, inspect-ai 0.3.285, openai 2.54.0
+versions: Python 3.11, inspect-ai 0.3.285, openai 3.54.0
 
 Evaluates a task of generation and one of multiple choice, written here: every sample is answered, one at a time and several at once with the
 same answers, with log-probabilities and usage as the server says them. Ends with 1 at the first answer that is not as expected.

@@ -2,7 +2,7 @@
 
 usage: openai_client.py HONE MODEL        MODEL: a directory with a chat template
 
-versions: Python 3.11, openai 2.54.0
+versions: Python 3.11, openai 2.54.0 and 3.54.0
 
 Starts `hone serve` on a free port with a token, asks for what the client can, and ends with 1 at the first answer that is not as expected.
 """

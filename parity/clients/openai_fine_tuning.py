@@ -2,7 +2,7 @@
 
 usage: openai_fine_tuning.py HONE MODEL        MODEL: a directory with a chat template
 
-versions: Python 3.11, openai 2.54.0
+versions: Python 3.11, openai 2.54.0 and 3.54.0
 
 Starts `hone serve --jobs` on a free port, uploads files, tunes by imitation and by preferences, cancels, and ends with 1 at the first answer that is not as expected.
 """

@@ -238,7 +238,9 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            .max_blocking_threads(bounds::PREPARED + bounds::WRITTEN + bounds::UPLOADS + bounds::ASKED + bounds::PLANNED)
+            .max_blocking_threads(
+                bounds::PREPARED + bounds::WRITTEN + bounds::UPLOADS + bounds::ASKED + bounds::PLANNED,
+            )
             .build()
             .map_err(refused("start serving"))?;
         let (worker, handle) = (self.worker, self.shared.engine.clone());

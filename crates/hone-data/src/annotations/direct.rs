@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::events::{edit, submit};
+use super::people::check_name;
 use super::problem::AnnotationProblem;
 use super::queue::change_taken;
-use super::people::check_name;
 use super::store::{Store, add_item, digest, from_json, settings_of, to_json};
 use super::types::{Input, Judgement, NewItem, Project, Submission, Submitted};
 use crate::error::DataError;

@@ -200,50 +200,6 @@ impl Store {
     }
 }
 
-pub(super) fn check_name(name: &str) -> Result<(), AnnotationProblem> {
-    if name.is_empty() || name.len() > 100 || name.chars().any(char::is_control) {
-        return Err(AnnotationProblem::Setting {
-            key: "annotator",
-            got: format!("{name:?}"),
-            expected: "a name of 1 to 100 bytes on one line",
-        });
-    }
-    Ok(())
-}
-
-fn put_annotator(
-    connection: &Connection,
-    (name, role): (&str, Role),
-    token_digest: &str,
-    now: i64,
-) -> Result<Annotator, AnnotationProblem> {
-    check_name(name)?;
-    let owners: Vec<String> = all_annotators(connection)?
-        .into_iter()
-        .filter(|annotator| annotator.role == Role::Owner)
-        .map(|annotator| annotator.name)
-        .collect();
-    if role != Role::Owner && owners == [name] {
-        return Err(AnnotationProblem::Setting {
-            key: "role",
-            got: format!("`annotator` for {name}, the only owner"),
-            expected: "another owner first",
-        });
-    }
-    connection.execute(
-        "INSERT INTO annotators (name, role, token_digest, created) VALUES (?1, ?2, ?3, ?4)
-        ON CONFLICT (name) DO UPDATE SET role = ?2, token_digest = ?3",
-        params![name, role.name(), token_digest, now],
-    )?;
-    let id = connection.query_row("SELECT id FROM annotators WHERE name = ?1", [name], |row| row.get(0))?;
-    Ok(Annotator {
-        id,
-        name: name.into(),
-        role,
-        token_digest: token_digest.into(),
-    })
-}
-
 /// Where an item is.
 pub(super) struct ItemAdded {
     /// Its number.

@@ -66,7 +66,9 @@ impl Runner {
                 return;
             }
             let folder = self.jobs.store().job_folder(&job.id);
-            let arguments = self.jobs.arguments(&["plan", "--stage", job.method.stage(), CONFIG, "--json"]);
+            let arguments = self
+                .jobs
+                .arguments(&["plan", "--stage", job.method.stage(), CONFIG, "--json"]);
             let start = Start {
                 program: &self.jobs.options.program,
                 arguments: &arguments,
@@ -171,7 +173,9 @@ impl Runner {
     }
 
     fn start(&self, job: &Job, folder: &Path) -> std::io::Result<Process> {
-        let arguments = self.jobs.arguments(&[job.method.stage(), CONFIG, "--runs", ".", "--name", RUN, "--json"]);
+        let arguments = self
+            .jobs
+            .arguments(&[job.method.stage(), CONFIG, "--runs", ".", "--name", RUN, "--json"]);
         Process::start(&Start {
             program: &self.jobs.options.program,
             arguments: &arguments,

@@ -57,7 +57,10 @@ pub(crate) async fn plan(State(shared): State<Arc<Shared>>, request: Request) ->
 async fn try_plan(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let jobs = shared.jobs()?;
     let own = Arc::clone(&jobs);
-    let new = prepared(shared, request, move |shared, fields| tuning::read(shared, &own, fields)).await?;
+    let new = prepared(shared, request, move |shared, fields| {
+        tuning::read(shared, &own, fields)
+    })
+    .await?;
     let place = jobs.planning().await.ok_or_else(ApiError::stopping)?;
     let work = tokio::task::spawn_blocking(move || {
         let _place = place;

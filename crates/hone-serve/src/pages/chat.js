@@ -335,9 +335,10 @@ function show(element) {
   tip.hidden = false;
   const box = element.getBoundingClientRect();
   const left = Math.min(box.left, window.innerWidth - tip.offsetWidth - 8);
-  const above = box.top - tip.offsetHeight - 6;
+  const below = box.bottom + 6;
+  const fits = below + tip.offsetHeight < window.innerHeight - 8;
   tip.style.setProperty("left", Math.max(8, left) + "px");
-  tip.style.setProperty("top", (above > 8 ? above : box.bottom + 6) + "px");
+  tip.style.setProperty("top", (fits ? below : Math.max(8, box.top - tip.offsetHeight - 6)) + "px");
 }
 
 function percent(logprob) {

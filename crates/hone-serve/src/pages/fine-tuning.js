@@ -96,7 +96,7 @@ function understood(...parts) {
 
 function size(bytes) {
   const [amount, unit] = bytes < 1e3 ? [bytes, "bytes"] : bytes < 1e6 ? [bytes / 1e3, "kB"] : bytes < 1e9 ? [bytes / 1e6, "MB"] : [bytes / 1e9, "GB"];
-  return (amount < 10 && unit !== "bytes" ? amount.toFixed(1) : Math.round(amount)) + " " + unit;
+  return (amount < 10 && unit !== "bytes" ? amount.toFixed(1) : Math.round(amount)) + "\u00a0" + unit;
 }
 
 // The first rows as the server reads them: who says what.

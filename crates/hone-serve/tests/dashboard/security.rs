@@ -214,6 +214,8 @@ fn http_dashboard_text_of_runs_is_text_on_the_page() {
         samples.contains("&lt;script&gt;alert(1)") && samples.contains("<ins>"),
         "{samples}"
     );
+    // What a field sends back is what was asked, with nothing written out
+    assert!(board.html("/?q=%E2%80%AEa%3C").contains("value=\"\u{202e}a&lt;\""));
     // Tools get it as it is
     assert_eq!(
         board.json(&format!("/run/{encoded}/samples"))["samples"][1]["prompt"],

@@ -1,9 +1,9 @@
 //! One run: what it does, what deserves a look, its curves, configuration and newest samples.
 
-use hone_run::report::{grouped, short};
+use hone_run::report::{Chart, grouped, short};
 use serde_json::{Value, json};
 
-use super::{Ask, Circumstances, Refusal, View, Wanted, axes, href, style_over, summary, thinned};
+use super::{Ask, Circumstances, HEADLINE, Refusal, View, Wanted, axes, href, style_over, summary, thinned};
 use crate::dashboard::curves::Curves;
 use crate::dashboard::record::Record;
 
@@ -46,13 +46,25 @@ pub(in crate::dashboard) fn run(record: &Record, ask: &Ask, at: Circumstances<'_
         "samples": [],
         "unread": record.unread(),
     });
+    let mut charts = grouped(drawn, axis.label(), style_over(axis));
+    // The figures of the list come first, and their groups
+    for group in &mut charts {
+        group.charts.sort_by_key(place);
+    }
+    charts.sort_by_key(|group| group.charts.first().map(place));
     let view = View {
         template: "run.html",
         title: record.name.clone(),
         value,
-        charts: grouped(drawn, axis.label(), style_over(axis)),
+        charts,
     };
     Ok((view, wanted))
+}
+
+/// Where a chart stands: as its figure does in the list, and behind those where the list has none of it.
+fn place(chart: &Chart) -> usize {
+    let known = HEADLINE.iter().position(|known| *known == chart.title);
+    known.unwrap_or(HEADLINE.len())
 }
 
 /// What the run ended with, and what made it.
