@@ -167,7 +167,7 @@ fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Bo
         (
             last("expert-iteration", "rewards = [{ kind = \"length\" }]"),
             "",
-            ["stage last: ", "rewards"],
+            ["stage last: ", "data.prompts: is empty; expected at least one source"],
         ),
         (
             last(

@@ -37,12 +37,7 @@ impl Prompts {
         (tokenizer, chat): (&Tokenizer, Option<&Chat>),
         seed: u64,
     ) -> Result<Self> {
-        if data.prompts.is_empty() {
-            return Err(TrainError::setting(
-                key,
-                "is empty; expected at least one source, such as [\"prompts.jsonl\"]",
-            ));
-        }
+        Self::refuse_none(key, data)?;
         let (mut sources, mut names, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
             let load = |source: &Source| {
@@ -93,6 +88,18 @@ impl Prompts {
             sources,
             names,
         })
+    }
+
+    /// Refuses data that name no prompts.
+    ///
+    /// # Errors
+    /// The setting's.
+    pub fn refuse_none(key: &str, data: &PromptData) -> Result<()> {
+        if !data.prompts.is_empty() {
+            return Ok(());
+        }
+        let reason = "is empty; expected at least one source, such as [\"prompts.jsonl\"]";
+        Err(TrainError::setting(key, reason))
     }
 
     /// The key of the configuration that names them.

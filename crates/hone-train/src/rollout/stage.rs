@@ -7,6 +7,7 @@ use hone_task::Rewards;
 
 use super::held_out::Looks;
 use super::practice::{Course, Practice, practise};
+use super::prompts::Prompts;
 use super::sections::{Chosen, JudgeSection, Judging};
 use super::setup::Setup;
 use crate::artefact;
@@ -70,13 +71,17 @@ pub(crate) fn checked<C: Practised>(c: &C) -> Result<()> {
     c.check()?;
     let course = c.course();
     check_engine(course.train)?;
-    if let Chosen::Rewards(entries) = course.maximised.chosen(course.settings.section)? {
+    let chosen = course.maximised.chosen(course.settings.section)?;
+    if let Chosen::Rewards(entries) = chosen {
         Rewards::check(entries)?;
     }
     if let Some(Judging::Rewards(entries)) = course.judge.map(JudgeSection::judging).transpose()? {
         Rewards::check(entries)?;
     }
-    Ok(())
+    match chosen {
+        Chosen::Environment(_) => Ok(()),
+        _ => Prompts::refuse_none("data.prompts", course.data),
+    }
 }
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
