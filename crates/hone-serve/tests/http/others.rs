@@ -314,7 +314,16 @@ fn http_metrics_count() {
     assert_eq!(server.client.get("/health").json(), json!({"status": "ok"}));
     let reply = server.client.post("/v1/chat/completions", &asked("hello")).json();
     server.client.post("/v1/chat/completions", &json!({})).error(400);
-    let text = server.client.get("/metrics").text().to_owned();
+    // The engine counts a step's tokens after it has handed them on
+    let sampled = format!("hone_sampled_tokens_total {}\n", reply["usage"]["completion_tokens"]);
+    let begun = std::time::Instant::now();
+    let text = loop {
+        let text = server.client.get("/metrics").text().to_owned();
+        if text.contains(&sampled) || begun.elapsed().as_secs() > 20 {
+            break text;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    };
     let line = |start: &str| {
         let found = text.lines().find_map(|line| line.strip_prefix(start));
         found
