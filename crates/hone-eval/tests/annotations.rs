@@ -1,7 +1,7 @@
 //! The report on annotations, by hand.
 
 use hone_data::Message;
-use hone_data::annotations::{Degree, Judgement, Record, Response, Status, TaskKind};
+use hone_data::annotations::{Degree, Judgement, Record, Response, Rewrite, Status, TaskKind};
 use hone_eval::{Bootstrap, annotation_report};
 use hone_math::Key;
 
@@ -262,4 +262,55 @@ fn gold_is_scored_for_every_kind() {
         .gold
         .unwrap();
     assert_eq!((found.value, found.n), (0.5, 4));
+}
+
+/// Of one item there is no spread, and where hardly anybody ever flagged there is none that could be told.
+#[test]
+fn what_has_no_interval_is_not_shown_with_one() {
+    let one = [record(1, "ann", FIRST), record(1, "bob", FIRST)];
+    let report = annotation_report(&one, &draws()).unwrap();
+    assert_eq!(
+        (report.questions[0].alpha, report.side, report.pairs[0].kappa),
+        (None, None, None)
+    );
+    let flagged = |times: i64| {
+        let mut records = Vec::new();
+        for item in 1..=40 {
+            for name in ["ann", "bob"] {
+                let mut record = record(item, name, if item % 2 == 0 { FIRST } else { SECOND });
+                let flags = if item <= times {
+                    vec!["rude".to_string()]
+                } else {
+                    Vec::new()
+                };
+                record.judgement.as_mut().unwrap().flags = vec![flags.clone(), flags];
+                records.push(record);
+            }
+        }
+        let report = annotation_report(&records, &draws()).unwrap();
+        let question = report
+            .questions
+            .into_iter()
+            .find(|question| question.name == "flag: rude");
+        question.unwrap().alpha.map(|alpha| alpha.value)
+    };
+    // A resample without the one item that was flagged comes up in more than a third of all
+    assert_eq!((flagged(1), flagged(20)), (None, Some(1.0)));
+}
+
+#[test]
+fn a_comparison_costs_what_it_took_without_a_written_answer() {
+    let mut records: Vec<Record> = (1..=5).map(|item| record(item, "ann", FIRST)).collect();
+    for written in &mut records[3..] {
+        written.active_ms = Some(100_000);
+        written.judgement.as_mut().unwrap().rewrite = Some(Rewrite {
+            of: None,
+            text: "better".into(),
+        });
+    }
+    let cost = &annotation_report(&records, &draws()).unwrap().costs[0];
+    assert_eq!(
+        (cost.judgements, cost.seconds, cost.seconds_a_comparison),
+        (5, 3.0, Some(2.0))
+    );
 }

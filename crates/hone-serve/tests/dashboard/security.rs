@@ -78,7 +78,7 @@ fn http_dashboard_every_route_method_host_origin_and_token() {
             assert!(!answer.text().contains("done"), "{}", case.route.path);
         }
     });
-    assert_eq!(asked, 7 * 7 * 13 * 9 * people.len());
+    assert_eq!(asked, 8 * 7 * 13 * 9 * people.len());
     only_here(&stranger);
     drop(board);
 }

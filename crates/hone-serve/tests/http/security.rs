@@ -114,7 +114,7 @@ fn http_every_route_of_files_and_jobs() {
     let expected = |case: &Case<Access>| {
         let passed = match (case.method, case.route.path) {
             ("GET" | "HEAD", "/v1/files" | "/v1/fine_tuning/jobs" | "/fine-tuning") => 200,
-            ("POST", "/v1/files" | "/v1/fine_tuning/jobs") => 415,
+            ("POST", "/v1/files" | "/v1/fine_tuning/jobs" | "/v1/fine_tuning/plan") => 415,
             // There is no such file or job
             _ => 404,
         };
