@@ -225,7 +225,7 @@ impl Run {
     /// manifest (data cursor, random key, counters) and comes back by [`Checkpoint::state`].
     ///
     /// A second save at the step of the newest checkpoint writes nothing: the same step of the same run has the same
-    /// state.
+    /// state. It takes the place of what an interruption saved there.
     ///
     /// # Errors
     /// [`Error::NoSpace`] with what the whole checkpoint needs when the disk is full; `write`'s own errors; the
@@ -260,7 +260,11 @@ impl Run {
         write: &mut dyn FnMut(&mut CheckpointWriter) -> Result<()>,
         state: Value,
     ) -> Result<Checkpoint> {
-        if let Some(checkpoint) = self.durable.as_ref().filter(|checkpoint| checkpoint.step() == step) {
+        // What an interruption saved goes when one is due, at the same step too
+        let stands = |checkpoint: &&Checkpoint| {
+            checkpoint.step() == step && (!checkpoint.manifest().interruption || occasion == Occasion::Interruption)
+        };
+        if let Some(checkpoint) = self.durable.as_ref().filter(stands) {
             return Ok(checkpoint.clone());
         }
         // What the manifest acknowledges must be durable before the manifest is.
@@ -278,7 +282,7 @@ impl Run {
             }
         };
         if path.exists() {
-            // Only a folder that this process neither saved nor loaded can stand here.
+            // What an interruption saved, or a folder that this process neither saved nor loaded.
             durable::remove_dir(&path)?;
         }
         durable::rename(&temporary, &path)?;

@@ -331,13 +331,15 @@ fn what_an_interruption_saved_goes_with_the_next_checkpoint_that_is_due() {
         let mut run = fresh(&dir);
         for step in 1..=9 {
             if stops.contains(&step) {
-                run.save_interruption(step, &mut write(step), json!({ "cursor": step }))
+                // What is due at a step may know more than what an interruption leaves there
+                run.save_interruption(step, &mut write(step), json!({ "cursor": step - 1 }))
                     .unwrap();
                 drop(run);
                 let (again, checkpoint) = resumed(open(&dir, 1).unwrap());
                 assert_eq!(checkpoint.step(), step);
                 run = again;
-            } else if step % 3 == 0 {
+            }
+            if step % 3 == 0 {
                 save(&mut run, step);
             }
         }
@@ -345,7 +347,7 @@ fn what_an_interruption_saved_goes_with_the_next_checkpoint_that_is_due() {
     };
     let (expected, dir, _whole) = finished(&[]);
     assert_eq!(expected, ["step-000006", "step-000009"]);
-    for stops in [&[1][..], &[7, 8], &[1, 2, 4, 5, 7, 8]] {
+    for stops in [&[1][..], &[7, 8], &[1, 2, 4, 5, 7, 8], &[6], &[9]] {
         let (got, other, _folder) = finished(stops);
         assert_eq!(got, expected, "{stops:?}");
         for name in &expected {
