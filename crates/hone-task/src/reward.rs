@@ -56,17 +56,20 @@ struct Checked {
     program: Option<ProgramSettings>,
 }
 
-fn checked(entries: &[RewardEntry]) -> Result<Vec<Checked>, Error> {
+/// The key of a configuration at whose top entries stand.
+const KEY: &str = "rewards";
+
+fn checked(key: &str, entries: &[RewardEntry]) -> Result<Vec<Checked>, Error> {
     let mut all: Vec<Checked> = Vec::new();
     if entries.is_empty() {
         return Err(Error::Setting {
             entry: "the configuration".to_owned(),
-            source: BadSetting::new("rewards", "empty", "at least one entry, such as {kind = \"numeric\"}"),
+            source: BadSetting::new(KEY, "empty", "at least one entry, such as {kind = \"numeric\"}"),
         });
     }
     for (i, settings) in entries.iter().enumerate() {
         let kind = settings.rule.kind();
-        let entry = format!("rewards[{i}] ({kind})");
+        let entry = format!("{key}[{i}] ({kind})");
         let refuse = |source| Error::Setting {
             entry: entry.clone(),
             source,
@@ -113,7 +116,15 @@ impl Rewards {
     /// # Errors
     /// The first entry that does not, by its place, with the key, its value and what is expected.
     pub fn check(entries: &[RewardEntry]) -> Result<(), Error> {
-        checked(entries).map(|_| ())
+        Self::check_at(KEY, entries)
+    }
+
+    /// As [`Rewards::check`], of entries that stand under another key than `rewards`.
+    ///
+    /// # Errors
+    /// As [`Rewards::check`].
+    pub fn check_at(key: &str, entries: &[RewardEntry]) -> Result<(), Error> {
+        checked(key, entries).map(|_| ())
     }
 
     /// The rewards of a run. Journals are opened; programs start with their first sample.
@@ -121,8 +132,16 @@ impl Rewards {
     /// # Errors
     /// As [`Rewards::check`]; a journal or folder that cannot be opened, or a journal that does not belong to the run.
     pub fn open(entries: &[RewardEntry], setup: RewardSetup<'_>) -> Result<Self, Error> {
+        Self::open_at(KEY, entries, setup)
+    }
+
+    /// As [`Rewards::open`], of entries that stand under another key than `rewards`.
+    ///
+    /// # Errors
+    /// As [`Rewards::open`].
+    pub fn open_at(key: &str, entries: &[RewardEntry], setup: RewardSetup<'_>) -> Result<Self, Error> {
         let mut terms = Vec::new();
-        for (settings, checked) in entries.iter().zip(checked(entries)?) {
+        for (settings, checked) in entries.iter().zip(checked(key, entries)?) {
             let Checked {
                 name,
                 entry,

@@ -51,6 +51,14 @@ impl Owner {
     pub fn of(self, section: &'static str) -> Self {
         Self { section, ..self }
     }
+
+    /// Refuses entries that make no sense.
+    ///
+    /// # Errors
+    /// The first such, by its key.
+    pub fn check(self, entries: &[RewardEntry]) -> Result<()> {
+        Ok(Rewards::check_at(self.key, entries)?)
+    }
 }
 
 /// What judges a rollout.
@@ -130,7 +138,7 @@ impl Sum {
         (owner, entries): (Owner, &[RewardEntry]),
         tokenizer: &Tokenizer,
     ) -> Result<Self> {
-        Rewards::check(entries)?;
+        owner.check(entries)?;
         let (mut readers, mut names, mut resolved) = (Vec::new(), Vec::new(), Vec::new());
         for (i, entry) in entries.iter().enumerate() {
             let kind = entry.rule.kind();
@@ -163,7 +171,7 @@ impl Sum {
         if rules.is_empty() {
             return Ok(());
         }
-        let mut rewards = open((self.owner.section, &rules), Path::new(""), &BTreeMap::new())?;
+        let mut rewards = open((self.owner, &rules), Path::new(""), &BTreeMap::new())?;
         for (source, prompt) in prompts.all() {
             let row = PromptRow {
                 prompt: prompt_text(&prompt.prompt.input),
@@ -287,7 +295,7 @@ impl Judge {
         }
         if let Self::Sum(sum) = self {
             *sum.open.get_mut() = Some(open(
-                (sum.owner.section, &sum.entries),
+                (sum.owner, &sum.entries),
                 &job.dir.join(sum.owner.folder),
                 offsets,
             )?);
@@ -347,9 +355,10 @@ pub(crate) fn named(names: &[String], parts: &[f64]) -> Map<String, Value> {
     both.map(|(name, &part)| (name.clone(), part.into())).collect()
 }
 
-fn open((run, entries): (&str, &[RewardEntry]), folder: &Path, offsets: &BTreeMap<String, u64>) -> Result<Rewards> {
+fn open((owner, entries): (Owner, &[RewardEntry]), folder: &Path, offsets: &BTreeMap<String, u64>) -> Result<Rewards> {
+    let run = owner.section;
     let setup = RewardSetup { run, folder, offsets };
-    Ok(Rewards::open(entries, setup)?)
+    Ok(Rewards::open_at(owner.key, entries, setup)?)
 }
 
 /// Words of a command that name files, taken from the folder of the configuration's paths.
