@@ -16,7 +16,11 @@ pub struct HeldOut<T> {
     pub held_out: Vec<T>,
 }
 
-fn check(share: f64) -> Result<(), DataError> {
+/// Refuses a share of which nothing, or less than nothing, would be left.
+///
+/// # Errors
+/// A share outside `0..1`.
+pub fn check_share(share: f64) -> Result<(), DataError> {
     if (0.0..1.0).contains(&share) {
         return Ok(());
     }
@@ -35,7 +39,7 @@ fn check(share: f64) -> Result<(), DataError> {
 /// # Errors
 /// A share outside `0..1`.
 pub fn hold_out_documents(documents: Vec<Document>, share: f64) -> Result<HeldOut<Document>, DataError> {
-    check(share)?;
+    check_share(share)?;
     let total: usize = documents.iter().map(|d| d.text.len()).sum();
     let wanted = (total as f64 * share).ceil() as usize;
     let mut train = documents;
@@ -82,7 +86,7 @@ fn boundary(text: &str, from: usize) -> usize {
 /// # Errors
 /// A share outside `0..1`.
 pub fn hold_out<T: Opening>(items: Vec<T>, share: f64) -> Result<HeldOut<T>, DataError> {
-    check(share)?;
+    check_share(share)?;
     let wanted = (items.len() as f64 * share).ceil() as usize;
     let mut group_of: HashMap<String, usize> = HashMap::new();
     let mut sizes: Vec<usize> = Vec::new();

@@ -32,7 +32,7 @@ mod tokens;
 
 pub use error::{BadRow, DataError};
 pub use format::{Format, Kind};
-pub use held_out::{HeldOut, hold_out, hold_out_documents};
+pub use held_out::{HeldOut, check_share, hold_out, hold_out_documents};
 pub use inspect::{Column, Inspection, Lengths, inspect};
 pub use items::{Demonstration, Document, Message, Opening, Prompt, PromptInput, Ranking, TokenExample, Unpaired};
 pub use load::{

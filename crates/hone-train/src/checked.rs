@@ -1,6 +1,8 @@
 //! What can be known to be wrong with a configuration before its models and data are there, so that a recipe's last stage need not wait for
 //! its first to be refused.
 
+use hone_data::{Source, check_share};
+use hone_model::LoraConfig;
 use hone_run::{Configuration, Resolved};
 
 use crate::error::{Result, TrainError};
@@ -58,29 +60,64 @@ pub(crate) fn best_is_seen(keep: Keep, held_out: f64) -> Result<()> {
     Ok(())
 }
 
+/// Refuses data that name no file; `example` is one.
+pub(crate) fn refuse_no_source(key: &str, sources: &[Source], example: &str) -> Result<()> {
+    if !sources.is_empty() {
+        return Ok(());
+    }
+    let reason = format!("is empty; expected at least one source, such as [\"{example}\"]");
+    Err(TrainError::setting(key, reason))
+}
+
+/// Refuses an adapter that no model can have.
+pub(crate) fn adapter_can_be(lora: Option<&LoraConfig>) -> Result<()> {
+    match lora {
+        Some(lora) if lora.rank == 0 => Err(TrainError::setting("lora.rank", "is 0; expected at least 1")),
+        _ => Ok(()),
+    }
+}
+
+/// What stages that tune a model on data have in common: its data, with an example, and the adapter.
+fn tuned((train, example): (&[Source], &str), held_out: f64, lora: Option<&LoraConfig>) -> Result<()> {
+    refuse_no_source("data.train", train, example)?;
+    check_share(held_out)?;
+    adapter_can_be(lora)
+}
+
 impl Checked for PretrainConfig {
     fn refuse_nonsense(&self) -> Result<()> {
+        self.model.scratch()?;
+        tuned((&self.data.train, "text.txt"), self.data.held_out, None)?;
         passes(&self.train)
     }
 }
 
 impl Checked for SftConfig {
     fn refuse_nonsense(&self) -> Result<()> {
+        self.starts_from()?;
         best_is_seen(self.keep, self.data.held_out)?;
+        let train = (self.data.train.as_slice(), "demonstrations.jsonl");
+        tuned(train, self.data.held_out, self.lora.as_ref())?;
         passes(&self.train)
     }
 }
 
 impl Checked for RewardConfig {
     fn refuse_nonsense(&self) -> Result<()> {
+        self.starts_from()?;
+        let train = (self.data.train.as_slice(), "rankings.jsonl");
+        tuned(train, self.data.held_out, self.lora.as_ref())?;
         passes(&self.train)
     }
 }
 
 impl Checked for PreferenceConfig {
     fn refuse_nonsense(&self) -> Result<()> {
+        self.starts_from()?;
         Method::new(&self.preference)?;
         best_is_seen(self.keep, self.data.held_out)?;
+        let train = (self.data.train.as_slice(), "rankings.jsonl");
+        tuned(train, self.data.held_out, self.lora.as_ref())?;
         passes(&self.train)
     }
 }

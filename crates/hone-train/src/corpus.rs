@@ -5,6 +5,7 @@ use hone_data::{
 };
 use hone_text::Tokenizer;
 
+use crate::checked::refuse_no_source;
 use crate::encode::encode_all;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
@@ -40,12 +41,7 @@ pub(crate) struct Corpus {
 impl Corpus {
     /// Reads and tokenises the sources.
     pub fn load(job: &Job, data: &CorpusOptions<'_>, tokenizer: &Tokenizer) -> Result<Self> {
-        if data.train.is_empty() {
-            return Err(TrainError::setting(
-                data.key,
-                "is empty; expected at least one source, such as [\"text.txt\"]",
-            ));
-        }
+        refuse_no_source(data.key, data.train, "text.txt")?;
         if data.max_length < 2 {
             let section = data.key.split('.').next().unwrap_or(data.key);
             return Err(TrainError::setting(

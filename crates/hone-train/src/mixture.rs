@@ -3,6 +3,7 @@
 use hone_data::{DataError, Limits, LoadReport, Loaded, MixtureOrder, Opening, Source, hold_out};
 use serde_json::{Value, json};
 
+use crate::checked::refuse_no_source;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::plan::SourcePlan;
@@ -112,10 +113,7 @@ pub(crate) fn load_split<T: Opening>(
     example: &str,
     load: impl Fn(&Source) -> Result<Loaded<T>, DataError>,
 ) -> Result<Vec<Split<T>>> {
-    if sources.is_empty() {
-        let reason = format!("is empty; expected at least one source, such as [\"{example}\"]");
-        return Err(TrainError::setting("data.train", reason));
-    }
+    refuse_no_source("data.train", sources, example)?;
     let mut splits = Vec::new();
     for source in resolved(sources, &job.base) {
         let (name, items) = load_items(job, &source, &load)?;

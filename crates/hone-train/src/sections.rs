@@ -6,6 +6,8 @@ use hone_data::Source;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Result, TrainError};
+
 /// `[model]` of a stage that starts from a model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -25,6 +27,15 @@ impl ModelSection {
             path: Some(path.into()),
             ..Self::default()
         }
+    }
+
+    /// The path, of a stage that starts from a model.
+    ///
+    /// # Errors
+    /// If it is missing; `why` says what the stage starts from.
+    pub(crate) fn needed(&self, why: &str) -> Result<&str> {
+        let missing = || TrainError::setting("model.path", format!("is missing; {why}"));
+        self.path.as_deref().ok_or_else(missing)
     }
 }
 

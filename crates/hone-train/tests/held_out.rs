@@ -162,9 +162,12 @@ fn the_result_is_the_model_that_the_judge_found_best() {
 fn patience_ends_a_run_and_interruptions_change_nothing() {
     let place = place();
     for stage in STAGES {
-        let names = ["whole", "stopped", "dying", "dead", "long"].map(|name| format!("{stage}-{name}"));
-        let [whole, stopped, dying, dead, long] = &names;
+        let names = ["whole", "stopped", "ending", "dying", "dead", "long"].map(|name| format!("{stage}-{name}"));
+        let [whole, stopped, ending, dying, dead, long] = &names;
+        // No checkpoint and no record of samples is due where it ends
         let patient = toml(stage, 40, &judge("patience = 3"));
+        let patient = patient.replacen("[eval]\nevery = 3", "[eval]\nevery = 0", 1);
+        let patient = with(&patient, "checkpoint_every", "9");
         let summary = finish(&place, whole, &patient);
         let said = &summary["judge"];
         let (best, ended) = (said["best_step"].as_u64().unwrap(), said["last_step"].as_u64().unwrap());
@@ -184,22 +187,30 @@ fn patience_ends_a_run_and_interruptions_change_nothing() {
             "{stage}"
         );
         assert_eq!(place.metrics(whole)["objective/scores"].len() as u64, ended);
+        assert!(!ended.is_multiple_of(9), "{stage}: a checkpoint is due after {ended}");
+        let samples = fs::read_to_string(place.path(whole).join("samples.jsonl")).unwrap();
+        let steps = samples
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64());
+        assert_eq!(steps.filter(|&step| step == Some(ended)).count(), 4, "{stage}");
         // The first so many updates are those of a run that goes on, and its best model until then is the result
         finish(&place, long, &toml(stage, best, ""));
         assert!(weights(&place, whole) == weights(&place, long), "{stage}");
-        // Asked to stop between two looks and behind the best one
-        let mut job = place.job(stopped);
-        job.observer = Arc::new(StopAfter {
-            step: ended - 1,
-            shutdown: job.shutdown.clone(),
-        });
-        let outcome = start(&job, &patient);
-        assert!(
-            matches!(outcome, Ok(Outcome::Stopped { step }) if step == ended - 1),
-            "{outcome:?}"
-        );
-        finish(&place, stopped, &patient);
-        assert_same_results(&place.path(whole), &place.path(stopped));
+        // Asked to stop between two looks and behind the best one, and before the look that ends the run
+        for (run, after) in [(stopped, ended - 1), (ending, ended)] {
+            let mut job = place.job(run);
+            job.observer = Arc::new(StopAfter {
+                step: after,
+                shutdown: job.shutdown.clone(),
+            });
+            let outcome = start(&job, &patient);
+            assert!(
+                matches!(outcome, Ok(Outcome::Stopped { step }) if step == after),
+                "{outcome:?}"
+            );
+            finish(&place, run, &patient);
+            assert_same_results(&place.path(whole), &place.path(run));
+        }
         // Dead after the last update, before the look that ends the run
         let mut job = place.job(dying);
         job.observer = Arc::new(CopyAfter {
@@ -296,8 +307,6 @@ fn what_a_judge_finds_is_said() {
     assert!(said.contains("the result is the best one"), "{said}");
     assert_eq!(found["questions"], 20);
     let since = &found["since_best"];
-    let fell = since["high"].as_f64().unwrap() < 0.0;
-    assert_eq!(said.contains("look here: from update"), fell, "{said}");
     let mean = since["mean"].as_f64().unwrap();
     let expected = found["last"].as_f64().unwrap() - found["best"].as_f64().unwrap();
     assert!((mean - expected).abs() < 1e-12 && mean <= 0.0);
@@ -310,6 +319,53 @@ fn what_a_judge_finds_is_said() {
     ] {
         assert!(metrics.contains_key(key), "{key}");
     }
+}
+
+/// Several files are asked by their shares, and what is practised in an environment may be judged by prompts.
+#[test]
+fn every_source_of_a_judge_is_asked() {
+    let place = place();
+    place.write_rows(
+        "more.jsonl",
+        (0..20).map(|i| json!({ "prompt": format!("And then, {i}?") })),
+    );
+    let judge = with(&judge(""), "limit", "6");
+    let of = |more: &str| judge.replace("[\"held-out.jsonl\"]", &format!("[\"held-out.jsonl\", {more}]"));
+    for (run, more, expected) in [
+        (
+            "alike",
+            "\"more.jsonl\"",
+            "judge.prompts: a look asks 3 of held-out.jsonl, 3 of more.jsonl",
+        ),
+        (
+            "less",
+            "{ path = \"more.jsonl\", weight = 0.5 }",
+            "judge.prompts: a look asks 4 of held-out.jsonl, 2 of more.jsonl",
+        ),
+    ] {
+        let listening = Arc::new(Listening::default());
+        let mut job = place.job(run);
+        job.observer = Arc::clone(&listening) as _;
+        let Outcome::Done { summary, .. } = start(&job, &toml("grpo", 1, &of(more))).unwrap() else {
+            panic!("not done");
+        };
+        let said = listening.0.lock().unwrap().join("\n");
+        assert!(said.contains(expected), "{said}");
+        assert_eq!(summary["judge"]["questions"], 6);
+        // Too few for an interval
+        let since = &summary["judge"]["since_best"];
+        assert!(since["mean"].is_f64() && since["low"].is_null() && since["high"].is_null());
+        assert_eq!(summary["max_prompt_length"], 40);
+    }
+    // What is not asked need not fit: the prompt that is practised on is the fourth
+    let rows = (0..3)
+        .map(|i| format!("And now, {i}?"))
+        .chain(["Which way, 0?".to_owned()]);
+    place.write_rows("mixed.jsonl", rows.map(|prompt| json!({ "prompt": prompt })));
+    let mixed = judge.replace("held-out.jsonl", "mixed.jsonl");
+    assert!(refused(&place, &toml("grpo", 1, &mixed)).contains("judge.prompts: 1 of the prompts"));
+    let summary = finish(&place, "three", &toml("grpo", 1, &with(&mixed, "limit", "3")));
+    assert_eq!(summary["judge"]["questions"], 3);
 }
 
 /// An environment judges on episodes that are not practised on.
@@ -333,6 +389,19 @@ fn an_environment_judges_other_episodes() {
     assert_eq!(summary["judge"]["questions"], 6);
     assert_eq!(place.metrics("acted")["judge/scores"].len(), 2);
     assert!(refused(&place, &roomy(1)).contains("judge.seed: is 1, as train.seed is"));
+    // Episodes are practised on, and prompts judged: these fit the model's context, too
+    let asked = toml("grpo", 1, &with(&judge(""), "limit", "4")).replace("base/model", "roomy/model");
+    let asked = asked
+        .replace(PRACTICE, &practice)
+        .replace("prompts = [\"prompts.jsonl\"]\n", "");
+    let summary = finish(&place, "asked", &asked);
+    assert_eq!(
+        (&summary["judge"]["questions"], &summary["max_prompt_length"]),
+        (&json!(4), &json!(40))
+    );
+    let said = refused(&place, &with(&asked, "max_prompt_length", "600"));
+    let expected = "grpo.max_new_tokens: is 8, which with data.max_prompt_length = 600 makes 608 tokens; the model's context is 512";
+    assert!(said.contains(expected), "{said}");
 }
 
 fn refused(place: &Place, toml: &str) -> String {
@@ -376,6 +445,14 @@ fn judges_that_make_no_sense_are_refused_with_their_key() {
             "judge.prompts: ",
         ),
         (format!("{one}reward = \"nowhere\"\n"), "nowhere"),
+        (
+            format!("{one}[[judge.rewards]]\nkind = \"length\"\n"),
+            ": judge.rewards[0] (length): ",
+        ),
+        (
+            format!("{one}{}", TWO.replace("expression = '", "expression = '(")),
+            "judge.rewards[0] (expression): ",
+        ),
     ] {
         for stage in STAGES {
             let said = refused(&place, &toml(stage, 4, &judge));

@@ -25,6 +25,7 @@ impl Practised for ExpertIterationConfig {
         Course {
             stage: "expert-iteration",
             model: &self.model,
+            lora: self.lora.as_ref(),
             maximised: &self.maximised,
             data: &self.data,
             settings: self.expert_iteration.rollout(),

@@ -26,6 +26,7 @@ impl Practised for GrpoConfig {
         Course {
             stage: "grpo",
             model: &self.model,
+            lora: self.lora.as_ref(),
             maximised: &self.maximised,
             data: &self.data,
             settings: self.grpo.rollout(),

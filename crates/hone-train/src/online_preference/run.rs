@@ -26,6 +26,7 @@ impl Practised for OnlinePreferenceConfig {
         Course {
             stage: "online-preference",
             model: &self.model,
+            lora: self.lora.as_ref(),
             maximised: &self.maximised,
             data: &self.data,
             settings: self.online_preference.rollout(),

@@ -30,6 +30,7 @@ impl Practised for PpoConfig {
         Course {
             stage: "ppo",
             model: &self.model,
+            lora: self.lora.as_ref(),
             maximised: &self.maximised,
             data: &self.data,
             settings: self.ppo.rollout(),

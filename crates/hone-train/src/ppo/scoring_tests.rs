@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use hone_compute::Isa;
-use hone_data::{Prompt, PromptInput};
+use hone_data::{Prompt, PromptInput, Source};
 use hone_generate::text_of;
 use hone_run::{Event, ExitStatus, Observer, Resolved, Shutdown};
 use hone_text::{Tokenizer, TrainOptions, train_bpe};
@@ -12,7 +12,7 @@ use hone_text::{Tokenizer, TrainOptions, train_bpe};
 use super::tests::config;
 use super::{PpoConfig, run};
 use crate::rollout::trials::{engine, job, metrics, model_of, reward_model, save, tokenizer, world};
-use crate::rollout::{MissingEos, PreparedPrompt, Prompts, Reading, Response};
+use crate::rollout::{JudgeSection, MissingEos, PreparedPrompt, Prompts, Reading, Response};
 use crate::scorer::Scorer;
 use crate::{Job, Outcome};
 
@@ -153,4 +153,60 @@ fn what_cannot_be_scored_is_counted_and_said_once() {
     assert_eq!(told.len(), 1, "{said:?}");
     let reason = format!("the reward model's context is {context}");
     assert!(told[0].contains(&reason), "{told:?}");
+}
+
+#[test]
+fn what_a_held_out_judge_cannot_score_counts_as_the_worst() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let options = TrainOptions {
+        vocab_size: 270,
+        ..TrainOptions::default()
+    };
+    let mut own = train_bpe(std::iter::once("another text".repeat(9)), &options).unwrap();
+    own.add_chat_tokens().unwrap();
+    let rows = (0..8).map(|i| format!("{{\"prompt\": \"where is {i}\"}}\n"));
+    std::fs::write(dir.path().join("held-out.jsonl"), rows.collect::<String>()).unwrap();
+    let start = |name: &str, context: usize| {
+        reward_of(dir.path(), Some(&own), context);
+        let mut c = with(MissingEos::Keep, 2);
+        // What practice takes for such answers would be the best of all
+        c.ppo.missing_eos_score = 1e6;
+        c.judge = Some(JudgeSection {
+            prompts: vec![Source::new("held-out.jsonl")],
+            every: 1,
+            samples: 8,
+            reward: Some("reward".into()),
+            ..JudgeSection::default()
+        });
+        start(dir.path(), name, c)
+    };
+    let context = longest(dir.path(), &own) + 20;
+    let (outcome, said) = start("run", context);
+    let Outcome::Done { summary, .. } = outcome.unwrap() else {
+        panic!("not done")
+    };
+    for line in metrics(&dir.path().join("run")) {
+        let count = line["judge/unscorable"].as_f64().unwrap();
+        assert!(count > 0.0 && count < 64.0, "{line}");
+        assert!(line["judge/scores"].as_f64().unwrap() < 1e3, "{line}");
+    }
+    assert!(
+        summary["judge"]["unscorable"]["best"].as_u64().unwrap() > 0,
+        "{summary}"
+    );
+    let told: Vec<_> = said
+        .iter()
+        .filter(|s| s.contains("the held-out judge cannot score"))
+        .collect();
+    assert_eq!(told.len(), 1, "{said:?}");
+    // Where it can score nothing at all, it is no judge
+    let (outcome, _) = start("none", 4);
+    let error = outcome.unwrap_err();
+    assert_eq!(error.exit_status(), ExitStatus::Usage);
+    let said = error.to_string();
+    assert!(
+        said.starts_with("judge: can score none of the 64 answers of its first look: "),
+        "{said}"
+    );
 }

@@ -6,6 +6,7 @@ use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
 use crate::preferred::PreferenceSection;
 use crate::sections::{Keep, ModelSection, PassesSection, is_in, not_from_scratch};
 
@@ -83,6 +84,14 @@ impl Configuration for PreferenceConfig {
 }
 
 impl PreferenceConfig {
+    /// The model that it starts from.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub(crate) fn starts_from(&self) -> Result<&str> {
+        self.model.needed("preference tuning starts from a supervised model")
+    }
+
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {

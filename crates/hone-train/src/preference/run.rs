@@ -46,12 +46,7 @@ pub(super) struct Prepared {
 
 /// Reads the data. Gives the model too, on an engine that rehearses.
 pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PreferenceConfig) -> Result<(Transformer, Prepared)> {
-    let Some(path) = &c.model.path else {
-        return Err(TrainError::setting(
-            "model.path",
-            "is missing; preference tuning starts from a supervised model",
-        ));
-    };
+    let path = c.starts_from()?;
     let method = Method::new(&c.preference)?;
     best_is_seen(c.keep, c.data.held_out)?;
     let path = job.model("model.path", path)?;

@@ -6,6 +6,7 @@ use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Result, TrainError};
 use crate::sections::{EvalSection, PassesSection, is_in};
 
 /// Configuration of `hone pretrain`.
@@ -112,6 +113,27 @@ pub struct PretrainModel {
     /// A model from scratch, of these sizes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new: Option<NewModel>,
+}
+
+impl PretrainModel {
+    /// Sizes and tokenizer of a model from scratch; none of one to go on from.
+    ///
+    /// # Errors
+    /// If neither is given, or both are.
+    pub(crate) fn scratch(&self) -> Result<Option<(&NewModel, &str)>> {
+        match (&self.path, &self.new, &self.tokenizer) {
+            (Some(_), None, None) => Ok(None),
+            (None, Some(new), Some(tokenizer)) => Ok(Some((new, tokenizer))),
+            (None, Some(_), None) => Err(TrainError::setting(
+                "model.tokenizer",
+                "is missing; a model from scratch needs one (hone tokenizer train FILES --vocab-size 4096 --out DIR)",
+            )),
+            _ => Err(TrainError::setting(
+                "model",
+                "expected either path, or [model.new] with tokenizer",
+            )),
+        }
+    }
 }
 
 /// `[data]` of pre-training.

@@ -38,6 +38,7 @@ pub(super) struct Prepared {
 
 /// Reads the data. Gives the model too, on an engine that rehearses.
 pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &PretrainConfig) -> Result<(Transformer, Prepared)> {
+    c.model.scratch()?;
     let path = match &c.model.path {
         Some(path) => Some(job.model("model.path", path)?),
         None => None,
@@ -166,9 +167,8 @@ impl Work for Training<'_> {
 
 /// The model to start from: new, or the one at `path`.
 fn load_or_new(job: &Job, engine: &Engine, (c, path): (&PretrainConfig, Option<&Path>)) -> Result<Artefact> {
-    match (path, &c.model.new, &c.model.tokenizer) {
-        (Some(path), None, None) => artefact::load_language_model(engine, path),
-        (None, Some(new), Some(tokenizer)) => {
+    match (c.model.scratch()?, path) {
+        (Some((new, tokenizer)), _) => {
             let directory = job.path(tokenizer);
             verify_dir(&directory)?;
             let tokenizer = Tokenizer::from_dir(directory)?;
@@ -181,14 +181,8 @@ fn load_or_new(job: &Job, engine: &Engine, (c, path): (&PretrainConfig, Option<&
             };
             Ok(Artefact { model, companion })
         }
-        (None, Some(_), None) => Err(TrainError::setting(
-            "model.tokenizer",
-            "is missing; a model from scratch needs one (hone tokenizer train FILES --vocab-size 4096 --out DIR)",
-        )),
-        _ => Err(TrainError::setting(
-            "model",
-            "expected either path, or [model.new] with tokenizer",
-        )),
+        (None, Some(path)) => artefact::load_language_model(engine, path),
+        (None, None) => Err(TrainError::setting("model.path", "is missing")),
     }
 }
 

@@ -7,6 +7,7 @@ use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
 use crate::sections::{ModelSection, PassesSection, ShownSection, is_in, not_from_scratch};
 
 /// Configuration of `hone reward`.
@@ -67,6 +68,14 @@ impl Configuration for RewardConfig {
 }
 
 impl RewardConfig {
+    /// The model that it starts from.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub(crate) fn starts_from(&self) -> Result<&str> {
+        self.model.needed("a reward model starts from a supervised model")
+    }
+
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {

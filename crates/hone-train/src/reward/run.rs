@@ -38,12 +38,7 @@ pub(super) struct Prepared {
 
 /// Reads the data. Gives the model too, on an engine that rehearses.
 pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &RewardConfig) -> Result<(Transformer, Prepared)> {
-    let Some(path) = &c.model.path else {
-        return Err(TrainError::setting(
-            "model.path",
-            "is missing; a reward model starts from a supervised model",
-        ));
-    };
+    let path = c.starts_from()?;
     let path = job.model("model.path", path)?;
     let Artefact { model, companion } = artefact::load(rehearsal, &path)?;
     job.check_stop()?;

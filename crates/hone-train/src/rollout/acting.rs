@@ -70,12 +70,6 @@ impl Acting {
         (dialogue, seed): (&Dialogue<'_>, u64),
         (settings, context): (&RolloutSettings, usize),
     ) -> Result<Self> {
-        if section.max_turns == 0 {
-            return Err(TrainError::setting(
-                "environment.max_turns",
-                "is 0; expected at least 1",
-            ));
-        }
         let new = settings.max_new_tokens;
         let (name, extent) = Extent::of(section, dialogue, seed)?;
         let least = extent.prompt + new;

@@ -12,33 +12,29 @@ use hone_compute::Engine;
 use hone_generate::Dialogue;
 use hone_math::Key;
 use hone_model::Transformer;
-use hone_run::{Checkpoint, CheckpointWriter};
+use hone_run::Checkpoint;
 use hone_text::Chat;
 use serde_json::{Map, Value, json};
 
 use super::acting::Acting;
-use super::collect::{Collected, Episode, Models, collect, collect_episodes};
+use super::collect::{Collected, Models, collect, collect_episodes};
 use super::judge::{HELD_OUT, Judge, Reader, Sum};
+use super::looks::{Look, Looks, SEEN};
 use super::practice::Course;
 use super::prompts::{PreparedPrompt, Prompts};
-use super::record::{mean, tell_unscorable};
 use super::rehearse::rehearse_look;
 use super::sections::{Chosen, JudgeSection, Judging, MissingEos, PromptData, RolloutSettings};
-use super::setup::{Setup, keep_offsets, offsets_of};
+use super::setup::{Setup, fitting, keep_offsets, offsets_of};
 use crate::artefact::Artefact;
 use crate::course::Arrival;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::learner::{Ema, Learner};
-use crate::plan::{Notes, evaluations};
+use crate::plan::Notes;
 use crate::sections::Keep;
 
-/// Under this name a checkpoint's state holds what was seen, and its files the best weights.
-const SEEN: &str = "judge";
 /// Where the journals of its programs stand.
 const OFFSETS: &str = "judge_rewards";
-/// Half of a normal distribution's central 95%, in standard errors.
-const NORMAL_95: f64 = 1.96;
 
 /// What looks at a policy, and what it asks.
 pub(crate) struct HeldOut {
@@ -111,10 +107,13 @@ impl HeldOut {
                     held_out: 0.0,
                     max_prompt_length: Some(longest),
                 };
+                fitting(&data, &settings, base.model.architecture().context)?;
                 let prompts = Prompts::load(job, ("judge.prompts", &data), (tokenizer, chat), course.train.seed)?;
-                settings.rollout_batch = prompts.all().take(section.limit).count() * section.samples;
+                let prompts = prompts.first(section.limit)?;
+                tell_sources(job, &prompts);
+                settings.rollout_batch = prompts.all().count() * section.samples;
                 judge.check(&prompts, &settings)?;
-                refuse_practised(&prompts, section.limit, practised.0)?;
+                refuse_practised(&prompts, practised.0)?;
                 Some(prompts)
             }
         };
@@ -138,7 +137,7 @@ impl HeldOut {
 
     /// The prompts of a look, each as often as it is answered.
     pub fn asked(&self) -> Vec<&PreparedPrompt> {
-        let all = self.prompts.iter().flat_map(Prompts::all).take(self.section.limit);
+        let all = self.prompts.iter().flat_map(Prompts::all);
         all.flat_map(|(_, prompt)| std::iter::repeat_n(prompt, self.section.samples))
             .collect()
     }
@@ -147,6 +146,12 @@ impl HeldOut {
     fn is_due(&self, done: u64) -> bool {
         let (total, still) = self.updates;
         done == 0 || done == total || (done.is_multiple_of(self.section.every) && done > still)
+    }
+
+    /// Whether a look that comes after so many updates may end the run before its last.
+    pub fn may_end(&self, looks: &Looks, done: u64) -> bool {
+        let patience = self.section.patience;
+        self.is_due(done) && patience.is_some_and(|patience| looks.since_best + 1 >= patience)
     }
 
     /// Looks at the policy, if it is time to, and says whether the run goes on.
@@ -165,13 +170,20 @@ impl HeldOut {
             let Some(collected) = self.ask(at, setup, (policy, looks.count))? else {
                 return Ok(Arrival::Interrupted);
             };
-            if let Some(reason) = collected.first_refusal.as_ref().filter(|_| looks.count == 0) {
-                tell_unscorable(at.1, self.settings.section, reason, self.settings.missing_eos_score);
+            let Some(lowest) = looks.lowest(&collected.episodes) else {
+                return Err(unreadable(&collected));
+            };
+            if let Some(reason) = collected.first_refusal.as_ref().filter(|_| !looks.told_of_unscorable) {
+                looks.told_of_unscorable = true;
+                at.1.message(format!(
+                    "the held-out judge cannot score an answer, which counts as the worst that it has seen: {reason}; the metric \
+                     judge/unscorable counts such answers"
+                ));
             }
-            let mut look = Look::of(done, &collected.episodes, self.section.samples);
+            let mut look = Look::of(done, &collected.episodes, self.section.samples, lowest)?;
             look.seconds = started.elapsed().as_secs_f64();
             let kept = (self.section.keep == Keep::Best).then_some((at.0, policy));
-            looks.offer(look, kept);
+            looks.offer((look, lowest), kept);
         }
         let over = self
             .section
@@ -236,48 +248,56 @@ impl HeldOut {
             "held-out judge: {start:.4} at the start, best after {} updates with {:.4}, at the end {:.4}; {given}",
             best.step, best.mean, last.mean
         ));
-        let (difference, error) = last.less(best);
-        let reach = NORMAL_95 * error;
-        if difference + reach < 0.0 {
-            job.message(format!(
-                "look here: from update {} to {} the held-out judge fell by {:.4} +- {:.4} on the same questions; compare \
-                 objective/scores and judge/scores",
-                best.step,
-                last.step,
-                -difference,
-                reach
-            ));
-        }
+        let since = last.since(best);
+        since
+            .warning((best.step, last.step))
+            .into_iter()
+            .for_each(|said| job.message(said));
         json!({
             "looks": looks.count,
-            "questions": best.by_question.len(),
+            "questions": best.questions(),
             "start": start,
             "best": best.mean,
             "best_step": best.step,
             "last": last.mean,
             "last_step": last.step,
-            "since_best": {
-                "mean": difference,
-                "low": difference - reach,
-                "high": difference + reach,
-            },
+            "since_best": since.described(),
+            "unscorable": { "best": best.unscorable, "last": last.unscorable },
             "kept": if keeps_best { "best" } else { "last" },
             "stopped_early": done < wanted,
         })
     }
 }
 
+/// Of a first look at which nothing could be scored.
+fn unreadable(collected: &Collected) -> TrainError {
+    let reason = format!(
+        "can score none of the {} answers of its first look: {}; expected a judge that can read what the policy answers",
+        collected.episodes.len(),
+        collected.first_refusal.as_deref().unwrap_or_default()
+    );
+    TrainError::setting("judge", reason)
+}
+
+/// Says how many prompts of each source are asked, where there are several.
+fn tell_sources(job: &Job, prompts: &Prompts) {
+    let counts: Vec<String> = prompts
+        .counts()
+        .map(|(name, count)| format!("{count} of {name}"))
+        .collect();
+    if counts.len() > 1 {
+        job.message(format!("{}: a look asks {}", prompts.key(), counts.join(", ")));
+    }
+}
+
 /// Refuses prompts that are practised on.
-fn refuse_practised(prompts: &Prompts, limit: usize, practised: Option<&Prompts>) -> Result<()> {
+fn refuse_practised(prompts: &Prompts, practised: Option<&Prompts>) -> Result<()> {
     let practised: HashSet<&[u32]> = practised
         .iter()
         .flat_map(|practised| practised.all())
         .map(|(_, prompt)| &*prompt.ids)
         .collect();
-    let mut both = prompts
-        .all()
-        .take(limit)
-        .filter(|(_, prompt)| practised.contains(&*prompt.ids));
+    let mut both = prompts.all().filter(|(_, prompt)| practised.contains(&*prompt.ids));
     let Some((source, first)) = both.next() else {
         return Ok(());
     };
@@ -288,180 +308,6 @@ fn refuse_practised(prompts: &Prompts, limit: usize, practised: Option<&Prompts>
         1 + both.count()
     );
     Err(TrainError::setting("judge.prompts", reason))
-}
-
-/// What was seen of a policy.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Look {
-    /// Updates that it had behind it.
-    pub step: u64,
-    /// Mean of the answers' scores, by what was asked.
-    by_question: Vec<f64>,
-    /// The mean of these.
-    pub mean: f64,
-    /// Tokens of an answer, and the share that ended.
-    answers: (f64, f64),
-    /// What it took.
-    pub seconds: f64,
-}
-
-impl Look {
-    fn of(step: u64, episodes: &[Episode], samples: usize) -> Self {
-        let of_group = |group: &[Episode]| mean(group.iter().map(|episode| f64::from(episode.score)));
-        let by_question: Vec<f64> = episodes.chunks(samples).map(of_group).collect();
-        Self {
-            step,
-            mean: mean(by_question.iter().copied()),
-            by_question,
-            answers: (
-                mean(episodes.iter().map(|episode| episode.length() as f64)),
-                mean(episodes.iter().map(|episode| f64::from(u8::from(episode.ended)))),
-            ),
-            seconds: 0.0,
-        }
-    }
-
-    /// Names and values for `metrics.jsonl`.
-    pub fn metrics(&self) -> [(&'static str, f64); 4] {
-        [
-            ("judge/scores", self.mean),
-            ("judge/standard_error", standard_error(&self.by_question)),
-            ("judge/mean_length", self.answers.0),
-            ("judge/ended", self.answers.1),
-        ]
-    }
-
-    /// How much more it found than another one: the mean difference, and its standard error over questions.
-    fn less(&self, other: &Self) -> (f64, f64) {
-        let pairs = self.by_question.iter().zip(&other.by_question);
-        let differences: Vec<f64> = pairs.map(|(a, b)| a - b).collect();
-        (mean(differences.iter().copied()), standard_error(&differences))
-    }
-
-    /// As bits, which are read back as they are.
-    fn state(&self) -> Value {
-        json!({
-            "step": self.step,
-            "by_question": self.by_question.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
-            "length": self.answers.0.to_bits(),
-            "ended": self.answers.1.to_bits(),
-        })
-    }
-
-    fn from_state(state: &Value) -> Option<Self> {
-        let number = |value: &Value| value.as_u64().map(f64::from_bits);
-        let by_question: Vec<f64> = state["by_question"].as_array()?.iter().filter_map(number).collect();
-        Some(Self {
-            step: state["step"].as_u64()?,
-            mean: mean(by_question.iter().copied()),
-            by_question,
-            answers: (number(&state["length"])?, number(&state["ended"])?),
-            seconds: 0.0,
-        })
-    }
-}
-
-/// Of a mean: the root of the variance, with n - 1, over n; 0 of fewer than two.
-fn standard_error(numbers: &[f64]) -> f64 {
-    let count = numbers.len() as f64;
-    if numbers.len() < 2 {
-        return 0.0;
-    }
-    let centre = mean(numbers.iter().copied());
-    let squares: f64 = numbers.iter().map(|x| (x - centre) * (x - centre)).sum();
-    (squares / (count - 1.0) / count).sqrt()
-}
-
-/// What a judge saw on the way.
-#[derive(Default)]
-pub(crate) struct Looks {
-    /// So many.
-    count: u64,
-    /// The mean of the first.
-    start: Option<f64>,
-    last: Option<Look>,
-    /// The first of the highest mean.
-    best: Option<Look>,
-    /// Looks behind the best one.
-    since_best: u64,
-    weights: Option<Ema>,
-}
-
-impl Looks {
-    /// Takes up what was saved; nothing at the start of a run.
-    ///
-    /// # Errors
-    /// If the saved weights do not fit the model.
-    pub fn load(engine: &Engine, model: &Transformer, checkpoint: Option<&Checkpoint>) -> Result<Self> {
-        let Some(checkpoint) = checkpoint else {
-            return Ok(Self::default());
-        };
-        let state = &checkpoint.state()[SEEN];
-        let number = |key: &str| state[key].as_u64();
-        let weights = match checkpoint.path_of(&format!("{SEEN}.weights.safetensors")) {
-            Ok(_) => {
-                let mut weights = Ema::new(engine, model, 0.0);
-                weights.load(engine, SEEN, checkpoint)?;
-                Some(weights)
-            }
-            Err(_) => None,
-        };
-        Ok(Self {
-            count: number("count").unwrap_or(0),
-            start: number("start").map(f64::from_bits),
-            last: Look::from_state(&state["last"]),
-            best: Look::from_state(&state["best"]),
-            since_best: number("since_best").unwrap_or(0),
-            weights,
-        })
-    }
-
-    /// The look at the policy with so many updates behind it, if there was one.
-    pub fn at(&self, done: u64) -> Option<&Look> {
-        self.last.as_ref().filter(|look| look.step == done)
-    }
-
-    /// Updates that the last one had behind it.
-    pub fn last_step(&self) -> Option<u64> {
-        self.last.as_ref().map(|look| look.step)
-    }
-
-    /// The model of the best look, where it is kept.
-    pub fn best_model(&self) -> Option<&Transformer> {
-        self.weights.as_ref().map(|weights| &weights.model)
-    }
-
-    fn offer(&mut self, look: Look, model: Option<(&Engine, &Transformer)>) {
-        self.count += 1;
-        self.start.get_or_insert(look.mean);
-        if self.best.as_ref().is_none_or(|best| look.mean > best.mean) {
-            self.best = Some(look.clone());
-            self.since_best = 0;
-            self.weights = model.map(|(engine, model)| Ema::new(engine, model, 0.0));
-        } else {
-            self.since_best += 1;
-        }
-        self.last = Some(look);
-    }
-
-    fn state(&self) -> Value {
-        json!({
-            "count": self.count,
-            "start": self.start.map(f64::to_bits),
-            "last": self.last.as_ref().map(Look::state),
-            "best": self.best.as_ref().map(Look::state),
-            "since_best": self.since_best,
-        })
-    }
-
-    /// Writes the best weights into a checkpoint.
-    ///
-    /// # Errors
-    /// If writing fails.
-    pub fn write(&self, engine: &Engine, writer: &mut CheckpointWriter) -> Result<(), hone_run::Error> {
-        let weights = self.weights.as_ref();
-        weights.map_or(Ok(()), |weights| weights.save(engine, SEEN, writer))
-    }
 }
 
 /// The copy of weights that a plan counts, where the best are kept.
@@ -482,52 +328,6 @@ pub(crate) fn rehearse_looks(notes: &mut Notes<'_>, setup: &Setup, policy: &Lear
         return Ok(());
     };
     let engine = notes.engine();
-    let looks = 1 + evaluations(held_out.section.every, updates);
+    let looks = (0..=updates).filter(|&done| held_out.is_due(done)).count() as u64;
     notes.besides(looks, || rehearse_look(engine, setup, held_out, &policy.model))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::practice::made;
-    use super::*;
-
-    fn look(step: u64, scores: &[f32]) -> Look {
-        let episodes: Vec<Episode> = scores
-            .iter()
-            .enumerate()
-            .map(|(i, &score)| made(i, (&[1], &[2, 3]), (-1.0, -1.0), score))
-            .collect();
-        Look::of(step, &episodes, 2)
-    }
-
-    #[test]
-    fn the_first_of_the_highest_means_is_best() {
-        let mut looks = Looks::default();
-        for (step, scores) in [
-            (0, [0.0, 1.0, 0.0, 1.0]),
-            (4, [1.0, 1.0, 0.0, 1.0]),
-            (8, [0.0, 1.0, 1.0, 1.0]),
-            (9, [0.0, 0.0, 0.0, 1.0]),
-        ] {
-            looks.offer(look(step, &scores), None);
-        }
-        let best = looks.best.as_ref().unwrap();
-        assert_eq!((best.step, best.mean, looks.since_best, looks.count), (4, 0.75, 2, 4));
-        assert_eq!((looks.start, looks.last_step()), (Some(0.5), Some(9)));
-        assert!(looks.at(8).is_none() && looks.at(9).is_some());
-        // What is saved is what was seen
-        let state = looks.state();
-        assert_eq!(Look::from_state(&state["best"]).unwrap(), *best);
-        assert_eq!(Look::from_state(&state["last"]), looks.last);
-    }
-
-    #[test]
-    fn differences_are_those_of_the_same_questions() {
-        // Means by question 1, 0 against 0.5, 0.5: differences 0.5 and -0.5
-        let (a, b) = (look(3, &[1.0, 1.0, 0.0, 0.0]), look(1, &[0.5; 4]));
-        assert_eq!(a.less(&b), (0.0, 0.5));
-        assert_eq!(a.metrics()[..2], [("judge/scores", 0.5), ("judge/standard_error", 0.5)]);
-        assert_eq!(a.metrics()[2..], [("judge/mean_length", 2.0), ("judge/ended", 1.0)]);
-        assert_eq!(standard_error(&[3.0]), 0.0);
-    }
 }

@@ -10,6 +10,7 @@ mod collect;
 mod figures;
 mod held_out;
 mod judge;
+mod looks;
 mod practice;
 mod prompts;
 mod record;

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::collect::{Collected, Episode};
 use super::figures::Figures;
-use super::held_out::Looks;
+use super::looks::Looks;
 use super::record::{mean, record_samples, tell_unscorable};
 use super::sections::{JudgeSection, Maximised, PromptData, RolloutSettings};
 use super::setup::Setup;
@@ -55,6 +55,7 @@ pub(crate) struct Course<'a> {
     pub stage: &'static str,
     /// The policy's start, which is also the reference.
     pub model: &'a ModelSection,
+    pub lora: Option<&'a LoraConfig>,
     pub maximised: &'a Maximised,
     pub data: &'a PromptData,
     pub settings: RolloutSettings,
@@ -228,6 +229,11 @@ impl<P: Practice> Work for Updates<'_, P> {
             return Ok(Arrival::Further);
         };
         held_out.arrive(self.at, (self.setup, self.stage.result()), self.looks, done)
+    }
+
+    fn may_end(&self, done: u64) -> bool {
+        let held_out = self.setup.held_out.as_ref();
+        held_out.is_some_and(|held_out| held_out.may_end(self.looks, done))
     }
 
     fn step(&mut self, done: u64) -> Result<Option<Told>> {

@@ -6,6 +6,7 @@ use hone_data::{MixtureOrder, Prompt, Source, for_each_prompt, hold_out};
 use hone_text::{Chat, Tokenizer};
 
 use super::sections::{PromptData, RolloutSettings};
+use crate::checked::refuse_no_source;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::{Encoded, encoding, load_items, tell_split};
@@ -26,7 +27,10 @@ pub(crate) struct Prompts {
     key: &'static str,
     sources: Vec<Vec<PreparedPrompt>>,
     names: Vec<String>,
+    /// Of each source in the mixture.
+    weights: Vec<f64>,
     order: MixtureOrder,
+    seed: u64,
 }
 
 impl Prompts {
@@ -37,7 +41,7 @@ impl Prompts {
         (tokenizer, chat): (&Tokenizer, Option<&Chat>),
         seed: u64,
     ) -> Result<Self> {
-        Self::refuse_none(key, data)?;
+        refuse_no_source(key, &data.prompts, "prompts.jsonl")?;
         let (mut sources, mut names, mut weights) = (Vec::new(), Vec::new(), Vec::new());
         for source in resolved(&data.prompts, &job.base) {
             let load = |source: &Source| {
@@ -87,19 +91,41 @@ impl Prompts {
             order: MixtureOrder::new(&counts, &weights, seed)?,
             sources,
             names,
+            weights,
+            seed,
         })
     }
 
-    /// Refuses data that name no prompts.
+    /// At most so many of them: the first of each source, as many as its share of the mixture is, where it has them.
     ///
     /// # Errors
-    /// The setting's.
-    pub fn refuse_none(key: &str, data: &PromptData) -> Result<()> {
-        if !data.prompts.is_empty() {
-            return Ok(());
+    /// As [`MixtureOrder::new`].
+    pub fn first(self, limit: usize) -> Result<Self> {
+        let counts: Vec<usize> = self.sources.iter().map(Vec::len).collect();
+        let taken = shared(&counts, &self.weights, limit);
+        let (mut sources, mut names, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        let all = self.sources.into_iter().zip(self.names).zip(self.weights);
+        for (((mut prompts, name), weight), &count) in all.zip(&taken).filter(|(_, count)| **count > 0) {
+            prompts.truncate(count);
+            sources.push(prompts);
+            names.push(name);
+            weights.push(weight);
         }
-        let reason = "is empty; expected at least one source, such as [\"prompts.jsonl\"]";
-        Err(TrainError::setting(key, reason))
+        let counts: Vec<usize> = sources.iter().map(Vec::len).collect();
+        Ok(Self {
+            key: self.key,
+            order: MixtureOrder::new(&counts, &weights, self.seed)?,
+            sources,
+            names,
+            weights,
+            seed: self.seed,
+        })
+    }
+
+    /// The sources, and how many prompts each has.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
+        let sources = self.names.iter().zip(&self.sources);
+        sources.map(|(name, prompts)| (name.as_str(), prompts.len()))
     }
 
     /// The key of the configuration that names them.
@@ -145,5 +171,35 @@ impl Prompts {
         prompts
             .flat_map(|prompt| std::iter::repeat_n(prompt, settings.samples_per_prompt))
             .collect()
+    }
+}
+
+/// So many things shared out among sources of so many, by weights, after Sainte-Laguë: the next is of the source whose quotient of weight
+/// and 2 x taken + 1 is greatest, of equal ones the first.
+fn shared(counts: &[usize], weights: &[f64], limit: usize) -> Vec<usize> {
+    let mut taken = vec![0; counts.len()];
+    for _ in 0..limit {
+        let open = (0..counts.len()).filter(|&source| taken[source] < counts[source] && weights[source] > 0.0);
+        let behind = |&source: &usize| (2 * taken[source] + 1) as f64 / weights[source];
+        let Some(next) = open.min_by(|a, b| behind(a).total_cmp(&behind(b))) else {
+            break;
+        };
+        taken[next] += 1;
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_give_their_shares() {
+        assert_eq!(shared(&[100], &[1.0], 7), [7]);
+        assert_eq!(shared(&[100, 100], &[1.0, 1.0], 7), [4, 3]);
+        assert_eq!(shared(&[100, 100], &[3.0, 1.0], 8), [6, 2]);
+        // What one has no more of, another gives; what has no weight is not asked
+        assert_eq!(shared(&[2, 100, 100], &[3.0, 1.0, 0.0], 8), [2, 6, 0]);
+        assert_eq!(shared(&[2, 3], &[1.0, 9.0], 8), [2, 3]);
     }
 }

@@ -48,6 +48,11 @@ impl EnvironmentSection {
             max_turns: max_turns(),
         }
     }
+
+    /// Refuses episodes without turns; `key` is the section's.
+    pub(crate) fn check(&self, key: &str) -> Result<()> {
+        at_least_one(key, &[("max_turns", self.max_turns)])
+    }
 }
 
 /// `rewards`, as an example.
@@ -281,10 +286,10 @@ impl JudgeSection {
                 let reason = "stands beside judge.environment, which shows what it makes itself; leave one of them out";
                 Err(TrainError::setting("judge.prompts", reason))
             }
-            (Judging::Environment(environment), true) if environment.max_turns == 0 => Err(TrainError::setting(
-                "judge.environment.max_turns",
-                "is 0; expected at least 1",
-            )),
+            (Judging::Environment(environment), true) => {
+                environment.check("judge.environment")?;
+                Ok(judging)
+            }
             (Judging::Model(_) | Judging::Rewards(_), true) => {
                 let reason = "is empty; expected prompts that are not practised on, such as [\"held-out.jsonl\"]";
                 Err(TrainError::setting("judge.prompts", reason))

@@ -18,7 +18,7 @@ use super::held_out::HeldOut;
 use super::judge::{Judge, PRACTICE, Reader, Sum};
 use super::practice::Course;
 use super::prompts::Prompts;
-use super::sections::{Chosen, PromptData, RolloutSettings};
+use super::sections::{Chosen, JudgeSection, PromptData, RolloutSettings};
 use crate::artefact::{self, Artefact};
 use crate::error::{Result, TrainError};
 use crate::job::Job;
@@ -36,6 +36,8 @@ pub(crate) struct Setup {
     pub held_out: Option<HeldOut>,
     /// Tokens of the longest sequence that may come.
     pub longest: usize,
+    /// Tokens of the longest prompt that is taken, of practice and of a held-out judge; none where there are no prompts.
+    pub longest_prompt: Option<usize>,
     /// The policy's name in the configuration, and where it lies.
     model: (String, PathBuf),
     pub(super) chat: Option<Chat>,
@@ -62,16 +64,8 @@ impl Setup {
     pub fn load(job: &Job, engine: &Engine, course: &Course<'_>) -> Result<Self> {
         let (settings, seed) = (&course.settings, course.train.seed);
         let section = settings.section;
-        let Some(name) = &course.model.path else {
-            let reason = format!("is missing; {section} starts from a model");
-            return Err(TrainError::setting("model.path", reason));
-        };
+        let name = course.model.needed(&format!("{section} starts from a model"))?;
         let chosen = course.maximised.chosen(section)?;
-        if matches!(chosen, Chosen::Environment(_)) && !course.data.prompts.is_empty() {
-            let reason =
-                "stands beside [environment], which shows the policy what it makes itself; leave one of them out";
-            return Err(TrainError::setting("data.prompts", reason));
-        }
         let path = job.model("model.path", name)?;
         let base = artefact::load_language_model(engine, &path)?;
         job.check_stop()?;
@@ -93,7 +87,9 @@ impl Setup {
         };
         let context = base.model.architecture().context;
         let (data, lowered) = course.data.fitting(context, settings.max_new_tokens);
-        if lowered && judge.is_some() {
+        let asks = |judge: &JudgeSection| judge.environment.is_none();
+        let has_prompts = judge.is_some() || course.judge.is_some_and(asks);
+        if lowered && has_prompts {
             job.message(format!(
                 "data.max_prompt_length: {}, which is what {section}.max_new_tokens = {} leaves of the model's context of {context}",
                 data.longest_prompt(),
@@ -138,7 +134,8 @@ impl Setup {
             prompts,
             held_out,
             longest,
-            model: (name.clone(), path),
+            longest_prompt: has_prompts.then(|| data.longest_prompt()),
+            model: (name.to_owned(), path),
             chat,
             stop: stop.into(),
             base,
@@ -288,7 +285,7 @@ pub(super) fn keep_offsets(state: &mut Map<String, Value>, name: &str, offsets: 
 }
 
 /// Tokens of the longest prompt that is taken with the longest response.
-fn fitting(data: &PromptData, settings: &RolloutSettings, context: usize) -> Result<usize> {
+pub(super) fn fitting(data: &PromptData, settings: &RolloutSettings, context: usize) -> Result<usize> {
     let new = settings.max_new_tokens;
     let longest = data.longest_prompt() + new;
     if longest > context {

@@ -1,17 +1,17 @@
 //! The run of a stage with rollouts, from its configuration to its result.
 
 use hone_compute::Engine;
-use hone_data::Source;
+use hone_data::{Source, check_share};
 use hone_run::{Checkpoint, Configuration, Inputs, Resolved};
-use hone_task::Rewards;
 
-use super::held_out::Looks;
+use super::judge::{HELD_OUT, PRACTICE};
+use super::looks::Looks;
 use super::practice::{Course, Practice, practise};
-use super::prompts::Prompts;
 use super::sections::{Chosen, JudgeSection, Judging};
 use super::setup::Setup;
 use crate::artefact;
-use crate::error::Result;
+use crate::checked::{adapter_can_be, refuse_no_source};
+use crate::error::{Result, TrainError};
 use crate::job::{Begun, Job, Outcome, Started, check_engine};
 use crate::plan::{Notes, Plan};
 
@@ -70,17 +70,30 @@ pub(crate) fn run<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outco
 pub(crate) fn checked<C: Practised>(c: &C) -> Result<()> {
     c.check()?;
     let course = c.course();
+    let section = course.settings.section;
     check_engine(course.train)?;
-    let chosen = course.maximised.chosen(course.settings.section)?;
-    if let Chosen::Rewards(entries) = chosen {
-        Rewards::check(entries)?;
-    }
+    course.model.needed(&format!("{section} starts from a model"))?;
+    adapter_can_be(course.lora)?;
+    check_share(course.data.held_out)?;
     if let Some(Judging::Rewards(entries)) = course.judge.map(JudgeSection::judging).transpose()? {
-        Rewards::check(entries)?;
+        HELD_OUT.check(entries)?;
     }
-    match chosen {
-        Chosen::Environment(_) => Ok(()),
-        _ => Prompts::refuse_none("data.prompts", course.data),
+    let prompts = &course.data.prompts;
+    match course.maximised.chosen(section)? {
+        Chosen::Environment(environment) => {
+            environment.check("environment")?;
+            if !prompts.is_empty() {
+                let reason =
+                    "stands beside [environment], which shows the policy what it makes itself; leave one of them out";
+                return Err(TrainError::setting("data.prompts", reason));
+            }
+            Ok(())
+        }
+        Chosen::Rewards(entries) => {
+            PRACTICE.check(entries)?;
+            refuse_no_source("data.prompts", prompts, "prompts.jsonl")
+        }
+        Chosen::Model(_) => refuse_no_source("data.prompts", prompts, "prompts.jsonl"),
     }
 }
 
@@ -94,7 +107,7 @@ pub(crate) fn plan<C: Practised>(job: &Job, config: &Resolved<C>, timed: bool) -
 
 fn train<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outcome> {
     let c = &config.config;
-    c.check()?;
+    checked(c)?;
     let course = c.course();
     let engine = job.engine(course.train)?;
     // 1. What does not exist yet is rehearsed first, so that what cannot start leaves nothing behind
@@ -126,6 +139,9 @@ fn train<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outcome> {
     // 4. The result
     let done = looks.last_step().unwrap_or(course.total);
     let mut summary = stage.summary(done);
+    if let Some(longest) = setup.longest_prompt {
+        summary.insert("max_prompt_length".into(), longest.into());
+    }
     if let Some(held_out) = &setup.held_out {
         summary.insert("judge".into(), held_out.conclude(job, &looks, (done, course.total)));
     }
@@ -135,7 +151,7 @@ fn train<C: Practised>(job: &Job, config: &Resolved<C>) -> Result<Outcome> {
 }
 
 fn rehearsed<C: Practised>(job: &Job, c: &C, timed: bool) -> Result<Plan> {
-    c.check()?;
+    checked(c)?;
     let train = c.course().train;
     let rehearsal = job.rehearsal(train)?;
     let (setup, besides) = load(job, &rehearsal, c)?;

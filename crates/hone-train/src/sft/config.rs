@@ -6,6 +6,7 @@ use hone_run::Configuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
 use crate::sections::{Keep, ModelSection, PassesSection, not_from_scratch};
 
 /// Configuration of `hone sft`.
@@ -55,6 +56,14 @@ impl Configuration for SftConfig {
 }
 
 impl SftConfig {
+    /// The model that it starts from.
+    ///
+    /// # Errors
+    /// If it is missing.
+    pub(crate) fn starts_from(&self) -> Result<&str> {
+        self.model.needed("supervised tuning starts from a model")
+    }
+
     /// A configuration to begin with: the defaults, and names to be replaced.
     pub fn example() -> Self {
         let mut config = Self {

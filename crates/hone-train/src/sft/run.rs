@@ -42,12 +42,7 @@ pub(super) struct Prepared {
 
 /// Reads the data. Gives the model too, on an engine that rehearses, without an adapter of its own.
 pub(super) fn prepare(job: &Job, rehearsal: &Engine, c: &SftConfig) -> Result<(Transformer, Prepared)> {
-    let Some(path) = &c.model.path else {
-        return Err(TrainError::setting(
-            "model.path",
-            "is missing; supervised tuning starts from a model",
-        ));
-    };
+    let path = c.starts_from()?;
     let path = job.model("model.path", path)?;
     let Artefact { model, mut companion } = artefact::load_language_model(rehearsal, &path)?;
     job.check_stop()?;
