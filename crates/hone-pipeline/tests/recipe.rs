@@ -99,9 +99,14 @@ fn stages_run_in_order_and_expectations_are_checked() -> Result<(), Box<dyn Erro
 #[test]
 fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Box<dyn Error>> {
     let expect = "\n[[expect]]\nthat = \"t\"\nstage = \"more\"\n";
+    let bare = |kind: &str, settings: &str| {
+        format!("{RECIPE}\n[[stage]]\nname = \"last\"\nkind = \"{kind}\"\n[stage.config]\n{settings}\n")
+    };
     let last = |kind: &str, settings: &str| {
-        let settings = format!("model = {{ path = \"{{runs}}/base/model\" }}\n{settings}\n");
-        format!("{RECIPE}\n[[stage]]\nname = \"last\"\nkind = \"{kind}\"\n[stage.config]\n{settings}")
+        bare(
+            kind,
+            &format!("model = {{ path = \"{{runs}}/base/model\" }}\n{settings}"),
+        )
     };
     for (recipe, set, parts) in [
         (
@@ -188,9 +193,83 @@ fn a_mistake_anywhere_stops_the_recipe_before_its_first_stage() -> Result<(), Bo
             ["stage last: ", "keep: is \"best\", and data.held_out is 0"],
         ),
         (
-            last("reward", "train = { epochs = -1.0 }"),
+            last("reward", "data = { train = [\"r.jsonl\"] }\ntrain = { epochs = -1.0 }"),
             "",
             ["stage last: ", "train.epochs: is -1; expected a number above 0"],
+        ),
+        (
+            last("sft", "data = { train = [] }"),
+            "",
+            ["stage last: ", "data.train: is empty; expected at least one source"],
+        ),
+        (
+            last("reward", "data = { train = [\"r.jsonl\"], held_out = 1.0 }"),
+            "",
+            [
+                "stage last: ",
+                "`held_out` is 1, expected a share of at least 0 and below 1",
+            ],
+        ),
+        (
+            last("preference", "data = { train = [\"r.jsonl\"] }\nlora = { rank = 0 }"),
+            "",
+            ["stage last: ", "lora.rank: is 0; expected at least 1"],
+        ),
+        (
+            bare("pretrain", "data = { train = [\"t.txt\"] }"),
+            "",
+            [
+                "stage last: ",
+                "model: expected either path, or [model.new] with tokenizer",
+            ],
+        ),
+        (
+            bare("sft", "data = { train = [\"d.jsonl\"] }"),
+            "",
+            [
+                "stage last: ",
+                "model.path: is missing; supervised tuning starts from a model",
+            ],
+        ),
+        (
+            bare(
+                "grpo",
+                "data = { prompts = [\"p.jsonl\"] }\nrewards = [{ kind = \"length\", max = 3 }]",
+            ),
+            "",
+            ["stage last: ", "model.path: is missing; grpo starts from a model"],
+        ),
+        (
+            last(
+                "ppo",
+                "data = { prompts = [\"p.jsonl\"], held_out = -0.5 }\nreward = { path = \"r\" }",
+            ),
+            "",
+            [
+                "stage last: ",
+                "`held_out` is -0.5, expected a share of at least 0 and below 1",
+            ],
+        ),
+        (
+            last(
+                "expert-iteration",
+                "data = { prompts = [\"p.jsonl\"] }\nreward = { path = \"r\" }\nlora = { rank = 0 }",
+            ),
+            "",
+            ["stage last: ", "lora.rank: is 0; expected at least 1"],
+        ),
+        (
+            last(
+                "grpo",
+                "data = { prompts = [\"p.jsonl\"] }\nenvironment = { kind = \"maze\" }",
+            ),
+            "",
+            ["stage last: ", "data.prompts: stands beside [environment]"],
+        ),
+        (
+            last("ppo", "environment = { kind = \"maze\", max_turns = 0 }"),
+            "",
+            ["stage last: ", "environment.max_turns: is 0; expected at least 1"],
         ),
         (
             format!("{RECIPE}\n[[stage]]\nname = \"quick\"\nkind = \"quickstart\"\nset = [\"world.answers=1\"]\n"),

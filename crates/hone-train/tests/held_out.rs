@@ -167,7 +167,7 @@ fn patience_ends_a_run_and_interruptions_change_nothing() {
         // No checkpoint and no record of samples is due where it ends
         let patient = toml(stage, 40, &judge("patience = 3"));
         let patient = patient.replacen("[eval]\nevery = 3", "[eval]\nevery = 0", 1);
-        let patient = with(&patient, "checkpoint_every", "9");
+        let patient = with(&patient, "checkpoint_every", "13");
         let summary = finish(&place, whole, &patient);
         let said = &summary["judge"];
         let (best, ended) = (said["best_step"].as_u64().unwrap(), said["last_step"].as_u64().unwrap());
@@ -187,7 +187,7 @@ fn patience_ends_a_run_and_interruptions_change_nothing() {
             "{stage}"
         );
         assert_eq!(place.metrics(whole)["objective/scores"].len() as u64, ended);
-        assert!(!ended.is_multiple_of(9), "{stage}: a checkpoint is due after {ended}");
+        assert!(!ended.is_multiple_of(13), "{stage}: a checkpoint is due after {ended}");
         let samples = fs::read_to_string(place.path(whole).join("samples.jsonl")).unwrap();
         let steps = samples
             .lines()
@@ -446,8 +446,8 @@ fn judges_that_make_no_sense_are_refused_with_their_key() {
         ),
         (format!("{one}reward = \"nowhere\"\n"), "nowhere"),
         (
-            format!("{one}[[judge.rewards]]\nkind = \"length\"\n"),
-            ": judge.rewards[0] (length): ",
+            format!("{one}[[judge.rewards]]\nkind = \"regex\"\npattern = \"(\"\n"),
+            ": judge.rewards[0] (regex): ",
         ),
         (
             format!("{one}{}", TWO.replace("expression = '", "expression = '(")),
