@@ -376,6 +376,7 @@ fn a_tokenizer_takes_paths_as_stages_do_and_reads_no_further_than_its_bytes() ->
 fn mistakes_are_named() -> Result<(), Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let head = "[[stage]]\nname = \"a\"\nkind = ";
+    let sft = format!("{head}\"sft\"\nconfig = {{ model = {{ path = \"m\" }}, data = {{ train = [\"d.jsonl\"] }} }}\n");
     for (recipe, set, message) in [
         (format!("{head}\"pretraim\"\n"), "", "pretrain"),
         (format!("{head}\"pretrain\"\n"), "", "stage[0].config: is missing"),
@@ -394,18 +395,10 @@ fn mistakes_are_named() -> Result<(), Box<dyn Error>> {
             "",
             "takes scale, seed and set",
         ),
+        (sft.replace("\"a\"", "\"../a\""), "", "letters, digits"),
+        (format!("{sft}{sft}"), "", "stands twice"),
         (
-            format!("{head}\"sft\"\nconfig = {{}}\n").replace("\"a\"", "\"../a\""),
-            "",
-            "letters, digits",
-        ),
-        (
-            format!("{head}\"sft\"\nconfig = {{}}\n{head}\"sft\"\nconfig = {{}}\n"),
-            "",
-            "stands twice",
-        ),
-        (
-            format!("{head}\"sft\"\nconfig = {{}}\n"),
+            sft.clone(),
             "b.train.seed=1",
             "names no stage of this recipe; expected STAGE.KEY",
         ),
