@@ -116,6 +116,11 @@ fn http_an_invite_link_is_exchanged_once_for_a_strict_cookie() {
         browser.post("/join", &[("token", &token), ("session", "short")]).status,
         401
     );
+    // Whoever has not signed in sends a small form or none
+    for (long, status) in [("&a".repeat(2000), 413), ("&a".repeat(600), 422)] {
+        let form = format!("{form}{long}");
+        assert_eq!(browser.ask("POST", "/join", &[], Some(&form)).status, status);
+    }
     // The form may come twice; another that has the same invite is too late
     for _ in 0..2 {
         let joined = browser.post("/join", &[("token", &token), ("session", &session)]);
