@@ -185,7 +185,11 @@ fn with_rest_of(new: Judgement, before: Judgement) -> Judgement {
         degree: new.degree.or(before.degree.filter(|_| same)),
         all_bad: new.all_bad || (before.all_bad && !tied),
         ranking: new.ranking.or(before.ranking),
-        ratings: if new.ratings.is_empty() { before.ratings } else { new.ratings },
+        ratings: if new.ratings.is_empty() {
+            before.ratings
+        } else {
+            new.ratings
+        },
         flags: if new.flags.is_empty() { before.flags } else { new.flags },
         rewrite: new.rewrite.or(before.rewrite),
         comment: new.comment.or(before.comment),
