@@ -1,7 +1,7 @@
 """Tests of the scripts that need no peer: python3 -m unittest discover -s bench"""
+import argparse
 import contextlib
 import io
-import argparse
 import json
 import pathlib
 import sys
@@ -17,9 +17,9 @@ import loose
 import machine
 import report
 import rows
+import run
 import serving
 import soak
-import run
 
 SETUP = {
     "machine": {"processor": "P", "cores": 2, "instruction_set": "avx2", "in_hardware": ["avx2"], "memory_gb": 8.0, "system": "Linux", "huge_pages": None},
