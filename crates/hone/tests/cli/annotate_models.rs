@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use hone_data::annotations::{Judgement, Record, Role, Store, Submission};
+use hone_data::annotations::{Degree, Judgement, Record, Role, Store, Submission, TaskKind};
 use serde_json::Value;
 
 use crate::annotate::served;
@@ -36,6 +36,7 @@ fn records(stages: &Stages) -> Vec<Record> {
             annotator: ann.id,
             judgement: Judgement {
                 ranking: Some((0..task.input.responses.len()).map(|i| vec![i]).collect()),
+                degree: (task.kind == TaskKind::Pair).then_some(Degree::Better),
                 ..Judgement::default()
             },
             started: 0,
@@ -189,8 +190,10 @@ fn cli_a_projects_file_names_models_and_answers_of_rows_stay() {
         "--k",
         "4",
     ];
-    refused(&pairs, &["--k is 4; a task of kind `pair` shows 2 answers"]);
-    assert!(!fixture.path("refused.db").exists());
+    fixture
+        .hone(&[&["annotate", "--db", "pairs.db"], &pairs[..]].concat())
+        .fails(2, &["--k is 4; a task of kind `pair` shows 2 answers"]);
+    assert!(!fixture.path("pairs.db").exists());
     fixture.file(
         "pairs.toml",
         format!("kind = \"pair\"\n{}", project.replace("= 2", "= 3")),
