@@ -65,7 +65,8 @@ fn http_a_preference_is_a_record_that_training_reads() {
     let record = &records[0];
     assert_eq!((record.kind, record.annotator.as_str()), (TaskKind::Rank, "ann"));
     assert_eq!(record.shown, [0, 1]);
-    assert_eq!(record.submitted - record.started, 2500);
+    // What the page measured, and the moments until it was stored
+    assert!((2500..7500).contains(&(record.submitted - record.started)));
     let roles: Vec<&str> = record.prompt.iter().map(|m| m.role.as_str()).collect();
     assert_eq!(roles, ["system", "user"]);
     let [first, second] = &record.responses[..] else {
