@@ -182,7 +182,7 @@ async function annotation() {
     await join_.first().focus();
     await Promise.all([page.waitForNavigation(), press(page, "Enter")]);
   }
-  const inside = ".conversation, .answer .text, .guideline, header, .people";
+  const inside = ".conversation, .answer .text, .guideline, header nav, header .user, .people";
   await page.goto(`${origin}/task`);
   for (let i = 0; i < strings.length; i++) {
     const [system, asked] = await page.$$eval(".turn .text", (texts) => texts.map((text) => text.textContent));

@@ -159,31 +159,6 @@ async function jobIsCancelled() {
   await page.context().close();
 }
 
-async function jobIsPausedAndGoesOn() {
-  const page = await open();
-  await page.goto(address);
-  await page.selectOption("#method", "supervised");
-  await page.selectOption("#training", { label: "counting.jsonl, 24 rows" });
-  await page.fill("#n_epochs", "100");
-  await page.fill("#batch_size", "4");
-  await page.click("#start");
-  await until(async () => (await status(page)) === "running", "the job to run");
-  await until(async () => /train loss/.test(await page.textContent("#legend")), "a curve", 60);
-  await page.click("#jobs tr:first-child button:text-is('Pause')");
-  await until(async () => (await status(page)) === "paused", "the paused job");
-  await until(async () => /The job is paused/.test(await page.textContent("#events")), "the word of it");
-  assert(!/at step 600/.test(await page.textContent("#legend")), "it stopped in the middle");
-  await page.locator("#start").focus();
-  await tabTo(page, "Resume");
-  await focusShows(page);
-  await press(page, "Enter");
-  await until(async () => (await status(page)) === "succeeded", "the end", 180);
-  await until(async () => /at step 600/.test(await page.textContent("#legend")), "every step");
-  assert.match(await page.textContent("#events"), /The job goes on/);
-  await sound(page);
-  await page.context().close();
-}
-
 async function forms() {
   await sightly(address, "jobs", async (page) => {
     await until(async () => page.isVisible("#chart"), "the newest job");
@@ -222,4 +197,4 @@ async function pictures() {
   await dark.context().close();
 }
 
-await run([fileIsUnderstoodAndPriced, jobIsWatchedAndItsModelTalkedTo, jobIsCancelled, jobIsPausedAndGoesOn, forms, pictures]);
+await run([fileIsUnderstoodAndPriced, jobIsWatchedAndItsModelTalkedTo, jobIsCancelled, forms, pictures]);
