@@ -219,7 +219,7 @@ async function annotation() {
     await sound(page, "people");
   }
   await page.goto(`${origin}/agreement`);
-  await onlyText(page, "agreement", "main table, header");
+  await onlyText(page, "agreement", "main table, header nav");
   await sound(page, "agreement");
   // What was typed is in the export as it was typed
   const records = (await (await page.request.get(`${origin}/export/records`)).text()).trim().split("\n").map((row) => JSON.parse(row));
