@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -23,7 +22,7 @@ use crate::desk::Desk;
 use crate::error::ServeError;
 use crate::openai::fields::{Fields, wrong};
 use crate::openai::{ApiError, answered, prepared, prompts, reply};
-use crate::shared::Shared;
+use crate::shared::{Shared, moment as now};
 
 /// The project where the store has none, and who prefers where nobody says.
 const NAME: &str = "chat";
@@ -73,11 +72,6 @@ impl Preferences {
         };
         opened().map_err(ServeError::Annotations)
     }
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Keeps a preference: `messages`, two `responses` in the order in which they were shown, `preferred` (0 or 1), `annotator`, `seconds`.
