@@ -157,24 +157,29 @@ def llama_rows():
 
 def serving_rows():
     for model, least in ("m", {1: 0.9, 32: 3}), ("b", {1: 0.9, 32: 2}):
-        work, rest = "--length 64 --new 96 --steps STEPS --threads THREADS", "--data DATA/text.jsonl"
-        hone = f"PYTHON serving.py hone HONE --model DATA/model-{model} {rest} {work}"
+        work = "--length 64 --new 96 --steps STEPS --threads THREADS"
+        hone = f"PYTHON serving.py hone HONE --model DATA/model-{model} {work}"
         batch = f"PYTHON peers/llama_batch.py --model DATA/model-{model}.gguf {work}"
-        server = f"PYTHON serving.py llama PYTHON --model DATA/model-{model}.gguf {rest} {work}"
+        server = f"PYTHON serving.py llama PYTHON --model DATA/model-{model}.gguf {work}"
         measures, lines = [], []
         for streams in 1, 8, 32:
             measures += [Measure(f"hone-{streams}", f"hone serve, {streams} at once", f"{hone} --streams {streams}", (5, 1)),
                          Measure(f"llama-{streams}", f"llama.cpp, batch {streams}, no HTTP", f"{batch} --batch {streams}", (3, 1))]
+            if streams > 1:
+                measures.append(Measure(f"unified-{streams}", f"llama.cpp, batch {streams}, one cache", f"{batch} --batch {streams} --unified", (3, 1)))
+            theirs = (f"llama-{streams}", f"unified-{streams}")[:1 + (streams > 1)]
             lines.append(Line(f"`hone serve`, {streams} stream{'s' * (streams > 1)} of 64 + 96 tokens, {model}", "llama.cpp, bf16, one batch, without HTTP",
-                              f"hone-{streams}", (f"llama-{streams}",), "speed", least.get(streams)))
-        for streams in 1, 8:
-            measures += [Measure(f"first-{streams}", f"hone serve, {streams} at once: first text", f"{hone} --streams {streams} --first", (9, 1), "ms"),
-                         Measure(f"llama-first-{streams}", f"llama.cpp's server, {streams} at once: first text", f"{server} --streams {streams} --first", (9 if streams == 1 else 3, 1), "ms")]
+                              f"hone-{streams}", theirs, "speed", least.get(streams)))
+        for streams, steps in (1, 9), (8, 3):
+            first = f"--data DATA/text.jsonl --streams {streams} --first"
+            measures += [Measure(f"first-{streams}", f"hone serve, {streams} at once: first text", f"{hone} {first}", (9, 1), "ms"),
+                         Measure(f"llama-first-{streams}", f"llama.cpp's server, {streams} at once: first text", f"{server} {first}", (steps, 1), "ms")]
             lines.append(Line(f"`hone serve`, {streams} stream{'s' * (streams > 1)}, {model}: time to the first text", "the server of llama-cpp-python, the same client", f"first-{streams}",
                               (f"llama-first-{streams}",), "part", 1.0))
         yield Row(f"serve-{model}", tuple(measures), tuple(lines),
-                  "All requests are sent at once, and answers are streamed by the token; the client reads on the same two cores. Reading the prompts is in the time of both. Greedy. The server that "
-                  "comes with llama-cpp-python answers one request after another, so with several streams most of them wait.", rounds=3)
+                  "All requests are sent at once, and answers are streamed by the token; the client reads on the same two cores. Random tokens, greedy, every answer of its full length; reading the prompts "
+                  "is in the time of both. llama.cpp is driven by a loop in Python, with a cache for each sequence or one for all, and the faster counts. Times to the first text are with prompts of text, of "
+                  "about 64 tokens; the server that comes with llama-cpp-python answers one request after another, so with several streams most of them wait.", rounds=3)
 
 
 def ppo_row():

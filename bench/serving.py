@@ -4,14 +4,16 @@ usage: serving.py hone HONE --model DIR [options]
        serving.py llama PYTHON --model FILE.gguf [options]      the server that comes with llama-cpp-python
 
 --streams N     connections, each with one request: all are sent at once, and answers are streamed, greedily
---length L      tokens of a prompt, about: words of the model's own texts, other ones for each stream and run
+--length L      tokens of a prompt, other ones for each stream and run
 --new N         tokens of an answer
 --steps R       runs after one of warm-up
---first         milliseconds to the first piece of text, the median of the streams; else new tokens of all streams a second, from the first request
-                sent to the last answer's end
+--first         milliseconds to the first piece of text, the median of the streams. Prompts are texts, of about L tokens, since llama.cpp's server
+                takes no others. Without it (hone only): new tokens of all streams a second, from the first request sent to the last answer's end;
+                prompts are exactly L random tokens, and the token that would end an answer is forbidden, so that each has N
 """
 import argparse
 import contextlib
+import functools
 import json
 import pathlib
 import random
@@ -67,9 +69,21 @@ def wait_until_ready(child, port, said):
     raise SystemExit(f"the server does not answer: {said.read()[-500:]}")
 
 
+def random_tokens(a, count, seed):
+    vocabulary = json.loads((pathlib.Path(a.model) / "config.json").read_text())["vocab_size"]
+    draw = random.Random(seed)
+    return [[draw.randrange(3, vocabulary) for _ in range(a.length)] for _ in range(count)]
+
+
+def ends(a):
+    """The tokens that end an answer."""
+    found = json.loads((pathlib.Path(a.model) / "config.json").read_text()).get("eos_token_id")
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
 def texts(a, count, seed):
     """Prompts of about a.length tokens: pieces of a file of texts that the tokenizer was made for."""
-    rows = [json.loads(line)["text"] for line in pathlib.Path(a.data).read_text().splitlines()]
+    rows = rows_of(a.data)
     draw = random.Random(seed)
     found = []
     while len(found) < count:
@@ -80,9 +94,18 @@ def texts(a, count, seed):
     return found
 
 
+@functools.cache
+def rows_of(path):
+    return [json.loads(line)["text"] for line in pathlib.Path(path).read_text().splitlines()]
+
+
 def request(a, prompt):
-    body = json.dumps({"model": "model", "prompt": prompt, "max_tokens": a.new, "temperature": 0, "stream": True, "logit_bias": {},
-                       **({"stream_options": {"include_usage": True}} if a.server == "hone" else {})}).encode()
+    asked = {"model": "model", "prompt": prompt, "max_tokens": a.new, "temperature": 0, "stream": True}
+    if a.server == "hone":
+        asked["stream_options"] = {"include_usage": True}
+    if not isinstance(prompt, str):
+        asked["logit_bias"] = {str(token): -100 for token in ends(a)}
+    body = json.dumps(asked).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
     return head.encode() + body
 
@@ -129,11 +152,9 @@ def has_text(received):
     return any(choice.get("text") for event in events(received) for choice in event.get("choices", []))
 
 
-def tokens(a, streams):
-    """New tokens of all streams, as the server counts them; llama.cpp's sends one event a token and counts none."""
-    if a.server == "hone":
-        return sum(event["usage"]["completion_tokens"] for stream in streams for event in events(stream["all"]) if event.get("usage"))
-    return sum(1 for stream in streams for event in events(stream["all"]) if event.get("choices"))
+def tokens(received):
+    """New tokens of an answer, as the server counts them."""
+    return sum(event["usage"]["completion_tokens"] for event in events(received) if event.get("usage"))
 
 
 def main():
@@ -141,20 +162,25 @@ def main():
     parser.add_argument("server", choices=["hone", "llama"])
     parser.add_argument("program")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True, help="JSON lines with texts")
+    parser.add_argument("--data", help="JSON lines with texts, for --first")
     for name, default in (("streams", 1), ("length", 64), ("new", 64), ("steps", 3), ("threads", 2), ("context", 4096)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--first", action="store_true")
     a = parser.parse_args()
+    if a.first != bool(a.data) or (a.server == "llama" and not a.first):
+        parser.error("--first needs --data, and llama.cpp's server is asked with --first alone")
     runs = []
     with server(a) as (address, _):
         for run in range(a.steps + 1):
-            streams = ask(a, address, texts(a, a.streams, run))
+            streams = ask(a, address, (texts if a.first else random_tokens)(a, a.streams, run))
             if a.first:
                 firsts = [stream["first"] for stream in streams if stream["first"] is not None]
                 runs.append(1000 * statistics.median(firsts))
             else:
-                runs.append(tokens(a, streams) / max(stream["end"] for stream in streams))
+                made = [tokens(stream["all"]) for stream in streams]
+                if made != [a.new] * a.streams:
+                    raise SystemExit(f"answers of {made} tokens; expected {a.new} each")
+                runs.append(sum(made) / max(stream["end"] for stream in streams))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     runs = runs[1:]
     print(json.dumps({"value": statistics.median(runs), "unit": "ms" if a.first else "tokens/s", "runs": runs, "peak_bytes": peak}))

@@ -32,6 +32,11 @@ def text_of(received):
     return "".join(choice.get("text", "") for event in serving.events(received) for choice in event.get("choices", []))
 
 
+def finish_of(received):
+    reasons = [choice.get("finish_reason") for event in serving.events(received) for choice in event.get("choices", [])]
+    return next((reason for reason in reversed(reasons) if reason), None)
+
+
 class Soak:
     def __init__(self, a, address):
         self.a, self.address, self.draw = a, address, random.Random(1)
@@ -77,8 +82,11 @@ class Soak:
         if not received.startswith(b"HTTP/1.1 200") or b"data: [DONE]" not in received:
             self.faults.append(received[-300:].decode(errors="replace"))
             return
+        made = serving.tokens(received)
+        if made != self.a.new and finish_of(received) != "stop":
+            self.faults.append(f"an answer of {made} tokens ends without a stop; expected {self.a.new}")
         self.whole += 1
-        self.tokens += sum(event["usage"]["completion_tokens"] for event in serving.events(received) if event.get("usage"))
+        self.tokens += made
         if stream["which"] is not None and self.known.setdefault(stream["which"], text_of(received)) != text_of(received):
             self.faults.append(f"prompt {stream['which']} was answered otherwise than the first time")
 

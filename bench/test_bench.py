@@ -1,4 +1,5 @@
 """Tests of the scripts that need no peer: python3 -m unittest discover -s bench"""
+import argparse
 import contextlib
 import io
 import json
@@ -17,6 +18,8 @@ import machine
 import report
 import rows
 import run
+import serving
+import soak
 
 SETUP = {
     "machine": {"processor": "P", "cores": 2, "instruction_set": "avx2", "in_hardware": ["avx2"], "memory_gb": 8.0, "system": "Linux", "huge_pages": None},
@@ -171,6 +174,32 @@ class Readings(unittest.TestCase):
             for m in row.measures:
                 self.assertIn(m.reads, run.READERS)
                 self.assertIn(m.unit, report.UNITS)
+
+
+class Serving(unittest.TestCase):
+    answer = (b"HTTP/1.1 200 OK\r\n\r\n" b'data: {"choices": [{"text": ""}]}\n\n' b'data: {"choices": [{"text": "so", "finish_reason": null}]}\n\n'
+              b'data: {"choices": [{"text": "", "finish_reason": "length"}]}\n\n' b'data: {"choices": [], "usage": {"completion_tokens": 2}}\n\ndata: [DONE]\n\n')
+
+    def test_the_first_text_is_seen_when_it_is_whole(self):
+        end = self.answer.index(b"so") + 2
+        self.assertFalse(serving.has_text(self.answer[:end]))
+        self.assertTrue(serving.has_text(self.answer[:self.answer.index(b"null") + 8]))
+
+    def test_tokens_are_those_of_the_usage(self):
+        self.assertEqual(serving.tokens(self.answer), 2)
+        self.assertEqual(serving.tokens(self.answer[:self.answer.index(b"usage")]), 0)
+
+    def test_an_answer_that_ends_early_without_a_stop_is_a_fault(self):
+        def faults(new, received):
+            a = argparse.Namespace(new=new, data="unused", length=8, streams=1)
+            s = soak.Soak.__new__(soak.Soak)
+            s.a, s.known, s.faults, s.whole, s.tokens = a, {}, [], 0, 0
+            s.end({"received": bytearray(received), "which": None})
+            return s.faults
+        self.assertEqual(faults(2, self.answer), [])
+        self.assertIn("2 tokens", faults(3, self.answer)[0])
+        self.assertEqual(faults(3, self.answer.replace(b'"length"', b'"stop"')), [])
+        self.assertEqual(len(faults(2, self.answer.replace(b"data: [DONE]", b""))), 1)
 
 
 class Loose(unittest.TestCase):

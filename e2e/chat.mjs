@@ -1,8 +1,8 @@
 // The chat page of `hone serve`: answers as they come, stopped, side by side, token by token. README.md says how to run it.
 import assert from "node:assert/strict";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { folder, focusShows, open, press, quickstart, run, serve, shot, sightly, sound, tabTo, until } from "./common.mjs";
+import { folder, focusShows, open, press, quickstart, run, serve, shot, sightly, sound, start, tabTo, until } from "./common.mjs";
 
 const runs = await quickstart();
 const models = ["--model", `sft=${join(runs, "sft/model")}`, "--model", `ppo=${join(runs, "ppo/model")}`];
@@ -179,6 +179,54 @@ async function twoSideBySide() {
   await page.context().close();
 }
 
+/** The better of two answers becomes a record, and a change of mind another that replaces it. */
+async function betterIsKept() {
+  const prefers = await serve(["serve", ...models, "--annotations", "prefer.db"]);
+  const records = async () => {
+    await start(["annotate", "--db", "prefer.db", "--export", "records", "--out", "records.jsonl"]).ended();
+    return readFileSync(join(folder, "records.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line));
+  };
+  const ranked = ({ responses, judgement }) => judgement.ranking.flat().map((place) => responses[place].text);
+  const page = await open();
+  const sent = bodies(page);
+  await page.goto(`${prefers.origin}/?model=sft&model=ppo`);
+  await page.fill("#annotator", "Ann");
+  await page.fill("#temperature", "2");
+  await page.fill("#seed", "5");
+  await page.fill("#max_tokens", "20");
+  await ask(page, "Name a town.");
+  const button = (pane) => page.locator(".pane").nth(pane).locator("button.prefer").last();
+  await until(async () => (await page.locator("button.prefer").count()) === 2, "a button under each");
+  const said = [await lastText(page, 0), await lastText(page, 1)];
+  assert.notEqual(said[0], said[1]);
+  const choose = async (pane) => {
+    await until(async () => (await button(pane).getAttribute("aria-pressed")) === "true", "the choice to be kept");
+    assert.equal(await button(1 - pane).getAttribute("aria-pressed"), "false");
+  };
+  await button(1).focus();
+  await focusShows(page);
+  await press(page, "Enter");
+  await choose(1);
+  const [first] = await records();
+  assert.deepEqual([first.annotator, first.live, first.shown], ["Ann", true, [0, 1]]);
+  assert.deepEqual(ranked(first), [said[1], said[0]]);
+  assert.deepEqual(first.responses.map((response) => response.model), ["sft", "ppo"]);
+  assert(first.responses.every((response) => response.weights && response.sampling.seed === 5));
+  await button(0).click();
+  await choose(0);
+  const all = await records();
+  assert.deepEqual(all.map((record) => record.live), [false, true]);
+  assert.equal(all[1].supersedes, first.event);
+  assert.deepEqual(ranked(all[1]), said);
+  // Both go on from it
+  await ask(page, "And another?");
+  await until(async () => !(await isRunning(page)), "both");
+  assert.deepEqual(sent.slice(2).map(({ messages }) => messages.map((message) => message.content)), Array(2).fill(["Name a town.", said[0], "And another?"]));
+  await sound(page);
+  await page.context().close();
+  await prefers.stop();
+}
+
 /** What a model says is text, whatever it looks like. A model that says it is forged; the page is not. */
 async function markupIsText() {
   const page = await open();
@@ -262,4 +310,4 @@ async function pictures() {
   await dark.context().close();
 }
 
-await run([answersGrow, settingsAreSent, tokensTellTheirProbability, twoSideBySide, markupIsText, lockedPage, forms, pictures]);
+await run([answersGrow, settingsAreSent, tokensTellTheirProbability, twoSideBySide, betterIsKept, markupIsText, lockedPage, forms, pictures]);

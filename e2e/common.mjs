@@ -238,6 +238,8 @@ export async function run(parts) {
   }
 }
 
+// Ended from outside it leaves neither programs nor files
+for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]]) process.on(signal, () => process.exit(code));
 process.on("exit", () => {
   for (const child of running) child.kill("SIGKILL");
   if (process.env.KEEP) console.log(`kept: ${folder}`);

@@ -182,7 +182,7 @@ async function annotation() {
     await join_.first().focus();
     await Promise.all([page.waitForNavigation(), press(page, "Enter")]);
   }
-  const inside = ".conversation, .answer .text, .guideline, header, .people";
+  const inside = ".conversation, .answer .text, .guideline, header nav, header .user, .people";
   await page.goto(`${origin}/task`);
   for (let i = 0; i < strings.length; i++) {
     const [system, asked] = await page.$$eval(".turn .text", (texts) => texts.map((text) => text.textContent));
@@ -219,7 +219,7 @@ async function annotation() {
     await sound(page, "people");
   }
   await page.goto(`${origin}/agreement`);
-  await onlyText(page, "agreement", "main table, header");
+  await onlyText(page, "agreement", "main table, header nav");
   await sound(page, "agreement");
   // What was typed is in the export as it was typed
   const records = (await (await page.request.get(`${origin}/export/records`)).text()).trim().split("\n").map((row) => JSON.parse(row));

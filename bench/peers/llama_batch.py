@@ -1,4 +1,7 @@
-"""llama.cpp, several sequences decoded in one batch through its C interface, greedily; no server. Reading the prompts is in the time."""
+"""llama.cpp, several sequences decoded in one batch through its C interface, greedily; no server. Reading the prompts is in the time.
+
+--unified: one cache for all sequences, which llama.cpp advises where they share a beginning; else each has its own part.
+"""
 import ctypes
 import random
 
@@ -7,7 +10,7 @@ import numpy as np
 
 from common import parse, report, seconds
 
-a = parse(__doc__, batch=1, length=64, new=64, steps=3)
+a = parse(__doc__, batch=1, length=64, new=64, steps=3, unified=False)
 llama.llama_backend_init()
 silent = llama.llama_log_callback(lambda *_: None)  # referred to as long as the library may call it
 llama.llama_log_set(silent, None)
@@ -18,7 +21,7 @@ settings.n_ctx = a.batch * (a.length + a.new + 8)
 settings.n_batch = max(2048, a.batch * a.length)
 settings.n_ubatch = 512
 settings.n_seq_max = a.batch
-settings.kv_unified = True
+settings.kv_unified = a.unified
 settings.n_threads = settings.n_threads_batch = a.threads
 context = llama.llama_init_from_model(model, settings)
 assert context, "llama.cpp cannot make a context"

@@ -29,7 +29,7 @@ impl Desk {
     /// 429 where too many wait; 500 if the work panics.
     pub async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
         let Ok(_waits) = self.waiting.try_acquire() else {
-            let message = "too many requests wait to be read; try again soon";
+            let message = "too many requests wait; try again soon";
             return Err(ApiError::of(StatusCode::TOO_MANY_REQUESTS, message));
         };
         let failed = || ApiError::internal("the request could not be prepared");

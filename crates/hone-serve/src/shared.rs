@@ -55,6 +55,12 @@ pub(crate) fn now() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
+/// Milliseconds since 1970, as stores of annotations keep the time.
+pub(crate) fn moment() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
 impl Shared {
     /// The model of this name; without a name the only one.
     pub fn model(&self, name: Option<&str>) -> Result<Found, ApiError> {

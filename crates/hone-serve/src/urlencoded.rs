@@ -1,5 +1,8 @@
 //! Addresses and forms as text again.
 
+/// The most parameters of an address or fields of a form: more than the page of a task has, whose nine answers have up to 32 flags each.
+const MOST: usize = 512;
+
 /// The text that an address holds; none if it is not sound, or not UTF-8.
 pub(crate) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.bytes());
@@ -17,14 +20,17 @@ pub(crate) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The parameters of an address or the fields of a form, in order; none if one is not sound.
+/// The parameters of an address or the fields of a form, in order; none if one is not sound, or if there are more than [`MOST`].
 pub(crate) fn parameters(query: &str) -> Option<Vec<(String, String)>> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    let pairs = || query.split('&').filter(|pair| !pair.is_empty());
+    if pairs().nth(MOST).is_some() {
+        return None;
+    }
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         Some((decode(name, true)?, decode(value, true)?))
     };
-    pairs.map(pair).collect()
+    pairs().map(pair).collect()
 }
 
 #[cfg(test)]
@@ -42,5 +48,8 @@ mod tests {
             Some(vec![pair("a", "1"), pair("b", "x y&"), pair("a", ""), pair("c", "")])
         );
         assert_eq!(parameters("a=%zz"), None);
+        let many = |count: usize| "a&".repeat(count);
+        assert_eq!(parameters(&many(MOST)).map(|fields| fields.len()), Some(MOST));
+        assert_eq!(parameters(&many(MOST + 1)), None);
     }
 }

@@ -1,6 +1,8 @@
 //! Loading what `--model` names: a directory, an adapter's directory, or a hub id, with its tokenizer.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -159,6 +161,9 @@ impl Place {
     }
 }
 
+/// What hub ids were found to name: one command asks once, and stands on one revision.
+static FETCHED: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
 /// A directory that is there, or the local copy of what a hub id names.
 pub fn resolve_directory(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(name);
@@ -173,10 +178,15 @@ pub fn resolve_directory(name: &str) -> Result<PathBuf> {
     }
     match hub::Id::parse(name) {
         Some(id) => {
+            let mut known = FETCHED.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(directory) = known.get(name) {
+                return Ok(directory.clone());
+            }
             let fetched = hub::fetch(&id).map_err(|error| Failure::failed(error.message).hint(error.hint))?;
             if let Some(note) = fetched.note {
                 output::note(&note);
             }
+            known.insert(name.to_owned(), fetched.directory.clone());
             Ok(fetched.directory)
         }
         None => {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::events::{edit, submit};
+use super::events::{edit, submit, undo_skip};
 use super::people::check_name;
 use super::problem::AnnotationProblem;
 use super::queue::change_taken;
@@ -19,6 +19,8 @@ pub struct Direct {
     pub shown: Vec<usize>,
     /// Who judged: somebody the store knows, or a new name, which no link signs in until its owner makes one.
     pub annotator: String,
+    /// Whether it is known that it was them; otherwise the name of somebody who was ever invited is refused.
+    pub vouched: bool,
     /// What was found.
     pub judgement: Judgement,
     /// When the answers were first seen.
@@ -27,10 +29,12 @@ pub struct Direct {
 
 impl Store {
     /// Takes a judgement of something that need not be in the project: the item is added where it is not there. The same judgement again
-    /// answers as the first time and changes nothing; another one of the same person and item replaces the first.
+    /// answers as the first time and changes nothing; another one of the same person and item replaces the first, whose ratings, flags,
+    /// rewrite and comment stay where the new one has none.
     ///
     /// # Errors
-    /// An item that nobody could judge; a judgement that does not fit it; an order that does not name each answer once; an empty name.
+    /// An item that nobody could judge; a judgement that does not fit it; an order that does not name each answer once; an empty name, or
+    /// one that belongs to somebody else.
     pub fn judge(&self, project: &Project, direct: Direct, now: i64) -> Result<Submitted, DataError> {
         let project = project.clone();
         self.write(move |connection| judge(connection, &project, &direct, now))
@@ -56,7 +60,7 @@ fn judge(
         .query_row([added.id], |row| row.get(0))?;
     let direct = &at_places_of(direct, &from_json(added.id, "input", &stored)?);
     let item = added.id;
-    let annotator = annotator(connection, &direct.annotator, now)?;
+    let annotator = annotator(connection, direct, now)?;
     let submission = |lease| Submission {
         lease,
         annotator,
@@ -74,7 +78,7 @@ fn judge(
             submit(connection, &submission(lease), now)
         }
         Some((lease, state)) => match state.as_str() {
-            "judged" | "surplus" => again(connection, (item, annotator), &submission(lease), now),
+            "judged" | "surplus" => again(connection, (item, annotator), (submission(lease), &direct.shown), now),
             // Taken from the queue, and seen here first
             "open" | "expired" => {
                 connection
@@ -84,6 +88,7 @@ fn judge(
             }
             // Given back, and taken up again: under a new number, since a number is handed in once
             _ => {
+                undo_skip(connection, (item, annotator), now)?;
                 connection
                     .prepare_cached("DELETE FROM leases WHERE id = ?1")?
                     .execute([lease])?;
@@ -152,11 +157,11 @@ fn take(
     Ok(connection.last_insert_rowid())
 }
 
-/// The judgement that stands, if it is the same; else an edit of it.
+/// The judgement that stands, if it is the same; else an edit of it, which keeps what only the first one says.
 fn again(
     connection: &Connection,
     (item, annotator): (i64, i64),
-    submission: &Submission,
+    (mut submission, shown): (Submission, &[usize]),
     now: i64,
 ) -> Result<Submitted, AnnotationProblem> {
     let (event, surplus, before): (i64, bool, String) = connection
@@ -165,14 +170,34 @@ fn again(
             WHERE item = ?1 AND annotator = ?2 AND round = 0 AND kind = 'judgement' AND live",
         )?
         .query_row([item, annotator], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    submission.judgement = with_rest_of(submission.judgement, from_json(event, "judgement", &before)?);
     match before == to_json(&submission.judgement) {
         true => Ok(Submitted { event, surplus }),
-        false => edit(connection, event, submission, now),
+        false => edit(connection, event, (&submission, Some(shown)), now),
     }
 }
 
-fn annotator(connection: &Connection, name: &str, now: i64) -> Result<i64, AnnotationProblem> {
-    let name = name.trim();
+/// A judgement, with what it leaves open as it was before. A degree is one of its preference.
+fn with_rest_of(new: Judgement, before: Judgement) -> Judgement {
+    let same = new.ranking.is_none() || new.ranking == before.ranking;
+    let tied = new.ranking.as_ref().is_some_and(|groups| groups.len() == 1);
+    Judgement {
+        degree: new.degree.or(before.degree.filter(|_| same)),
+        all_bad: new.all_bad || (before.all_bad && !tied),
+        ranking: new.ranking.or(before.ranking),
+        ratings: if new.ratings.is_empty() {
+            before.ratings
+        } else {
+            new.ratings
+        },
+        flags: if new.flags.is_empty() { before.flags } else { new.flags },
+        rewrite: new.rewrite.or(before.rewrite),
+        comment: new.comment.or(before.comment),
+    }
+}
+
+fn annotator(connection: &Connection, direct: &Direct, now: i64) -> Result<i64, AnnotationProblem> {
+    let name = direct.annotator.trim();
     check_name(name)?;
     // What no token has as its digest
     let nobodys = format!("none: {}", digest(name.as_bytes()));
@@ -182,14 +207,18 @@ fn annotator(connection: &Connection, name: &str, now: i64) -> Result<i64, Annot
             ON CONFLICT (name) DO NOTHING",
         )?
         .execute(params![name, nobodys, now])?;
-    Ok(connection
-        .prepare_cached("SELECT id FROM annotators WHERE name = ?1")?
-        .query_row([name], |row| row.get(0))?)
+    let (id, theirs): (i64, bool) = connection
+        .prepare_cached("SELECT id, token_digest <> ?2 FROM annotators WHERE name = ?1")?
+        .query_row([name, &nobodys], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    match theirs && !direct.vouched {
+        true => Err(AnnotationProblem::Invited { name: name.into() }),
+        false => Ok(id),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::types::{Response, Rewrite, Role, Settings, TaskKind};
+    use super::super::types::{Degree, Response, Rewrite, Role, Settings, TaskKind};
     use super::*;
     use crate::items::Message;
 
@@ -207,6 +236,7 @@ mod tests {
             },
             shown: vec![1, 0],
             annotator: annotator.into(),
+            vouched: true,
             judgement: Judgement {
                 ranking: Some(vec![vec![best], vec![1 - best]]),
                 ..Judgement::default()
@@ -265,6 +295,68 @@ mod tests {
         assert!(!store.judge(&project, direct("ann", 1), 16)?.surplus);
         let progress = store.progress(&project)?;
         assert_eq!((progress.complete, progress.judged, progress.open), (1, 1, 0));
+        // Undone it is open, and not skipped as before
+        let event = store.last_event(&project, ann.id)?.ok_or("nothing stands")?;
+        assert!(store.undo(&project, ann.id, event, 17)?.task.is_some());
+        assert_eq!(store.last_event(&project, ann.id)?, None);
+        let progress = store.progress(&project)?;
+        assert_eq!((progress.complete, progress.judged, progress.open), (0, 0, 1));
+        assert!(!store.judge(&project, direct("ann", 0), 18)?.surplus);
+        assert_eq!(store.progress(&project)?.judged, 1);
+        Ok(())
+    }
+
+    /// What a page says of two answers takes nothing back of what was said of them elsewhere, and is of the order that the page had.
+    #[test]
+    fn a_change_of_mind_keeps_the_rest_and_says_in_which_order_it_saw_them() -> Test {
+        let folder = tempfile::tempdir()?;
+        let store = Store::open(&folder.path().join("a.db"))?;
+        let project = store.put_project("p", &Settings::default(), 0)?;
+        let mut whole = direct("ann", 0);
+        whole.judgement.degree = Some(Degree::Much);
+        whole.judgement.ratings = vec![Some(7), Some(2)];
+        whole.judgement.flags = vec![vec![], vec!["unclear".into()]];
+        whole.judgement.comment = Some("so it is".into());
+        let first = store.judge(&project, whole.clone(), 10)?;
+        let turned = |best| Direct {
+            shown: vec![0, 1],
+            ..direct("ann", best)
+        };
+        assert_eq!(store.judge(&project, turned(0), 11)?, first, "it says nothing new");
+        let other = store.judge(&project, turned(1), 12)?;
+        assert_eq!(store.judge(&project, turned(1), 13)?, other);
+        let records = store.records(&project)?;
+        assert_eq!(
+            (records[0].shown.clone(), records[1].shown.clone()),
+            (vec![1, 0], vec![0, 1])
+        );
+        let expected = Judgement {
+            ranking: Some(vec![vec![1], vec![0]]),
+            degree: None,
+            ..whole.judgement
+        };
+        assert_eq!(records[1].judgement, Some(expected));
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_that_was_invited_is_refused_to_others() -> Test {
+        let folder = tempfile::tempdir()?;
+        let store = Store::open(&folder.path().join("a.db"))?;
+        let project = store.put_project("p", &Settings::default(), 0)?;
+        let anybody = |name: &str, best| Direct {
+            vouched: false,
+            ..direct(name, best)
+        };
+        store.judge(&project, anybody("ann", 0), 1)?;
+        store.judge(&project, anybody("ann", 1), 2)?;
+        store.add_annotator("bob", Role::Annotator, "digest", 3)?;
+        store.put_annotator("ann", Role::Owner, "other", 4)?;
+        for name in ["bob", " ann "] {
+            let error = store.judge(&project, anybody(name, 0), 5).err().ok_or("it was taken")?;
+            assert!(error.to_string().contains("give another name"), "{error}");
+        }
+        assert_eq!(store.records(&project)?.len(), 2);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ impl Store {
     /// # Errors
     /// An event that is not a standing judgement of this annotator; a judgement that does not fit the item.
     pub fn edit(&self, event: i64, submission: Submission, now: i64) -> Result<Submitted, DataError> {
-        self.write(move |connection| edit(connection, event, &submission, now))
+        self.write(move |connection| edit(connection, event, (&submission, None), now))
     }
 
     /// Gives a task back for good: this annotator will not see it again. Doing it again changes nothing.
@@ -234,9 +234,10 @@ struct Standing {
     round: i64,
     surplus: bool,
     kind: String,
+    shown: String,
 }
 
-const STANDING: &str = "SELECT s.id, s.item, s.round, s.surplus, s.kind
+const STANDING: &str = "SELECT s.id, s.item, s.round, s.surplus, s.kind, s.shown
     FROM standing s JOIN items i ON i.id = s.item";
 
 fn standing(row: &Row<'_>) -> rusqlite::Result<Standing> {
@@ -246,13 +247,15 @@ fn standing(row: &Row<'_>) -> rusqlite::Result<Standing> {
         round: row.get(2)?,
         surplus: row.get(3)?,
         kind: row.get(4)?,
+        shown: row.get(5)?,
     })
 }
 
+/// Replaces a judgement; `shown` is the order in which the answers stood this time, where it is another one than before.
 pub(super) fn edit(
     connection: &Connection,
     event: i64,
-    submission: &Submission,
+    (submission, shown): (&Submission, Option<&[usize]>),
     now: i64,
 ) -> Result<Submitted, AnnotationProblem> {
     let again = connection
@@ -280,7 +283,10 @@ pub(super) fn edit(
             name: event.to_string(),
             known: Vec::new(),
         })?;
-    let held = held_at(connection, before.item, submission.annotator, before.round)?;
+    let held = Held {
+        shown: shown.map_or(before.shown, |shown| to_json(&shown)),
+        ..held_at(connection, before.item, submission.annotator, before.round)?
+    };
     held.check(&submission.judgement)?;
     let judgement = to_json(&submission.judgement);
     let event = append(
@@ -373,6 +379,43 @@ fn undone_before(connection: &Connection, (annotator, event): (i64, i64)) -> Res
     Ok(Some(Undone { event, task }))
 }
 
+fn append_undo(connection: &Connection, held: &Held, undone: &Standing, now: i64) -> Result<i64, AnnotationProblem> {
+    append(
+        connection,
+        &NewEvent {
+            kind: "undo",
+            held,
+            lease: None,
+            supersedes: Some(undone.event),
+            surplus: undone.surplus,
+            judgement: None,
+            reason: None,
+            started: now,
+            submitted: now,
+            active: None,
+        },
+    )
+}
+
+/// Undoes the skip of a place that stands. What comes after it can then be undone without the skip standing again.
+pub(super) fn undo_skip(
+    connection: &Connection,
+    (item, annotator): (i64, i64),
+    now: i64,
+) -> Result<(), AnnotationProblem> {
+    let skip = connection
+        .prepare_cached(&format!(
+            "{STANDING} WHERE s.item = ?1 AND s.annotator = ?2 AND s.round = 0 AND s.kind = 'skip' AND s.live"
+        ))?
+        .query_row([item, annotator], standing)
+        .optional()?;
+    if let Some(skip) = skip {
+        let held = held_at(connection, item, annotator, skip.round)?;
+        append_undo(connection, &held, &skip, now)?;
+    }
+    Ok(())
+}
+
 fn undo(
     connection: &Connection,
     project: &Project,
@@ -387,21 +430,7 @@ fn undo(
         return Err(AnnotationProblem::NotLast { event });
     }
     let held = held_at(connection, last.item, annotator, last.round)?;
-    append(
-        connection,
-        &NewEvent {
-            kind: "undo",
-            held: &held,
-            lease: None,
-            supersedes: Some(last.event),
-            surplus: last.surplus,
-            judgement: None,
-            reason: None,
-            started: now,
-            submitted: now,
-            active: None,
-        },
-    )?;
+    append_undo(connection, &held, &last, now)?;
     let edited: bool = connection
         .prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM standing WHERE item = ?1 AND annotator = ?2 AND round = ?3 AND live)",

@@ -50,21 +50,21 @@ impl Store {
     /// The task of a judgement, as its annotator saw it, with what they said; also of one that was replaced since.
     ///
     /// # Errors
-    /// An event that is no judgement of this annotator.
-    pub fn judged(&self, event: i64, annotator: i64) -> Result<Task, DataError> {
+    /// An event that is no judgement of this annotator in this project.
+    pub fn judged(&self, project: &Project, event: i64, annotator: i64) -> Result<Task, DataError> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT l.id, i.id, i.kind, i.input, s.shown, s.judgement, s.started, l.expires, s.active
                 FROM standing s JOIN items i ON i.id = s.item
                 JOIN leases l ON l.item = s.item AND l.annotator = s.annotator AND l.round = s.round
-                WHERE s.id = ?1 AND s.annotator = ?2 AND s.kind = 'judgement'",
+                WHERE s.id = ?1 AND s.annotator = ?2 AND i.project = ?3 AND s.kind = 'judgement'",
             )?;
             let read = |row: &rusqlite::Row| {
                 let texts: [String; 4] = [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?];
                 let numbers: [i64; 4] = [row.get(0)?, row.get(1)?, row.get(6)?, row.get(7)?];
                 Ok((texts, numbers, row.get::<_, Option<i64>>(8)?))
             };
-            let found = statement.query_row([event, annotator], read).optional()?;
+            let found = statement.query_row([event, annotator, project.id], read).optional()?;
             let Some(([kind, input, shown, judgement], [lease, item, claimed, expires], spent)) = found else {
                 return Err(AnnotationProblem::Unknown {
                     what: "judgement of this annotator",

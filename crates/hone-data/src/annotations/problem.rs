@@ -60,6 +60,15 @@ pub enum AnnotationProblem {
         /// The name.
         name: String,
     },
+    /// The name of somebody who was invited, given by somebody of whom it is not known whether it is them.
+    #[error(
+        "`{name}` is somebody whom the owner of the project has invited, and judges on the pages of `hone annotate`; give another \
+         name as `annotator`"
+    )]
+    Invited {
+        /// The name.
+        name: String,
+    },
     /// A setting of a project outside its range.
     #[error("`{key}` is {got}, expected {expected}")]
     Setting {

@@ -180,6 +180,18 @@ impl Store {
         self.read(project_names)
     }
 
+    /// Whether items could be added. Nothing is written.
+    ///
+    /// # Errors
+    /// The first item that nobody could judge.
+    pub fn check_items(&self, project: &Project, items: &[NewItem]) -> Result<(), DataError> {
+        for (i, item) in items.iter().enumerate() {
+            check::item(item, &project.settings)
+                .map_err(|reason| AnnotationProblem::Item { number: i + 1, reason }.at(self.path()))?;
+        }
+        Ok(())
+    }
+
     /// Adds items to a project. One that it has already, with the same kind and the same texts, is passed over, so that the same file can be
     /// given again.
     ///

@@ -217,9 +217,15 @@ fn an_edit_that_comes_twice_is_one_edit_and_own_judgements_are_found() {
     assert_eq!((own.len(), own[0].kind), (1, task.kind));
     assert_eq!(own[0].last_message, task.input.prompt.last().unwrap().content);
     assert_eq!(store.own(project, fixture.annotators[1].id, 10).unwrap(), []);
-    let seen = store.judged(own[0].event, fixture.annotators[0].id).unwrap();
+    let seen = store
+        .judged(&fixture.project, own[0].event, fixture.annotators[0].id)
+        .unwrap();
     assert_eq!((seen.item, &seen.shown), (task.item, &task.shown));
-    assert!(store.judged(own[0].event, fixture.annotators[1].id).is_err());
+    assert!(
+        store
+            .judged(&fixture.project, own[0].event, fixture.annotators[1].id)
+            .is_err()
+    );
     let earlier = seen.earlier.clone().unwrap();
     let changed = Judgement {
         comment: Some("changed".into()),
@@ -233,7 +239,10 @@ fn an_edit_that_comes_twice_is_one_edit_and_own_judgements_are_found() {
     let now = store.own(project, fixture.annotators[0].id, 10).unwrap();
     assert_eq!((now.len(), now[0].event), (1, first.event));
     assert_eq!(
-        store.judged(first.event, fixture.annotators[0].id).unwrap().earlier,
+        store
+            .judged(&fixture.project, first.event, fixture.annotators[0].id)
+            .unwrap()
+            .earlier,
         Some(changed)
     );
     assert_eq!(store.records(project).unwrap().len(), 2);

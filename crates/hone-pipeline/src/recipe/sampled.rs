@@ -9,10 +9,11 @@ use hone_math::Key;
 use hone_run::Event;
 use hone_text::Message as Turn;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::Kitchen;
 use crate::error::{PipelineError, Result};
-use crate::files::{read_lines, record_instruction_set, write_lines};
+use crate::files::{read_json, read_lines, record_instruction_set, write_json, write_lines};
 use crate::quickstart::answer::Answerer;
 
 /// Prompts that are answered between two looks at whether to stop. Random numbers follow from it: it stays as it is.
@@ -82,11 +83,55 @@ pub(super) fn engine(kitchen: &Kitchen, dir: &Path) -> Result<Engine> {
     Ok(engine)
 }
 
+/// The file beside one of answers that says whose they are.
+fn of_model(file: &Path) -> PathBuf {
+    file.with_extension("model.json")
+}
+
+/// The digest of the model whose answers a file has, as it was when the file was begun.
+///
+/// # Errors
+/// A note that cannot be read.
+pub(super) fn weights_of(file: &Path) -> Result<Option<String>> {
+    let path = of_model(file);
+    match path.exists() {
+        true => Ok(read_json(&path)?["weights"].as_str().map(String::from)),
+        false => Ok(None),
+    }
+}
+
+/// Notes whose answers a file has; one that has some goes on with the same model. A model that is not there any more is not compared.
+///
+/// # Errors
+/// A file that was begun with another model.
+fn record_model(sampling: &Sampling) -> Result<()> {
+    let Some(weights) = hone_run::digest_of(sampling.model)? else {
+        return Ok(());
+    };
+    let before = match sampling.file.exists() {
+        true => weights_of(&sampling.file)?,
+        false => None,
+    };
+    match before {
+        Some(before) if before == weights => Ok(()),
+        Some(before) => {
+            let reason = format!(
+                "was begun with another model: its answers are of weights {before}, and {} holds {weights}; put that model back, \
+                 or give the stage another name",
+                sampling.model.display()
+            );
+            Err(PipelineError::file(&sampling.file, reason))
+        }
+        None => write_json(&of_model(&sampling.file), &json!({ "weights": weights })),
+    }
+}
+
 /// The answers of the file, and those that it lacks.
 ///
 /// # Errors
-/// [`PipelineError::Stopped`] when it was asked to stop; a file with answers to other prompts; whatever stops sampling.
+/// [`PipelineError::Stopped`] when it was asked to stop; a file with answers to other prompts, or of another model; whatever stops sampling.
 pub(super) fn sample(kitchen: &Kitchen, engine: &Engine, sampling: &Sampling) -> Result<Vec<SampledRow>> {
+    record_model(sampling)?;
     let mut rows: Vec<SampledRow> = match sampling.file.exists() {
         true => read_lines(&sampling.file)?,
         false => Vec::new(),
@@ -145,4 +190,66 @@ pub(super) fn sample(kitchen: &Kitchen, engine: &Engine, sampling: &Sampling) ->
 fn turns(prompt: &Prompt) -> Vec<Turn> {
     let messages = prompt.input.to_messages().into_iter();
     messages.map(|m| Turn::new(m.role, m.content)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hone_run::{Shutdown, Silent};
+
+    use super::*;
+
+    type Test = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    #[test]
+    fn a_file_of_answers_belongs_to_one_model() -> Test {
+        let dir = tempfile::tempdir()?;
+        let model = dir.path().join("model");
+        std::fs::create_dir(&model)?;
+        std::fs::write(model.join("weights"), "first")?;
+        let kitchen = Kitchen {
+            base: dir.path().into(),
+            threads: Some(1),
+            allow_isa_change: false,
+            observer: Arc::new(Silent),
+            shutdown: Shutdown::default(),
+        };
+        std::fs::write(dir.path().join("prompts.jsonl"), "{\"prompt\": \"Why?\"}\n")?;
+        let asked = prompts(&kitchen, &[Source::new("prompts.jsonl")])?;
+        let sampling = Sampling {
+            stage: "labels",
+            model: &model,
+            prompts: &asked,
+            n: 2,
+            max_new_tokens: 1,
+            key: Key::new(1, "test", 0),
+            file: dir.path().join("answers.jsonl"),
+        };
+        let rows = vec![SampledRow {
+            prompt: asked[0].input.to_messages(),
+            responses: vec!["So.".into(), "Thus.".into()],
+        }];
+        let engine = engine(&kitchen, dir.path())?;
+        record_model(&sampling)?;
+        write_lines(&sampling.file, &rows)?;
+        assert_eq!(sample(&kitchen, &engine, &sampling)?, rows);
+        let begun = hone_run::digest_of(&model)?;
+        assert!(begun.is_some());
+        std::fs::write(model.join("weights"), "second")?;
+        match sample(&kitchen, &engine, &sampling) {
+            Ok(_) => return Err("answers of another model were taken".into()),
+            Err(error) => assert!(error.to_string().contains("was begun with another model"), "{error}"),
+        }
+        assert_eq!(weights_of(&sampling.file)?, begun);
+        // A file that is not there yet is begun with the model that is
+        std::fs::remove_file(&sampling.file)?;
+        record_model(&sampling)?;
+        assert_eq!(weights_of(&sampling.file)?, hone_run::digest_of(&model)?);
+        // What is complete needs the model no more
+        write_lines(&sampling.file, &rows)?;
+        std::fs::remove_dir_all(&model)?;
+        assert_eq!(sample(&kitchen, &engine, &sampling)?, rows);
+        Ok(())
+    }
 }

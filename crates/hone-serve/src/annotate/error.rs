@@ -48,7 +48,8 @@ impl From<DataError> for Failure {
                 AnnotationProblem::Lease { .. }
                 | AnnotationProblem::NothingToUndo
                 | AnnotationProblem::NotLast { .. }
-                | AnnotationProblem::Exists { .. } => StatusCode::CONFLICT,
+                | AnnotationProblem::Exists { .. }
+                | AnnotationProblem::Invited { .. } => StatusCode::CONFLICT,
                 AnnotationProblem::Unknown { .. } => StatusCode::NOT_FOUND,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },

@@ -15,28 +15,44 @@ use crate::urlencoded::parameters;
 
 /// The largest form that is read: an answer and a comment of the most that the store takes, every byte of them written as three.
 const MOST_BODY: usize = (3 << 20) + (256 << 10);
+/// The largest form that somebody may send who has not signed in: two tokens.
+const MOST_UNKNOWN: usize = 4 << 10;
 
 /// The fields of a form, in the order in which they came.
 pub(super) type Fields = Vec<(String, String)>;
 
-/// The form of a request.
+/// The form of a request by somebody who has signed in.
 pub(super) struct Form(pub Fields);
 
 impl FromRequest<Shared> for Form {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &Shared) -> Result<Self, Failure> {
-        let reading = Reading {
-            kind: "application/x-www-form-urlencoded",
-            most: MOST_BODY,
-            time: state.patience.body,
-        };
-        let body = read_body(request, reading).await;
-        let body = body.map_err(|unread| Failure::new(unread.status(), unread.to_string()))?;
-        let fields = std::str::from_utf8(&body).ok().and_then(parameters);
-        let unsound = || Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "the form is not sound");
-        fields.map(Form).ok_or_else(unsound)
+        read(request, state, MOST_BODY).await.map(Form)
     }
+}
+
+/// The form of a request by anybody.
+pub(super) struct SmallForm(pub Fields);
+
+impl FromRequest<Shared> for SmallForm {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, Failure> {
+        read(request, state, MOST_UNKNOWN).await.map(SmallForm)
+    }
+}
+
+async fn read(request: Request, state: &Shared, most: usize) -> Result<Fields, Failure> {
+    let reading = Reading {
+        kind: "application/x-www-form-urlencoded",
+        most,
+        time: state.patience.body,
+    };
+    let body = read_body(request, reading).await;
+    let body = body.map_err(|unread| Failure::new(unread.status(), unread.to_string()))?;
+    let fields = std::str::from_utf8(&body).ok().and_then(parameters);
+    fields.ok_or_else(|| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "the form is not sound"))
 }
 
 /// The first value of a field; blank is none.

@@ -47,7 +47,10 @@ pub(super) async fn show(
 ) -> Result<Response, Failure> {
     let event = number(&event)?;
     let annotator = user.id;
-    let seen = see(&state, annotator, move |store, _| store.judged(event, annotator)).await?;
+    let seen = see(&state, annotator, move |store, project| {
+        store.judged(project, event, annotator)
+    })
+    .await?;
     let earlier = seen.task.earlier.clone().unwrap_or_default();
     let active = seen.task.spent;
     Ok(render(&user, &seen, (Place::Judged(event), &earlier, active), None))
@@ -62,7 +65,10 @@ pub(super) async fn edit(
 ) -> Result<Response, Failure> {
     let event = number(&event)?;
     let annotator = user.id;
-    let seen = see(&state, annotator, move |store, _| store.judged(event, annotator)).await?;
+    let seen = see(&state, annotator, move |store, project| {
+        store.judged(project, event, annotator)
+    })
+    .await?;
     let judgement = form::judgement(&fields, &seen.task, &seen.project.settings.flags);
     let active = active(&fields);
     let submission = Submission {

@@ -9,7 +9,7 @@ use minijinja::context;
 use hone_data::annotations::{Annotator, Role, SignIn, Store};
 
 use super::error::{AnnotateError, Failure};
-use super::form::{self, Form};
+use super::form::{self, SmallForm};
 use super::pages;
 use super::state::{Shared, now, on_store};
 use crate::cookies;
@@ -129,7 +129,7 @@ pub(super) async fn invited(State(state): State<Shared>, uri: Uri) -> Result<Res
 pub(super) async fn join(
     State(state): State<Shared>,
     headers: HeaderMap,
-    Form(fields): Form,
+    SmallForm(fields): SmallForm,
 ) -> Result<Response, Failure> {
     let token = |name: &str| form::field(&fields, name).filter(|token| is_token(token));
     let (Some(invite), Some(session)) = (token("token"), token("session")) else {

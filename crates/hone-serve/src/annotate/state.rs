@@ -1,7 +1,6 @@
 //! What all requests share.
 
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 
@@ -12,6 +11,7 @@ use super::error::Failure;
 use super::owner::Computed;
 use crate::bounds::Patience;
 use crate::security::Gate;
+pub(super) use crate::shared::moment as now;
 
 /// What all requests share.
 pub(super) struct State {
@@ -31,12 +31,6 @@ pub(super) struct State {
 
 /// A handle on it.
 pub(super) type Shared = Arc<State>;
-
-/// Milliseconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// Work on the store, on a thread that may wait.
 pub(super) async fn on_store<T: Send + 'static>(

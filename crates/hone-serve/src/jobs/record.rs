@@ -207,6 +207,7 @@ mod tests {
             Status::ValidatingFiles,
             Status::Queued,
             Status::Running,
+            Status::Paused,
             Status::Succeeded,
             Status::Failed,
             Status::Cancelled,

@@ -50,11 +50,33 @@ enum Outcome {
 impl Runner {
     /// Works until the jobs are told to stop.
     pub fn run(self) {
+        self.end_left();
         while !self.jobs.is_stopping() {
             self.check_new();
             match self.jobs.next() {
                 Some(job) => self.train(&job),
                 None => self.jobs.wait(2 * GLANCE),
+            }
+        }
+    }
+
+    /// Ends processes of jobs that were paused or cancelled and whose server was killed before they had stopped.
+    fn end_left(&self) {
+        let jobs = self.jobs.jobs().into_iter();
+        let given_up = jobs.filter(|job| matches!(job.status, Status::Paused | Status::Cancelled));
+        let run = |job: Job| self.jobs.store().job_folder(&job.id).join(RUN);
+        let mut left: Vec<Process> = given_up.filter_map(|job| Process::left(&run(job))).collect();
+        for process in &left {
+            process.ask_to_stop();
+        }
+        let asked = Instant::now();
+        for process in &mut left {
+            while process.ended().is_none() && !self.jobs.is_stopping() {
+                if asked.elapsed() > PATIENCE {
+                    process.kill();
+                    break;
+                }
+                self.jobs.wait(GLANCE);
             }
         }
     }

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -18,10 +17,12 @@ use hone_data::annotations::{
 use hone_data::{DataError, Message};
 use serde_json::{Map, Value, json};
 
+use crate::bounds::{UNPREPARED, WRITTEN};
+use crate::desk::Desk;
 use crate::error::ServeError;
 use crate::openai::fields::{Fields, wrong};
 use crate::openai::{ApiError, answered, prepared, prompts, reply};
-use crate::shared::Shared;
+use crate::shared::{Shared, moment as now};
 
 /// The project where the store has none, and who prefers where nobody says.
 const NAME: &str = "chat";
@@ -44,6 +45,8 @@ pub(crate) struct Preferences {
     store: Store,
     project: Project,
     weights: BTreeMap<String, String>,
+    /// Where they are written: other programs may hold the store, and other requests do not wait for them.
+    writing: Desk,
 }
 
 impl Preferences {
@@ -64,15 +67,11 @@ impl Preferences {
                 store,
                 project,
                 weights: options.weights.clone(),
+                writing: Desk::new(WRITTEN, UNPREPARED),
             })
         };
         opened().map_err(ServeError::Annotations)
     }
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Keeps a preference: `messages`, two `responses` in the order in which they were shown, `preferred` (0 or 1), `annotator`, `seconds`.
@@ -81,11 +80,13 @@ pub(crate) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
 }
 
 async fn try_answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    if shared.preferences.is_none() {
+    let Some(preferences) = &shared.preferences else {
         return Err(disabled());
-    }
-    let kept = prepared(shared, request, keep).await?;
-    Ok(reply(&kept))
+    };
+    let direct = prepared(shared, request, read).await?;
+    let own = Arc::clone(shared);
+    let kept = preferences.writing.work(move || keep(&own, direct)).await?;
+    Ok(reply(&kept?))
 }
 
 fn disabled() -> ApiError {
@@ -98,12 +99,10 @@ fn disabled() -> ApiError {
     }
 }
 
-/// Reads the request and writes what it says; when it is answered, that is on the disk.
-fn keep(shared: &Shared, fields: Fields) -> Result<Value, ApiError> {
+/// Writes a preference; when it is answered, that is on the disk.
+fn keep(shared: &Shared, direct: Direct) -> Result<Value, ApiError> {
     let preferences = shared.preferences.as_ref().ok_or_else(disabled)?;
-    let now = now();
-    let direct = read(shared, preferences, fields, now)?;
-    let kept = preferences.store.judge(&preferences.project, direct, now);
+    let kept = preferences.store.judge(&preferences.project, direct, now());
     let Submitted { event, surplus } = kept.map_err(refused)?;
     Ok(json!({
         "object": "preference",
@@ -120,13 +119,20 @@ fn refused(error: DataError) -> ApiError {
             AnnotationProblem::Item { reason, .. } => ApiError::bad("messages", reason),
             AnnotationProblem::Judgement { .. } => ApiError::bad("preferred", problem.to_string()),
             AnnotationProblem::Setting { .. } => ApiError::bad("annotator", problem.to_string()),
+            AnnotationProblem::Invited { .. } => ApiError {
+                param: Some("annotator".into()),
+                code: Some("annotator_invited"),
+                ..ApiError::of(StatusCode::CONFLICT, problem.to_string())
+            },
             other => ApiError::internal(format!("the preference was not kept: {other}")),
         },
         _ => ApiError::internal("the preference was not kept: the store cannot be used"),
     }
 }
 
-fn read(shared: &Shared, preferences: &Preferences, mut fields: Fields, now: i64) -> Result<Direct, ApiError> {
+/// Reads a request. What it says of a name is anybody's word.
+fn read(shared: &Shared, mut fields: Fields) -> Result<Direct, ApiError> {
+    let preferences = shared.preferences.as_ref().ok_or_else(disabled)?;
     let missing = |name: &str, expected: &str| ApiError::bad(name, format!("`{name}` is missing; expected {expected}"));
     let Some(messages) = fields.take("messages") else {
         return Err(missing("messages", "the conversation up to the answers"));
@@ -174,11 +180,12 @@ fn read(shared: &Shared, preferences: &Preferences, mut fields: Fields, now: i64
         },
         shown: vec![0, 1],
         annotator,
+        vouched: false,
         judgement: Judgement {
             ranking: Some(vec![vec![better], vec![1 - better]]),
             ..Judgement::default()
         },
-        started: now - (seconds * 1000.0) as i64,
+        started: now() - (seconds * 1000.0) as i64,
     })
 }
 
@@ -208,11 +215,7 @@ fn response(shared: &Shared, preferences: &Preferences, mut fields: Fields) -> R
     fields.finish()?;
     Ok(Answer {
         text,
-        weights: preferences
-            .weights
-            .get(&served.name)
-            .cloned()
-            .or_else(|| tuned(shared, &served.name)),
+        weights: weights(shared, preferences, &served.name),
         model: Some(served.name.clone()),
         sampling,
     })
@@ -247,10 +250,21 @@ fn sampling(mut fields: Fields) -> Result<Value, ApiError> {
     Ok(Value::Object(told))
 }
 
-/// The digest of a model that a job has made.
-fn tuned(shared: &Shared, name: &str) -> Option<String> {
+/// The digest of a model's weights; `base+adapter` where that is what a job has made.
+fn weights(shared: &Shared, preferences: &Preferences, name: &str) -> Option<String> {
+    if let Some(known) = preferences.weights.get(name) {
+        return Some(known.clone());
+    }
     let jobs = shared.jobs.as_ref()?;
     let made = jobs.jobs();
     let job = made.iter().find(|job| job.fine_tuned_model.as_deref() == Some(name))?;
-    hone_run::digest_of(&jobs.result(&job.id)).ok().flatten()
+    let result = jobs.result(&job.id);
+    let own = hone_run::digest_of(&result).ok().flatten()?;
+    if result.join("config.json").is_file() {
+        return Some(own);
+    }
+    // An adapter that was tuned further stands on what the one before stood on
+    let before = weights(shared, preferences, &job.model)?;
+    let base = before.split('+').next().unwrap_or_default();
+    Some(format!("{base}+{own}"))
 }

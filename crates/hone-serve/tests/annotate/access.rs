@@ -116,6 +116,17 @@ fn http_an_invite_link_is_exchanged_once_for_a_strict_cookie() {
         browser.post("/join", &[("token", &token), ("session", "short")]).status,
         401
     );
+    // Whoever has not signed in sends a small form or none
+    let signed = [("token", token.as_str()), ("session", session.as_str())];
+    let long = "a".repeat(2000);
+    assert_eq!(
+        browser.post("/join", &[&signed[..], &[("a", &long)]].concat()).status,
+        413
+    );
+    assert_eq!(
+        browser.post("/join", &[&signed[..], &[("a", ""); 600]].concat()).status,
+        422
+    );
     // The form may come twice; another that has the same invite is too late
     for _ in 0..2 {
         let joined = browser.post("/join", &[("token", &token), ("session", &session)]);

@@ -313,6 +313,51 @@ fn http_jobs_go_on_with_the_next_server() {
     );
 }
 
+/// A server that was killed leaves processes. One whose job is not to run is asked to stop before another begins.
+#[test]
+#[cfg(target_os = "linux")]
+fn http_what_a_killed_server_left_of_a_paused_job_is_ended() {
+    let tuner = Tuner::new();
+    tuner.hold();
+    let mut server = tuner.serve();
+    let id = begin(&server, "a");
+    wait_for_steps(&server, &id, 2);
+    let paused = server
+        .client
+        .post(&format!("/v1/fine_tuning/jobs/{id}/pause"), &json!({}));
+    assert_eq!(paused.json()["status"], "paused");
+    server.stop();
+    server.join().expect("a good end");
+    drop(server);
+    let run = tuner.path("store/jobs").join(&id).join("run");
+    let script = "exec 9<>lock; flock 9; echo $$ > lock; trap 'exit 75' TERM; while :; do sleep 0.02; done";
+    let mut left = std::process::Command::new("sh")
+        .args(["-c", script])
+        .current_dir(&run)
+        .spawn()
+        .unwrap();
+    let number = format!("{}\n", left.id());
+    let begun = std::time::Instant::now();
+    while fs::read_to_string(run.join("lock")).unwrap_or_default() != number {
+        assert!(begun.elapsed().as_secs() < 20, "the lock is not taken");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let server = tuner.serve();
+    let begun = std::time::Instant::now();
+    let ended = loop {
+        match left.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None if begun.elapsed().as_secs() > 20 => {
+                left.kill().unwrap();
+                panic!("it was left at work");
+            }
+            None => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    };
+    assert_eq!(ended.code(), Some(75));
+    assert_eq!(job(&server, &id)["status"], "paused");
+}
+
 #[test]
 fn http_jobs_that_fail_say_why() {
     let tuner = Tuner::new();

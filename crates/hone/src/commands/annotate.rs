@@ -51,9 +51,9 @@ pub struct Arguments {
     /// What is asked: rank, pair, rate, write or comment
     #[arg(long, default_value = "rank", value_parser = parse_kind)]
     kind: TaskKind,
-    /// Answers shown together, of those sampled; models of --models give as many each as it takes
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=9))]
-    k: u8,
+    /// Answers shown together, of those sampled; models of --models give as many each as it takes [default: 4; of a pair 2]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=9))]
+    k: Option<u8>,
     /// How many people judge each item [default: as before; 1 in a new project]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     overlap: Option<u32>,
@@ -113,9 +113,9 @@ struct ProjectConfig {
     /// What is asked: rank, pair, rate, write or comment.
     #[serde(default = "default_kind")]
     kind: TaskKind,
-    /// Answers shown together, of those sampled: 2 to 9.
-    #[serde(default = "default_answers")]
-    answers: u8,
+    /// Answers shown together, of those sampled: 2 to 9, of a pair 2. Default 4, of a pair 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    answers: Option<u8>,
     /// Files of prompts with their responses, or of prompts to write answers to.
     #[serde(default)]
     prompts: Vec<PathBuf>,
@@ -208,6 +208,8 @@ impl Configuration for ProjectConfig {}
 /// What a project is made of.
 struct Sources {
     config: ProjectConfig,
+    /// Answers shown together.
+    most: usize,
     /// Models that answer, `DIR` or `NAME=DIR`.
     models: Vec<String>,
     how: SamplingArguments,
@@ -225,8 +227,13 @@ fn default_kind() -> TaskKind {
     TaskKind::Rank
 }
 
-fn default_answers() -> u8 {
-    4
+/// Answers shown together where a task of this kind is asked for; `key` is what says how many.
+fn answers_of(kind: TaskKind, key: &str, given: Option<u8>) -> Result<usize, String> {
+    match (kind, given) {
+        (TaskKind::Pair, None | Some(2)) => Ok(2),
+        (TaskKind::Pair, Some(other)) => Err(format!("{key} is {other}; a task of kind `pair` shows 2 answers")),
+        (_, given) => Ok(usize::from(given.unwrap_or(4))),
+    }
 }
 
 /// Runs the command.
@@ -244,6 +251,12 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
             return Err(Failure::usage(format!("{}: {problem}", path.display())).into());
         }
     }
+    let most = match (&written, &arguments.project) {
+        (Some(config), Some(path)) => answers_of(config.kind, "answers", config.answers)
+            .map_err(|problem| format!("{}: {problem}", path.display())),
+        _ => answers_of(arguments.kind, "--k", arguments.k),
+    };
+    let most = most.map_err(Failure::usage)?;
     if let Some(export) = arguments.export {
         let (path, name) = match &written {
             Some(config) => (&config.store, Some(config.name.as_str())),
@@ -266,8 +279,10 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
                 .collect(),
             how: config.sampling.arguments(),
             config,
+            most,
         },
         None => Sources {
+            most,
             config: of_arguments(arguments, &store)?,
             models: arguments.models.clone(),
             how: arguments.sampling.clone(),
@@ -276,7 +291,7 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
     let config = &sources.config;
     let now = now();
     let project = store.put_project(&config.name, &config.settings, now)?;
-    let found = items(&sources, &arguments.engine, &shutdown)?;
+    let found = items((&store, &project), &sources, &arguments.engine, &shutdown)?;
     add_items(&store, &project, found)?;
     let progress = store.progress(&project)?;
     if progress.items + progress.gold == 0 {
@@ -355,9 +370,19 @@ fn of_arguments(arguments: &Arguments, store: &Store) -> Result<ProjectConfig> {
 }
 
 /// The items of all files, with the answers of models to prompts that come without.
-fn items(sources: &Sources, engine: &EngineArguments, shutdown: &Shutdown) -> Result<Imported> {
-    let Sources { config, models, how } = sources;
-    let most = usize::from(config.answers);
+fn items(
+    (store, project): (&Store, &Project),
+    sources: &Sources,
+    engine: &EngineArguments,
+    shutdown: &Shutdown,
+) -> Result<Imported> {
+    let Sources {
+        config,
+        most,
+        models,
+        how,
+    } = sources;
+    let most = *most;
     let prompts = config.prompts.iter().map(|path| ItemFile {
         path: path.clone(),
         model: None,
@@ -390,6 +415,9 @@ fn items(sources: &Sources, engine: &EngineArguments, shutdown: &Shutdown) -> Re
             .hint("give rows of a prompt alone, by --prompts or `prompts`")
             .into());
     }
+    // What the store would refuse afterwards is refused before anything is sampled
+    let checked: Vec<NewItem> = all.iter().cloned().map(|item| of_kind(item, config.kind)).collect();
+    store.check_items(project, &checked)?;
     let sampling = Sampling {
         models: models.clone(),
         engine: engine.clone(),
@@ -409,6 +437,16 @@ fn items(sources: &Sources, engine: &EngineArguments, shutdown: &Shutdown) -> Re
         .items
         .retain(|item| known.contains(&identity(&item.input.prompt)) || !is_only_of(item, &sampled));
     Ok(found)
+}
+
+/// An item that has answers to be compared as one of this kind. One that has too few yet is of a kind for which they suffice.
+fn of_kind(item: NewItem, kind: TaskKind) -> NewItem {
+    let kind = match item.input.responses.len() {
+        0 => TaskKind::Write,
+        1 => TaskKind::Rate,
+        _ => kind,
+    };
+    NewItem { kind, ..item }
 }
 
 /// The folder beside a store in which answers of models are kept.

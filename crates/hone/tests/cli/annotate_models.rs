@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use hone_data::annotations::{Judgement, Record, Role, Store, Submission};
+use hone_data::annotations::{Degree, Judgement, Record, Role, Store, Submission, TaskKind};
 use serde_json::Value;
 
 use crate::annotate::served;
@@ -36,6 +36,7 @@ fn records(stages: &Stages) -> Vec<Record> {
             annotator: ann.id,
             judgement: Judgement {
                 ranking: Some((0..task.input.responses.len()).map(|i| vec![i]).collect()),
+                degree: (task.kind == TaskKind::Pair).then_some(Degree::Better),
                 ..Judgement::default()
             },
             started: 0,
@@ -178,4 +179,60 @@ fn cli_a_projects_file_names_models_and_answers_of_rows_stay() {
     fixture.file("answered.jsonl", "{\"prompt\":\"p\",\"responses\":[\"x\",\"y\"]}\n");
     let none = ["--prompts", "answered.jsonl", "--models", "model"];
     refused(&none, &["no prompt without answers", "hint: "]);
+    // What could not be added afterwards is not sampled
+    let pairs = [
+        "--prompts",
+        "asked.jsonl",
+        "--models",
+        "model",
+        "--kind",
+        "pair",
+        "--k",
+        "4",
+    ];
+    fixture
+        .hone(&[&["annotate", "--db", "pairs.db"], &pairs[..]].concat())
+        .fails(2, &["--k is 4; a task of kind `pair` shows 2 answers"]);
+    assert!(!fixture.path("pairs.db").exists());
+    fixture.file(
+        "pairs.toml",
+        format!("kind = \"pair\"\n{}", project.replace("= 2", "= 3")),
+    );
+    fixture
+        .hone(&["annotate", "--project", "pairs.toml"])
+        .fails(2, &["pairs.toml: answers is 3; a task of kind `pair` shows 2 answers"]);
+    let ends = "{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}\n";
+    fixture.file("ends.jsonl", format!("{}{ends}", asked()));
+    fixture
+        .hone(&[
+            "annotate",
+            "--db",
+            "ends.db",
+            "--prompts",
+            "ends.jsonl",
+            "--models",
+            "model",
+        ])
+        .fails(1, &["item 25: the prompt ends with the assistant's turn"]);
+    assert!(!fixture.path("ends.db.samples").exists());
+}
+
+#[test]
+fn cli_pairs_of_models_have_two_answers() {
+    let stages = Stages::new();
+    stages.fixture.file("asked.jsonl", asked());
+    let arguments = [
+        "--db",
+        "fly.db",
+        "--prompts",
+        "asked.jsonl",
+        "--models",
+        "model",
+        "--kind",
+        "pair",
+    ];
+    let more = ["--max-new-tokens", "6", "--seed=3"];
+    served(&stages, &[&arguments[..], &more].concat());
+    let found = records(&stages);
+    assert!(!found.is_empty() && found.iter().all(|record| record.responses.len() == 2));
 }

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::Kitchen;
 use super::ongoing::Ongoing;
-use super::sampled::{Sampling, engine, identity, prompts, sample};
+use super::sampled::{Sampling, engine, identity, prompts, sample, weights_of};
 use crate::error::{PipelineError, Result};
 use crate::rows::labeler_question;
 
@@ -178,7 +178,7 @@ fn items(kitchen: &Kitchen, c: &AnnotateConfig, (name, dir): (&str, &Path), aske
         file: dir.join(ANSWERS),
     };
     let rows = sample(kitchen, &engine, &sampling)?;
-    let (told, weights) = (model.display().to_string(), hone_run::digest_of(&model)?);
+    let (told, weights) = (model.display().to_string(), weights_of(&sampling.file)?);
     let sampled = json!({ "temperature": 1.0, "max_new_tokens": c.max_new_tokens, "seed": c.seed });
     let mut items = Vec::with_capacity(rows.len());
     for row in rows {
