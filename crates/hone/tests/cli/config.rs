@@ -136,8 +136,8 @@ fn what_init_comments_out_is_understood() {
         let said = ran.stderr();
         let expected = match stage {
             "pretrain" => "model: expected either path, or [model.new] with tokenizer",
-            "ppo" | "expert-iteration" => {
-                "maximises exactly one of [reward] with a path, [[rewards]] and [environment]"
+            "ppo" | "grpo" | "expert-iteration" => {
+                "expected exactly one of judge.reward, [[judge.rewards]] and judge.environment"
             }
             "preference" | "online-preference" => "has no effect: preference.method is dpo",
             _ => "runs/",
