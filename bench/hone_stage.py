@@ -2,8 +2,8 @@
 
 usage: hone_stage.py sft|pretrain|preference|ppo HONE --model DIR --data FILE [options]
 
-Without options that say otherwise: tokens a second of the run's timings.jsonl (all tokens read; in PPO those of responses; of preference, which
-is DPO, pairs a second), its first two steps left out.
+Without options that say otherwise: tokens a second of the run's timings.jsonl (all tokens read; in PPO those of responses), its first two
+steps left out; of preference, which is DPO, the median step's pairs a second.
 --batch, --length, --steps, --threads, --precision, --shards   as in the configuration (PPO: episodes, most tokens of a response, updates)
 --rank R        trains a LoRA adapter on q and v
 --reward DIR    PPO's reward model
@@ -16,6 +16,7 @@ import argparse
 import json
 import pathlib
 import resource
+import statistics
 import subprocess
 import tempfile
 
@@ -67,6 +68,8 @@ def configuration(a, folder):
         data = json.dumps(one_by_one(a, folder))
     elif a.join > 1:
         data = f"[{quoted(joined(a, folder))}]"
+    elif a.stage == "preference":
+        data = f"[{quoted(first(a, folder))}]"
     text = TRAIN.format(model=quoted(a.model), precision=a.precision, shards=a.shards, rate=a.rate, no_checkpoint=a.steps + 1, more=more)
     if a.stage != "pretrain":
         text += "samples = 0\n"
@@ -98,6 +101,15 @@ def one_by_one(a, folder):
     if len(paths) < a.steps * a.batch:
         raise SystemExit(f"{a.data} has {len(paths)} texts; {a.steps} steps of {a.batch} take {a.steps * a.batch}")
     return paths
+
+
+def first(a, folder):
+    """As many rows as the steps take, and no more: TRL's side reads the same."""
+    path, rows = folder / "first.jsonl", lines(a.data)[:a.steps * a.batch]
+    if len(rows) < a.steps * a.batch:
+        raise SystemExit(f"{a.data} has {len(rows)} rows; {a.steps} steps of {a.batch} take {a.steps * a.batch}")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def joined(a, folder):
@@ -135,7 +147,8 @@ def trained(a, folder):
     steps = lines(folder / "runs/run/timings.jsonl")[WARM_UP:]
     seconds = sum(step["seconds"] for step in steps)
     if a.stage == "preference":
-        return {"value": a.batch * len(steps) / seconds, "unit": "pairs/s", "runs": [a.batch / step["seconds"] for step in steps]}
+        rates = [a.batch / step["seconds"] for step in steps]
+        return {"value": statistics.median(rates), "unit": "pairs/s", "runs": rates}
     tokens = sum(step["seconds"] * step["tokens_per_second"] for step in steps)
     return {"value": tokens / seconds, "unit": "tokens/s", "runs": [step["tokens_per_second"] for step in steps]}
 

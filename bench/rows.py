@@ -213,14 +213,14 @@ def dpo_row():
     """The same pairs, batch, beta and reference on both sides."""
     shape = "--model DATA/model-m --data DATA/pairs.jsonl --batch 8 --length 256 --steps STEPS --threads THREADS"
     measures = (
-        Measure("hone", "hone preference, DPO", f"PYTHON hone_stage.py preference HONE {shape}", (12, 4), "pairs/s"),
+        Measure("hone", "hone preference, DPO", f"PYTHON hone_stage.py preference HONE {shape}", (8, 4), "pairs/s"),
         Measure("dpo", "TRL DPO", f"PYTHON peers/dpo.py {shape}", (8, 4), "pairs/s"),
     )
     return Row("dpo-m", measures, (
         Line("DPO step, 8 pairs of up to 256 tokens, m", "TRL DPOTrainer, bf16", "hone", ("dpo",), "speed"),
-    ), "Pairs a second in the loop of steps; the first two steps are left out, and so are loading, tokenizing and saving. Beta 0.1. Both sides compute the reference's log-probabilities once, "
+    ), "Pairs a second of the median step; the first two steps are left out, and so are loading, tokenizing and saving. Beta 0.1. Both sides compute the reference's log-probabilities once, "
        "before the first step and outside of the time. TRL pads the responses of a step to the longest and computes a prompt for each of its two responses; hone pads nothing and computes a prompt once "
-       "for both. hone also clips the gradient's norm, as TRL's trainer does unless told otherwise. Both draw pairs of one file, each in its own order, so steps differ somewhat in their lengths.")
+       "for both. hone also clips the gradient's norm, as TRL's trainer does unless told otherwise. Both take the same 64 pairs, each in its own order, so steps differ somewhat in their lengths.")
 
 
 def lora_rows():

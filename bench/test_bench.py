@@ -258,13 +258,17 @@ class Stage(unittest.TestCase):
         made = self.written("preference")
         self.assertEqual((made["preference"]["method"], made["preference"]["beta"]), ("dpo", 0.1))
         self.assertEqual((made["train"]["batch"], made["train"]["steps"], made["data"]["held_out"]), (2, 2, 0.0))
+        rows_ = pathlib.Path(made["data"]["train"][0]).read_text().splitlines()
+        self.assertEqual([json.loads(row)["text"] for row in rows_], ["text 0", "text 1", "text 2", "text 3"])
+        with self.assertRaises(SystemExit):
+            self.written("preference", "--batch", "3")
 
     def test_pairs_are_counted_by_the_second(self):
         (self.folder / "runs/run").mkdir(parents=True)
-        steps = [{"seconds": seconds, "tokens_per_second": 1.0} for seconds in (9.0, 9.0, 1.0, 3.0)]
+        steps = [{"seconds": seconds, "tokens_per_second": 1.0} for seconds in (9.0, 9.0, 1.0, 2.0, 4.0)]
         (self.folder / "runs/run/timings.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
         a = hone_stage.parsed(["preference", "true", "--model", "m", "--data", "d", "--batch", "4"])
-        self.assertEqual(hone_stage.trained(a, self.folder), {"value": 2.0, "unit": "pairs/s", "runs": [4.0, 4 / 3]})
+        self.assertEqual(hone_stage.trained(a, self.folder), {"value": 2.0, "unit": "pairs/s", "runs": [4.0, 2.0, 1.0]})
 
     def test_ppo_has_its_own_section(self):
         made = self.written("ppo", "--reward", "r")
