@@ -149,6 +149,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Section::Scatters {
             title: "Reward against KL".to_owned(),
             charts: vec![Scatter {
+                x_by_root: true,
                 title: "All methods".to_owned(),
                 x_label: "KL to sft, nats a response".to_owned(),
                 y_label: "gold score".to_owned(),

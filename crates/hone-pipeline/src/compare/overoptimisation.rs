@@ -72,6 +72,28 @@ pub struct Overoptimisation {
     pub left_out: Vec<LeftOut>,
 }
 
+impl Overoptimisation {
+    /// The alarms in words: a sentence for each method that the proxy prefers to others and the judge does not, in the order of `alarms`.
+    pub fn looks(&self) -> Vec<String> {
+        let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+        for alarm in &self.alarms {
+            match found.iter_mut().find(|(method, _)| *method == alarm.method) {
+                Some((_, others)) => others.push(&alarm.than),
+                None => found.push((&alarm.method, vec![&alarm.than])),
+            }
+        }
+        let told = found.into_iter().map(|(method, others)| match others[..] {
+            [other] => format!("{method} is above {other} in what the methods could see, and below it in what counts"),
+            _ => format!(
+                "{method} is above {} others in what the methods could see, and below each of them in what counts: {}",
+                others.len(),
+                others.join(", ")
+            ),
+        });
+        told.collect()
+    }
+}
+
 /// Divergences with gains in proxy and reward.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Gains {

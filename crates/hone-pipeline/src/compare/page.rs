@@ -146,13 +146,15 @@ fn pictures(result: &CompareResult) -> Section {
         charts: vec![
             Scatter {
                 title: "What answers are worth to the judge, and how far the method moved".into(),
-                x_label: "KL to the start, nats an answer".into(),
+                x_label: "KL to the start, nats an answer (drawn by its square root)".into(),
+                x_by_root: true,
                 y_label: "reward".into(),
                 marks: against(&|m| m.kl),
             },
             Scatter {
                 title: "What answers are worth to the judge, and what practice took".into(),
                 x_label: "tokens sampled in practice".into(),
+                x_by_root: false,
                 y_label: "reward".into(),
                 marks: against(&|m| m.tokens_sampled.map(point)),
             },

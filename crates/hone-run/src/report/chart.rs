@@ -29,13 +29,31 @@ pub(super) struct Axis {
     pub(super) high: f64,
     pub(super) from: f64,
     pub(super) to: f64,
+    /// Whether places are by the square root, below 0 by that of the size; `low` and `high` are roots then.
+    pub(super) by_root: bool,
 }
 
 impl Axis {
     pub(super) fn pixel(&self, value: f64) -> f64 {
+        let value = if self.by_root { root(value) } else { value };
         // Divided first: the span of extreme data may not be representable.
         self.from + (value / 2.0 - self.low / 2.0) / (self.high / 2.0 - self.low / 2.0) * (self.to - self.from)
     }
+
+    /// Round values with their labels, about `count`. By the root they are the squares of round roots, none of them below 0.
+    fn ticks(&self, count: usize) -> Vec<(f64, String)> {
+        let found = ticks(self.low, self.high, count);
+        if !self.by_root {
+            return found;
+        }
+        let squares = found.into_iter().filter(|(root, _)| *root >= 0.0);
+        squares.map(|(root, _)| (root * root, short(root * root))).collect()
+    }
+}
+
+/// The root of the size, with the sign.
+pub(super) fn root(value: f64) -> f64 {
+    value.abs().sqrt().copysign(value)
 }
 
 /// The chart as a `<figure>`.
@@ -67,12 +85,14 @@ pub(super) fn figure(chart: &Chart) -> String {
         high: x_high,
         from: LEFT,
         to: WIDTH - RIGHT,
+        by_root: false,
     };
     let y = Axis {
         low: y_low,
         high: y_high,
         from: HEIGHT - BOTTOM,
         to: TOP,
+        by_root: false,
     };
     let _ = write!(
         out,
@@ -129,7 +149,7 @@ fn legend(series: &[Series]) -> String {
 
 /// Lines, ticks and labels of both axes. The room under the chart is [`BOTTOM`].
 pub(super) fn axes(out: &mut String, (x_label, y_label): (&str, &str), x: &Axis, y: &Axis) {
-    for (value, label) in ticks(y.low, y.high, 5) {
+    for (value, label) in y.ticks(5) {
         let at = y.pixel(value);
         let _ = write!(
             out,
@@ -141,7 +161,7 @@ pub(super) fn axes(out: &mut String, (x_label, y_label): (&str, &str), x: &Axis,
             at + 3.5
         );
     }
-    for (value, label) in ticks(x.low, x.high, 6) {
+    for (value, label) in x.ticks(6) {
         let at = x.pixel(value);
         let _ = write!(
             out,
@@ -392,6 +412,24 @@ mod tests {
         assert_eq!(labels(0.0, 0.0031), ["0", "0.001", "0.002", "0.003"]);
         assert_eq!(labels(5.0, 5.0), Vec::<String>::new());
         assert!(ticks(-f64::MAX, f64::MAX, 5).len() < 12);
+    }
+
+    #[test]
+    fn ticks_by_the_root_are_squares() {
+        let axis = Axis {
+            low: -0.3,
+            high: 4.8,
+            from: 0.0,
+            to: 510.0,
+            by_root: true,
+        };
+        let found = axis.ticks(6);
+        let labels: Vec<&str> = found.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels, ["0", "1", "4", "9", "16"]);
+        // As far apart as their roots, with what is below 0 on the other side
+        let at: Vec<f64> = found.iter().map(|(value, _)| axis.pixel(*value).round()).collect();
+        assert_eq!(at, [30.0, 130.0, 230.0, 330.0, 430.0]);
+        assert_eq!(axis.pixel(-0.04).round(), 10.0);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) fn figure(label: &str, reference: Option<f64>, rows: &[Interval]) -> 
         high,
         from: LEFT,
         to: WIDTH - RIGHT,
+        by_root: false,
     };
     let bottom = LINE * rows.len() as f64 + 8.0;
     let height = bottom + 40.0;

@@ -200,6 +200,8 @@ pub struct Scatter {
     pub title: String,
     /// What x is.
     pub x_label: String,
+    /// Whether x is drawn by its square root, which leaves room for small values beside large ones; ticks say x itself.
+    pub x_by_root: bool,
     /// What y is.
     pub y_label: String,
     /// The points.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::chart::{Axis, BOTTOM, COLOURS, axes, padded, short};
+use super::chart::{Axis, BOTTOM, COLOURS, axes, padded, root, short};
 use super::html::escape;
 use super::{Mark, Scatter};
 
@@ -26,7 +26,10 @@ pub(super) fn figure(scatter: &Scatter) -> String {
         out.push_str("<p class=\"empty\">no data</p></figure>\n");
         return out;
     }
-    let (x, y) = (axis_of(&marks, Side::X), axis_of(&marks, Side::Y));
+    let (x, y) = (
+        axis_of(&marks, Side::X, scatter.x_by_root),
+        axis_of(&marks, Side::Y, false),
+    );
     let _ = write!(
         out,
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">",
@@ -74,7 +77,7 @@ impl Side {
 }
 
 /// The axis that has room for everything of all marks.
-fn axis_of(marks: &[&Mark], side: Side) -> Axis {
+fn axis_of(marks: &[&Mark], side: Side, by_root: bool) -> Axis {
     let values = marks.iter().flat_map(|mark| {
         let interval = match side {
             Side::X => mark.x_interval,
@@ -86,12 +89,19 @@ fn axis_of(marks: &[&Mark], side: Side) -> Axis {
             .chain(ends)
             .chain(parts.map(move |part| side.of(part)))
     });
-    let (low, high) = padded(values.filter(|value| value.is_finite()), 0.07);
+    let values = values.filter(|value| value.is_finite());
+    let (low, high) = padded(values.map(|value| if by_root { root(value) } else { value }), 0.07);
     let (from, to) = match side {
         Side::X => (LEFT, WIDTH - RIGHT),
         Side::Y => (HEIGHT - BOTTOM, TOP),
     };
-    Axis { low, high, from, to }
+    Axis {
+        low,
+        high,
+        from,
+        to,
+        by_root,
+    }
 }
 
 fn draw_spread(out: &mut String, mark: &Mark, (x, y): (&Axis, &Axis)) {
@@ -258,7 +268,7 @@ mod tests {
             .chain([mark("far", (0.0, 0.0)), mark("away", (2.0, 1.0))])
             .collect();
         let marks: Vec<&Mark> = marks.iter().collect();
-        let (x, y) = (axis_of(&marks, Side::X), axis_of(&marks, Side::Y));
+        let (x, y) = (axis_of(&marks, Side::X, false), axis_of(&marks, Side::Y, false));
         let places = places(&marks, (&x, &y));
         let boxes: Vec<Box4> = places
             .iter()

@@ -70,7 +70,7 @@ impl Configuration for ExpertIterationConfig {
     }
 
     fn resolve(&mut self) {
-        if self.expert_iteration.keep == KeepRule::Best {
+        if self.expert_iteration.keep != KeepRule::Above {
             self.expert_iteration.keep_best.get_or_insert(1);
         }
     }
@@ -139,6 +139,9 @@ pub enum KeepRule {
     Best,
     /// All that reach `threshold`.
     Above,
+    /// The first `keep_best` of each prompt, whatever their scores: a control. Answers to a prompt are drawn alike, so these are as any
+    /// others, and the model is tuned as if scores had been dealt out anew by chance.
+    First,
 }
 
 /// Which model a round tunes.
@@ -163,9 +166,10 @@ pub struct ExpertIterationSection {
     /// Responses to each prompt, its group; divides `rollout_batch`.
     #[doc(alias = "num_generations")]
     pub samples_per_prompt: usize,
-    /// `best`: the best `keep_best` of each group; `above`: all with a score of at least `threshold`.
+    /// `best`: the best `keep_best` of each group; `above`: all with a score of at least `threshold`; `first`: the first
+    /// `keep_best`, whatever their scores, as a control.
     pub keep: KeepRule,
-    /// Of `keep = "best"`: so many of each group, 1 if absent.
+    /// Of `keep = "best"` and `keep = "first"`: so many of each group, 1 if absent.
     #[schemars(example = 1)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_best: Option<usize>,
@@ -232,7 +236,7 @@ impl ExpertIterationSection {
     /// Most responses of a group that are kept.
     pub(super) fn most(&self) -> usize {
         match self.keep {
-            KeepRule::Best => self.keep_best.unwrap_or(1),
+            KeepRule::Best | KeepRule::First => self.keep_best.unwrap_or(1),
             KeepRule::Above => self.samples_per_prompt,
         }
     }
@@ -249,7 +253,7 @@ impl ExpertIterationSection {
         at_least_one(SECTION, &counts)?;
         let refused = |key: &str, reason: String| Err(TrainError::setting(format!("{SECTION}.{key}"), reason));
         match (self.keep, self.keep_best) {
-            (KeepRule::Best, Some(most)) if most > self.samples_per_prompt => {
+            (KeepRule::Best | KeepRule::First, Some(most)) if most > self.samples_per_prompt => {
                 return refused(
                     "keep_best",
                     format!(
@@ -274,8 +278,15 @@ impl ExpertIterationSection {
                 "threshold",
                 "is missing; keep = \"above\" keeps the responses whose score is at least this".into(),
             ),
+            (KeepRule::First, Some(threshold)) => refused(
+                "threshold",
+                format!(
+                    "is {threshold}, and under keep = \"first\" scores choose nothing; leave it out, or choose keep = \
+                     \"best\" or \"above\""
+                ),
+            ),
             (_, Some(threshold)) => number(SECTION, ("threshold", threshold), (true, "a number")),
-            (KeepRule::Best, None) => Ok(()),
+            (KeepRule::Best | KeepRule::First, None) => Ok(()),
         }
     }
 }

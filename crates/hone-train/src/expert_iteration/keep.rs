@@ -41,8 +41,8 @@ pub(super) fn kept(group: &[Candidate<'_>], section: &ExpertIterationSection) ->
     if section.keep == KeepRule::Best {
         // Stable: equal scores stay in their order
         kept.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        kept.truncate(section.most());
     }
+    kept.truncate(section.most());
     let mut places: Vec<usize> = kept.into_iter().map(|(i, _)| i).collect();
     places.sort_unstable();
     places
@@ -94,6 +94,19 @@ mod tests {
         // With a minimum, those of the best that reach it
         assert_eq!(best(Some(4), Some(1.0)), [0, 1, 3]);
         assert_eq!(best(Some(1), Some(3.5)), [0; 0]);
+    }
+
+    #[test]
+    fn the_first_are_kept_whatever_their_scores() {
+        let first = |most| kept(&group(), &section(KeepRule::First, most, None));
+        assert_eq!(first(None), [0]);
+        assert_eq!(first(Some(4)), [0, 1, 3, 5]);
+        // Turning the scores round changes nothing
+        let mut turned = group();
+        for candidate in &mut turned {
+            candidate.score = candidate.score.map(|score| -score);
+        }
+        assert_eq!(kept(&turned, &section(KeepRule::First, Some(4), None)), [0, 1, 3, 5]);
     }
 
     #[test]

@@ -101,6 +101,26 @@ fn the_score_rises_by_both_rules_and_from_both_models() {
     }
 }
 
+/// The control: as many are kept as of the best, but by chance, so they are worth what all are.
+#[test]
+fn the_first_are_worth_what_all_are() {
+    let dir = tempfile::tempdir().unwrap();
+    world(dir.path());
+    let advantage = |keep: KeepRule| {
+        let name = format!("{keep:?}");
+        let mut c = config(8);
+        c.expert_iteration.keep = keep;
+        c.expert_iteration.rollout_batch = 128;
+        start(dir.path(), &name, c).unwrap();
+        let lines = metrics(&dir.path().join(&name));
+        assert!(lines.iter().all(|line| number(line, "objective/kept") == 0.125));
+        let above = |line: &Value| number(line, "objective/kept_scores") - number(line, "objective/scores");
+        lines.iter().map(above).sum::<f64>() / lines.len() as f64
+    };
+    let (best, first) = (advantage(KeepRule::Best), advantage(KeepRule::First));
+    assert!(first.abs() < best / 4.0, "{first} of the first, {best} of the best");
+}
+
 #[test]
 fn what_is_kept_is_written_down() {
     let dir = tempfile::tempdir().unwrap();
@@ -322,7 +342,7 @@ fn one_bit_of_one_stored_number_stops_the_run() {
 #[test]
 fn settings_that_make_no_sense_are_named() {
     type Change = fn(&mut ExpertIterationConfig);
-    let refusals: [(&str, Change); 13] = [
+    let refusals: [(&str, Change); 15] = [
         ("expert_iteration.rounds: is 0", |c| c.expert_iteration.rounds = 0),
         ("expert_iteration.epochs: is 0", |c| c.expert_iteration.epochs = 0),
         ("expert_iteration.minibatch: is 0", |c| c.expert_iteration.minibatch = 0),
@@ -345,6 +365,14 @@ fn settings_that_make_no_sense_are_named() {
         ("expert_iteration.keep_best: is 2, and under keep = \"above\"", |c| {
             c.expert_iteration.keep = KeepRule::Above;
             (c.expert_iteration.keep_best, c.expert_iteration.threshold) = (Some(2), Some(0.0));
+        }),
+        ("expert_iteration.keep_best: is 9; expected at most", |c| {
+            c.expert_iteration.keep = KeepRule::First;
+            c.expert_iteration.keep_best = Some(9)
+        }),
+        ("expert_iteration.threshold: is 0.5, and under keep = \"first\"", |c| {
+            c.expert_iteration.keep = KeepRule::First;
+            c.expert_iteration.threshold = Some(0.5)
         }),
         ("expert_iteration.threshold: is NaN", |c| {
             c.expert_iteration.threshold = Some(f64::NAN)

@@ -98,11 +98,8 @@ fn table(out: &mut Output, compared: &Compared) -> Result<()> {
         ))?;
     }
     if let Some(found) = &compared.result.overoptimisation {
-        for alarm in &found.alarms {
-            out.line(&format!(
-                "look here: {} is above {} in what the methods could see, and below it in what counts",
-                alarm.method, alarm.than
-            ))?;
+        for look in found.looks() {
+            out.line(&format!("look here: {look}"))?;
         }
     }
     for course in compared.result.overoptimisation.iter().flat_map(|found| &found.courses) {

@@ -61,6 +61,16 @@ fn an_alarm_needs_proxy_and_judge_to_part_beyond_their_intervals() {
         .collect();
     assert_eq!(pairs, [("c", "a"), ("c", "b")], "{:?}", found.alarms);
     assert!(found.alarms.iter().all(|a| a.proxy.low > 0.0 && a.reward.high < 0.0));
+    let looks = ["c is above 2 others in what the methods could see, and below each of them in what counts: a, b"];
+    assert_eq!(found.looks(), looks);
+    let one = Overoptimisation {
+        alarms: vec![found.alarms[1].clone()],
+        ..found.clone()
+    };
+    assert_eq!(
+        one.looks(),
+        ["c is above b in what the methods could see, and below it in what counts"]
+    );
     let told: Vec<(&str, &str, &str, u64)> = found
         .curves
         .iter()

@@ -4,8 +4,8 @@ use hone_objective::overoptimisation::{Fit, Form};
 use hone_run::report::{Chart, Scatter, Section, Series, SeriesStyle};
 
 use super::super::course;
-use super::super::overoptimisation::{Curve, FORMS, Gains, Overoptimisation, gains};
-use super::super::results::{CompareResult, Measures};
+use super::super::overoptimisation::{Alarm, Curve, FORMS, Gains, Overoptimisation, gains};
+use super::super::results::{CompareResult, Figure, Measures};
 use super::{mark, number};
 
 /// A peak at so many times the farthest KL is none.
@@ -34,12 +34,16 @@ pub(super) fn sections(result: &CompareResult) -> Vec<Section> {
             charts: vec![Scatter {
                 title: "Judge against proxy".into(),
                 x_label: "proxy".into(),
+                x_by_root: false,
                 y_label: "reward".into(),
                 marks: marks.collect(),
             }],
             note: String::new(),
         },
     ];
+    if !found.alarms.is_empty() {
+        sections.push(disagreements(found));
+    }
     let charts = charts(result, found);
     if !charts.is_empty() {
         sections.push(Section::Charts {
@@ -53,21 +57,33 @@ pub(super) fn sections(result: &CompareResult) -> Vec<Section> {
     sections
 }
 
+fn between(figure: &Figure) -> String {
+    format!("{:+.3} [{:+.3}, {:+.3}]", figure.mean, figure.low, figure.high)
+}
+
+/// The pairs of methods of which proxy and judge prefer different ones.
+fn disagreements(found: &Overoptimisation) -> Section {
+    let row = |alarm: &Alarm| {
+        vec![
+            alarm.method.clone(),
+            alarm.than.clone(),
+            between(&alarm.proxy),
+            between(&alarm.reward),
+        ]
+    };
+    let columns = ["method", "other", "difference in proxy", "difference in reward"];
+    Section::Table {
+        title: "Pairs that the methods' view and the judge put in different orders".into(),
+        columns: columns.map(String::from).to_vec(),
+        rows: found.alarms.iter().map(row).collect(),
+        note: "The method's less the other's, prompt by prompt, with their 95% intervals.".into(),
+    }
+}
+
 /// The alarms, where each run would have been stopped, what was compared at all, and what was not.
 fn said(found: &Overoptimisation) -> String {
-    let between = |figure: &super::super::results::Figure| {
-        format!("{:+.3} [{:+.3}, {:+.3}]", figure.mean, figure.low, figure.high)
-    };
     let mut told: Vec<String> = Vec::new();
-    for alarm in &found.alarms {
-        told.push(format!(
-            "Look here: {} is above {} in what the methods could see ({}) and below it in what counts ({}).",
-            alarm.method,
-            alarm.than,
-            between(&alarm.proxy),
-            between(&alarm.reward)
-        ));
-    }
+    told.extend(found.looks().into_iter().map(|look| format!("Look here: {look}.")));
     for course in &found.courses {
         let Some(parted) = &course.parted else { continue };
         let seen = if course.best_step == 0 {
