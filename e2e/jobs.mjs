@@ -1,8 +1,8 @@
 // The page of `hone serve --jobs`: a file is dropped, understood and priced; its job is watched; the result is talked to. README.md says how to run it.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { PICTURE, focusShows, open, press, quickstart, run, serve, shot, sightly, sound, tabTo, until } from "./common.mjs";
+import { focusShows, folder, open, press, quickstart, run, serve, shot, sightly, sound, tabTo, until } from "./common.mjs";
 
 const runs = await quickstart();
 const server = await serve(["serve", "--model", `chat=${join(process.env.SHOW || runs, "sft/model")}`, "--jobs", "jobs", "--job-threads", "1"]);
@@ -159,6 +159,75 @@ async function jobIsCancelled() {
   await page.context().close();
 }
 
+async function jobIsPausedAndGoesOn() {
+  const page = await open();
+  await page.goto(address);
+  await upload(page, file("pausing.jsonl", conversations(24)));
+  await page.selectOption("#method", "supervised");
+  await page.fill("#n_epochs", "400");
+  await page.fill("#batch_size", "4");
+  await page.click("#start");
+  await until(async () => (await status(page)) === "running", "the job to run", 120);
+  await until(async () => /train loss/.test(await page.textContent("#legend")), "a curve", 120);
+  await page.click("#jobs tr:first-child button:text-is('Pause')");
+  await until(async () => (await status(page)) === "paused", "the paused job");
+  await until(async () => /The job is paused/.test(await page.textContent("#events")), "the word of it");
+  assert(!/at step 2400/.test(await page.textContent("#legend")), "it stopped in the middle");
+  await page.locator("#start").focus();
+  await tabTo(page, "Resume");
+  await focusShows(page);
+  await press(page, "Enter");
+  await until(async () => (await status(page)) === "succeeded", "the end", 240);
+  await until(async () => /at step 2400/.test(await page.textContent("#legend")), "every step");
+  assert.match(await page.textContent("#events"), /The job goes on/);
+  await sound(page);
+  await page.context().close();
+}
+
+/** A job of more steps than the page keeps: what a server finds in its folder. */
+async function longJobIsThinned() {
+  const steps = 25000;
+  const place = join(folder, "long/jobs/ftjob-long");
+  mkdirSync(place, { recursive: true });
+  writeFileSync(join(place, "job.json"), JSON.stringify({
+    id: "ftjob-long", serial: 0, status: "cancelled", model: "chat", method: "supervised", asked: { type: "supervised", supervised: { hyperparameters: {} } },
+    suffix: null, seed: 1, training_file: "file-1", validation_file: null, metadata: null, created_at: 1, finished_at: 2, fine_tuned_model: null,
+    trained_tokens: null, result_files: [], error: null,
+  }));
+  const event = (i, type, message, data) => JSON.stringify({ object: "fine_tuning.job.event", id: `ftevent-${i}`, created_at: 1, level: "info", message, type, data }) + "\n";
+  // One step stands out, in the middle of a stretch
+  const loss = (step) => (step === 12347 ? 9 : 2 + 1 / step);
+  const metrics = (step) => event(step, "metrics", `Step ${step}`, { step, train_loss: loss(step) });
+  const events = join(place, "events.jsonl");
+  const told = Array.from({ length: 600 }, (_, i) => event(`told-${i}`, "message", `word ${i}`, null));
+  writeFileSync(events, Array.from({ length: steps }, (_, i) => metrics(i + 1)).concat(told).join(""));
+  const other = await serve(["serve", "--model", `chat=${join(runs, "sft/model")}`, "--jobs", "long", "--job-threads", "1"]);
+  const page = await open();
+  const asked = [];
+  page.on("request", (request) => { if (request.url().includes("/events?")) asked.push(request.url()); });
+  await page.goto(`${other.origin}/fine-tuning`);
+  await until(async () => /at step 25000/.test(await page.textContent("#legend")), "the last step", 60);
+  assert(asked.length === Math.ceil((steps + told.length) / 5000) && asked.slice(1).every((url) => url.includes("after=ftevent-")), `pages: ${asked}`);
+  const points = await page.evaluate(() => document.querySelector("#curve polyline.train").getAttribute("points").split(" ").map((point) => point.split(",").map(Number)));
+  assert(points.length > 1000 && points.length <= 4001, `${points.length} points`);
+  assert.deepEqual([points[0][0], points.at(-1)[0]], [52, 628], "from the first step to the last");
+  assert(points.every(([x], i) => i === 0 || x >= points[i - 1][0]), "in order");
+  assert.equal(Math.min(...points.map(([, y]) => y)), 12, "the step that stands out is at the top");
+  const list = await page.$$eval("#events li", (lines) => lines.map((line) => line.textContent));
+  assert.deepEqual([list.length, list.at(-1)], [501, "100 earlier"]);
+  assert.match(list[0], /word 599$/);
+  // What is new is asked for, and nothing else
+  appendFileSync(events, metrics(steps + 1));
+  const before = asked.length;
+  await page.locator("#jobs tr").first().focus();
+  await press(page, "Enter");
+  await until(async () => /at step 25001/.test(await page.textContent("#legend")), "one more step");
+  assert(asked.length === before + 1 && asked.at(-1).endsWith("after=ftevent-told-599"), asked.at(-1));
+  await sound(page);
+  await page.context().close();
+  await other.stop();
+}
+
 async function forms() {
   await sightly(address, "jobs", async (page) => {
     await until(async () => page.isVisible("#chart"), "the newest job");
@@ -197,4 +266,4 @@ async function pictures() {
   await dark.context().close();
 }
 
-await run([fileIsUnderstoodAndPriced, jobIsWatchedAndItsModelTalkedTo, jobIsCancelled, forms, pictures]);
+await run([fileIsUnderstoodAndPriced, jobIsWatchedAndItsModelTalkedTo, jobIsCancelled, jobIsPausedAndGoesOn, longJobIsThinned, forms, pictures]);

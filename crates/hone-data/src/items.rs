@@ -32,6 +32,12 @@ impl Message {
     }
 }
 
+/// What tells a prompt from others: who says what, turn by turn.
+pub fn identity_of(turns: &[Message]) -> String {
+    let turn = |m: &Message| format!("{}\u{1f}{}\u{1e}", m.role, m.content);
+    turns.iter().map(turn).collect()
+}
+
 /// A text to pre-train on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {

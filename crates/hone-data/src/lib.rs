@@ -34,7 +34,9 @@ pub use error::{BadRow, DataError};
 pub use format::{Format, Kind};
 pub use held_out::{HeldOut, check_share, hold_out, hold_out_documents};
 pub use inspect::{Column, Inspection, Lengths, inspect};
-pub use items::{Demonstration, Document, Message, Opening, Prompt, PromptInput, Ranking, TokenExample, Unpaired};
+pub use items::{
+    Demonstration, Document, Message, Opening, Prompt, PromptInput, Ranking, TokenExample, Unpaired, identity_of,
+};
 pub use load::{
     LoadReport, Loaded, for_each_demonstration, for_each_document, for_each_prompt, for_each_ranking,
     for_each_unpaired, load_demonstrations, load_documents, load_prompts, load_rankings, take_documents,

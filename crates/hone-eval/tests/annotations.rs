@@ -30,6 +30,7 @@ fn record(item: i64, annotator: &str, ranking: &[&[usize]]) -> Record {
         annotator: annotator.into(),
         round: 0,
         guideline_digest: String::new(),
+        guideline: None,
         started: 0,
         submitted: 0,
         active_ms: Some(1000 * item),

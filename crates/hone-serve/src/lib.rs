@@ -4,7 +4,8 @@
 //! step, and gives every running request one more token. Another thread speaks HTTP ([`server`]): it checks who asks
 //! ([`security`]) and how much ([`bounds`]) before anything is allocated, turns requests into tokens and tokens into text
 //! ([`openai`]), and serves the pages ([`pages`]). They meet in bounded channels; a client that leaves drops its end, and its
-//! place is free at the next step. Where models are tuned, a third thread works through the jobs, each a process ([`jobs`]).
+//! place is free at the next step. Where models are tuned, two more threads check the jobs and work through them, each job a
+//! process ([`jobs`]).
 //!
 //! [`annotate`] is another server: pages on which people rank, rate, compare and write answers.
 //!

@@ -1,5 +1,6 @@
 //! The models that are served, with what their prompts and answers need.
 
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use hone_generate::raw_stop_tokens;
@@ -21,17 +22,64 @@ pub struct ServedModel {
     pub tokenizer: Tokenizer,
 }
 
-/// The models that are served. More can be added; none is taken away, so a model's place stays its own.
+/// The models that are served. More can be added, each behind the last; the place of one that is taken away stays empty, so a
+/// model's place stays its own.
 pub(crate) struct Models {
-    all: RwLock<Arc<[Arc<Served>]>>,
+    places: RwLock<Vec<Option<InUse>>>,
     given: usize,
+}
+
+/// A model that is not taken away for as long as something is done with it.
+#[derive(Clone)]
+pub(crate) struct InUse {
+    served: Arc<Served>,
+    /// Held once by the model's place, and once by each that uses it.
+    uses: Arc<()>,
+}
+
+impl Deref for InUse {
+    type Target = Served;
+
+    fn deref(&self) -> &Served {
+        &self.served
+    }
+}
+
+impl InUse {
+    fn new(served: Arc<Served>) -> Self {
+        Self {
+            served,
+            uses: Arc::new(()),
+        }
+    }
+
+    /// The model, which may be taken away meanwhile: for what does not compute with it.
+    pub fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.served)
+    }
+}
+
+/// A model that was taken away.
+pub(crate) struct Taken {
+    /// Its place.
+    pub place: usize,
+    model: InUse,
+}
+
+/// Why a model is not taken away.
+#[derive(Debug)]
+pub(crate) enum Kept<E> {
+    /// Something is being done with it.
+    InUse,
+    /// What stands against it.
+    Because(E),
 }
 
 impl Models {
     /// These, of which the first so many were given to the server and the others were tuned by it.
     pub fn new(models: Vec<Arc<Served>>, given: usize) -> Self {
         Self {
-            all: RwLock::new(models.into()),
+            places: RwLock::new(models.into_iter().map(InUse::new).map(Some).collect()),
             given,
         }
     }
@@ -43,18 +91,60 @@ impl Models {
 
     /// All of them at this moment.
     pub fn all(&self) -> Arc<[Arc<Served>]> {
-        Arc::clone(&self.all.read().unwrap_or_else(PoisonError::into_inner))
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        places.iter().flatten().map(InUse::served).collect()
     }
 
     /// One more, behind the last.
     pub fn add(&self, served: Arc<Served>) {
-        let mut models = self.all.write().unwrap_or_else(PoisonError::into_inner);
-        *models = models.iter().cloned().chain([served]).collect();
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        places.push(Some(InUse::new(served)));
     }
 
     /// The model of this name.
     pub fn named(&self, name: &str) -> Option<Arc<Served>> {
-        self.all().iter().find(|served| served.name == name).cloned()
+        self.find(name).map(|(_, model)| model.served())
+    }
+
+    /// The model of this name and its place, to do something with it.
+    pub fn find(&self, name: &str) -> Option<(usize, InUse)> {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        let at = |model: &Option<InUse>| model.as_ref().is_some_and(|model| model.name == name);
+        let place = places.iter().position(at)?;
+        Some((place, places[place].clone()?))
+    }
+
+    /// The first of the models that were given to the server.
+    pub fn first(&self) -> Option<(usize, InUse)> {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        Some((0, places.first()?.clone()?))
+    }
+
+    /// Takes a model away, if nothing is being done with it and `against` finds nothing either; while that looks, nothing begins.
+    /// None where it is not served.
+    pub fn take<E>(&self, name: &str, against: impl FnOnce() -> Result<(), E>) -> Result<Option<Taken>, Kept<E>> {
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        let at = |model: &Option<InUse>| model.as_ref().is_some_and(|model| model.name == name);
+        let place = places.iter().position(at);
+        let in_use = |place: usize| {
+            places[place]
+                .as_ref()
+                .is_some_and(|model| Arc::strong_count(&model.uses) > 1)
+        };
+        if place.is_some_and(in_use) {
+            return Err(Kept::InUse);
+        }
+        against().map_err(Kept::Because)?;
+        Ok(place.and_then(|place| {
+            let model = places[place].take()?;
+            Some(Taken { place, model })
+        }))
+    }
+
+    /// Puts a model back that was taken away.
+    pub fn put_back(&self, taken: Taken) {
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        places[taken.place] = Some(taken.model);
     }
 }
 

@@ -83,7 +83,7 @@ where
 }
 
 /// All routes. The server is built from this list, and every test of access goes over it.
-pub static ROUTES: [Route; 33] = [
+pub static ROUTES: [Route; 34] = [
     route("GET", "/", Access::Open),
     route("GET", "/assets/chat.css", Access::Open),
     route("GET", "/assets/chat.js", Access::Open),
@@ -95,6 +95,7 @@ pub static ROUTES: [Route; 33] = [
     route("GET", "/metrics", Access::Token),
     route("GET", "/v1/models", Access::Token),
     route("GET", "/v1/models/{*model}", Access::Token),
+    route("DELETE", "/v1/models/{*model}", Access::Token),
     route("POST", "/v1/chat/completions", Access::Token),
     route("POST", "/v1/completions", Access::Token),
     route("POST", "/v1/embeddings", Access::Token),
@@ -131,7 +132,8 @@ fn handler(route: &Route) -> MethodRouter<Arc<Shared>> {
         (_, "/health") => get(health),
         (_, "/metrics") => get(metrics),
         (_, "/v1/models") => get(openai::models::list),
-        (_, "/v1/models/{*model}") => get(openai::models::one),
+        ("GET", "/v1/models/{*model}") => get(openai::models::one),
+        (_, "/v1/models/{*model}") => delete(openai::models::delete),
         (_, "/v1/chat/completions") => post(openai::chat::answer),
         (_, "/v1/completions") => post(openai::completions::answer),
         (_, "/v1/embeddings") => post(openai::embeddings::answer),

@@ -248,21 +248,22 @@ impl Server {
             .name("hone-engine".into())
             .spawn(move || worker.run())
             .map_err(refused("start the engine's thread"))?;
-        let runner = match &self.shared.jobs {
-            None => None,
-            Some(jobs) => {
-                let runner = Runner {
-                    shared: Arc::clone(&self.shared),
-                    jobs: Arc::clone(jobs),
-                };
-                let thread = std::thread::Builder::new().name("hone-jobs".into());
-                Some(
-                    thread
-                        .spawn(move || runner.run())
-                        .map_err(refused("start the jobs' thread"))?,
-                )
+        let mut runners = Vec::new();
+        if let Some(jobs) = &self.shared.jobs {
+            let runner = Runner {
+                shared: Arc::clone(&self.shared),
+                jobs: Arc::clone(jobs),
+            };
+            for (name, work) in [
+                ("hone-jobs", Runner::run as fn(Runner)),
+                ("hone-checks", Runner::check as fn(Runner)),
+            ] {
+                let own = runner.clone();
+                let thread = std::thread::Builder::new().name(name.into());
+                let started = thread.spawn(move || work(own));
+                runners.push(started.map_err(refused("start the jobs' threads"))?);
             }
-        };
+        }
         self.notes.iter().for_each(|note| log(note));
         let owner = Owner {
             stopped,
@@ -273,8 +274,9 @@ impl Server {
         if let Some(jobs) = &self.shared.jobs {
             jobs.stop();
         }
-        // It may wait for the engine, which therefore ends after it
-        let jobs_ended = runner.is_none_or(|runner| runner.join().is_ok());
+        // They may wait for the engine, which therefore ends after them
+        let ended: Vec<bool> = runners.into_iter().map(|runner| runner.join().is_ok()).collect();
+        let jobs_ended = !ended.contains(&false);
         handle.stop();
         // What nobody waits for any more may go on to its end, but not hold up this one
         runtime.shutdown_timeout(LAST_WORDS);
@@ -291,7 +293,14 @@ impl Server {
 fn with_results(engine: &Engine, mut models: Vec<Arc<Served>>, jobs: &Jobs) -> (Vec<Arc<Served>>, Vec<String>) {
     let mut notes = Vec::new();
     for job in jobs.jobs() {
-        let Some(name) = job.fine_tuned_model else { continue };
+        if job.deleted
+            && let Err(error) = jobs.remove_run(&job.id)
+        {
+            notes.push(error.to_string());
+        }
+        let Some(name) = job.result().map(String::from) else {
+            continue;
+        };
         if models.iter().any(|served| served.name == name) {
             continue;
         }

@@ -12,7 +12,7 @@ use crate::desk::Desk;
 use crate::engine::{Handle, Place};
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
-use crate::models::{Models, Served};
+use crate::models::{InUse, Models, Served};
 use crate::openai::ApiError;
 use crate::openai::preferences::Preferences;
 use crate::security::Gate;
@@ -45,8 +45,8 @@ pub(crate) struct Shared {
     pub fingerprint: String,
 }
 
-/// A model and its place in the list.
-pub(crate) type Found = (usize, Arc<Served>);
+/// A model and its place in the list. It is served for as long as this is held.
+pub(crate) type Found = (usize, InUse);
 
 /// Seconds since 1970.
 pub(crate) fn now() -> u64 {
@@ -55,27 +55,20 @@ pub(crate) fn now() -> u64 {
         .map_or(0, |time| time.as_secs())
 }
 
-/// Milliseconds since 1970, as stores of annotations keep the time.
-pub(crate) fn moment() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
 impl Shared {
     /// The model of this name; without a name the only one.
     pub fn model(&self, name: Option<&str>) -> Result<Found, ApiError> {
-        let models = self.models.all();
         let found = match name {
             // What is tuned later does not change what a request without a name means
-            None if self.models.given() == 1 => Some(0),
+            None if self.models.given() == 1 => self.models.first(),
             None => {
                 let message = format!("`model` is missing; expected one of {}", self.names());
                 return Err(ApiError::bad("model", message));
             }
-            Some(name) => models.iter().position(|model| model.name == name),
+            Some(name) => self.models.find(name),
         };
         match found {
-            Some(index) => Ok((index, Arc::clone(&models[index]))),
+            Some(found) => Ok(found),
             None => {
                 let message = format!(
                     "the model `{}` is not served here; expected one of {}",
@@ -138,7 +131,7 @@ impl Shared {
                 let message = "`model` is missing; expected a name, since the models here have different tokenizers";
                 Err(ApiError::bad("model", message))
             }
-            (None, _, true) => self.model(name).map(|(_, served)| served),
+            (None, _, true) => self.model(name).map(|(_, model)| model.served()),
         }
     }
 

@@ -9,6 +9,7 @@ mod machine;
 mod model;
 mod output;
 mod progress;
+mod reach;
 mod watch;
 
 use std::process::ExitCode;

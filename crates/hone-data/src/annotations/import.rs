@@ -7,7 +7,7 @@ use super::check::MOST_RESPONSES;
 use super::types::{Input, NewItem, Response, TaskKind};
 use crate::convert::{Asked, asked};
 use crate::error::{BadRow, DataError};
-use crate::items::Message;
+use crate::items::{Message, identity_of};
 use crate::read::{Contents, Hints, Limits, open};
 
 /// A file of items, or of one model's answers.
@@ -58,8 +58,7 @@ pub fn items_of(files: &[ItemFile], kind: TaskKind, most: usize) -> Result<Impor
                 out.items.push(item(kind, asked.prompt, asked.responses, asked.gold));
                 return;
             }
-            let key = key(&asked.prompt);
-            let at = *known.entry(key).or_insert_with(|| {
+            let at = *known.entry(identity_of(&asked.prompt)).or_insert_with(|| {
                 out.items.push(item(kind, asked.prompt, Vec::new(), None));
                 sampled.push((out.items.len() - 1, vec![Vec::new(); files.len()]));
                 sampled.len() - 1
@@ -92,17 +91,6 @@ fn item(
         input: Input { prompt, responses },
         gold,
     }
-}
-
-fn key(prompt: &[Message]) -> String {
-    let mut key = String::new();
-    for message in prompt {
-        key.push_str(&message.role);
-        key.push('\u{1f}');
-        key.push_str(&message.content);
-        key.push('\u{1e}');
-    }
-    key
 }
 
 /// The first answer of each file, then the second of each, and so on; a text that is there already is passed over.

@@ -38,7 +38,7 @@ pub use people::SignIn;
 pub use problem::AnnotationProblem;
 pub use progress::{AnnotatorProgress, Progress, SkipReason};
 pub use record::{Record, Status, content_digest, is_store};
-pub use store::{Added, Store};
+pub use store::{Added, Store, now};
 pub use types::{
     Annotator, Degree, Input, Judgement, NewItem, Project, Response, Rewrite, Role, Settings, Submission, Submitted,
     Task, TaskKind, Undone,

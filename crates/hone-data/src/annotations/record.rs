@@ -1,10 +1,11 @@
 //! Events with everything that belongs to them, as rows that training, exports and statistics read.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use rusqlite::{Connection, Row as SqlRow, params};
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -70,6 +71,9 @@ pub struct Record {
     pub round: i64,
     /// Digest of what annotators were told at the time.
     pub guideline_digest: String,
+    /// What that was: with the first of a project's records that has this digest. Rows that training reads do without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guideline: Option<String>,
     /// When the task was last taken up, by opening it or by an undo that brought it back, in milliseconds since 1970.
     pub started: i64,
     /// When it was handed in.
@@ -125,6 +129,7 @@ fn record(row: &SqlRow<'_>) -> Result<Record, AnnotationProblem> {
         annotator: row.get(15)?,
         round: row.get(16)?,
         guideline_digest: row.get(17)?,
+        guideline: None,
         started: row.get(18)?,
         submitted: row.get(19)?,
         active_ms: row.get(20)?,
@@ -139,10 +144,16 @@ impl Store {
     pub fn records(&self, project: &Project) -> Result<Vec<Record>, DataError> {
         self.read_long(|connection| {
             let mut statement = connection.prepare_cached(&format!("{RECORDS} WHERE i.project = ?1 ORDER BY e.id"))?;
+            let mut guideline = connection.prepare_cached("SELECT text FROM guidelines WHERE digest = ?1")?;
             let mut rows = statement.query([project.id])?;
-            let mut records = Vec::new();
+            let (mut records, mut told) = (Vec::new(), HashSet::new());
             while let Some(row) = rows.next()? {
-                records.push(record(row)?);
+                let mut record = record(row)?;
+                if told.insert(record.guideline_digest.clone()) {
+                    let text = guideline.query_row([&record.guideline_digest], |row| row.get(0));
+                    record.guideline = text.optional()?;
+                }
+                records.push(record);
             }
             Ok(records)
         })

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -273,6 +274,12 @@ fn task_digest(item: &NewItem) -> String {
         .collect();
     answers.sort_unstable();
     digest(to_json(&(item.kind.name(), prompt, answers)).as_bytes())
+}
+
+/// Milliseconds since 1970, as a store keeps the time.
+pub fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn digest(bytes: &[u8]) -> String {

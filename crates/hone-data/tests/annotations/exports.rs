@@ -206,3 +206,35 @@ fn names_are_found_again() {
     }
     assert_eq!(Export::of_name("other"), None);
 }
+
+/// The digest says which guideline a judgement was made under, and the export what it says: once.
+#[test]
+fn records_tell_the_guideline_that_people_saw() {
+    let mut fixture = Fixture::pairs(4, 1);
+    let text = |number: usize| format!("Guideline {number}: be kind.");
+    for round in 0..4 {
+        let settings = Settings {
+            guideline: text(round / 2),
+            ..settings()
+        };
+        fixture.project = fixture.store.put_project("helpful", &settings, NOW).unwrap();
+        let task = fixture.claim_at(0, NOW).unwrap();
+        let submission = fixture.submission(0, &task, prefers(0));
+        fixture.store.submit(submission, NOW).unwrap();
+    }
+    let told: Vec<Option<String>> = records(&fixture).into_iter().map(|record| record.guideline).collect();
+    assert_eq!(told, [Some(text(0)), None, Some(text(1)), None]);
+    let (path, _) = written(&fixture, Export::Records);
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let digests: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["guideline_digest"].clone())
+        .collect();
+    assert!(digests[0] == digests[1] && digests[1] != digests[2] && digests[2] == digests[3]);
+    for number in 0..2 {
+        assert_eq!(lines.matches(&text(number)).count(), 1);
+    }
+    // It is read as the store is
+    let read = |path: PathBuf| load_rankings(&Source::new(path)).unwrap().items;
+    assert_eq!(read(path), read(fixture.store.path().to_path_buf()));
+}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use hone_compute::{Engine, EngineOptions};
-use hone_data::{Message, Prompt, Source, load_prompts};
+use hone_data::{Message, Prompt, Source, identity_of, load_prompts};
 use hone_math::Key;
 use hone_run::Event;
 use hone_text::Message as Turn;
@@ -63,11 +63,6 @@ pub(super) fn prompts(kitchen: &Kitchen, sources: &[Source]) -> Result<Vec<Promp
 /// What tells a prompt from others: its turns.
 pub(super) fn identity(prompt: &Prompt) -> String {
     identity_of(&prompt.input.to_messages())
-}
-
-/// As [`identity`], of the turns.
-pub(super) fn identity_of(turns: &[Message]) -> String {
-    turns.iter().map(|m| format!("{}\0{}\0", m.role, m.content)).collect()
 }
 
 /// The engine of a stage, whose answers are those of one instruction set.

@@ -5,14 +5,14 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use minijinja::context;
 
-use hone_data::annotations::{Role, Submission};
+use hone_data::annotations::{Annotator, Role, Submission, Task};
 
 use super::error::Failure;
 use super::form::{self, Form};
 use super::pages;
 use super::session::User;
 use super::state::{Shared, now, on_store};
-use super::task::{Place, active, render, see, taken};
+use super::task::{Place, Seen, active, render, see, taken};
 
 /// Judgements on the page: the newest.
 const SHOWN: u32 = 100;
@@ -45,12 +45,7 @@ pub(super) async fn show(
     User(user): User,
     Path(event): Path<String>,
 ) -> Result<Response, Failure> {
-    let event = number(&event)?;
-    let annotator = user.id;
-    let seen = see(&state, annotator, move |store, project| {
-        store.judged(project, event, annotator)
-    })
-    .await?;
+    let (event, seen) = judged(&state, &user, &event).await?;
     let earlier = seen.task.earlier.clone().unwrap_or_default();
     let active = seen.task.spent;
     Ok(render(&user, &seen, (Place::Judged(event), &earlier, active), None))
@@ -63,17 +58,12 @@ pub(super) async fn edit(
     Path(event): Path<String>,
     Form(fields): Form,
 ) -> Result<Response, Failure> {
-    let event = number(&event)?;
-    let annotator = user.id;
-    let seen = see(&state, annotator, move |store, project| {
-        store.judged(project, event, annotator)
-    })
-    .await?;
+    let (event, seen) = judged(&state, &user, &event).await?;
     let judgement = form::judgement(&fields, &seen.task, &seen.project.settings.flags);
     let active = active(&fields);
     let submission = Submission {
         lease: seen.task.lease,
-        annotator,
+        annotator: user.id,
         judgement: judgement.clone(),
         started: seen.task.claimed,
         active,
@@ -90,7 +80,15 @@ pub(super) async fn edit(
     })
 }
 
-fn number(text: &str) -> Result<i64, Failure> {
-    text.parse()
-        .map_err(|_| Failure::new(StatusCode::NOT_FOUND, "There is no such judgement."))
+/// A judgement of somebody's own in this project, by the number in its address.
+async fn judged(state: &Shared, user: &Annotator, event: &str) -> Result<(i64, Seen<Task>), Failure> {
+    let event: i64 = event
+        .parse()
+        .map_err(|_| Failure::new(StatusCode::NOT_FOUND, "There is no such judgement."))?;
+    let annotator = user.id;
+    let seen = see(state, annotator, move |store, project| {
+        store.judged(project, event, annotator)
+    })
+    .await?;
+    Ok((event, seen))
 }

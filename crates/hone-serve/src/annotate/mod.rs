@@ -5,7 +5,7 @@
 //!   one script and loads the one style sheet from here and nothing else.
 //! - Every request names a host that this server goes by, and comes from its own pages (`Host`, `Origin`); all pages but the sign-in need
 //!   a session. An invite link is exchanged, once, for a session whose cookie no script can read and other sites' links do not send.
-//! - Whatever waits for the store does so on a thread of its own, never on one that serves.
+//! - Whatever waits for the store does so on a thread of its own, never on one that serves; what reads all that was judged, one at a time.
 
 mod error;
 mod form;
@@ -157,6 +157,7 @@ pub fn serve(options: Options, stop: impl Fn() -> bool) -> Result<(), AnnotateEr
         gate,
         cookie: cookies::name("annotate", address.port()),
         patience: options.patience,
+        desk: state::desk(),
         computed: Mutex::default(),
     });
     let manner = Manner {

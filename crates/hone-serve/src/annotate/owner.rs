@@ -16,7 +16,7 @@ use super::error::{AnnotateError, Failure};
 use super::form::{self, Form};
 use super::pages;
 use super::session::Owner;
-use super::state::{Shared, State, now, on_store};
+use super::state::{Shared, State, now, on_all, on_store};
 
 /// Times that items are drawn again for an interval.
 const RESAMPLES: u32 = 400;
@@ -30,7 +30,6 @@ pub(super) struct Computed {
 }
 
 fn compute(state: &State, project: &Project) -> Result<Result<Arc<Computed>, hone_eval::Error>, DataError> {
-    // One at a time: who comes meanwhile waits for the same
     let mut known = state.computed.lock().unwrap_or_else(PoisonError::into_inner);
     let newest = state.store.newest_event(project)?;
     if let Some(computed) = known.as_ref().filter(|computed| computed.newest == newest) {
@@ -61,7 +60,7 @@ fn compute(state: &State, project: &Project) -> Result<Result<Arc<Computed>, hon
 
 /// `GET /agreement`
 pub(super) async fn agreement(Of(state): Of<Shared>, Owner(owner): Owner) -> Result<Response, Failure> {
-    let (project, progress, computed) = on_store(&state, move |state| {
+    let (project, progress, computed) = on_all(&state, move |state| {
         let project = state.store.project(&state.project.name)?;
         let progress = state.store.progress_at(&project, now())?;
         let computed = compute(state, &project)?;
@@ -151,7 +150,7 @@ pub(super) async fn export(
         let message = format!("There is no export of this name; there are {}.", known.join(", "));
         return Err(Failure::new(StatusCode::NOT_FOUND, message));
     };
-    let (text, left_out) = on_store(&state, move |state| {
+    let (text, left_out) = on_all(&state, move |state| {
         let exported = export.rows(&state.store.records(&state.project)?);
         let mut text = Vec::new();
         // Writing into memory does not fail
@@ -166,4 +165,99 @@ pub(super) async fn export(
         (header::HeaderName::from_static("x-left-out"), left_out.to_string()),
     ];
     Ok((headers, text).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use hone_data::Message;
+    use hone_data::annotations::{Input, NewItem, Response as Given, Settings, Store, TaskKind};
+
+    use super::super::session::User;
+    use super::super::{Patience, WAITERS, task};
+    use super::*;
+    use crate::security::Gate;
+
+    fn state(folder: &std::path::Path) -> Shared {
+        let store = Store::open(&folder.join("annotations.db")).unwrap();
+        let project = store.put_project("helpful", &Settings::default(), 0).unwrap();
+        let items = (0..4).map(|i| NewItem {
+            kind: TaskKind::Pair,
+            input: Input {
+                prompt: vec![Message::user(format!("question {i}"))],
+                responses: vec![Given::new("one"), Given::new("other")],
+            },
+            gold: None,
+        });
+        store.add_items(&project, items.collect()).unwrap();
+        Arc::new(State {
+            gate: Gate::new("127.0.0.1", [127, 0, 0, 1].into(), &[], &[]),
+            store,
+            project,
+            cookie: "c".into(),
+            patience: Patience::default(),
+            desk: super::super::state::desk(),
+            computed: std::sync::Mutex::default(),
+        })
+    }
+
+    #[test]
+    fn while_agreement_is_computed_tasks_are_handed_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(folder.path());
+        let person = |name: &str, role| {
+            let token = Store::token_digest(name);
+            state.store.put_annotator(name, role, &token, 0).unwrap()
+        };
+        let (owner, ann) = (person("owner", Role::Owner), person("ann", Role::Annotator));
+        // A computation that takes as long as this test wants
+        let (held, holds) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let holder = {
+            let state = Arc::clone(&state);
+            std::thread::spawn(move || {
+                let _computing = state.computed.lock().unwrap();
+                held.send(()).unwrap();
+                let _ = gone.recv();
+            })
+        };
+        holds.recv().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(WAITERS)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let pages: Vec<_> = (0..2 * WAITERS)
+                .map(|_| tokio::spawn(agreement(Of(Arc::clone(&state)), Owner(owner.clone()))))
+                .collect();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let claim = task::show(Of(Arc::clone(&state)), User(ann));
+            let claimed = tokio::time::timeout(Duration::from_secs(20), claim).await;
+            assert_eq!(claimed.expect("no thread was left").unwrap().status(), StatusCode::OK);
+            assert!(pages.iter().all(|page| !page.is_finished()));
+            go.send(()).unwrap();
+            for page in pages {
+                assert_eq!(page.await.unwrap().unwrap().status(), StatusCode::OK);
+            }
+        });
+        holder.join().unwrap();
+    }
+
+    #[test]
+    fn what_was_computed_holds_until_somebody_does_something() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(folder.path());
+        let again = || compute(&state, &state.project).unwrap().unwrap();
+        let first = again();
+        assert!(Arc::ptr_eq(&first, &again()));
+        let token = Store::token_digest("ann");
+        let ann = state.store.put_annotator("ann", Role::Annotator, &token, 0).unwrap();
+        let lease = state.store.claim(&state.project, ann.id, 1).unwrap().unwrap().lease;
+        assert!(Arc::ptr_eq(&first, &again()));
+        state.store.skip(lease, ann.id, "unclear", 2).unwrap();
+        assert!(!Arc::ptr_eq(&first, &again()));
+    }
 }

@@ -35,18 +35,26 @@ fn is_token(text: &str) -> bool {
 
 /// Whose session the request has.
 async fn signed_in(state: &Shared, headers: &HeaderMap) -> Result<Option<Annotator>, Failure> {
-    let Some(token) = token_of(state, headers) else {
+    let sessions = sessions_of(state, headers);
+    if sessions.is_empty() {
         return Ok(None);
-    };
+    }
     on_store(state, move |state| {
-        state.store.session(&Store::session_digest(&token), now())
+        for session in &sessions {
+            if let Some(annotator) = state.store.session(session, now())? {
+                return Ok(Some(annotator));
+            }
+        }
+        Ok(None)
     })
     .await
 }
 
-fn token_of(state: &Shared, headers: &HeaderMap) -> Option<String> {
-    let token = cookies::values(headers, &state.cookie).next()?;
-    is_token(token).then(|| token.to_owned())
+/// Digests of the sessions that a request's cookies name. There may be several of the name, of which only one is of this server: browsers
+/// send those of every path together, and what another program on this host has set under it as well.
+fn sessions_of(state: &Shared, headers: &HeaderMap) -> Vec<String> {
+    let tokens = cookies::values(headers, &state.cookie).filter(|token| is_token(token));
+    tokens.map(Store::session_digest).collect()
 }
 
 /// Whoever sent the request.
@@ -149,11 +157,13 @@ pub(super) async fn join(
     Ok(response)
 }
 
-/// `POST /leave`: ends the session.
+/// `POST /leave`: ends the session, and any other that the browser has here.
 pub(super) async fn leave(State(state): State<Shared>, User(_): User, headers: HeaderMap) -> Result<Response, Failure> {
-    if let Some(token) = token_of(&state, &headers) {
-        on_store(&state, move |state| state.store.leave(&Store::session_digest(&token))).await?;
-    }
+    let sessions = sessions_of(&state, &headers);
+    on_store(&state, move |state| {
+        sessions.iter().try_for_each(|session| state.store.leave(session))
+    })
+    .await?;
     let mut response = Redirect::to("/").into_response();
     cookies::set(response.headers_mut(), &headers, (&state.cookie, ""), 0);
     Ok(response)

@@ -157,6 +157,8 @@ pub(crate) enum Message {
     Sample(Sampling),
     Read(Vec<Reading>),
     Load(Load),
+    /// The model in this place is served no more.
+    Close(usize),
     /// Gives up what runs, and ends.
     Stop,
 }
@@ -234,6 +236,11 @@ impl Handle {
         let (reply, answer) = blocking::channel();
         self.tell(Message::Load(Load { make, reply })).map_err(|_| ended())?;
         answer.recv().map_err(|_| ended())?
+    }
+
+    /// Has nothing kept of a model that is served no more but its weights, which stay until the engine ends.
+    pub fn close(&self, model: usize) {
+        let _ = self.tell(Message::Close(model));
     }
 
     /// Tells the engine to end.

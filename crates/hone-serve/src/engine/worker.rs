@@ -112,6 +112,12 @@ impl<'m> Work<'m> {
         let _ = load.reply.send(loaded);
     }
 
+    /// Frees the caches of a model of which nobody asks anything any more.
+    fn close(&mut self, model: usize) {
+        self.lanes[model].give_up(&Failure::Because("the model is served no more".into()));
+        self.lanes[model] = Lane::new(self.engine, self.models[model].transformer(), self.options);
+    }
+
     fn is_done(&self) -> bool {
         self.unread.is_empty() && self.lanes.iter().all(Lane::is_idle)
     }
@@ -145,6 +151,7 @@ impl<'m> Work<'m> {
             Message::Sample(sampling) => self.lanes[sampling.model].take(sampling),
             Message::Read(readings) => self.unread.extend(readings),
             Message::Load(load) => self.load(load),
+            Message::Close(model) => self.close(model),
             Message::Stop => return Next::End,
         }
         Next::GoOn

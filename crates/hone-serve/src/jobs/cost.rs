@@ -1,13 +1,16 @@
 //! What a job would take: `hone plan` is asked about rows and a configuration that are thrown away again.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::jobs::child::{End, Process, Start};
 use crate::jobs::prepare::{CONFIG, PrepareError};
+use crate::jobs::record::Method;
 use crate::jobs::runner::{LOG, PLAN, last_error};
 use crate::jobs::{Jobs, NewJob};
 
@@ -42,24 +45,17 @@ impl Drop for Scratch {
 
 impl Jobs {
     /// What a job would take of memory and time. The machine's speed is measured for it, so a busy machine gives more time.
-    pub fn cost(&self, new: &NewJob) -> Result<Value, CostError> {
+    /// It is given up once nobody holds `wanted` any more.
+    pub fn cost(&self, new: &NewJob, wanted: &Weak<()>) -> Result<Value, CostError> {
         let scratch = Scratch(self.store().incoming());
         fs::create_dir_all(&scratch.0).map_err(PrepareError::Write)?;
         self.prepare(new, &scratch.0)?;
-        let arguments = self.arguments(&["plan", "--stage", new.method.stage(), CONFIG, "--json"]);
-        let start = Start {
-            program: &self.options.program,
-            arguments: &arguments,
-            folder: &scratch.0,
-            output: Some(PLAN),
-            log: LOG,
-        };
-        let process = Process::start(&start);
+        let process = self.plan(new.method, &scratch.0);
         let process = process.map_err(|error| {
             let program = self.options.program.display();
             CostError::Process(format!("{program} cannot be started: {error}"))
         })?;
-        let end = self.wait_for(process)?;
+        let end = self.wait_for(process, wanted)?;
         let said = |otherwise: &str| last_error(&scratch.0.join(LOG)).unwrap_or_else(|| otherwise.to_owned());
         match end {
             End::Code(0) => Ok(costs(&read(&scratch.0.join(PLAN)))),
@@ -68,17 +64,35 @@ impl Jobs {
         }
     }
 
-    fn wait_for(&self, mut process: Process) -> Result<End, CostError> {
+    /// Starts `hone plan` on what a job's stage reads; what it finds goes into a file of the folder.
+    pub(super) fn plan(&self, method: Method, folder: &Path) -> io::Result<Process> {
+        let arguments = self.arguments(&["plan", "--stage", method.stage(), CONFIG, "--json"]);
+        Process::start(&Start {
+            program: &self.options.program,
+            arguments: &arguments,
+            folder,
+            output: Some(PLAN),
+            log: LOG,
+        })
+    }
+
+    fn wait_for(&self, mut process: Process, wanted: &Weak<()>) -> Result<End, CostError> {
         let begun = Instant::now();
         loop {
             if let Some(end) = process.ended() {
                 return Ok(end);
             }
-            if self.is_stopping() || begun.elapsed() > LONGEST {
-                process.kill();
-                return Err(CostError::Process("it took too long".to_owned()));
-            }
-            std::thread::sleep(GLANCE);
+            let given_up = match () {
+                () if wanted.strong_count() == 0 => "nobody waits for it any more",
+                () if self.is_stopping() => "the server is stopping",
+                () if begun.elapsed() > LONGEST => "it took too long",
+                () => {
+                    std::thread::sleep(GLANCE);
+                    continue;
+                }
+            };
+            process.kill();
+            return Err(CostError::Process(given_up.to_owned()));
         }
     }
 }

@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::bounds::{PLANNED, UPLOADS};
 use crate::error::ServeError;
+use crate::models::InUse;
 use crate::shared::now;
 
 pub(crate) use load::Tuned;
@@ -85,10 +86,10 @@ struct State {
 /// A job that is asked for. What it names was looked up.
 pub(crate) struct NewJob {
     pub model: String,
+    /// The same, which is served until the job is made.
+    pub served: InUse,
     /// The model's directory.
     pub start: PathBuf,
-    /// Tokens that its context holds.
-    pub context: usize,
     pub method: Method,
     pub settings: Settings,
     pub judging: Option<Judging>,
@@ -278,6 +279,7 @@ impl Jobs {
             created_at: now(),
             finished_at: None,
             fine_tuned_model: None,
+            deleted: false,
             trained_tokens: None,
             result_files: Vec::new(),
             error: None,
@@ -306,7 +308,7 @@ impl Jobs {
             training: &training,
             validation: validation.as_deref(),
             start: &new.start,
-            context: new.context,
+            context: new.served.context(),
             precision: self.precision,
         };
         prepare::prepare(&materials, folder)
@@ -386,6 +388,51 @@ impl Jobs {
         self.store.keep_job(&changed)?;
         *job = changed.clone();
         Ok(changed)
+    }
+
+    /// The job that made this model.
+    pub fn maker(&self, model: &str) -> Option<Job> {
+        self.state()
+            .jobs
+            .iter()
+            .find(|job| job.result() == Some(model))
+            .cloned()
+    }
+
+    /// A job that needs this model: one that has not ended and starts from it, or whose own model was made from it.
+    pub fn needs(&self, model: &str) -> Option<Job> {
+        let state = self.state();
+        let needs = |job: &&Job| job.model == model && (!job.status.has_ended() || job.result().is_some());
+        state.jobs.iter().find(needs).cloned()
+    }
+
+    /// Deletes the model that a job made, with the run that led to it. The job's record says so first, so that what a crash leaves
+    /// is removed by the next server.
+    pub fn delete_result(&self, id: &str) -> Result<(), StoreError> {
+        let mut state = self.state();
+        if let Some(job) = state.jobs.iter_mut().find(|job| job.id == id) {
+            let deleted = Job {
+                deleted: true,
+                ..job.clone()
+            };
+            self.store.keep_job(&deleted)?;
+            *job = deleted;
+        }
+        drop(state);
+        self.tell(id, &Told::info("The job's model is deleted"));
+        self.remove_run(id)
+    }
+
+    /// Removes the run directory of a job, if there is one.
+    pub fn remove_run(&self, id: &str) -> Result<(), StoreError> {
+        let path = self.store.job_folder(id).join(runner::RUN);
+        match std::fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                let action = "delete the run";
+                Err(StoreError::Io { action, path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends a job with an error, unless it has ended.

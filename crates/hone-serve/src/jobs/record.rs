@@ -146,12 +146,20 @@ pub(crate) struct Job {
     pub created_at: u64,
     pub finished_at: Option<u64>,
     pub fine_tuned_model: Option<String>,
+    /// That model was deleted.
+    #[serde(default)]
+    pub deleted: bool,
     pub trained_tokens: Option<u64>,
     pub result_files: Vec<String>,
     pub error: Option<JobError>,
 }
 
 impl Job {
+    /// The model that it made, unless it was deleted.
+    pub fn result(&self) -> Option<&str> {
+        self.fine_tuned_model.as_deref().filter(|_| !self.deleted)
+    }
+
     /// The name under which its result is served: `ft:BASE:SUFFIX:ID`.
     pub fn result_name(&self) -> String {
         // A model that was tuned here already is named by what it stands on
@@ -181,6 +189,7 @@ pub(crate) fn job(id: &str, serial: u64) -> Job {
         created_at: 0,
         finished_at: None,
         fine_tuned_model: None,
+        deleted: false,
         trained_tokens: None,
         result_files: Vec::new(),
         error: None,

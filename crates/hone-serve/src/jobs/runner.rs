@@ -1,4 +1,5 @@
-//! The thread that works through the jobs: each is checked, waits its turn, runs as a process, and becomes a model.
+//! The threads that work through the jobs: each job is checked by one, waits its turn, and by the other runs as a process and becomes a
+//! model. So what is asked for while a job runs, or stops, is checked at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub(super) const RUN: &str = "run";
 const SHOWN: usize = 400;
 
 /// Works through the jobs of a server.
+#[derive(Clone)]
 pub(crate) struct Runner {
     pub shared: Arc<Shared>,
     pub jobs: Arc<Jobs>,
@@ -52,11 +54,18 @@ impl Runner {
     pub fn run(self) {
         self.end_left();
         while !self.jobs.is_stopping() {
-            self.check_new();
             match self.jobs.next() {
                 Some(job) => self.train(&job),
                 None => self.jobs.wait(2 * GLANCE),
             }
+        }
+    }
+
+    /// Checks new jobs until the jobs are told to stop.
+    pub fn check(self) {
+        while !self.jobs.is_stopping() {
+            self.check_new();
+            self.jobs.wait(2 * GLANCE);
         }
     }
 
@@ -88,17 +97,7 @@ impl Runner {
                 return;
             }
             let folder = self.jobs.store().job_folder(&job.id);
-            let arguments = self
-                .jobs
-                .arguments(&["plan", "--stage", job.method.stage(), CONFIG, "--json"]);
-            let start = Start {
-                program: &self.jobs.options.program,
-                arguments: &arguments,
-                folder: &folder,
-                output: Some(PLAN),
-                log: LOG,
-            };
-            let outcome = match Process::start(&start) {
+            let outcome = match self.jobs.plan(job.method, &folder) {
                 Ok(process) => self.watch(&job.id, Status::ValidatingFiles, process, &mut || ()),
                 Err(error) => {
                     self.not_started(&job.id, &error);
@@ -230,9 +229,6 @@ impl Runner {
                 _ => {}
             }
             glance();
-            if status == Status::Running && asked.is_none() {
-                self.check_new();
-            }
             self.jobs.wait(GLANCE);
         }
     }

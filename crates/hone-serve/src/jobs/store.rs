@@ -125,10 +125,17 @@ impl Store {
 
     /// What happened to a job, the oldest first.
     pub fn events(&self, job: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.job_folder(job).join(EVENTS)).unwrap_or_default();
+        let text = self.event_lines(job);
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
+    }
+
+    /// The same as it is written: a line of JSON each. One that is being written is not there yet.
+    pub fn event_lines(&self, job: &str) -> String {
+        let mut text = fs::read_to_string(self.job_folder(job).join(EVENTS)).unwrap_or_default();
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        text
     }
 }
 

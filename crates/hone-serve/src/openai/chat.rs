@@ -7,9 +7,9 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use crate::bounds;
-use crate::models::Served;
+use crate::models::InUse;
 use crate::openai::fields::Fields;
-use crate::openai::run::{Continued, Head, Plan, Running, Update};
+use crate::openai::run::{Continued, Entry, Head, Plan, Running, Update, Whole};
 use crate::openai::stream::{Format, respond};
 use crate::openai::text::Growing;
 use crate::openai::{ApiError, answered, logprobs, prepared, prompts, sampling, written};
@@ -24,7 +24,7 @@ struct Asked {
 
 /// How replies are written.
 struct Replies {
-    served: Arc<Served>,
+    served: InUse,
     n: usize,
     logprobs: bool,
 }
@@ -101,7 +101,7 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     let asked = Asked {
         head: Head::new(shared, "chatcmpl", &found),
         replies: Replies {
-            served: Arc::clone(served),
+            served: served.clone(),
             n: common.n,
             logprobs,
         },
@@ -141,10 +141,10 @@ fn refuse_what_hone_lacks(fields: &mut Fields) -> Result<(), ApiError> {
 }
 
 impl Replies {
-    fn logprobs(&self, update: &Update) -> Value {
+    fn logprobs(&self, entries: &[Entry]) -> Value {
         match self.logprobs {
             true => json!({
-                "content": logprobs::content(&self.served.tokenizer, &update.entries),
+                "content": logprobs::content(&self.served.tokenizer, entries),
                 "refusal": null,
             }),
             false => Value::Null,
@@ -153,32 +153,18 @@ impl Replies {
 
     /// All replies at once.
     async fn whole(self, head: Head, mut running: Running) -> Result<Response, ApiError> {
-        let empty = |choice| Update {
-            choice,
-            text: String::new(),
-            entries: Vec::new(),
-            finish: None,
-        };
-        let mut so_far: Vec<Update> = (0..self.n).map(empty).collect();
-        while let Some(update) = running.next().await? {
-            let whole = &mut so_far[update.choice];
-            whole.text.push_str(&update.text);
-            if self.logprobs {
-                whole.entries.extend(update.entries);
-            }
-            whole.finish = update.finish;
-        }
+        let gathered = running.gather(self.n, self.logprobs).await?;
         let usage = running.usage();
         written(move || {
-            let choice = |whole: Update| {
+            let choice = |(index, whole): (usize, Whole)| {
                 json!({
-                    "index": whole.choice,
+                    "index": index,
                     "message": {"role": "assistant", "content": whole.text, "refusal": null},
-                    "logprobs": self.logprobs(&whole),
+                    "logprobs": self.logprobs(&whole.entries),
                     "finish_reason": whole.finish,
                 })
             };
-            let choices: Vec<Value> = so_far.into_iter().map(choice).collect();
+            let choices: Vec<Value> = gathered.into_iter().enumerate().map(choice).collect();
             let mut value = head.with("chat.completion", choices.into());
             value["usage"] = usage;
             Ok(value)
@@ -205,7 +191,7 @@ impl Format for Replies {
         let says = update.entries.iter().any(|entry| !entry.ends);
         let something = !update.text.is_empty() || (self.logprobs && says);
         let delta = json!({"content": update.text});
-        something.then(|| Self::choice(update.choice, delta, self.logprobs(update), None))
+        something.then(|| Self::choice(update.choice, delta, self.logprobs(&update.entries), None))
     }
 
     fn ending(&self, choice: usize, finish: &'static str) -> Value {

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::bounds;
 use crate::engine::{Answer, Question};
-use crate::models::Served;
+use crate::models::{InUse, Served};
 use crate::openai::fields::Fields;
 use crate::openai::logprobs::Lists;
 use crate::openai::prompts::{Given, Prompt};
-use crate::openai::run::{Continued, Entry, Head, Plan, Running, Update};
+use crate::openai::run::{Continued, Head, Plan, Running, Update, Whole};
 use crate::openai::stream::{Format, respond};
 use crate::openai::text::{Growing, Laid};
 use crate::openai::{ApiError, answered, prepared, prompts, sampling, written};
@@ -32,7 +32,7 @@ struct Asked {
 
 /// How completions are written.
 struct Texts {
-    served: Arc<Served>,
+    served: InUse,
     /// Completions of each prompt.
     n: usize,
     /// Whether there are log-probabilities; how many alternatives, the plan says.
@@ -40,14 +40,6 @@ struct Texts {
     /// What is echoed, for each prompt; empty where nothing is.
     echoes: Vec<Echo>,
     prompts: usize,
-}
-
-/// A completion that is not streamed.
-#[derive(Default)]
-struct Whole {
-    text: String,
-    entries: Vec<Entry>,
-    finish: Option<&'static str>,
 }
 
 /// A prompt that comes before its completions.
@@ -145,7 +137,7 @@ fn prepare(shared: &Shared, mut fields: Fields) -> Result<Asked, ApiError> {
     let asked = Asked {
         head: Head::new(shared, "cmpl", &found),
         texts: Texts {
-            served: Arc::clone(served),
+            served: served.clone(),
             n: common.n,
             logprobs: logprobs.is_some(),
             echoes,
@@ -209,15 +201,7 @@ impl Texts {
 
     /// All completions at once.
     async fn whole(self, head: Head, mut running: Running) -> Result<Response, ApiError> {
-        let mut so_far: Vec<Whole> = (0..self.prompts * self.n).map(|_| Whole::default()).collect();
-        while let Some(update) = running.next().await? {
-            let whole = &mut so_far[update.choice];
-            whole.text.push_str(&update.text);
-            if self.logprobs {
-                whole.entries.extend(update.entries);
-            }
-            whole.finish = update.finish;
-        }
+        let gathered = running.gather(self.prompts * self.n, self.logprobs).await?;
         let usage = running.usage();
         written(move || {
             let choice = |(choice, whole): (usize, Whole)| {
@@ -226,7 +210,7 @@ impl Texts {
                 lists.extend(&self.served.tokenizer, &whole.entries, self.before(choice));
                 self.choice(choice, &text, lists, whole.finish)
             };
-            let choices: Vec<Value> = so_far.into_iter().enumerate().map(choice).collect();
+            let choices: Vec<Value> = gathered.into_iter().enumerate().map(choice).collect();
             let mut value = head.with("text_completion", choices.into());
             value["usage"] = usage;
             Ok(value)

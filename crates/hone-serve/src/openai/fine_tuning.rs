@@ -62,9 +62,12 @@ async fn try_plan(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     })
     .await?;
     let place = jobs.planning().await.ok_or_else(ApiError::stopping)?;
+    // A client that leaves drops this, and with it what is being found out
+    let wanted = Arc::new(());
+    let still = Arc::downgrade(&wanted);
     let work = tokio::task::spawn_blocking(move || {
         let _place = place;
-        jobs.cost(&new)
+        jobs.cost(&new, &still)
     });
     match work.await {
         Ok(Ok(mut cost)) => {
@@ -136,9 +139,11 @@ pub(crate) async fn events(State(shared): State<Arc<Shared>>, Path(id): Path<Str
         Err(error) => Err(error),
         Ok((jobs, job)) => {
             let read = tokio::task::spawn_blocking(move || {
-                let mut events = jobs.store().events(&job.id);
-                events.reverse();
-                Query::of(&uri).page(events, 20)
+                let text = jobs.store().event_lines(&job.id);
+                // A long job has many: only those that are asked for are read
+                let read = |line: &str| serde_json::from_str::<Value>(line).ok();
+                let is = |line: &&str, id: &str| line.contains(id) && read(line).is_some_and(|event| event["id"] == id);
+                Query::of(&uri).page_of(text.lines().rev().collect(), 20, (is, read))
             });
             read.await
                 .unwrap_or_else(|_| Err(ApiError::internal("the events could not be read")))
@@ -161,7 +166,7 @@ pub(crate) async fn checkpoints(State(shared): State<Arc<Shared>>, Path(id): Pat
 }
 
 fn checkpoints_of(jobs: &Jobs, job: &Job) -> Vec<Value> {
-    let (Some(model), Status::Succeeded) = (&job.fine_tuned_model, job.status) else {
+    let (Some(model), Status::Succeeded) = (job.result(), job.status) else {
         return Vec::new();
     };
     let events = jobs.store().events(&job.id);
@@ -221,7 +226,7 @@ pub(crate) fn described(job: &Job) -> Value {
         "model": job.model,
         "created_at": job.created_at,
         "finished_at": job.finished_at,
-        "fine_tuned_model": job.fine_tuned_model,
+        "fine_tuned_model": job.result(),
         "organization_id": "hone",
         "result_files": job.result_files,
         "status": job.status.name(),

@@ -32,7 +32,21 @@ impl Query {
     ///
     /// # Errors
     /// A limit or an order that is none, or a place in the list that is not in it.
-    pub fn page(&self, mut all: Vec<Value>, usual: usize) -> Result<Value, ApiError> {
+    pub fn page(&self, all: Vec<Value>, usual: usize) -> Result<Value, ApiError> {
+        self.page_of(all, usual, (|item: &Value, id: &str| item["id"] == id, Some))
+    }
+
+    /// The same of what is made into values only where it is on the page: `is` tells whether something has this id. What has no
+    /// value is left out.
+    ///
+    /// # Errors
+    /// As [`Query::page`].
+    pub fn page_of<T>(
+        &self,
+        mut all: Vec<T>,
+        usual: usize,
+        (is, value): (impl Fn(&T, &str) -> bool, impl Fn(T) -> Option<Value>),
+    ) -> Result<Value, ApiError> {
         let limit = match self.get("limit") {
             None => usual,
             Some(text) => text
@@ -59,13 +73,13 @@ impl Query {
         let start = match self.get("after") {
             None => 0,
             Some(after) => {
-                let place = all.iter().position(|item| item["id"] == after);
+                let place = all.iter().position(|item| is(item, after));
                 let refuse = || ApiError::bad("after", format!("`after` is {after:?}, which is not in this list"));
                 place.ok_or_else(refuse)? + 1
             }
         };
         let more = all.len() > start + limit;
-        let data: Vec<Value> = all.into_iter().skip(start).take(limit).collect();
+        let data: Vec<Value> = all.into_iter().skip(start).take(limit).filter_map(value).collect();
         let id = |item: Option<&Value>| item.map(|item| item["id"].clone());
         Ok(json!({
             "object": "list",

@@ -1,13 +1,15 @@
-//! `GET /v1/models` and `GET /v1/models/NAME`.
+//! `GET /v1/models`, `GET /v1/models/NAME`, and `DELETE` of one that was tuned here.
 
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::models::Served;
-use crate::openai::{answered, reply};
+use crate::jobs::Jobs;
+use crate::models::{Kept, Served};
+use crate::openai::{ApiError, answered, reply};
 use crate::shared::Shared;
 
 /// The models that are served.
@@ -21,6 +23,66 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Response {
 pub(crate) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
     let found = shared.model(Some(&name));
     answered(found.map(|(_, served)| reply(&described(&shared, &served))))
+}
+
+/// Deletes one that a job made here, with its files, unless something needs it.
+pub(crate) async fn delete(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    let deleted = match shared.jobs() {
+        Err(error) => Err(error),
+        Ok(jobs) => {
+            let work = tokio::task::spawn_blocking(move || try_delete(&shared, &jobs, &name));
+            work.await
+                .unwrap_or_else(|_| Err(ApiError::internal("the model could not be deleted")))
+        }
+    };
+    answered(deleted.map(|value| reply(&value)))
+}
+
+fn try_delete(shared: &Shared, jobs: &Jobs, name: &str) -> Result<Value, ApiError> {
+    let Some(job) = jobs.maker(name) else {
+        let _ = shared.model(Some(name))?;
+        let message = format!("`{name}` was given to the server; only what its jobs made is deleted here");
+        return Err(ApiError {
+            code: Some("model_not_tuned_here"),
+            param: Some("model".to_owned()),
+            ..ApiError::of(StatusCode::FORBIDDEN, message)
+        });
+    };
+    let in_use = |message: String| ApiError {
+        code: Some("model_in_use"),
+        param: Some("model".to_owned()),
+        ..ApiError::of(StatusCode::CONFLICT, message)
+    };
+    let against = || match jobs.needs(name) {
+        None => Ok(()),
+        Some(other) => Err(in_use(match other.result() {
+            Some(made) => format!("`{made}` was made from `{name}` and needs it; delete that first"),
+            None => format!(
+                "the job `{}` starts from `{name}`; cancel it first, or wait for its end",
+                other.id
+            ),
+        })),
+    };
+    let taken = shared.models.take(name, against).map_err(|kept| match kept {
+        Kept::InUse => in_use(format!(
+            "requests to `{name}` are being answered; try again when they have ended"
+        )),
+        Kept::Because(error) => error,
+    })?;
+    let place = taken.as_ref().map(|taken| taken.place);
+    if let Err(error) = jobs.delete_result(&job.id) {
+        // What is still noted as there is there
+        if jobs.maker(name).is_some()
+            && let Some(taken) = taken
+        {
+            shared.models.put_back(taken);
+        }
+        return Err(ApiError::internal(error.to_string()));
+    }
+    if let Some(place) = place {
+        shared.engine.close(place);
+    }
+    Ok(json!({"id": name, "object": "model", "deleted": true}))
 }
 
 fn described(shared: &Shared, served: &Served) -> Value {

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use hone_data::annotations::{
     AnnotationProblem, Direct, Input, Judgement, NewItem, Project, Response as Answer, Settings, Store, Submitted,
-    TaskKind, same_text,
+    TaskKind, now, same_text,
 };
 use hone_data::{DataError, Message};
 use serde_json::{Map, Value, json};
@@ -22,7 +22,7 @@ use crate::desk::Desk;
 use crate::error::ServeError;
 use crate::openai::fields::{Fields, wrong};
 use crate::openai::{ApiError, answered, prepared, prompts, reply};
-use crate::shared::{Shared, moment as now};
+use crate::shared::Shared;
 
 /// The project where the store has none, and who prefers where nobody says.
 const NAME: &str = "chat";

@@ -38,6 +38,14 @@ pub(crate) struct Update {
     pub finish: Option<&'static str>,
 }
 
+/// An answer that is whole.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Whole {
+    pub text: String,
+    pub entries: Vec<Entry>,
+    pub finish: Option<&'static str>,
+}
+
 /// What is sampled.
 pub(crate) struct Plan {
     pub found: Found,
@@ -268,6 +276,23 @@ impl Running {
             entries: told.map(|(_, entry)| entry).collect(),
             finish: ended,
         }))
+    }
+
+    /// Waits for so many answers to be whole, in their order; what is said of their tokens is kept where `entries` says so.
+    ///
+    /// # Errors
+    /// If one cannot go on.
+    pub async fn gather(&mut self, choices: usize, entries: bool) -> Result<Vec<Whole>, ApiError> {
+        let mut gathered = vec![Whole::default(); choices];
+        while let Some(update) = self.next().await? {
+            let whole = &mut gathered[update.choice];
+            whole.text.push_str(&update.text);
+            if entries {
+                whole.entries.extend(update.entries);
+            }
+            whole.finish = update.finish;
+        }
+        Ok(gathered)
     }
 
     /// Whether all has been sampled, told or not.

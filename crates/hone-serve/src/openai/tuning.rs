@@ -65,8 +65,8 @@ pub(super) fn read(shared: &Shared, jobs: &Jobs, mut fields: Fields) -> Result<N
     fields.finish()?;
     Ok(NewJob {
         model: name,
+        served,
         start,
-        context: served.context(),
         method: asked.method,
         settings: asked.settings,
         judging: asked.judging,
@@ -85,11 +85,7 @@ fn source(shared: &Shared, jobs: &Jobs, name: &str) -> Result<std::path::PathBuf
         return Ok(directory.clone());
     }
     // A result of an earlier job
-    let made = jobs
-        .jobs()
-        .into_iter()
-        .find(|job| job.fine_tuned_model.as_deref() == Some(name));
-    match made {
+    match jobs.maker(name) {
         Some(job) => Ok(jobs.result(&job.id)),
         None => {
             let _ = shared.model(Some(name))?;

@@ -15,9 +15,17 @@ const READ = 1 << 18;
 const CHARACTERS = 300;
 // Samples of a job that are shown, and the characters of each text.
 const SAMPLES = 4;
+// Events that are asked for at a time, and those in words that are shown: the newest.
+const PAGE = 5000;
+const TOLD = 500;
+// A curve of more points is thinned: of so many stretches the lowest and the highest point of each is kept.
+const STRETCHES = 2000;
 let polling = null;
+let looking = Promise.resolve();
 let resting = null;
-// What was drawn of the chosen job, so that nothing is drawn again while nothing happens.
+// What was heard of the chosen job so far.
+let heard = null;
+// What was drawn of it, so that nothing is drawn again while nothing happens.
 let drawnOf = "";
 let counting = null;
 
@@ -182,13 +190,11 @@ function asked() {
 
 // Says what the job would take, once the form has rested.
 function count() {
-  clearTimeout(resting);
-  if (counting) counting.abort();
-  counting = null;
-  cost();
+  stopCounting();
   if (!at("training").value || (locked && !at("token").value.trim())) return;
   resting = setTimeout(async () => {
     const own = new AbortController();
+    resting = null;
     counting = own;
     cost("", "Counting what this will take ...");
     try {
@@ -198,7 +204,17 @@ function count() {
       // Starting says the same where it stands in the way
       if (counting === own) cost("unfit", error.message);
     }
+    if (counting === own) counting = null;
   }, REST);
+}
+
+// Nobody waits for the answer any more, so the server gives it up.
+function stopCounting() {
+  clearTimeout(resting);
+  if (counting) counting.abort();
+  resting = null;
+  counting = null;
+  cost();
 }
 
 function cost(name, ...parts) {
@@ -234,6 +250,8 @@ async function start() {
     note("Drop a file first.");
     return;
   }
+  // The job's own check says what it will take
+  if (resting || counting) stopCounting();
   at("start").disabled = true;
   try {
     const job = await ask("POST", "/v1/fine_tuning/jobs", asked());
@@ -289,7 +307,13 @@ function row(job) {
   return line;
 }
 
-async function look() {
+// Asks for all that is new. One look at a time: who asks during one waits for the next.
+function look() {
+  looking = looking.then(lookOnce);
+  return looking;
+}
+
+async function lookOnce() {
   clearTimeout(polling);
   let goesOn = false;
   try {
@@ -312,34 +336,115 @@ async function look() {
     note(error.message);
     goesOn = true;
   }
+  clearTimeout(polling);
   polling = setTimeout(look, goesOn ? EVERY : 10 * EVERY);
 }
 
+// A curve that grows, of a bounded number of points; its last point is always there.
+class Curve {
+  stretches = [];
+  // Points of a stretch.
+  width = 1;
+  last = null;
+
+  push(point) {
+    this.last = point;
+    const open = this.stretches.at(-1);
+    if (open && open.count < this.width) {
+      open.count += 1;
+      if (point[1] < open.low[1]) open.low = point;
+      if (point[1] > open.high[1]) open.high = point;
+      return;
+    }
+    this.stretches.push({ count: 1, low: point, high: point });
+    if (this.stretches.length <= STRETCHES) return;
+    const halved = [];
+    for (let i = 0; i < this.stretches.length; i += 2) {
+      const [one, next] = [this.stretches[i], this.stretches[i + 1] || this.stretches[i]];
+      halved.push({
+        count: next === one ? one.count : one.count + next.count,
+        low: next.low[1] < one.low[1] ? next.low : one.low,
+        high: next.high[1] > one.high[1] ? next.high : one.high,
+      });
+    }
+    this.stretches = halved;
+    this.width *= 2;
+  }
+
+  points() {
+    const of = ({ low, high }) => (low === high ? [low] : low[0] < high[0] ? [low, high] : [high, low]);
+    const all = this.stretches.flatMap(of);
+    return this.last && all.at(-1) !== this.last ? [...all, this.last] : all;
+  }
+}
+
+// Takes an event: of a long job there are more than a page keeps.
+function hear(event) {
+  heard.count += 1;
+  const data = event.data || {};
+  if (event.type === "metrics") {
+    for (const [name, value] of Object.entries(data)) {
+      if (typeof value !== "number" || name === "step") continue;
+      if (!heard.curves.has(name)) heard.curves.set(name, new Curve());
+      heard.curves.get(name).push([data.step, value]);
+    }
+  } else if (data.sample) {
+    if (heard.samples.length && heard.samples[0].step !== data.sample.step) heard.samples = [];
+    if (heard.samples.length < SAMPLES) heard.samples.push(data.sample);
+  } else {
+    heard.told.push(event);
+    if (heard.told.length > TOLD) {
+      heard.told.shift();
+      heard.earlier += 1;
+    }
+  }
+}
+
+// Hears what is new of a job, page by page.
+async function listen(job) {
+  const path = "/v1/fine_tuning/jobs/" + encodeURIComponent(job.id) + "/events?";
+  try {
+    for (;;) {
+      const query = new URLSearchParams([["limit", PAGE], ["order", "asc"]]);
+      if (heard.last) query.set("after", heard.last);
+      const page = await ask("GET", path + query);
+      page.data.forEach(hear);
+      if (page.last_id) heard.last = page.last_id;
+      if (!page.has_more || page.data.length === 0) return;
+    }
+  } catch (error) {
+    // From the beginning the next time
+    heard = null;
+    throw error;
+  }
+}
+
 async function show(job) {
-  const path = "/v1/fine_tuning/jobs/" + encodeURIComponent(job.id) + "/events?limit=10000&order=asc";
-  const events = (await ask("GET", path)).data;
-  const key = job.id + " " + job.status + " " + events.length;
+  if (!heard || heard.job !== job.id) {
+    heard = { job: job.id, last: "", count: 0, curves: new Map(), samples: [], told: [], earlier: 0 };
+  }
+  await listen(job);
+  const key = job.id + " " + job.status + " " + heard.count;
   if (key === drawnOf) return;
   drawnOf = key;
   at("one").hidden = false;
   at("title").replaceChildren(job.id, chip(job));
-  const metrics = events.filter((event) => event.type === "metrics").map((event) => event.data);
-  curve(metrics, job.method.type === "reinforcement" ? "train_mean_reward" : "train_loss");
-  samples(events.filter((event) => event.data && event.data.sample).map((event) => event.data.sample));
-  const told = events.filter((event) => event.type !== "metrics" && !(event.data && event.data.sample)).reverse();
-  at("events").replaceChildren(...told.map((event) => {
+  curve(heard.curves, job.method.type === "reinforcement" ? "train_mean_reward" : "train_loss");
+  samples(heard.samples);
+  const lines = heard.told.map((event) => {
     const line = made("li", event.level);
     line.append(made("time", "", new Date(event.created_at * 1000).toLocaleTimeString("en-GB")), made("span", "", event.message));
     return line;
-  }));
+  });
+  if (heard.earlier) lines.unshift(made("li", "soft", heard.earlier + " earlier"));
+  at("events").replaceChildren(...lines.reverse());
 }
 
 // What the model answered at the newest evaluation.
-function samples(all) {
-  const last = all.length ? all.at(-1).step : null;
-  const newest = all.filter((sample) => sample.step === last).slice(0, SAMPLES);
+function samples(newest) {
   at("answers").hidden = newest.length === 0;
-  at("answered").textContent = "Answers at step " + last;
+  if (newest.length === 0) return;
+  at("answered").textContent = "Answers at step " + newest[0].step;
   at("samples").replaceChildren(...newest.map((sample) => {
     const card = made("article");
     card.append(made("p", "asked", cut(String(sample.prompt ?? ""))), made("p", "", cut(String(sample.response ?? ""))));
@@ -347,8 +452,8 @@ function samples(all) {
   }));
 }
 
-function curve(metrics, name) {
-  const of = (key) => metrics.filter((data) => typeof data[key] === "number").map((data) => [data.step, data[key]]);
+function curve(curves, name) {
+  const of = (key) => (curves.has(key) ? curves.get(key).points() : []);
   const lines = [["train", name.replaceAll("_", " "), of(name)], ["valid", "validation loss", of("valid_loss")]].filter(([, , points]) => points.length);
   at("chart").hidden = lines.length === 0;
   if (lines.length === 0) return;

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use hone_data::annotations::{Role, TaskKind};
+use hone_data::annotations::{Judgement, Role, Settings, Submission, TaskKind};
 use hone_serve::annotate::{Access, ROUTES};
 
 use super::browser::{Server, item, session};
@@ -186,6 +186,78 @@ fn http_sessions_end_and_keep_to_https() {
         .cookie
         .map(|cookie| format!("{}; {cookie}", server.cookie(&server.tokens["bob"])));
     assert_eq!(both.get("/task").status, 200);
+}
+
+/// Browsers send the cookies of all paths together, and those that another program on this host has set under the same name.
+#[test]
+fn http_several_cookies_of_one_name_are_all_tried() {
+    let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
+    let mut ann = server.signed_in("ann");
+    let own = ann.cookie.clone().unwrap();
+    let foreign = ["", "short", &"0".repeat(64), &"a".repeat(64)].map(|token| server.cookie(token));
+    for other in &foreign {
+        for cookies in [format!("{other}; {own}"), format!("{own}; {other}")] {
+            ann.cookie = Some(cookies.clone());
+            assert_eq!(ann.get("/task").status, 200, "{cookies}");
+        }
+    }
+    ann.cookie = Some(foreign.join("; "));
+    assert_eq!(ann.get("/task").status, 401);
+    // Signing out ends the session wherever its cookie stands
+    ann.cookie = Some(format!("{}; {own}", foreign[2]));
+    assert_eq!(ann.post("/leave", &[]).status, 303);
+    ann.cookie = Some(own);
+    assert_eq!(ann.get("/task").status, 401);
+}
+
+/// A store has several projects, and a server one of them.
+#[test]
+fn http_judgements_of_another_project_or_of_others_are_as_if_they_were_not() {
+    let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
+    let other = server.store.put_project("other", &Settings::default(), 0).unwrap();
+    server
+        .store
+        .add_items(&other, vec![item(TaskKind::Comment, 7, 0)])
+        .unwrap();
+    let people = server.store.annotators().unwrap();
+    let id = |name: &str| people.iter().find(|person| person.name == name).unwrap().id;
+    let task = server.store.claim(&other, id("ann"), 1).unwrap().unwrap();
+    let judgement = Judgement {
+        comment: Some("said elsewhere".into()),
+        ..Judgement::default()
+    };
+    let submission = Submission {
+        lease: task.lease,
+        annotator: id("ann"),
+        judgement,
+        started: 1,
+        active: None,
+    };
+    let elsewhere = server.store.submit(submission, 2).unwrap().event;
+    let bob = server.signed_in("bob");
+    let lease = bob.get("/task").hidden("lease");
+    let fields = [("lease", lease.as_str()), ("choice", "left"), ("degree", "much")];
+    assert_eq!(bob.post("/task/submit", &fields).status, 303);
+    let bobs = server.store.records(&server.project).unwrap()[0].event;
+    let before = server.store.records(&other).unwrap();
+    let ann = server.signed_in("ann");
+    assert!(!ann.get("/mine").body.contains("question 7"));
+    let absent = 999_999;
+    let pages = |event: i64| {
+        let path = format!("/mine/{event}");
+        let said = [("comment", "said again"), ("choice", "right"), ("degree", "much")];
+        [ann.get(&path), ann.post(&path, &said)].map(|page| {
+            assert_eq!(page.status, 404, "{}", page.body);
+            page.body.replace(&format!("`{event}`"), "`NUMBER`")
+        })
+    };
+    for event in [elsewhere, bobs] {
+        assert_eq!(pages(event), pages(absent), "{event}");
+    }
+    assert_eq!(server.store.records(&other).unwrap(), before);
+    assert_eq!(server.store.records(&server.project).unwrap().len(), 1);
+    // Whose they are sees and changes them
+    assert_eq!(bob.get(&format!("/mine/{bobs}")).status, 200);
 }
 
 #[test]

@@ -18,7 +18,11 @@ mod load;
 #[cfg(unix)]
 mod markup;
 mod others;
+#[cfg(unix)]
+mod plans;
 mod preferences;
+#[cfg(unix)]
+mod results;
 mod security;
 #[path = "../shared/slow.rs"]
 mod slow;

@@ -15,11 +15,13 @@ use crate::common::{CONTEXT, Running, engine, model, models, tokenizer};
 /// The longest that a job may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Does what `hone plan` and the stages do: a line of metrics a step, five of them; it waits while `hold` is there, ends with an
-/// error where `fail` is, and on a signal with 75, to go on later.
+/// Does what `hone plan` and the stages do: a line of metrics a step, five of them; it waits while `hold` is there (`hone plan` while
+/// `ponder` is), ends with an error where `fail` is, and on a signal with 75, to go on later, once `linger` is gone.
 const SCRIPT: &str = r#"#!/bin/sh
 here=HERE
 if [ "$1" = plan ]; then
+  echo $$ >> $here/planned
+  while [ -e $here/ponder ]; do sleep 0.02; done
   [ -e $here/unusable ] && printf 'error: rows are too long\n  hint: shorten them\n' >&2 && exit 2
   [ -e $here/unfit ] && echo '{"steps":5,"peak_bytes":2000000000000,"fits":false,"machine":{"available":1000000}}' && exit 0
   echo '{"steps":5,"peak_bytes":2000000,"fits":true,"machine":{"available":9000000},"time":{"seconds":3.0}}'
@@ -33,7 +35,11 @@ touch run/metrics.jsonl
 echo "rows: 2 conversations to train on, 0 held out" >&2
 step=$(wc -l < run/metrics.jsonl)
 while [ $step -lt 5 ]; do
-  [ $stop = yes ] && echo "$1 $PWD" >> $here/stopped && exit 75
+  if [ $stop = yes ]; then
+    echo "$1 $PWD" >> $here/stopped
+    while [ -e $here/linger ]; do sleep 0.02; done
+    exit 75
+  fi
   if [ -e $here/fail ]; then printf 'error: training went wrong\n  hint: do not\n' >&2; exit 1; fi
   if [ -e $here/hold ] && [ $step -ge 2 ]; then sleep 0.02; continue; fi
   step=$((step + 1))
@@ -68,11 +74,20 @@ impl Tuner {
 
     /// Has running jobs wait after their second step.
     pub fn hold(&self) {
-        fs::write(self.path("hold"), "").expect("written");
+        self.put("hold");
     }
 
     pub fn let_go(&self) {
-        let _ = fs::remove_file(self.path("hold"));
+        self.take_away("hold");
+    }
+
+    /// A file that the script looks for.
+    pub fn put(&self, name: &str) {
+        fs::write(self.path(name), "").expect("written");
+    }
+
+    pub fn take_away(&self, name: &str) {
+        let _ = fs::remove_file(self.path(name));
     }
 
     pub fn options(&self) -> Options {

@@ -5,11 +5,14 @@ mod answers;
 use std::collections::{BTreeMap, HashSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hone_data::annotations::{Export, Imported, ItemFile, NewItem, Project, Role, Settings, Store, TaskKind, items_of};
+use hone_compute::SamplingError;
+use hone_data::annotations::{
+    Export, Imported, ItemFile, NewItem, Project, Role, Settings, Store, TaskKind, items_of, now,
+};
+use hone_data::identity_of;
 use hone_run::{Configuration, Shutdown, config};
 use hone_serve::{Patience, annotate};
 use schemars::JsonSchema;
@@ -19,7 +22,8 @@ use super::sample::SamplingArguments;
 use crate::failure::Failure;
 use crate::model::EngineArguments;
 use crate::output::{Output, note};
-use answers::{Answers, Sampling, identity};
+use crate::reach::{link_of, say_how_others_come};
+use answers::{Answers, Sampling};
 
 /// Serve pages on which people rank, compare, rate and write answers
 ///
@@ -169,29 +173,9 @@ impl Default for SamplingSection {
 }
 
 impl SamplingSection {
-    fn check(&self) -> Result<(), String> {
-        let wrong =
-            |key: &str, got: String, expected: &str| Err(format!("sampling.{key}: is {got}; expected {expected}"));
-        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
-            return wrong("temperature", self.temperature.to_string(), "a number of at least 0");
-        }
-        if self.top_k == Some(0) {
-            return wrong("top_k", "0".into(), "at least 1");
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return wrong("top_p", self.top_p.to_string(), "a number above 0 and at most 1");
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return wrong("min_p", self.min_p.to_string(), "a number of at least 0 and at most 1");
-        }
-        match self.max_new_tokens {
-            0 => wrong("max_new_tokens", "0".into(), "at least 1"),
-            _ => Ok(()),
-        }
-    }
-
-    fn arguments(&self) -> SamplingArguments {
-        SamplingArguments {
+    /// The same as options.
+    fn arguments(&self) -> Result<SamplingArguments, String> {
+        let arguments = SamplingArguments {
             temperature: self.temperature,
             top_k: self.top_k,
             top_p: self.top_p,
@@ -199,6 +183,15 @@ impl SamplingSection {
             stop: self.stop.clone(),
             max_new_tokens: self.max_new_tokens,
             seed: self.seed,
+        };
+        match arguments.parameters().validate() {
+            Err(SamplingError::Parameter { field, got, expected }) => {
+                // As it was written
+                Err(format!("sampling.{field}: is {}; expected {expected}", got as f32))
+            }
+            Err(other) => Err(other.to_string()),
+            Ok(()) if self.max_new_tokens == 0 => Err("sampling.max_new_tokens: is 0; expected at least 1".into()),
+            Ok(()) => Ok(arguments),
         }
     }
 }
@@ -242,14 +235,14 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         Some(path) => Some(config::load::<ProjectConfig>(path, &arguments.set)?.config),
         None => None,
     };
+    let mut how = arguments.sampling.clone();
     if let (Some(config), Some(path)) = (&written, &arguments.project) {
         let settings = config
             .settings
             .check()
             .map_err(|problem| format!("settings: {problem}"));
-        if let Err(problem) = settings.and_then(|()| config.sampling.check()) {
-            return Err(Failure::usage(format!("{}: {problem}", path.display())).into());
-        }
+        let sampling = settings.and_then(|()| config.sampling.arguments());
+        how = sampling.map_err(|problem| Failure::usage(format!("{}: {problem}", path.display())))?;
     }
     let most = match (&written, &arguments.project) {
         (Some(config), Some(path)) => answers_of(config.kind, "answers", config.answers)
@@ -277,7 +270,7 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
                 .iter()
                 .map(|(name, place)| format!("{name}={place}"))
                 .collect(),
-            how: config.sampling.arguments(),
+            how,
             config,
             most,
         },
@@ -285,7 +278,7 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
             most,
             config: of_arguments(arguments, &store)?,
             models: arguments.models.clone(),
-            how: arguments.sampling.clone(),
+            how,
         },
     };
     let config = &sources.config;
@@ -309,7 +302,7 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
     let address = listener.local_addr()?;
     let link = annotate::invite(&store, &arguments.owner, Role::Owner, now)?;
     let mut out = Output::new();
-    out.line(&format!("http://{address}{link}"))?;
+    out.line(&format!("http://{}{link}", link_of(address)))?;
     out.finish()?;
     note(&format!(
         "{}: {} at the address above signs {} in; invite others there. Ctrl+C stops it.",
@@ -317,6 +310,7 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         project.name,
         arguments.owner
     ));
+    say_how_others_come(address, "--name HOST");
     let options = annotate::Options {
         store,
         project,
@@ -405,7 +399,7 @@ fn items(
     let bare = all.iter().filter(alone).count();
     let (mut asked, mut known) = (Vec::new(), HashSet::new());
     for item in all.iter().filter(alone) {
-        if known.insert(identity(&item.input.prompt)) {
+        if known.insert(identity_of(&item.input.prompt)) {
             asked.push(item.input.prompt.clone());
         }
     }
@@ -435,7 +429,7 @@ fn items(
     found.items.retain(|item| !item.input.responses.is_empty());
     found
         .items
-        .retain(|item| known.contains(&identity(&item.input.prompt)) || !is_only_of(item, &sampled));
+        .retain(|item| known.contains(&identity_of(&item.input.prompt)) || !is_only_of(item, &sampled));
     Ok(found)
 }
 
@@ -507,9 +501,4 @@ fn write_export(store: &Store, project: &Project, export: Export, out: Option<&P
         ));
     }
     Ok(())
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

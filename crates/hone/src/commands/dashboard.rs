@@ -9,6 +9,7 @@ use hone_serve::{Bounds, Dashboard, DashboardOptions, read_token};
 
 use crate::failure::Failure;
 use crate::output;
+use crate::reach::{link_of, say_how_others_come};
 
 /// Watch all runs of a folder in a browser: curves, samples, differences, and where to look
 ///
@@ -53,7 +54,11 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     };
     let dashboard = Dashboard::bind(&arguments.folder, &options)?;
     let folder = arguments.folder.display();
-    output::note(&format!("runs below {folder} on http://{}", dashboard.address()));
+    output::note(&format!(
+        "runs below {folder} on http://{}",
+        link_of(dashboard.address())
+    ));
+    say_how_others_come(dashboard.address(), "--allow-host NAME");
     if options.tokens.is_empty() {
         output::note("without a token: whoever can use this machine can see them");
     }

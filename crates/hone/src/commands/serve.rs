@@ -17,6 +17,7 @@ use super::sample::Origin;
 use crate::failure::Failure;
 use crate::model::{EngineArguments, LoadedModel, ModelArguments, base_of, check_tokenizer, resolve_directory};
 use crate::output;
+use crate::reach::{link_of, say_how_others_come};
 
 /// Serve models over HTTP: OpenAI's wire format, and a page to talk to them
 ///
@@ -125,7 +126,9 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
     }
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     let server = Server::bind(engine, models, &options)?;
-    output::note(&format!("serving {} on http://{}", names.join(", "), server.address()));
+    let (names, link) = (names.join(", "), link_of(server.address()));
+    output::note(&format!("serving {names} on http://{link}"));
+    say_how_others_come(server.address(), "--allow-host NAME");
     let gigabytes = server.cache_bytes() as f64 / 1e9;
     output::note(&format!(
         "keys and values take up to {gigabytes:.2} GB of memory; a smaller --batch takes less"

@@ -80,10 +80,11 @@ pub(crate) fn served(stages: &Stages, arguments: &[&str]) -> (String, String) {
     let Some((address, path)) = link
         .trim()
         .strip_prefix("http://")
+        .filter(|rest| rest.starts_with("127.0.0.1:"))
         .and_then(|rest| rest.split_once('/'))
     else {
         let output = child.wait_with_output().unwrap();
-        panic!("no link: {}", String::from_utf8_lossy(&output.stderr));
+        panic!("no link in {link:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     let ask = |request: String| {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -122,6 +123,20 @@ pub(crate) fn served(stages: &Stages, arguments: &[&str]) -> (String, String) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
     (answer, said)
+}
+
+/// The link that is printed can be opened where it is printed, also if all of the machine's addresses are listened on.
+#[test]
+fn cli_annotate_prints_a_link_that_a_browser_opens() {
+    let stages = project();
+    let (answer, said) = served(&stages, &["--project", "project.toml", "--host", "0.0.0.0"]);
+    assert!(answer.starts_with("HTTP/1.1 303"), "{answer}");
+    assert!(
+        said.contains("others open http://ADDRESS:") && said.contains("--name HOST"),
+        "{said}"
+    );
+    let (_, said) = served(&stages, &["--project", "project.toml"]);
+    assert!(!said.contains("ADDRESS"), "{said}");
 }
 
 #[test]

@@ -166,8 +166,18 @@ fn cli_a_projects_file_names_models_and_answers_of_rows_stay() {
             .hone(&["annotate", "--project", "fly.toml", "--set", set])
             .fails(2, said);
     };
-    wrong("sampling.temperature=-1", &["fly.toml: sampling.temperature: is -1"]);
-    wrong("sampling.max_new_tokens=0", &["sampling.max_new_tokens"]);
+    for (set, said) in [
+        (
+            "temperature=-1",
+            "temperature: is -1; expected 0 or a finite number above 0",
+        ),
+        ("top_k=0", "top_k: is 0; expected at least 1"),
+        ("top_p=1.1", "top_p: is 1.1; expected above 0 and at most 1"),
+        ("min_p=-0.1", "min_p: is -0.1; expected 0 to 1"),
+        ("max_new_tokens=0", "max_new_tokens: is 0; expected at least 1"),
+    ] {
+        wrong(&format!("sampling.{set}"), &[&format!("fly.toml: sampling.{said}")]);
+    }
     wrong("sampling.temprature=1", &["temprature", "temperature"]);
     let refused = |more: &[&str], said: &[&str]| {
         let arguments = ["annotate", "--db", "refused.db"];

@@ -69,6 +69,29 @@ fn cli_dashboard_shows_runs_and_ends_in_good_order() {
 }
 
 #[test]
+fn cli_dashboard_of_all_addresses_names_one_that_can_be_opened() {
+    let fixture = Fixture::new();
+    fixture.file("token", "0123456789abcdef\n");
+    let child = Command::new(env!("CARGO_BIN_EXE_hone"))
+        .args(["dashboard", ".", "--port", "0", "--host", "0.0.0.0", "--token", "token"])
+        .current_dir(fixture.folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Ended(child);
+    let mut lines = BufReader::new(child.0.stderr.take().unwrap()).lines();
+    let said = lines.next().expect("a line").unwrap();
+    let address = said.split("http://").nth(1).unwrap();
+    assert!(address.starts_with("127.0.0.1:"), "{said}");
+    TcpStream::connect(address).unwrap();
+    let said = lines.next().expect("a line").unwrap();
+    assert!(
+        said.contains("others open http://ADDRESS:") && said.contains("--allow-host NAME"),
+        "{said}"
+    );
+}
+
+#[test]
 fn cli_dashboard_says_what_is_wrong_before_it_starts() {
     let fixture = Fixture::new();
     let dashboard = |more: &[&str]| fixture.hone(&[&["dashboard", "--port", "0"], more].concat());

@@ -16,7 +16,7 @@ mod simulated;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use hone_data::annotations::{Input, NewItem, Project, Response, Settings, Store, TaskKind, same_text};
+use hone_data::annotations::{self, Input, NewItem, Project, Response, Settings, Store, TaskKind, same_text};
 use hone_data::{Message, Prompt};
 use hone_math::Key;
 use hone_run::Resolved;
@@ -212,7 +212,7 @@ fn item(kind: TaskKind, prompt: Vec<Message>, responses: Vec<Response>) -> NewIt
 /// The store with its one project and all items. A project that is there stays as it is: its owner may have set it otherwise.
 fn filled(c: &AnnotateConfig, name: &str, path: &Path, items: Vec<NewItem>) -> Result<(Store, Project)> {
     let now = match c.annotators {
-        Annotators::People => people::now(),
+        Annotators::People => annotations::now(),
         Annotators::Simulated => 0,
     };
     let store = Store::open(path)?;

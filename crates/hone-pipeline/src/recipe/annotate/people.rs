@@ -1,7 +1,7 @@
 //! Waiting for people.
 
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use hone_data::annotations::Store;
 use hone_run::Event;
@@ -11,12 +11,6 @@ use crate::recipe::Kitchen;
 
 /// How often the store is looked at.
 const EVERY: Duration = Duration::from_millis(500);
-
-/// Milliseconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
 
 /// Waits until every item of the project has all of its judgements. How the project is run is read anew each time, since its owner may
 /// change it.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use hone_data::annotations::{Judgement, Project, Rewrite, Role, Store, Submission, Task, TaskKind};
+use hone_data::identity_of;
 use hone_math::Key;
 use hone_run::Event;
 use hone_world::{Labeler, Question, Style, World};
@@ -10,7 +11,6 @@ use hone_world::{Labeler, Question, Style, World};
 use super::config::{AnnotateConfig, Writing};
 use crate::error::{PipelineError, Result};
 use crate::recipe::Kitchen;
-use crate::recipe::sampled::identity_of;
 
 /// One of them.
 struct Annotator {

@@ -161,7 +161,7 @@ fn careful_writers_are_right_and_experts_err() -> Test {
         let written = load_demonstrations(&Source::new(stage.join(STORE)))?.items;
         assert_eq!(written.len(), 120);
         let is_right = |demonstration: &&hone_data::Demonstration| {
-            let asked = super::super::sampled::identity_of(&demonstration.messages[..1]);
+            let asked = hone_data::identity_of(&demonstration.messages[..1]);
             questions
                 .get(&asked)
                 .is_some_and(|q| hone_world::is_right(q, &demonstration.messages[1].content))

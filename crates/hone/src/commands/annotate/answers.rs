@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use hone_compute::Engine;
-use hone_data::Message;
 use hone_data::annotations::ItemFile;
+use hone_data::{Message, identity_of};
 use hone_generate::{Generator, GeneratorOptions, samples_of};
 use hone_run::{BulkFile, Shutdown, for_each_line};
 use hone_text::Message as Turn;
@@ -45,12 +45,6 @@ pub(super) struct Answers {
     pub file: ItemFile,
     /// Digest of the model's weights.
     pub weights: String,
-}
-
-/// What tells a prompt from others: its turns.
-pub(super) fn identity(turns: &[Message]) -> String {
-    let turn = |m: &Message| format!("{}\u{1f}{}\u{1e}", m.role, m.content);
-    turns.iter().map(turn).collect()
 }
 
 /// Answers of each model to each prompt, of which there is at least one. Those that an earlier call has sampled in the same way are taken as
@@ -94,7 +88,7 @@ fn of_model(
     let path = sampling.folder.join(file_name(&model.name, &plan));
     let mut file = BulkFile::open(&path, plan.of_file())?;
     let known = answered(&path)?;
-    let missing = |turns: &[Message]| !known.contains(&identity(turns));
+    let missing = |turns: &[Message]| !known.contains(&identity_of(turns));
     let total = prompts.iter().filter(|turns| missing(turns)).count();
     if total > 0 {
         note(&format!(
@@ -156,7 +150,7 @@ fn answered(path: &Path) -> Result<HashSet<String>> {
             Failure::failed(format!("{}: line {number}: {error}", path.display()))
                 .hint("it is no row that this command wrote; delete the file to sample its answers anew")
         })?;
-        known.insert(identity(&turns_of(line.prompt)));
+        known.insert(identity_of(&turns_of(line.prompt)));
         Ok::<(), anyhow::Error>(())
     })?;
     Ok(known)
@@ -183,7 +177,7 @@ fn fill(
     let prepared = prepare(&loaded, rows, &sampling.how)?;
     let missing: Vec<_> = prepared
         .into_iter()
-        .filter(|of| !known.contains(&identity(&turns_of(of.prompt.clone()))))
+        .filter(|of| !known.contains(&identity_of(&turns_of(of.prompt.clone()))))
         .collect();
     let n = sampling.n as usize;
     let mut progress = Progress::new("answers", (missing.len() * n) as u64);
@@ -253,12 +247,12 @@ mod tests {
 
     #[test]
     fn a_text_and_a_users_only_message_are_one_prompt() {
-        let text = identity(&turns_of(Prompt::Text("Why?".into())));
-        let turns = identity(&turns_of(Prompt::Messages(vec![Turn::user("Why?")])));
+        let text = identity_of(&turns_of(Prompt::Text("Why?".into())));
+        let turns = identity_of(&turns_of(Prompt::Messages(vec![Turn::user("Why?")])));
         assert_eq!(text, turns);
-        assert_ne!(text, identity(&[Message::new("system", "Why?")]));
+        assert_ne!(text, identity_of(&[Message::new("system", "Why?")]));
         // Where a turn ends matters
-        let split = |a: &str, b: &str| identity(&[Message::user(a), Message::user(b)]);
+        let split = |a: &str, b: &str| identity_of(&[Message::user(a), Message::user(b)]);
         assert_ne!(split("a", "bc"), split("ab", "c"));
     }
 }
