@@ -1,7 +1,8 @@
 //! A completion as rules and programs are given it, wherever it is judged.
 //!
 //! 1. The prompt is the text as it stands; of a conversation, the text of the tokens that the template made of it.
-//! 2. The response is the text of the sampled tokens, special ones included, without the token that ended it.
+//! 2. The response is the text of the sampled tokens, special ones included, without the token that ended it; after a prompt
+//!    without a template what goes on with it ([`crate::text_after`]), after a turn a text of its own.
 //! 3. Its number of tokens is that of these.
 
 use hone_data::PromptInput;

@@ -36,4 +36,4 @@ pub use options::{OptionMeasure, OptionQuery, OptionScore, choice, option_scores
 pub use play::{Dialogue, PlayError, PlaySettings, Played, line, opening, play};
 pub use request::{Completion, Extras, FinishReason, GenerateError, Request, RequestId, StopText, TokenEvent};
 pub use session::Session;
-pub use text::{completion_text, raw_stop_tokens, stop_text};
+pub use text::{completion_text, raw_stop_tokens, stop_text, text_after};

@@ -15,9 +15,9 @@ use hone_task::{Environment, Problem};
 use hone_text::{AddSpecial, Chat, Message, TextError, Tokenizer};
 
 use crate::batch::{Generator, GeneratorOptions};
-use crate::decode::text_of;
 use crate::judging::without_stop;
 use crate::request::{Completion, FinishReason, GenerateError, Request, StopText};
+use crate::text::text_after;
 
 /// What an action ends with where there is no template.
 const LINE_END: &str = "\n";
@@ -113,7 +113,7 @@ impl<'a> Dialogue<'a> {
             // What an environment says may quote the policy, and makes no control token
             return self
                 .tokenizer
-                .encode_ordinary(&format!("{before}{}", line(observation)));
+                .encode_after(LINE_END, &format!("{before}{}", line(observation)));
         };
         let missing = self.end_of_turn.filter(|end| ids.last() != Some(end));
         let mut next: Vec<u32> = missing.into_iter().collect();
@@ -121,13 +121,14 @@ impl<'a> Dialogue<'a> {
         Ok(next)
     }
 
-    /// The text of an action: without the token that ended it, and without a template up to the end of its line. Special tokens inside it
-    /// are text like any other.
+    /// The text of an action after these tokens: without the token that ended it, and without a template up to the end of its line, its
+    /// first space kept. Special tokens inside it are text like any other.
     ///
     /// # Errors
     /// If the tokenizer fails.
-    pub fn action(&self, completion: &Completion) -> Result<String, TextError> {
-        let mut text = text_of(self.tokenizer, without_stop(completion, &self.stop_tokens))?;
+    pub fn action(&self, before: &[u32], completion: &Completion) -> Result<String, TextError> {
+        let raw = self.chat.is_none().then_some(before);
+        let mut text = text_after(self.tokenizer, raw, without_stop(completion, &self.stop_tokens))?;
         if self.chat.is_none()
             && let Some(end) = text.find(LINE_END)
         {
@@ -293,7 +294,7 @@ impl Running {
         self.spans.push(start..self.ids.len());
         self.logprobs.extend_from_slice(&completion.logprobs);
         let observation = self.environment.observe();
-        let action = dialogue.action(completion)?;
+        let action = dialogue.action(&self.ids[..start], completion)?;
         self.environment.step(&action)?;
         let reward = self.environment.reward();
         if !reward.is_finite() {

@@ -27,9 +27,27 @@ pub fn raw_stop_tokens(tokenizer: &Tokenizer) -> Vec<u32> {
     ids
 }
 
+/// The text of tokens that a model wrote, special ones included. After raw text, whose tokens are given, it is what the whole has beyond
+/// that text: the space of a first token stays, which tokenizers of sentencepiece's kind take away from the beginning of a text, so that
+/// prompt and completion, one after the other, are what was written. A turn of its own, without such a prompt, is decoded alone.
+///
+/// # Errors
+/// If the tokenizer fails.
+pub fn text_after(tokenizer: &Tokenizer, raw_prompt: Option<&[u32]>, ids: &[u32]) -> Result<String, TextError> {
+    // A token such as `<s>` is no text that something could follow: what comes after it alone begins the text
+    let before = raw_prompt.unwrap_or_default().iter().copied();
+    let before: Vec<u32> = before.filter(|&id| !tokenizer.is_special(id)).collect();
+    if !before.is_empty() {
+        let whole = text_of(tokenizer, &[&before, ids].concat())?;
+        if let Some(rest) = whole.strip_prefix(&text_of(tokenizer, &before)?) {
+            return Ok(rest.to_string());
+        }
+    }
+    text_of(tokenizer, ids)
+}
+
 /// The text of a completion: without the token that ended it, and up to the stop text that did; other special tokens are text like any other.
-/// After a raw prompt, whose tokens are given, it is what the whole text has beyond the prompt's, so that the first space is kept; a turn
-/// of its own is decoded alone.
+/// `raw_prompt` as in [`text_after`].
 ///
 /// # Errors
 /// If the tokenizer fails.
@@ -44,16 +62,7 @@ pub fn completion_text(
         (FinishReason::Stop, Some((last, before))) if ends(last) => before,
         _ => &completion.ids,
     };
-    let mut text = match raw_prompt {
-        None => text_of(tokenizer, own)?,
-        Some(prompt) => {
-            let whole = text_of(tokenizer, &[prompt, own].concat())?;
-            match whole.strip_prefix(&text_of(tokenizer, prompt)?) {
-                Some(rest) => rest.to_string(),
-                None => text_of(tokenizer, own)?,
-            }
-        }
-    };
+    let mut text = text_after(tokenizer, raw_prompt, own)?;
     if completion.finish == FinishReason::Stop
         && let Some(end) = stop
             .iter()

@@ -266,7 +266,7 @@ fn without_a_template_turns_are_lines() {
         ids,
         finish,
     };
-    let said = |text: &str, finish| dialogue.action(&completion(encode(text), finish)).unwrap();
+    let said = |text: &str, finish| dialogue.action(&ids, &completion(encode(text), finish)).unwrap();
     assert_eq!(said("up left\nand", FinishReason::Stop), "up left");
     assert_eq!(said("up le", FinishReason::Length), "up le");
     // What an environment quotes makes no control token
@@ -285,7 +285,7 @@ fn the_token_that_ends_an_action_is_no_part_of_it() {
             logprobs: vec![0.0; ids.len()],
             finish,
         };
-        dialogue.action(&completion).unwrap()
+        dialogue.action(&[], &completion).unwrap()
     };
     assert_eq!(of(&ids, FinishReason::Length), "up");
     ids.push(end);

@@ -1,10 +1,7 @@
 //! Rows of an input: whether they can be judged, and which of their columns are carried through to the output.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use hone_data::PromptInput;
-use hone_task::{Error as TaskError, Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
+use hone_task::{PromptRow, RewardEntry, Rewards};
 use hone_world::Question;
 use serde_json::{Map, Value, json};
 
@@ -30,35 +27,15 @@ pub(crate) fn unreadable(
     rows: &mut dyn Iterator<Item = (u64, PromptRow)>,
     most: usize,
 ) -> Result<Vec<(u64, String)>> {
-    let is_rule = |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
-    let rules: Vec<RewardEntry> = entries.iter().filter(is_rule).cloned().collect();
-    let mut found = Vec::new();
-    if rules.is_empty() {
-        return Ok(found);
+    if entries.is_empty() {
+        return Ok(Vec::new());
     }
-    let setup = RewardSetup {
-        run: "check",
-        folder: Path::new(""),
-        offsets: &BTreeMap::new(),
+    let rules = Rewards::rules_at("rewards", entries)?;
+    let reason = |(number, row): (u64, PromptRow)| {
+        let (entry, problem) = rules.unreadable(&row)?;
+        Some((number, format!("{entry} cannot judge answers to it: {problem}")))
     };
-    let mut rewards = Rewards::open(&rules, setup)?;
-    for (number, row) in rows {
-        let sample = Sample::new(&row, "").with_tokens(0);
-        let place = Place { update: 0, index: 0 };
-        // What the empty response makes impossible is no fault of the row
-        if let Err(TaskError::Sample {
-            entry,
-            source: problem @ (Problem::MissingColumn { .. } | Problem::BadColumn { .. }),
-            ..
-        }) = rewards.score(place, &[sample], &[])
-        {
-            found.push((number, format!("{entry} cannot judge answers to it: {problem}")));
-            if found.len() >= most {
-                break;
-            }
-        }
-    }
-    Ok(found)
+    Ok(rows.filter_map(reason).take(most).collect())
 }
 
 /// The columns of a row beside those that the output has for itself: one that bears such a name is called `input_NAME`, with
@@ -91,6 +68,34 @@ pub(crate) fn labeler_question(input: &PromptInput, columns: &Map<String, Value>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_is_refused_by_the_place_of_the_rule_among_all_rewards() {
+        let entries = serde_json::json!([
+            { "kind": "model", "path": "m" }, { "kind": "program", "command": ["judge"] }, { "kind": "exact", "column": "gold" }
+        ]);
+        let entries: Vec<RewardEntry> = serde_json::from_value(entries).unwrap();
+        let rows = [
+            PromptRow::new("?").with("gold", "a"),
+            PromptRow::new("?"),
+            PromptRow::new("?"),
+        ];
+        let rows = || (0..).zip(rows.clone());
+        let error = check_rows(&entries, &mut rows()).unwrap_err().to_string();
+        assert!(
+            error.contains("row 2: rewards[2] (exact) cannot judge answers to it"),
+            "{error}"
+        );
+        let places = |most| {
+            unreadable(&entries, &mut rows(), most)
+                .unwrap()
+                .into_iter()
+                .map(|(place, _)| place)
+        };
+        assert!(places(9).eq([1, 2]) && places(1).eq([1]));
+        // Of what nothing is asked by rules, nothing is refused
+        assert!(unreadable(&[], &mut rows(), 9).unwrap().is_empty());
+    }
 
     #[test]
     fn nothing_is_lost_to_a_name() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::program::{Journal, Place, Program, ProgramSettings};
-use crate::{BadSetting, Error, RewardEntry, RewardRule, Sample, Verifier};
+use crate::{BadSetting, Error, Problem, PromptRow, RewardEntry, RewardRule, Sample, Verifier};
 
 /// What rewards need of the run they belong to.
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +175,39 @@ impl Rewards {
         Ok(Self { terms })
     }
 
+    /// The rules among entries, which need no file, no program and no model. Messages name each by its place among all entries.
+    ///
+    /// # Errors
+    /// As [`Rewards::check_at`].
+    pub fn rules_at(key: &str, entries: &[RewardEntry]) -> Result<Self, Error> {
+        let rule = |(settings, checked): (&RewardEntry, Checked)| {
+            Some(Term {
+                name: checked.name,
+                entry: checked.entry,
+                weight: settings.weight,
+                scorer: Scorer::Rule(checked.rule?),
+            })
+        };
+        let terms = entries.iter().zip(checked(key, entries)?).filter_map(rule).collect();
+        Ok(Self { terms })
+    }
+
+    /// Why a rule cannot be applied to a prompt's row, whatever the response: it lacks a column, or has one of another kind. The entry and
+    /// the problem; none where every rule can be applied.
+    pub fn unreadable(&self, row: &PromptRow) -> Option<(&str, Problem)> {
+        let sample = Sample::new(row, "").with_tokens(0);
+        self.terms.iter().find_map(|term| match &term.scorer {
+            // What the empty response makes impossible is no fault of the row
+            Scorer::Rule(rule) => match rule.verify(&sample) {
+                Err(problem @ (Problem::MissingColumn { .. } | Problem::BadColumn { .. })) => {
+                    Some((&*term.entry, problem))
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
     /// The entries' names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.terms.iter().map(|term| &*term.name)
@@ -276,7 +309,7 @@ impl Rewards {
                     return Err(Error::Sample {
                         entry: term.entry.clone(),
                         place: at(first, i).to_string(),
-                        source: crate::Problem::NotFinite { got },
+                        source: Problem::NotFinite { got },
                     });
                 }
             }
@@ -297,7 +330,6 @@ fn at(first: Place, i: usize) -> Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PromptRow;
     use serde::Deserialize;
 
     #[derive(Deserialize)]
@@ -482,6 +514,28 @@ mod tests {
             message.contains("`rewards` is empty; expected at least one entry"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_row_that_a_rule_cannot_be_applied_to_is_named_by_the_place_among_all_entries() {
+        let all = entries(
+            "{kind = 'model', path = 'm'}, {kind = 'program', command = ['judge']}, {kind = 'length'}, {kind = 'exact', column = 'a'}",
+        )
+        .unwrap();
+        let rules = Rewards::rules_at("judge.rewards", &all).unwrap();
+        assert_eq!(rules.names().collect::<Vec<_>>(), ["length", "exact"]);
+        assert!(rules.unreadable(&PromptRow::new("?").with("a", "b")).is_none());
+        let row = PromptRow::new("?").with("b", 1);
+        let (entry, problem) = rules.unreadable(&row).unwrap();
+        assert_eq!(entry, "judge.rewards[3] (exact)");
+        assert!(
+            problem.to_string().starts_with("the prompt's row has no column `a`"),
+            "{problem}"
+        );
+        // Entries that make no sense are refused as ever
+        let twice = entries("{kind = 'exact'}, {kind = 'model', path = ''}").unwrap();
+        let message = Rewards::rules_at("rewards", &twice).err().unwrap().to_string();
+        assert!(message.starts_with("rewards[1] (model): `path`"), "{message}");
     }
 
     #[test]

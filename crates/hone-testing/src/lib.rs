@@ -11,6 +11,7 @@ mod check;
 mod layers;
 mod matrix;
 mod model;
+mod tokenizer;
 
 pub use check::{Differences, assert_bits, assert_near, differences, relative_error};
 pub use layers::{
@@ -19,3 +20,4 @@ pub use layers::{
 };
 pub use matrix::{Matrix, Rounding};
 pub use model::{Feed, NaiveModel, NaiveShape, Place};
+pub use tokenizer::spaced_tokenizer_json;

@@ -61,6 +61,18 @@ fn stories260k() {
     streamed += &stream.finish().unwrap();
     assert_eq!(streamed, text);
     assert!(!tokenizer.encode_ordinary("a</s>b").unwrap().contains(&2));
+    for (before, after) in [
+        ("Once upon", " a time"),
+        ("Once up", "on a time"),
+        ("She said:\n", "Yes é"),
+    ] {
+        let mut ids = tokenizer.encode(before, AddSpecial::Yes).unwrap();
+        ids.extend(tokenizer.encode_after(before, after).unwrap());
+        assert_eq!(
+            tokenizer.decode(&ids, SkipSpecial::Yes).unwrap(),
+            format!("{before}{after}")
+        );
+    }
 }
 
 #[test]

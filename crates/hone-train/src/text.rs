@@ -57,12 +57,12 @@ pub(crate) fn answered(chat: &Chat, prompt: &[Message], response: &str) -> Resul
     })
 }
 
-/// Raw text with its response, without a template: both are tokenised apart, as sampling has them, and the response ends
-/// with the tokenizer's end token where there is one.
+/// Raw text with its response, without a template: both are tokenised apart, as sampling has them, the response as what goes on with the
+/// prompt, and it ends with the tokenizer's end token where there is one.
 pub(crate) fn answered_raw(tokenizer: &Tokenizer, prompt: &str, response: &str) -> Result<Answered> {
     let mut ids = tokenizer.encode(prompt, AddSpecial::Yes)?;
     let start = ids.len();
-    ids.extend(tokenizer.encode_ordinary(response)?);
+    ids.extend(tokenizer.encode_after(prompt, response)?);
     ids.extend(tokenizer.eos());
     Ok(Answered {
         response_tokens: ids.len() - start,

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::sync::Arc;
 
-use common::{PREFERENCE, Place, Stage, StopAfter, assert_same_results, parsed, with, with_train, without};
+use common::{Listening, PREFERENCE, Place, Stage, StopAfter, assert_same_results, parsed, with, with_train, without};
 use hone_run::ExitStatus;
 use hone_train::preference::PreferenceConfig;
 use hone_train::{Outcome, TrainError};
@@ -200,6 +200,46 @@ fn labels_serve_kto_alone() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("comparisons are needed here"), "{refused}");
+}
+
+/// A label that is rare gets a large weight, and the run says what that means.
+#[test]
+fn a_large_weight_of_kto_is_told() {
+    let place = Place::with_base();
+    let told = |run: &str, good: usize| {
+        let rows = (0..46).map(|i| {
+            json!({ "prompt": format!("What is this, {i}?"), "completion": common::sentence(i), "label": i < good })
+        });
+        place.write_rows("labels.jsonl", rows);
+        let toml = with(&with(&of("kto", ""), "train", "[\"labels.jsonl\"]"), "held_out", "0.0");
+        let heard = Arc::new(Listening::default());
+        let mut job = place.job(run);
+        job.observer = heard.clone();
+        let summary = done(hone_train::preference::run(
+            &job,
+            &parsed::<PreferenceConfig>(&with(&toml, "steps", "1")),
+        ));
+        let said = heard
+            .0
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|said| said.contains("pulls as hard as"))
+            .cloned();
+        (
+            summary["weights"]["desirable"].as_f64().unwrap(),
+            said.collect::<Vec<String>>(),
+        )
+    };
+    let (weight, said) = told("rare", 4);
+    assert_eq!(weight, 10.5);
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains("one desirable response pulls as hard as 10.5 undesirable ones"),
+        "{said:?}"
+    );
+    let (weight, said) = told("less-rare", 5);
+    assert_eq!((weight, said.len()), (8.2, 0));
 }
 
 /// KTO's divergence is above 0 once the policy has moved, and a run that goes on knows its reference.

@@ -503,6 +503,11 @@ fn rewards_and_environments_that_make_no_sense_are_refused_with_their_key() {
             "[[rewards]]\nkind = \"exact\"\ncolumn = \"solution\"\n",
             "data.prompts: prompts.jsonl: rewards[0] (exact) cannot judge answers to \"Which way, ",
         ),
+        // By its place among all of them, those that are no rules counted, too
+        (
+            "[[rewards]]\nkind = \"program\"\ncommand = [\"true\"]\n[[rewards]]\nkind = \"exact\"\ncolumn = \"solution\"\n",
+            "data.prompts: prompts.jsonl: rewards[1] (exact) cannot judge answers to \"Which way, ",
+        ),
         (
             "[environment]\nkind = \"maze\"\nsize = 1\n",
             "environment maze: `size` is 1; expected 2 to 20",

@@ -240,7 +240,7 @@ impl<'a> Framer<'a> {
             .encode(&format!("{}{written}", framed.text), AddSpecial::Yes)?;
         match whole.strip_prefix(framed.ids.as_slice()) {
             Some(rest) if !rest.is_empty() => Ok(rest.to_vec()),
-            _ => Ok(self.tokenizer.encode_ordinary(&written)?),
+            _ => Ok(self.tokenizer.encode_after(&framed.text, &written)?),
         }
     }
 }

@@ -369,7 +369,7 @@ impl Likelihood {
     fn raw(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, usize), TextError> {
         let mut ids = self.tokenizer.encode(prompt, AddSpecial::Yes)?;
         let start = ids.len();
-        ids.extend(self.tokenizer.encode_ordinary(completion)?);
+        ids.extend(self.tokenizer.encode_after(prompt, completion)?);
         ids.extend(self.tokenizer.eos());
         Ok((ids, start))
     }

@@ -181,20 +181,44 @@ fn stages(
     config.compare.seeds.iter().map(of_seed).collect()
 }
 
+/// Where settings name files of data, by section and key.
+const FILES: [(&str, &str); 4] = [
+    ("data", "train"),
+    ("data", "prompts"),
+    ("ptx", "train"),
+    ("judge", "prompts"),
+];
+/// Where they name reward models.
+const MODELS: [(&str, &str); 2] = [("reward", "path"), ("judge", "reward")];
+
 /// What settings name, as far as that can be told without knowing the stage.
 fn files_are_there(check: &Check<'_>, key: &str, table: &toml::Table) -> Result<()> {
-    for name in ["train", "prompts"] {
-        let sources = table.get("data").and_then(|data| data.get(name));
-        for source in sources.and_then(toml::Value::as_array).into_iter().flatten() {
+    let value = |section: &str, name: &str| table.get(section)?.get(name);
+    for (section, name) in FILES {
+        let sources = value(section, name).and_then(toml::Value::as_array);
+        for source in sources.into_iter().flatten() {
             let path = source.as_str().or_else(|| source.get("path")?.as_str());
             if let Some(path) = path {
-                check.file(&format!("{key}.config.data.{name}"), Path::new(path))?;
+                check.file(&format!("{key}.config.{section}.{name}"), Path::new(path))?;
             }
         }
     }
-    let reward = table.get("reward").and_then(|reward| reward.get("path")?.as_str());
-    match reward {
-        Some(path) => check.model(&format!("{key}.config.reward.path"), path),
-        None => Ok(()),
+    for (section, name) in MODELS {
+        if let Some(path) = value(section, name).and_then(toml::Value::as_str) {
+            check.model(&format!("{key}.config.{section}.{name}"), path)?;
+        }
     }
+    for (name, entries) in [
+        ("rewards", table.get("rewards")),
+        ("judge.rewards", value("judge", "rewards")),
+    ] {
+        let entries = entries.and_then(toml::Value::as_array);
+        for (i, entry) in entries.into_iter().flatten().enumerate() {
+            let text = |key: &str| entry.get(key).and_then(toml::Value::as_str);
+            if let (Some("model"), Some(path)) = (text("kind"), text("path")) {
+                check.model(&format!("{key}.config.{name}[{i}].path"), path)?;
+            }
+        }
+    }
+    Ok(())
 }

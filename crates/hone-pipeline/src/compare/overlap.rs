@@ -5,14 +5,16 @@
 //! 2. Prompts: the rows of every file that a stage or method names in `data.prompts`, without those that it holds out (`data.held_out`), and all
 //!    rows of those in `data.train` that can be read as prompts. A method that practises on judged prompts (`data.prompts`) is refused. Prompts
 //!    that a run drops for their length are counted all the same.
-//! 3. Few-shot practice leaves out what is judged, so it never meets it.
+//! 3. A method that chooses its model by judged prompts or episodes (`[judge]` of its own) is refused. Of its prompts the first `judge.limit`
+//!    count, which are those that it looks at.
+//! 4. Few-shot practice leaves out what is judged, so it never meets it.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use hone_data::{Source, hold_out, load_prompts};
+use hone_data::{Prompt, Source, hold_out, load_prompts};
 use hone_task::EnvironmentSetting;
-use hone_train::rollout::PromptData;
+use hone_train::rollout::{JudgeSection, PromptData, shared};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -90,12 +92,15 @@ impl Look<'_> {
             return Ok(());
         };
         let mut met = HashSet::new();
-        for source in sources(table, ("judge", "prompts")) {
-            // A file that cannot be read stops the run that needs it
-            let Ok(loaded) = load_prompts(&source.resolved_in(self.bench.base)) else {
-                continue;
-            };
-            let asked = loaded.items.iter().map(|prompt| identity(&prompt.input));
+        // A file that cannot be read stops the run that needs it
+        let named = sources(table, ("judge", "prompts")).into_iter();
+        let read = named.filter_map(|source| {
+            let weight = source.weight;
+            let loaded = load_prompts(&source.resolved_in(self.bench.base)).ok()?;
+            Some((loaded.items, weight))
+        });
+        for (prompts, count) in first_of(read.collect(), limit(own)) {
+            let asked = prompts.iter().take(count).map(|prompt| identity(&prompt.input));
             met.extend(asked.filter(|own| self.held.contains(own)));
         }
         if !met.is_empty() {
@@ -178,6 +183,25 @@ impl Look<'_> {
     }
 }
 
+/// Sources with how many of each one's first prompts a stage's own judge asks, of so many in all.
+fn first_of(read: Vec<(Vec<Prompt>, f64)>, limit: usize) -> Vec<(Vec<Prompt>, usize)> {
+    let counts: Vec<usize> = read.iter().map(|(prompts, _)| prompts.len()).collect();
+    let weights: Vec<f64> = read
+        .iter()
+        .map(|(prompts, weight)| weight * prompts.len() as f64)
+        .collect();
+    let taken = shared(&counts, &weights, limit);
+    read.into_iter().map(|(prompts, _)| prompts).zip(taken).collect()
+}
+
+/// How many prompts a stage's own judge asks.
+fn limit(judge: &Table) -> usize {
+    let given = judge.get("limit").and_then(Value::as_integer);
+    given.map_or(JudgeSection::default().limit, |limit| {
+        usize::try_from(limit).unwrap_or(0)
+    })
+}
+
 /// The share of its prompts that a stage holds out.
 fn held_out(table: &Table) -> f64 {
     let given = table.get("data").and_then(|data| data.get("held_out"));
@@ -235,6 +259,29 @@ mod tests {
         let written = of(&format!("{maze}episodes = 40\nseed = 2"));
         assert!(matches!(written, Some((_, 2, 40))), "{written:?}");
         assert!(of("train = { seed = 5 }").is_none());
+    }
+
+    #[test]
+    fn what_a_methods_own_judge_does_not_ask_is_no_choice() {
+        let of = |text: &str| limit(&toml::from_str(text).unwrap());
+        assert_eq!((of("limit = 3"), of("every = 2")), (3, JudgeSection::default().limit));
+        let prompts = |count: usize| {
+            let prompt = |i: usize| Prompt {
+                input: hone_data::PromptInput::Text(i.to_string()),
+                extra: serde_json::Map::new(),
+            };
+            (0..count).map(prompt).collect::<Vec<Prompt>>()
+        };
+        let asked = |read, limit| {
+            first_of(read, limit)
+                .into_iter()
+                .map(|(_, count)| count)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(asked(vec![(prompts(10), 1.0)], 3), [3]);
+        assert_eq!(asked(vec![(prompts(10), 1.0)], 64), [10]);
+        // As the judge itself shares them out: by weight and size
+        assert_eq!(asked(vec![(prompts(10), 1.0), (prompts(10), 3.0)], 4), [1, 3]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use hone_compute::{Engine, SamplingParameters};
 use hone_data::PromptInput;
 use hone_generate::{
     Dialogue, FinishReason, Generator, GeneratorOptions, PlaySettings, Played, Request, logprobs_from, play,
-    raw_stop_tokens, row_to_judge, text_of, without_stop,
+    raw_stop_tokens, row_to_judge, text_after, without_stop,
 };
 use hone_math::Key;
 use hone_model::Transformer;
@@ -253,13 +253,14 @@ fn replies(
         let mut tokens = 0;
         for (request, completion) in chunk.iter().zip(completions) {
             let own = without_stop(&completion, &stop);
+            let raw = player.chat.is_none().then_some(&*request.prompt);
             let ids: Arc<[u32]> = request.prompt.iter().chain(&completion.ids).copied().collect();
             tokens += completion.ids.len();
             answers.push(Answer {
                 task: answers.len() / sampling.samples,
                 spans: std::iter::once(request.prompt.len()..ids.len()).collect(),
                 ids,
-                response: text_of(&player.tokenizer, own)?,
+                response: text_after(&player.tokenizer, raw, own)?,
                 judged_tokens: own.len(),
                 logprob: completion.logprob(),
                 ended: completion.finish == FinishReason::Stop,

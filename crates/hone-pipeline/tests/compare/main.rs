@@ -571,13 +571,34 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
         "eval = { every = 0, samples = 2 }\njudge = { prompts = [\"held-out.jsonl\"], reward = \"{out}/reward/model\" }",
         1,
     );
-    std::fs::write(&options.path, chosen)?;
+    std::fs::write(&options.path, &chosen)?;
     match run(&options) {
         Ok(_) => return Err("a model was chosen by judged prompts".into()),
         Err(error) => {
             let said = "method grpo: judge.prompts: holds 12 of the 12 judged prompts";
             assert!(error.to_string().contains(said), "{error}");
         }
+    }
+    // Of its prompts those count that it looks at, the first `limit`
+    let other = "{\"prompt\":\"Say up.\",\"answer\":\"up\"}\n".repeat(3);
+    let held_out = std::fs::read_to_string(dir.path().join("held-out.jsonl"))?;
+    std::fs::write(dir.path().join("mixed.jsonl"), other + &held_out)?;
+    let limited = |limit: usize| {
+        let judge = format!("judge = {{ prompts = [\"mixed.jsonl\"], limit = {limit}, ");
+        chosen.replacen("judge = { prompts = [\"held-out.jsonl\"], ", &judge, 1)
+    };
+    std::fs::write(&options.path, limited(4))?;
+    match run(&options) {
+        Ok(_) => return Err("a model was chosen by a judged prompt".into()),
+        Err(error) => {
+            let said = "method grpo: judge.prompts: holds 1 of the 12 judged prompts";
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+    std::fs::write(&options.path, limited(3))?;
+    match run(&options) {
+        Ok(_) => return Err("practice under another configuration was gone on with".into()),
+        Err(error) => assert!(!error.to_string().contains("judged prompts"), "{error}"),
     }
     // A row that the judge cannot read is told before anything is sampled
     let rows = std::fs::read_to_string(dir.path().join("held-out.jsonl"))?;

@@ -72,6 +72,38 @@ fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
             "method[3].config.data.train: ",
         ),
         (
+            changed(
+                "[method.config]\n",
+                "[method.config]\nreward = { path = \"absent/model\" }\n",
+            ),
+            "",
+            "method[3].config.reward.path: ",
+        ),
+        (
+            changed(
+                "[method.config]\n",
+                "[method.config]\nrewards = [{ kind = \"length\" }, { kind = \"model\", path = \"{out}/rewrd/model\" }]\n",
+            ),
+            "",
+            "method[3].config.rewards[1].path: is ",
+        ),
+        (
+            changed(
+                "[method.config]\n",
+                "[method.config]\nptx = { train = [{ path = \"absent.txt\", weight = 1.0 }] }\n",
+            ),
+            "",
+            "method[3].config.ptx.train: ",
+        ),
+        (
+            changed(
+                "[method.config]\n",
+                "[method.config]\njudge = { prompts = [\"absent.jsonl\"] }\n",
+            ),
+            "",
+            "method[3].config.judge.prompts: ",
+        ),
+        (
             changed("start = \"{out}/sft/model\"", "start = \"{out}/sftt/model\""),
             "",
             "there is no stage `sftt`; there are: words, tokens",

@@ -141,6 +141,7 @@ fn node(schema: &Value, place: &str, depth: usize) -> Result<Node, BadSetting> {
     {
         rules.push(Rule::Object(object(schema, place, depth)?));
     }
+    check_bounds(schema, place)?;
     if ["items", "prefixItems"].iter().any(|k| schema.contains_key(*k)) {
         let first = match schema.get("prefixItems") {
             Some(value) => nodes(value, &format!("{place}/prefixItems"), depth)?,
@@ -155,6 +156,30 @@ fn node(schema: &Value, place: &str, depth: usize) -> Result<Node, BadSetting> {
         }));
     }
     Ok(Node(rules))
+}
+
+/// Keywords of which the first may not be above the second.
+const BOUNDS: [(&str, &str); 4] = [
+    ("minimum", "maximum"),
+    ("minLength", "maxLength"),
+    ("minItems", "maxItems"),
+    ("minProperties", "maxProperties"),
+];
+
+/// Refuses bounds between which nothing lies: no response could ever be right.
+fn check_bounds(schema: &Map<String, Value>, place: &str) -> Result<(), BadSetting> {
+    for (lower, upper) in BOUNDS {
+        if let (Some(least @ Value::Number(a)), Some(most @ Value::Number(b))) = (schema.get(lower), schema.get(upper))
+            && compared(a, b) == Ordering::Greater
+        {
+            return refuse(
+                &format!("{place}/{lower}"),
+                least,
+                &format!("at most `{upper}`, which is {most},"),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The rule of one keyword; nothing for those that stand together with others, and for annotations.
@@ -217,7 +242,11 @@ fn rule(keyword: &str, value: &Value, at: &str, depth: usize) -> Result<Option<R
         "not" => Rule::Not(Box::new(node(value, at, depth + 1)?)),
         "properties" | "required" | "additionalProperties" | "items" | "prefixItems" => return Ok(None),
         annotation if ANNOTATIONS.contains(&annotation) => return Ok(None),
-        _ => return refuse(at, value, "one of the keywords listed in docs/rewards.md"),
+        unknown => {
+            let expected =
+                format!("another keyword than `{unknown}`, which is none of those that docs/rewards.md lists,");
+            return refuse(at, value, &expected);
+        }
     }))
 }
 
@@ -255,6 +284,13 @@ fn object(schema: &Map<String, Value>, place: &str, depth: usize) -> Result<Obje
     }
     if let Some(others) = schema.get("additionalProperties") {
         object.others = Some(node(others, &format!("{place}/additionalProperties"), depth + 1)?);
+    }
+    if schema.get("additionalProperties") == Some(&Value::Bool(false)) {
+        let is_known = |name: &&String| object.properties.iter().any(|(known, _)| known == *name);
+        if let Some(name) = object.required.iter().find(|name| !is_known(name)) {
+            let expected = "one of `properties`, since additionalProperties is false,";
+            return refuse(&format!("{place}/required"), &Value::from(name.as_str()), expected);
+        }
     }
     Ok(object)
 }
@@ -514,6 +550,30 @@ mod tests {
         assert!(of(&"[".repeat(100_000)).starts_with("not JSON"));
     }
 
+    /// What `required` names must be there, whatever else is; of what is no object it says nothing.
+    #[test]
+    fn required_names_must_be_there() {
+        let schema = json!({"required": ["a", "b"]});
+        let of = |response: &str| detail(schema.clone(), response);
+        assert_eq!(of("{\"b\": null, \"c\": 1, \"a\": 0}"), FITS);
+        assert_eq!(of("{\"b\": 1}"), "/a is absent");
+        assert_eq!(of("{\"a\": 1, \"B\": 1}"), "/b is absent");
+        assert_eq!(of("[\"a\", \"b\"]"), FITS);
+        let deep =
+            json!({"type": "object", "properties": {"x": {"type": "array", "items": schema}}, "required": ["x"]});
+        assert_eq!(
+            detail(deep.clone(), "{\"x\": [{\"a\": 1, \"b\": 2}, {\"b\": 2}]}"),
+            "/x/1/a is absent"
+        );
+        assert_eq!(detail(deep, "{}"), "/x is absent");
+        // Annotations, and `required` of nothing, judge nothing
+        let free = json!({
+            "title": "t", "description": "d", "$schema": "s", "$id": "i", "$comment": "c", "examples": [1], "default": {}, "deprecated": true,
+            "readOnly": true, "writeOnly": false, "required": [],
+        });
+        assert_eq!(detail(free, "{}"), FITS);
+    }
+
     #[test]
     fn combinations_and_the_rest() {
         let fits = |schema: Value, response: &str| detail(schema, response) == FITS;
@@ -545,8 +605,44 @@ mod tests {
         let refused = |schema: Value| JsonSchemaRule::new(&schema).unwrap_err().to_string();
         assert_eq!(
             refused(json!({"properties": {"a": {"$ref": "#/b"}}})),
-            "`schema` is \"#/b\"; expected one of the keywords listed in docs/rewards.md at /properties/a/$ref"
+            "`schema` is \"#/b\"; expected another keyword than `$ref`, which is none of those that docs/rewards.md lists, at \
+             /properties/a/$ref"
         );
+        // Keywords that judge and are not understood, and slips of the pen: none is passed over, however deep it stands
+        for keyword in [
+            "format",
+            "patternProperties",
+            "if",
+            "dependentRequired",
+            "contains",
+            "$defs",
+            "requried",
+        ] {
+            let deep = json!({"properties": {"a": {"items": {"anyOf": [{"type": "null"}, {keyword: ["b"]}]}}}});
+            let said = refused(deep);
+            assert!(said.contains(&format!("another keyword than `{keyword}`")), "{said}");
+            assert!(
+                said.ends_with(&format!("at /properties/a/items/anyOf/1/{keyword}")),
+                "{said}"
+            );
+        }
+        // As older drafts have it
+        assert!(
+            refused(json!({"properties": {"a": {"required": true}}}))
+                .ends_with("an array of texts at /properties/a/required")
+        );
+        assert!(refused(json!({"exclusiveMinimum": true, "minimum": 0})).ends_with("a number at /exclusiveMinimum"));
+        // What no response could fit
+        assert_eq!(
+            refused(json!({"properties": {"a": true}, "required": ["a", "b"], "additionalProperties": false})),
+            "`schema` is \"b\"; expected one of `properties`, since additionalProperties is false, at /required"
+        );
+        assert_eq!(
+            refused(json!({"not": {"minLength": 3, "maxLength": 2}})),
+            "`schema` is 3; expected at most `maxLength`, which is 2, at /not/minLength"
+        );
+        assert!(refused(json!({"minimum": 1.5, "maximum": 1})).ends_with("at /minimum"));
+        assert!(JsonSchemaRule::new(&json!({"minItems": 2, "maxItems": 2, "minimum": 1, "maximum": 1.0})).is_ok());
         assert!(refused(json!({"type": "int"})).contains("expected one or more of null, boolean"));
         assert!(refused(json!({"items": 3})).ends_with("true or false at /items"));
         assert!(refused(json!({"pattern": "("})).contains("unclosed group"));

@@ -64,9 +64,9 @@ pub(super) struct TokenizerFile {
     #[serde(default)]
     pub added_tokens: Vec<AddedEntry>,
     #[serde(default)]
-    normalizer: Option<Box<RawValue>>,
+    pub normalizer: Option<Box<RawValue>>,
     #[serde(default)]
-    pre_tokenizer: Option<Box<RawValue>>,
+    pub pre_tokenizer: Option<Box<RawValue>>,
     #[serde(default)]
     post_processor: Option<Box<RawValue>>,
     #[serde(default)]

@@ -1,6 +1,7 @@
 //! Text to token ids and back.
 
 mod bytes;
+mod continuation;
 mod file;
 mod load;
 mod save;
@@ -78,6 +79,8 @@ struct Core {
     parsing: tokenizers::Tokenizer,
     /// Takes them for ordinary text; made when first needed, because it doubles the vocabulary.
     ordinary: OnceLock<tokenizers::Tokenizer>,
+    /// Writes no space before a text; none where `ordinary` writes none either. Made when first needed.
+    continuing: OnceLock<Option<tokenizers::Tokenizer>>,
     json: String,
     added: Vec<AddedEntry>,
     /// By id; `None` where an id has no token.
@@ -157,7 +160,26 @@ impl Tokenizer {
         if !ids.iter().any(|&id| core.is_special(id)) {
             return Ok(ids);
         }
-        let ids = core.run(core.ordinary(), text, false)?;
+        self.without_control(core.ordinary(), text)
+    }
+
+    /// The tokens of `text` where it goes on with `before`, which has tokens of its own: as [`Tokenizer::encode_ordinary`], but without the
+    /// space that tokenizers of sentencepiece's kind write before a text. The tokens of both, one after the other, are decoded to both
+    /// texts, one after the other.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_ordinary`].
+    pub fn encode_after(&self, before: &str, text: &str) -> Result<Vec<u32>> {
+        match self.core.continuing() {
+            Some(continuing) if !before.is_empty() => self.without_control(continuing, text),
+            _ => self.encode_ordinary(text),
+        }
+    }
+
+    /// The tokens of a text by a tokenizer for which nothing is special.
+    fn without_control(&self, by: &tokenizers::Tokenizer, text: &str) -> Result<Vec<u32>> {
+        let core = &*self.core;
+        let ids = core.run(by, text, false)?;
         if core.first_control(&ids).is_none() {
             return Ok(ids);
         }
@@ -166,7 +188,7 @@ impl Tokenizer {
         let mut ids = Vec::with_capacity(text.len());
         let mut buffer = [0; 4];
         for character in text.chars() {
-            ids.extend(core.run(core.ordinary(), character.encode_utf8(&mut buffer), false)?);
+            ids.extend(core.run(by, character.encode_utf8(&mut buffer), false)?);
         }
         match core.first_control(&ids) {
             None => Ok(ids),
@@ -428,6 +450,7 @@ impl Core {
         Ok(Core {
             parsing,
             ordinary: OnceLock::new(),
+            continuing: OnceLock::new(),
             json: checked.json,
             added: checked.added,
             tokens,
@@ -459,6 +482,20 @@ impl Core {
             tokenizer.set_encode_special_tokens(true);
             tokenizer
         })
+    }
+
+    /// What encodes a text that goes on with another; none where that is no different.
+    fn continuing(&self) -> Option<&tokenizers::Tokenizer> {
+        let made = self.continuing.get_or_init(|| {
+            let file = TokenizerFile::parse(&self.json).ok()?;
+            let file = continuation::continuing(&file).ok()??;
+            let json = serde_json::to_string(&file).ok()?;
+            // The whole file was read, and what is left of it is
+            let mut tokenizer = contained(|| tokenizers::Tokenizer::from_bytes(&json)).ok()?;
+            tokenizer.set_encode_special_tokens(true);
+            Some(tokenizer)
+        });
+        made.as_ref()
     }
 
     fn is_special(&self, id: u32) -> bool {

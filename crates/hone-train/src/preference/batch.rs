@@ -12,7 +12,7 @@ use super::reference::Reference;
 use crate::error::{Result, TrainError};
 use crate::job::Job;
 use crate::mixture::{Encoded, Mixture, SourceItems, encoding, load_split, tell_split};
-use crate::preferred::{Compared, Judgement, Method, MethodSetting};
+use crate::preferred::{Compared, Judgement, Method, MethodSetting, warning};
 use crate::rankings::{Fitting, TooLong};
 use crate::text::{Answered, answered};
 
@@ -135,6 +135,7 @@ impl Preferences {
                  (preference.balance)",
                 weights.0, weights.1
             ));
+            warning(weights).into_iter().for_each(|said| job.message(said));
         }
         (method, weights)
     }

@@ -421,6 +421,25 @@ fn balanced((desirable, undesirable): (f64, f64)) -> (f64, f64) {
     }
 }
 
+/// The largest weight of which nothing is said.
+const HEAVY: f64 = 10.0;
+
+/// What is to be said of weights that follow from the data, where one of them is large.
+pub(crate) fn warning((desirable, undesirable): (f64, f64)) -> Option<String> {
+    let (rare, other, weight) = if desirable >= undesirable {
+        ("desirable", "undesirable", desirable)
+    } else {
+        ("undesirable", "desirable", undesirable)
+    };
+    (weight > HEAVY).then(|| {
+        format!(
+            "preference.balance: one {rare} response pulls as hard as {weight:.1} {other} ones, because there are so few: each of them is \
+             learned as if it were there {weight:.1} times, its faults too. More {rare} responses help; or give preference.{rare}_weight \
+             yourself, at most {HEAVY:.0}"
+        )
+    })
+}
+
 /// Refuses keys that the method does not have.
 fn check_keys(section: &PreferenceSection) -> Result<()> {
     use MethodSetting::{Dpo, Ipo, Kto, Orpo, Simpo};
@@ -517,6 +536,98 @@ mod tests {
         assert!((40.0 * desirable / (10.0 * undesirable) - MOST_DESIRABLE).abs() < 1e-12);
         // One kind alone has nothing to be balanced against
         assert_eq!(balanced((3.0, 0.0)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn a_weight_above_ten_is_told() {
+        assert_eq!(warning(balanced((10.0, 100.0))), None);
+        let said = warning(balanced((10.0, 101.0))).unwrap();
+        assert!(
+            said.contains("one desirable response pulls as hard as 10.1 undesirable ones"),
+            "{said}"
+        );
+        assert!(
+            said.contains("give preference.desirable_weight yourself, at most 10"),
+            "{said}"
+        );
+        let said = warning(balanced((400.0, 10.0))).unwrap();
+        assert!(
+            said.contains("one undesirable response pulls as hard as 30.0 desirable ones"),
+            "{said}"
+        );
+    }
+
+    /// The margins that ORPO and SimPO report are of means over tokens, so what goes with length is neither sign nor size of sums.
+    #[test]
+    fn lengths_go_with_the_margins_of_methods_without_a_reference() {
+        // Four prompts with a pair each: tokens of the better and of the worse response, and the log-probability of each of their tokens
+        let pairs: [((usize, f32), (usize, f32)); 4] = [
+            ((5, -0.5), (2, -1.0)),
+            ((3, -0.75), (3, -0.5)),
+            ((1, -1.5), (4, -0.25)),
+            ((6, -0.25), (2, -2.0)),
+        ];
+        let judgement = Judgement::Pairs(vec![(0, 1)]);
+        let compared: Vec<Compared<'_>> = pairs
+            .iter()
+            .map(|((better, _), (worse, _))| Compared {
+                lengths: vec![*better, *worse],
+                judgement: &judgement,
+                reference: &[],
+            })
+            .collect();
+        let tokens = |&(count, logprob): &(usize, f32)| std::iter::repeat_n(logprob, count);
+        let logprobs: Vec<f32> = pairs
+            .iter()
+            .flat_map(|(better, worse)| tokens(better).chain(tokens(worse)))
+            .collect();
+        let longer: Vec<f64> = pairs
+            .iter()
+            .map(|(better, worse)| better.0 as f64 - worse.0 as f64)
+            .collect();
+        let margins: Vec<f64> = pairs
+            .iter()
+            .map(|(better, worse)| f64::from(better.1 - worse.1))
+            .collect();
+        let expected = hone_objective::statistics::pearson(&longer, &margins).unwrap().unwrap();
+        assert!(expected > 0.5 && expected < 0.99, "{expected}");
+        for (method, scale) in [(MethodSetting::Orpo, 0.1), (MethodSetting::Simpo, 2.0)] {
+            let mut section = PreferenceSection {
+                method,
+                ..PreferenceSection::default()
+            };
+            section.resolve();
+            let method = Method::new(&section).unwrap();
+            let constants = method.constants(&compared, None).unwrap();
+            let stats = method.judge(&compared, &logprobs, constants).unwrap().stats;
+            let told: Vec<(&str, f64)> = stats
+                .metrics()
+                .into_iter()
+                .filter(|(name, _)| name.contains("length"))
+                .collect();
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert_eq!(told[0].0, "rewards/length_correlation");
+            assert!((told[0].1 - expected).abs() < 1e-12, "{told:?}, expected {expected}");
+            let mean = scale * margins.iter().sum::<f64>() / 4.0;
+            assert!((stats.margin() - mean).abs() < 1e-9, "{} {mean}", stats.margin());
+            // In two parts, as micro-batches have them
+            let at = logprobs.len() - 8;
+            let mut parts = method.judge(&compared[..3], &logprobs[..at], constants).unwrap().stats;
+            parts.merge(&method.judge(&compared[3..], &logprobs[at..], constants).unwrap().stats);
+            assert!((parts.lengths.correlation().unwrap() - expected).abs() < 1e-12);
+            // Exchanged, differences of length and margins both turn their sign
+            let exchanged = Judgement::Pairs(vec![(1, 0)]);
+            let turned: Vec<Compared<'_>> = compared
+                .iter()
+                .map(|c| Compared {
+                    lengths: c.lengths.clone(),
+                    judgement: &exchanged,
+                    reference: &[],
+                })
+                .collect();
+            let stats = method.judge(&turned, &logprobs, constants).unwrap().stats;
+            assert!((stats.lengths.correlation().unwrap() - expected).abs() < 1e-12);
+        }
     }
 
     #[test]

@@ -5,5 +5,5 @@ mod lengths;
 mod method;
 mod section;
 
-pub(crate) use method::{Compared, Constants, Judged, Judgement, Method, Stats};
+pub(crate) use method::{Compared, Constants, Judged, Judgement, Method, Stats, warning};
 pub use section::{IpoFormSetting, MethodSetting, PreferenceSection, SftMeanSetting, WeighSetting};

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use hone_compute::{Engine, SamplingParameters};
 use hone_generate::{
-    Dialogue, FinishReason, Generator, GeneratorOptions, Played, Request, heads_before_in, logprobs_in, play, text_of,
-    without_stop,
+    Dialogue, FinishReason, Generator, GeneratorOptions, Played, Request, heads_before_in, logprobs_in, play,
+    text_after, without_stop,
 };
 use hone_math::Key;
 use hone_model::Transformer;
@@ -151,10 +151,15 @@ pub(crate) fn collect(
         return Ok(None);
     };
     // 4. Scores; one that is replaced is not asked for
-    let responses: Vec<String> = completions
-        .iter()
-        .map(|c| Ok(text_of(models.tokenizer, without_stop(c, models.stop))?))
-        .collect::<Result<_>>()?;
+    let text = |(completion, prompt): (_, &&PreparedPrompt)| {
+        let raw = models.chat.is_none().then_some(&*prompt.ids);
+        Ok(text_after(
+            models.tokenizer,
+            raw,
+            without_stop(completion, models.stop),
+        )?)
+    };
+    let responses: Vec<String> = completions.iter().zip(prompts).map(text).collect::<Result<_>>()?;
     let ended: Vec<bool> = completions.iter().map(|c| c.finish == FinishReason::Stop).collect();
     let asked: Vec<usize> = (0..prompts.len())
         .filter(|&i| ended[i] || settings.missing_eos == MissingEos::Keep)

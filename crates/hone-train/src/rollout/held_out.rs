@@ -23,7 +23,7 @@ use super::looks::{Look, Looks, SEEN};
 use super::practice::Course;
 use super::prompts::{PreparedPrompt, Prompts};
 use super::rehearse::rehearse_look;
-use super::sections::{Chosen, JudgeSection, Judging, MissingEos, PromptData, RolloutSettings};
+use super::sections::{Chosen, JudgeSection, MissingEos, PromptData, RolloutSettings};
 use super::setup::{Setup, fitting, keep_offsets, offsets_of};
 use crate::artefact::Artefact;
 use crate::course::Arrival;
@@ -74,7 +74,7 @@ impl HeldOut {
             ..course.settings
         };
         let (judge, prompts) = match judging {
-            Judging::Environment(environment) => {
+            Chosen::Environment(environment) => {
                 if let Chosen::Environment(practice) = practised.1
                     && practice.setting == environment.setting
                     && section.seed == course.train.seed
@@ -90,11 +90,11 @@ impl HeldOut {
                 let acting = Acting::load(job, environment, (&dialogue, section.seed), (&settings, context))?;
                 (Judge::Environment(Box::new(acting)), None)
             }
-            Judging::Model(path) => {
+            Chosen::Model(path) => {
                 let reader = Reader::load((job, engine), "judge.reward", path, tokenizer)?;
                 (Judge::Model(Box::new(reader)), Some(()))
             }
-            Judging::Rewards(entries) => {
+            Chosen::Rewards(entries) => {
                 let sum = Sum::load((job, engine), (HELD_OUT, entries), tokenizer)?;
                 (Judge::Sum(Box::new(sum)), Some(()))
             }

@@ -9,7 +9,7 @@ use hone_data::{Prompt, PromptInput};
 use hone_generate::{row_to_judge, sample_to_judge};
 use hone_model::Transformer;
 use hone_run::Shutdown;
-use hone_task::{Place, Problem, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards, Sample};
+use hone_task::{Place, PromptRow, RewardEntry, RewardRule, RewardSetup, Rewards};
 use hone_text::Tokenizer;
 use serde_json::{Map, Value};
 
@@ -165,27 +165,13 @@ impl Sum {
 
     /// Refuses prompts whose rows a rule cannot be applied to, whatever the response.
     fn check_rows(&self, prompts: &Prompts) -> Result<()> {
-        let is_rule =
-            |entry: &&RewardEntry| !matches!(entry.rule, RewardRule::Program { .. } | RewardRule::Model { .. });
-        let rules: Vec<RewardEntry> = self.entries.iter().filter(is_rule).cloned().collect();
-        if rules.is_empty() {
-            return Ok(());
-        }
-        let mut rewards = open((self.owner, &rules), Path::new(""), &BTreeMap::new())?;
+        let rules = Rewards::rules_at(self.owner.key, &self.entries)?;
         for (source, prompt) in prompts.all() {
             let row = PromptRow {
                 prompt: prompt_text(&prompt.prompt.input),
                 columns: prompt.prompt.extra.clone(),
             };
-            let sample = Sample::new(&row, "").with_tokens(0);
-            let place = Place { update: 0, index: 0 };
-            // What the empty response makes impossible is no fault of the row
-            if let Err(hone_task::Error::Sample {
-                entry,
-                source: problem @ (Problem::MissingColumn { .. } | Problem::BadColumn { .. }),
-                ..
-            }) = rewards.score(place, &[sample], &[])
-            {
+            if let Some((entry, problem)) = rules.unreadable(&row) {
                 let reason = format!("{source}: {entry} cannot judge answers to {:?}: {problem}", row.prompt);
                 return Err(TrainError::setting(prompts.key(), reason));
             }

@@ -35,6 +35,7 @@ pub(crate) use judge::{Judge, Reader};
 #[cfg(test)]
 pub(crate) use practice::made;
 pub(crate) use practice::{Course, Learned, Practice, Sampled, passes, policy};
+pub use prompts::shared;
 #[cfg(test)]
 pub(crate) use prompts::{PreparedPrompt, Prompts};
 pub(crate) use record::mean;

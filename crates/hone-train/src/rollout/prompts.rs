@@ -176,7 +176,7 @@ impl Prompts {
 
 /// So many things shared out among sources of so many, by weights, after Sainte-Laguë: the next is of the source whose quotient of weight
 /// and 2 x taken + 1 is greatest, of equal ones the first.
-fn shared(counts: &[usize], weights: &[f64], limit: usize) -> Vec<usize> {
+pub fn shared(counts: &[usize], weights: &[f64], limit: usize) -> Vec<usize> {
     let mut taken = vec![0; counts.len()];
     for _ in 0..limit {
         let open = (0..counts.len()).filter(|&source| taken[source] < counts[source] && weights[source] > 0.0);

@@ -82,15 +82,45 @@ pub struct Maximised {
     pub environment: Option<EnvironmentSection>,
 }
 
-/// What is maximised.
+/// What answers are worth by, where exactly one thing has to be named: what a stage maximises, or what its held-out judge goes by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Chosen<'a> {
-    /// A reward model's score.
-    Model(&'a RewardSection),
+    /// The score of the reward model at a path.
+    Model(&'a str),
     /// A sum of scores.
     Rewards(&'a [RewardEntry]),
     /// What an environment gives.
     Environment(&'a EnvironmentSection),
+}
+
+/// The sections among which one is to be chosen, and what messages call them.
+struct Choices<'a> {
+    model: (&'static str, Option<&'a str>),
+    rewards: (&'static str, &'a [RewardEntry]),
+    environment: (&'static str, Option<&'a EnvironmentSection>),
+}
+
+impl<'a> Choices<'a> {
+    /// The one that is given.
+    ///
+    /// # Errors
+    /// None, as `nothing` has it, or more than one, with `all` for what is expected.
+    fn only(self, nothing: impl FnOnce() -> TrainError, all: &str) -> Result<Chosen<'a>> {
+        let (model, rewards, environment) = (self.model, self.rewards, self.environment);
+        let model = model.1.map(|path| (model.0, Chosen::Model(path)));
+        let sum = (!rewards.1.is_empty()).then_some((rewards.0, Chosen::Rewards(rewards.1)));
+        let acted = environment
+            .1
+            .map(|section| (environment.0, Chosen::Environment(section)));
+        let mut given = model.into_iter().chain(sum).chain(acted);
+        match (given.next(), given.next()) {
+            (Some((_, chosen)), None) => Ok(chosen),
+            (None, _) => Err(nothing()),
+            (Some((first, _)), Some((second, _))) => {
+                Err(TrainError::setting(second, format!("stands beside {first}; {all}")))
+            }
+        }
+    }
 }
 
 impl Maximised {
@@ -107,25 +137,16 @@ impl Maximised {
     /// # Errors
     /// If none is, or more than one.
     pub(crate) fn chosen(&self, section: &str) -> Result<Chosen<'_>> {
-        const ALL: &str = "exactly one of [reward] with a path, [[rewards]] and [environment]";
-        let model = (!self.reward.is_empty()).then_some(("reward.path", Chosen::Model(&self.reward)));
-        let sum = (!self.rewards.is_empty()).then_some(("rewards", Chosen::Rewards(&self.rewards)));
-        let acted = self
-            .environment
-            .as_ref()
-            .map(|environment| ("environment", Chosen::Environment(environment)));
-        let mut given = model.into_iter().chain(sum).chain(acted);
-        match (given.next(), given.next()) {
-            (Some((_, chosen)), None) => Ok(chosen),
-            (None, _) => {
-                let reason = format!("is missing; {section} maximises {ALL}");
-                Err(TrainError::setting("reward.path", reason))
-            }
-            (Some((first, _)), Some((second, _))) => {
-                let reason = format!("stands beside {first}; {section} maximises {ALL}");
-                Err(TrainError::setting(second, reason))
-            }
-        }
+        let all = format!("{section} maximises exactly one of [reward] with a path, [[rewards]] and [environment]");
+        let choices = Choices {
+            model: ("reward.path", (!self.reward.is_empty()).then_some(&*self.reward.path)),
+            rewards: ("rewards", &self.rewards),
+            environment: ("environment", self.environment.as_ref()),
+        };
+        choices.only(
+            || TrainError::setting("reward.path", format!("is missing; {all}")),
+            &all,
+        )
     }
 
     /// The reward models that are named, for the inputs of a run.
@@ -236,61 +257,38 @@ impl Default for JudgeSection {
     }
 }
 
-/// What a held-out judge goes by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Judging<'a> {
-    /// A reward model's score.
-    Model(&'a str),
-    /// A sum of scores.
-    Rewards(&'a [RewardEntry]),
-    /// What an environment gives.
-    Environment(&'a EnvironmentSection),
-}
-
 impl JudgeSection {
     /// The one that is given.
     ///
     /// # Errors
     /// If none is, or more than one; counts of 0.
-    pub(crate) fn judging(&self) -> Result<Judging<'_>> {
+    pub(crate) fn judging(&self) -> Result<Chosen<'_>> {
         at_least_one("judge", &[("every", self.every as usize), ("limit", self.limit)])?;
         at_least_one("judge", &[("samples", self.samples)])?;
         if self.patience == Some(0) {
             let reason = "is 0; expected at least 1, or nothing for a run that goes on to its last update";
             return Err(TrainError::setting("judge.patience", reason));
         }
-        const ALL: &str = "exactly one of judge.reward, [[judge.rewards]] and judge.environment";
-        let model = self
-            .reward
-            .as_deref()
-            .map(|path| ("judge.reward", Judging::Model(path)));
-        let sum = (!self.rewards.is_empty()).then_some(("judge.rewards", Judging::Rewards(&self.rewards)));
-        let acted = self.environment.as_ref();
-        let acted = acted.map(|environment| ("judge.environment", Judging::Environment(environment)));
-        let mut given = model.into_iter().chain(sum).chain(acted);
-        let judging = match (given.next(), given.next()) {
-            (Some((_, judging)), None) => judging,
-            (None, _) => {
-                return Err(TrainError::setting(
-                    "judge",
-                    format!("judges by nothing; expected {ALL}"),
-                ));
-            }
-            (Some((first, _)), Some((second, _))) => {
-                let reason = format!("stands beside {first}; expected {ALL}");
-                return Err(TrainError::setting(second, reason));
-            }
+        const ALL: &str = "expected exactly one of judge.reward, [[judge.rewards]] and judge.environment";
+        let choices = Choices {
+            model: ("judge.reward", self.reward.as_deref()),
+            rewards: ("judge.rewards", &self.rewards),
+            environment: ("judge.environment", self.environment.as_ref()),
         };
+        let judging = choices.only(
+            || TrainError::setting("judge", format!("judges by nothing; {ALL}")),
+            ALL,
+        )?;
         match (judging, self.prompts.is_empty()) {
-            (Judging::Environment(_), false) => {
+            (Chosen::Environment(_), false) => {
                 let reason = "stands beside judge.environment, which shows what it makes itself; leave one of them out";
                 Err(TrainError::setting("judge.prompts", reason))
             }
-            (Judging::Environment(environment), true) => {
+            (Chosen::Environment(environment), true) => {
                 environment.check("judge.environment")?;
                 Ok(judging)
             }
-            (Judging::Model(_) | Judging::Rewards(_), true) => {
+            (Chosen::Model(_) | Chosen::Rewards(_), true) => {
                 let reason = "is empty; expected prompts that are not practised on, such as [\"held-out.jsonl\"]";
                 Err(TrainError::setting("judge.prompts", reason))
             }

@@ -71,8 +71,8 @@ impl Setup {
         job.check_stop()?;
         let tokenizer = &base.companion.tokenizer;
         let judge = match chosen {
-            Chosen::Model(reward) => {
-                let reader = Reader::load((job, engine), "reward.path", &reward.path, tokenizer)?;
+            Chosen::Model(path) => {
+                let reader = Reader::load((job, engine), "reward.path", path, tokenizer)?;
                 Some(Judge::Model(Box::new(reader)))
             }
             Chosen::Rewards(entries) => {

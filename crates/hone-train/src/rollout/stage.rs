@@ -7,7 +7,7 @@ use hone_run::{Checkpoint, Configuration, Inputs, Resolved};
 use super::judge::{HELD_OUT, PRACTICE};
 use super::looks::Looks;
 use super::practice::{Course, Practice, practise};
-use super::sections::{Chosen, JudgeSection, Judging};
+use super::sections::{Chosen, JudgeSection};
 use super::setup::Setup;
 use crate::artefact;
 use crate::checked::{adapter_can_be, refuse_no_source};
@@ -75,7 +75,7 @@ pub(crate) fn checked<C: Practised>(c: &C) -> Result<()> {
     course.model.needed(&format!("{section} starts from a model"))?;
     adapter_can_be(course.lora)?;
     check_share(course.data.held_out)?;
-    if let Some(Judging::Rewards(entries)) = course.judge.map(JudgeSection::judging).transpose()? {
+    if let Some(Chosen::Rewards(entries)) = course.judge.map(JudgeSection::judging).transpose()? {
         HELD_OUT.check(entries)?;
     }
     let prompts = &course.data.prompts;

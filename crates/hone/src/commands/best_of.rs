@@ -13,9 +13,9 @@ use hone_run::{BulkFile, Shutdown, config, side_folder};
 use hone_task::{FinalAnswer, RewardEntry, RewardRule, Rewards};
 use serde::Serialize;
 
-use super::data::parse_column;
-use super::sample::{SamplingArguments, parse_temperature};
-use crate::bulk::{self, Plan, find_model};
+use super::sample::parse_temperature;
+use super::shared::{DecodingArguments, RowArguments};
+use crate::bulk::{Plan, find_model};
 use crate::failure::Failure;
 use crate::model::{EngineArguments, ModelArguments};
 use crate::output::{self, Output};
@@ -38,12 +38,8 @@ pub struct Arguments {
     /// Prompts, or conversations whose reply is taken off, in any format that hone reads; other columns reach the judge
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// A column of a format and the file's name for it, such as question=q
-    #[arg(long = "column", value_name = "FORMAT=FILE", value_parser = parse_column)]
-    columns: Vec<(String, String)>,
-    /// Take the first rows of the file only
-    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
-    limit: Option<u64>,
+    #[command(flatten)]
+    rows: RowArguments,
     /// Samples a prompt
     #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=1000))]
     n: u32,
@@ -61,11 +57,8 @@ pub struct Arguments {
     /// Where kept samples go, as demonstrations; the same command again goes on where it was stopped
     #[arg(long, value_name = "FILE.jsonl")]
     pub out: Option<PathBuf>,
-    /// Sequences decoded together; results do not depend on it
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    batch: u32,
     #[command(flatten)]
-    sampling: SamplingArguments,
+    decoding: DecodingArguments,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -264,7 +257,7 @@ fn threshold(arguments: &Arguments, setting: &JudgeSetting) -> Result<Threshold>
 }
 
 fn questions(arguments: &Arguments) -> Result<Vec<Question>> {
-    let prompts = bulk::read_prompts(&arguments.input, &arguments.columns, arguments.limit)?;
+    let prompts = arguments.rows.read(&arguments.input)?;
     let questions = prompts.into_iter().zip(0..).map(|(prompt, row)| Question {
         row,
         input: prompt.input,
@@ -275,17 +268,17 @@ fn questions(arguments: &Arguments) -> Result<Vec<Question>> {
 
 fn drawing(arguments: &Arguments) -> Drawing {
     let temperatures = match arguments.temperatures.as_slice() {
-        [] => vec![arguments.sampling.temperature],
+        [] => vec![arguments.decoding.sampling.temperature],
         several => several.to_vec(),
     };
     Drawing {
         n: arguments.n as usize,
         temperatures,
-        parameters: arguments.sampling.parameters(),
-        stop: arguments.sampling.stop.clone(),
-        max_new_tokens: arguments.sampling.max_new_tokens as usize,
-        seed: arguments.sampling.seed,
-        batch: arguments.batch as usize,
+        parameters: arguments.decoding.sampling.parameters(),
+        stop: arguments.decoding.sampling.stop.clone(),
+        max_new_tokens: arguments.decoding.sampling.max_new_tokens as usize,
+        seed: arguments.decoding.sampling.seed,
+        batch: arguments.decoding.batch(),
     }
 }
 
@@ -302,15 +295,11 @@ fn plan(arguments: &Arguments, engine: &hone_compute::Engine, (setting, rows): (
     let drawing = drawing(arguments);
     let mut plan = Plan::new("best-of", rows as u64, drawing.per_prompt() as u64);
     plan.model(&arguments.model, engine)?;
-    plan.settings.extend(arguments.sampling.settings());
+    plan.settings.extend(arguments.decoding.sampling.settings());
     let temperatures: Vec<String> = drawing.temperatures.iter().map(f32::to_string).collect();
     plan.set("--temperature", temperatures.join(","));
     plan.set("--n", arguments.n);
-    plan.set("--column", format!("{:?}", arguments.columns));
-    plan.set(
-        "--limit",
-        arguments.limit.map(|limit| limit.to_string()).unwrap_or_default(),
-    );
+    arguments.rows.tell(&mut plan);
     plan.set("--majority", arguments.judge.majority);
     plan.set(
         "--answer-pattern",

@@ -9,6 +9,7 @@ use hone_pipeline::compare::{MethodResult, PAGE};
 use hone_pipeline::{CompareOptions, Compared, compare};
 use hone_run::Shutdown;
 
+use super::shared::RunArguments;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::watch::Watch;
@@ -29,12 +30,8 @@ pub struct Arguments {
     /// judge.episodes=50; may be repeated
     #[arg(long = "set", value_name = "NAME.KEY=VALUE")]
     set: Vec<String>,
-    /// Threads; results do not depend on it [default: HONE_THREADS, or one a core]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    threads: Option<u32>,
-    /// Go on under another instruction set than it began with; the last bits then differ
-    #[arg(long)]
-    allow_isa_change: bool,
+    #[command(flatten)]
+    run: RunArguments,
     /// compare.json on stdout
     #[arg(long)]
     json: bool,
@@ -47,8 +44,8 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         out: arguments.out.clone(),
         base: PathBuf::new(),
         set: arguments.set.clone(),
-        threads: arguments.threads.map(|threads| threads as usize),
-        allow_isa_change: arguments.allow_isa_change,
+        threads: arguments.run.threads(),
+        allow_isa_change: arguments.run.allow_isa_change,
     };
     let compared = compare(&options, Arc::new(Watch::new()), shutdown)?;
     let mut out = Output::new();

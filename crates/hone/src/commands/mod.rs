@@ -1,4 +1,4 @@
-//! One file a command.
+//! One file a command; what several of them take is in `shared`.
 
 pub mod annotate;
 pub mod bench;
@@ -19,6 +19,7 @@ pub mod recipe;
 pub mod sample;
 pub mod score;
 pub mod serve;
+pub mod shared;
 pub mod stage;
 pub mod tokenizer;
 pub mod world;

@@ -16,8 +16,7 @@ use hone_text::{PromptTemplate, QaExample};
 use serde::Serialize;
 use serde_json::{Map, json};
 
-use super::data::parse_column;
-use super::sample::SamplingArguments;
+use super::shared::{DecodingArguments, RowArguments};
 use crate::bulk::{self, Target};
 use crate::failure::Failure;
 use crate::model::{EngineArguments, LoadedModel, ModelArguments};
@@ -45,12 +44,8 @@ pub struct Arguments {
     /// Questions: prompts, or conversations whose reply is taken off, in any format that hone reads
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// A column of a format and the file's name for it, such as question=q
-    #[arg(long = "column", value_name = "FORMAT=FILE", value_parser = parse_column)]
-    columns: Vec<(String, String)>,
-    /// Take the first rows of the file only
-    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
-    limit: Option<u64>,
+    #[command(flatten)]
+    rows: RowArguments,
     /// Where answers go, one JSON object a line; the same command again goes on where it was stopped
     #[arg(long, value_name = "FILE.jsonl")]
     pub out: Option<PathBuf>,
@@ -66,11 +61,8 @@ pub struct Arguments {
     /// Print the first N prompts exactly as the model gets them, and stop
     #[arg(long, value_name = "N")]
     show: Option<usize>,
-    /// Sequences decoded together; results do not depend on it
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    batch: u32,
     #[command(flatten)]
-    sampling: SamplingArguments,
+    decoding: DecodingArguments,
     /// One JSON object a question, and one with a summary; with --out, one about the file
     #[arg(long)]
     json: bool,
@@ -287,7 +279,7 @@ fn questions(arguments: &Arguments) -> Result<Vec<Question>> {
             columns: Map::new(),
         }]),
         (None, Some(path)) => {
-            let prompts = bulk::read_prompts(path, &arguments.columns, arguments.limit)?;
+            let prompts = arguments.rows.read(path)?;
             Ok(prompts.into_iter().map(Question::from).collect())
         }
         (None, None) => Err(Failure::usage("neither --prompt nor --input").into()),
@@ -320,7 +312,10 @@ fn pool(arguments: &Arguments) -> Result<(ExamplePool, usize)> {
         ));
     }
     let shots = arguments.examples.shots.unwrap_or(SHOTS);
-    Ok((ExamplePool::new(examples, selection, arguments.sampling.seed), shots))
+    Ok((
+        ExamplePool::new(examples, selection, arguments.decoding.sampling.seed),
+        shots,
+    ))
 }
 
 /// What is chosen among, where something is: the arguments' options, or the rows'.
@@ -371,11 +366,11 @@ fn frame(
 
 fn drawing(arguments: &Arguments) -> Drawing {
     Drawing {
-        parameters: arguments.sampling.parameters(),
-        stop: arguments.sampling.stop.clone(),
-        max_new_tokens: arguments.sampling.max_new_tokens as usize,
-        seed: arguments.sampling.seed,
-        batch: arguments.batch as usize,
+        parameters: arguments.decoding.sampling.parameters(),
+        stop: arguments.decoding.sampling.stop.clone(),
+        max_new_tokens: arguments.decoding.sampling.max_new_tokens as usize,
+        seed: arguments.decoding.sampling.seed,
+        batch: arguments.decoding.batch(),
     }
 }
 
@@ -383,13 +378,9 @@ fn drawing(arguments: &Arguments) -> Drawing {
 fn plan(arguments: &Arguments, engine: &hone_compute::Engine, (rows, shots): (usize, usize)) -> Result<bulk::Plan> {
     let mut plan = bulk::Plan::new("prompt", rows as u64, 1);
     plan.model(&arguments.model, engine)?;
-    plan.settings.extend(arguments.sampling.settings());
+    plan.settings.extend(arguments.decoding.sampling.settings());
     plan.set("--prompt", arguments.prompt.as_deref().unwrap_or_default());
-    plan.set("--column", format!("{:?}", arguments.columns));
-    plan.set(
-        "--limit",
-        arguments.limit.map(|limit| limit.to_string()).unwrap_or_default(),
-    );
+    arguments.rows.tell(&mut plan);
     plan.set("--shots", shots);
     plan.set("--select", format!("{:?}", arguments.examples.select).to_lowercase());
     let frame = arguments.frame.frame.map(|frame| format!("{frame:?}").to_lowercase());
@@ -429,7 +420,7 @@ fn show(
     let mut output = Output::new();
     let mut shortened = 0;
     let context = loaded.model.architecture().context;
-    let room = context.saturating_sub(arguments.sampling.max_new_tokens as usize);
+    let room = context.saturating_sub(arguments.decoding.sampling.max_new_tokens as usize);
     for (row, question) in questions.iter().enumerate() {
         let examples = pool.pick(question.text(), shots, row as u64);
         let framed = framer

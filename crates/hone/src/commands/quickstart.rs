@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use hone_pipeline::{QuickstartOptions, QuickstartResult, Scale, quickstart};
 use hone_run::Shutdown;
 
+use super::shared::RunArguments;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::watch::Watch;
@@ -31,12 +32,8 @@ pub struct Arguments {
     /// be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Threads; results do not depend on it [default: HONE_THREADS, or one a core]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    threads: Option<u32>,
-    /// Go on under another instruction set than it began with; the last bits then differ
-    #[arg(long)]
-    allow_isa_change: bool,
+    #[command(flatten)]
+    run: RunArguments,
     /// results.json on stdout
     #[arg(long)]
     json: bool,
@@ -60,8 +57,8 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         },
         seed: arguments.seed,
         set: arguments.set.clone(),
-        threads: arguments.threads.map(|threads| threads as usize),
-        allow_isa_change: arguments.allow_isa_change,
+        threads: arguments.run.threads(),
+        allow_isa_change: arguments.run.allow_isa_change,
     };
     let result = quickstart(&options, Arc::new(Watch::new()), shutdown)?;
     let mut out = Output::new();

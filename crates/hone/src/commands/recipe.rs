@@ -9,6 +9,7 @@ use hone_pipeline::{RecipeOptions, run_recipe};
 use hone_run::Shutdown;
 use serde_json::json;
 
+use super::shared::RunArguments;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::watch::Watch;
@@ -26,12 +27,8 @@ pub struct Arguments {
     /// does; may be repeated
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
     set: Vec<String>,
-    /// Threads; results do not depend on it [default: HONE_THREADS, or one a core]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    threads: Option<u32>,
-    /// Go on under another instruction set than it began with; the last bits then differ
-    #[arg(long)]
-    allow_isa_change: bool,
+    #[command(flatten)]
+    run: RunArguments,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -44,8 +41,8 @@ pub fn run(arguments: &Arguments, shutdown: Shutdown) -> Result<()> {
         runs: arguments.runs.clone(),
         base: PathBuf::new(),
         set: arguments.set.clone(),
-        threads: arguments.threads.map(|threads| threads as usize),
-        allow_isa_change: arguments.allow_isa_change,
+        threads: arguments.run.threads(),
+        allow_isa_change: arguments.run.allow_isa_change,
     };
     let result = run_recipe(&options, Arc::new(Watch::new()), shutdown)?;
     let mut out = Output::new();

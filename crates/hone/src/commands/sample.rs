@@ -17,6 +17,7 @@ use hone_text::{AddSpecial, DecodeStream, Message, SkipSpecial};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::shared::DecodingArguments;
 use crate::bulk::{self, Target};
 use crate::failure::Failure;
 use crate::input::{Prompt, Row, read_rows};
@@ -54,11 +55,8 @@ pub struct Arguments {
     /// Completions a prompt
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     n: u32,
-    /// Sequences decoded together; results do not depend on it
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    batch: u32,
     #[command(flatten)]
-    sampling: SamplingArguments,
+    decoding: DecodingArguments,
     /// One JSON object a completion; with --out, one about the file
     #[arg(long)]
     json: bool,
@@ -302,21 +300,21 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
             "prompts that are text are completed as they stand; for the model's answers give {\"messages\": ..}",
         );
     }
-    let prepared = prepare(&loaded, rows, &arguments.sampling)?;
+    let prepared = prepare(&loaded, rows, &arguments.decoding.sampling)?;
     if let ([only], 1, false, None) = (prepared.as_slice(), arguments.n, arguments.json, &arguments.out) {
-        return stream(&engine, &loaded, only, &arguments.sampling.stop);
+        return stream(&engine, &loaded, only, &arguments.decoding.sampling.stop);
     }
     let (total, begun) = ((prepared.len() * n) as u64, target.rows() as usize);
     let mut progress = Progress::from("completions", total, (begun * n) as u64);
     let (mut done, mut tokens) = ((begun * n) as u64, 0);
     let options = GeneratorOptions {
-        max_batch: arguments.batch as usize,
+        max_batch: arguments.decoding.batch(),
         ..GeneratorOptions::default()
     };
     let generator = Generator::new(&engine, &loaded.model, options);
     let as_json = arguments.json || arguments.out.is_some();
     let origin = match as_json {
-        true => Some(Origin::of(&arguments.model, &arguments.sampling)?),
+        true => Some(Origin::of(&arguments.model, &arguments.decoding.sampling)?),
         false => None,
     };
     for block in prepared[begun..].chunks((BLOCK / n).max(1)) {
@@ -351,7 +349,7 @@ pub fn run(arguments: &Arguments, shutdown: &Shutdown) -> Result<()> {
 fn plan(arguments: &Arguments, engine: &Engine, rows: usize) -> Result<bulk::Plan> {
     let mut plan = bulk::Plan::new("sample", rows as u64, u64::from(arguments.n));
     plan.model(&arguments.model, engine)?;
-    plan.settings.extend(arguments.sampling.settings());
+    plan.settings.extend(arguments.decoding.sampling.settings());
     plan.set("--n", arguments.n);
     plan.set("--prompt", arguments.prompt.as_deref().unwrap_or_default());
     if let Some(input) = &arguments.input {
@@ -368,7 +366,7 @@ fn write(
     completion: &Completion,
     (arguments, origin): (&Arguments, Option<&Origin>),
 ) -> Result<()> {
-    let stop = &arguments.sampling.stop;
+    let stop = &arguments.decoding.sampling.stop;
     let Some(origin) = origin else {
         target.line(&format!("--- {} ({})", sample + 1, last_words(&of.prompt)))?;
         return target.line(&text_of(loaded, of, completion, stop)?);

@@ -9,6 +9,7 @@ use hone_run::{Configuration, Resolved, Shutdown, config};
 use hone_train::{Job, Outcome};
 use serde_json::json;
 
+use super::shared::RunArguments;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::watch::Watch;
@@ -29,12 +30,8 @@ pub struct Arguments {
     /// Where runs are kept; the same command goes on with a run that was stopped
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
-    /// Threads; results do not depend on it [default: HONE_THREADS, or one a core]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    threads: Option<u32>,
-    /// Go on under another instruction set than the run began with; the last bits then differ
-    #[arg(long)]
-    allow_isa_change: bool,
+    #[command(flatten)]
+    run: RunArguments,
     /// One JSON object on stdout
     #[arg(long)]
     json: bool,
@@ -59,8 +56,8 @@ where
         base: PathBuf::new(),
         observer: Arc::new(Watch::new()),
         shutdown,
-        allow_isa_change: arguments.allow_isa_change,
-        threads: arguments.threads.map(|threads| threads as usize),
+        allow_isa_change: arguments.run.allow_isa_change,
+        threads: arguments.run.threads(),
     };
     let dir = job.dir.clone();
     match stage(&job, &resolved)? {

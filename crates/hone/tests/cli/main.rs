@@ -12,6 +12,7 @@ mod config;
 mod dashboard;
 mod documents;
 mod files;
+mod first_space;
 mod generate;
 mod hub;
 mod kill;
