@@ -73,7 +73,11 @@ fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
             "",
             "method[3].config.data.train: ",
         ),
-        (practice("reward = { path = \"absent/model\" }"), "", ".config.reward.path: "),
+        (
+            practice("reward = { path = \"absent/model\" }"),
+            "",
+            ".config.reward.path: ",
+        ),
         (
             practice("rewards = [{ kind = \"length\" }, { kind = \"model\", path = \"{out}/rewrd/model\" }]"),
             "",
