@@ -219,17 +219,10 @@ fn a_large_weight_of_kto_is_told() {
             &job,
             &parsed::<PreferenceConfig>(&with(&toml, "steps", "1")),
         ));
-        let said = heard
-            .0
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|said| said.contains("pulls as hard as"))
-            .cloned();
-        (
-            summary["weights"]["desirable"].as_f64().unwrap(),
-            said.collect::<Vec<String>>(),
-        )
+        let said = heard.0.lock().unwrap();
+        let told = said.iter().filter(|said| said.contains("pulls as hard as"));
+        let weight = summary["weights"]["desirable"].as_f64().unwrap();
+        (weight, told.cloned().collect::<Vec<String>>())
     };
     let (weight, said) = told("rare", 4);
     assert_eq!(weight, 10.5);

@@ -6,6 +6,8 @@ use super::*;
 fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
     let good = format!("{START}{MAZE}");
     let changed = |from: &str, to: &str| good.replacen(from, to, 1);
+    let practice =
+        |config: &str| format!("{good}\n[[method]]\nname = \"practice\"\nkind = \"ppo\"\n[method.config]\n{config}\n");
     for (recipe, set, message) in [
         (
             changed("kind = \"few-shot\"", "kind = \"few-shots\""),
@@ -72,36 +74,29 @@ fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
             "method[3].config.data.train: ",
         ),
         (
-            changed(
-                "[method.config]\n",
-                "[method.config]\nreward = { path = \"absent/model\" }\n",
-            ),
+            practice("reward = { path = \"absent/model\" }"),
             "",
-            "method[3].config.reward.path: ",
+            ".config.reward.path: ",
         ),
         (
-            changed(
-                "[method.config]\n",
-                "[method.config]\nrewards = [{ kind = \"length\" }, { kind = \"model\", path = \"{out}/rewrd/model\" }]\n",
-            ),
+            practice("rewards = [{ kind = \"length\" }, { kind = \"model\", path = \"{out}/rewrd/model\" }]"),
             "",
-            "method[3].config.rewards[1].path: is ",
+            ".config.rewards[1].path: is ",
         ),
         (
-            changed(
-                "[method.config]\n",
-                "[method.config]\nptx = { train = [{ path = \"absent.txt\", weight = 1.0 }] }\n",
-            ),
+            practice("ptx = { train = [{ path = \"absent.txt\", weight = 1.0 }] }"),
             "",
-            "method[3].config.ptx.train: ",
+            ".config.ptx.train: ",
         ),
         (
-            changed(
-                "[method.config]\n",
-                "[method.config]\njudge = { prompts = [\"absent.jsonl\"] }\n",
-            ),
+            practice("judge = { prompts = [\"absent.jsonl\"] }"),
             "",
-            "method[3].config.judge.prompts: ",
+            ".config.judge.prompts: ",
+        ),
+        (
+            practice("judge = { reward = \"absent/model\" }"),
+            "",
+            ".config.judge.reward: ",
         ),
         (
             changed("start = \"{out}/sft/model\"", "start = \"{out}/sftt/model\""),
