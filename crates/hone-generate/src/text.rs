@@ -27,6 +27,9 @@ pub fn raw_stop_tokens(tokenizer: &Tokenizer) -> Vec<u32> {
     ids
 }
 
+/// So many of a prompt's last tokens are decoded with what follows them.
+const LAST: usize = 16;
+
 /// The text of tokens that a model wrote, special ones included. After raw text, whose tokens are given, it is what the whole has beyond
 /// that text: the space of a first token stays, which tokenizers of sentencepiece's kind take away from the beginning of a text, so that
 /// prompt and completion, one after the other, are what was written. A turn of its own, without such a prompt, is decoded alone.
@@ -34,9 +37,14 @@ pub fn raw_stop_tokens(tokenizer: &Tokenizer) -> Vec<u32> {
 /// # Errors
 /// If the tokenizer fails.
 pub fn text_after(tokenizer: &Tokenizer, raw_prompt: Option<&[u32]>, ids: &[u32]) -> Result<String, TextError> {
-    // A token such as `<s>` is no text that something could follow: what comes after it alone begins the text
-    let before = raw_prompt.unwrap_or_default().iter().copied();
-    let before: Vec<u32> = before.filter(|&id| !tokenizer.is_special(id)).collect();
+    if tokenizer.is_byte_level() {
+        return text_of(tokenizer, ids);
+    }
+    // A token such as `<s>` is no text that something could follow: what comes after it alone begins the text. What is taken away depends
+    // on the beginning alone, so the prompt's last tokens stand for all of it; a character of several tokens of a byte each is among them
+    let last = raw_prompt.unwrap_or_default().iter().rev().copied();
+    let mut before: Vec<u32> = last.filter(|&id| !tokenizer.is_special(id)).take(LAST).collect();
+    before.reverse();
     if !before.is_empty() {
         let whole = text_of(tokenizer, &[&before, ids].concat())?;
         if let Some(rest) = whole.strip_prefix(&text_of(tokenizer, &before)?) {

@@ -6,7 +6,7 @@
 //!    rows of those in `data.train` that can be read as prompts. A method that practises on judged prompts (`data.prompts`) is refused. Prompts
 //!    that a run drops for their length are counted all the same.
 //! 3. A method that chooses its model by judged prompts or episodes (`[judge]` of its own) is refused. Of its prompts the first `judge.limit`
-//!    count, which are those that it looks at.
+//!    count, which are those that it looks at; all of them where some may be too long for the run, so that later ones move up.
 //! 4. Few-shot practice leaves out what is judged, so it never meets it.
 
 use std::collections::HashSet;
@@ -99,7 +99,7 @@ impl Look<'_> {
             let loaded = load_prompts(&source.resolved_in(self.bench.base)).ok()?;
             Some((loaded.items, weight))
         });
-        for (prompts, count) in first_of(read.collect(), limit(own)) {
+        for (prompts, count) in first_of(read.collect(), limit(own), longest(table)) {
             let asked = prompts.iter().take(count).map(|prompt| identity(&prompt.input));
             met.extend(asked.filter(|own| self.held.contains(own)));
         }
@@ -183,8 +183,19 @@ impl Look<'_> {
     }
 }
 
-/// Sources with how many of each one's first prompts a stage's own judge asks, of so many in all.
-fn first_of(read: Vec<(Vec<Prompt>, f64)>, limit: usize) -> Vec<(Vec<Prompt>, usize)> {
+/// Sources with how many of each one's first prompts a stage's own judge asks, of so many in all. Where one of them may have more than
+/// `longest` tokens the run may leave it out and ask a later one instead: then all of each.
+fn first_of(read: Vec<(Vec<Prompt>, f64)>, limit: usize, longest: Option<usize>) -> Vec<(Vec<Prompt>, usize)> {
+    let fits = |prompt: &Prompt| longest.is_some_and(|longest| most_tokens(prompt) <= longest);
+    if !read.iter().flat_map(|(prompts, _)| prompts).all(fits) {
+        return read
+            .into_iter()
+            .map(|(prompts, _)| {
+                let count = prompts.len();
+                (prompts, count)
+            })
+            .collect();
+    }
     let counts: Vec<usize> = read.iter().map(|(prompts, _)| prompts.len()).collect();
     let weights: Vec<f64> = read
         .iter()
@@ -192,6 +203,22 @@ fn first_of(read: Vec<(Vec<Prompt>, f64)>, limit: usize) -> Vec<(Vec<Prompt>, us
         .collect();
     let taken = shared(&counts, &weights, limit);
     read.into_iter().map(|(prompts, _)| prompts).zip(taken).collect()
+}
+
+/// No fewer tokens than a prompt has: one for each byte, and what a chat template may put around each turn.
+fn most_tokens(prompt: &Prompt) -> usize {
+    const AROUND_A_TURN: usize = 24;
+    let turns = prompt.input.to_messages();
+    let bytes: usize = turns.iter().map(|turn| turn.content.len() + AROUND_A_TURN).sum();
+    bytes + AROUND_A_TURN
+}
+
+/// How long prompts may be; none where that follows from the model.
+fn longest(stage: &Table) -> Option<usize> {
+    let given = stage.get("data").and_then(|data| data.get("max_prompt_length"));
+    given
+        .and_then(Value::as_integer)
+        .and_then(|length| usize::try_from(length).ok())
 }
 
 /// How many prompts a stage's own judge asks.
@@ -272,16 +299,20 @@ mod tests {
             };
             (0..count).map(prompt).collect::<Vec<Prompt>>()
         };
-        let asked = |read, limit| {
-            first_of(read, limit)
-                .into_iter()
-                .map(|(_, count)| count)
-                .collect::<Vec<_>>()
-        };
+        let counts = |found: Vec<(Vec<Prompt>, usize)>| found.into_iter().map(|(_, count)| count).collect::<Vec<_>>();
+        let asked = |read, limit| counts(first_of(read, limit, Some(128)));
         assert_eq!(asked(vec![(prompts(10), 1.0)], 3), [3]);
         assert_eq!(asked(vec![(prompts(10), 1.0)], 64), [10]);
         // As the judge itself shares them out: by weight and size
         assert_eq!(asked(vec![(prompts(10), 1.0), (prompts(10), 3.0)], 4), [1, 3]);
+        // A prompt that the run may leave out for its length makes room for later ones
+        let mut long = prompts(10);
+        long[0].input = hone_data::PromptInput::Text("far too long ".repeat(10));
+        assert_eq!(asked(vec![(long, 1.0), (prompts(10), 1.0)], 4), [10, 10]);
+        assert_eq!(counts(first_of(vec![(prompts(10), 1.0)], 3, None)), [10]);
+        let length = |text: &str| longest(&toml::from_str(text).unwrap());
+        assert_eq!(length("data = { max_prompt_length = 128 }"), Some(128));
+        assert_eq!(length("data = { held_out = 0.1 }"), None);
     }
 
     #[test]

@@ -166,7 +166,7 @@ const BOUNDS: [(&str, &str); 4] = [
     ("minProperties", "maxProperties"),
 ];
 
-/// Refuses bounds between which nothing lies: no response could ever be right.
+/// Refuses bounds that are the wrong way round, wherever they stand: nothing lies between them.
 fn check_bounds(schema: &Map<String, Value>, place: &str) -> Result<(), BadSetting> {
     for (lower, upper) in BOUNDS {
         if let (Some(least @ Value::Number(a)), Some(most @ Value::Number(b))) = (schema.get(lower), schema.get(upper))

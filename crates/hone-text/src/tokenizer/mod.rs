@@ -80,7 +80,7 @@ struct Core {
     /// Takes them for ordinary text; made when first needed, because it doubles the vocabulary.
     ordinary: OnceLock<tokenizers::Tokenizer>,
     /// Writes no space before a text; none where `ordinary` writes none either. Made when first needed.
-    continuing: OnceLock<Option<tokenizers::Tokenizer>>,
+    continuing: OnceLock<std::result::Result<Option<tokenizers::Tokenizer>, String>>,
     json: String,
     added: Vec<AddedEntry>,
     /// By id; `None` where an id has no token.
@@ -170,9 +170,16 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode_ordinary`].
     pub fn encode_after(&self, before: &str, text: &str) -> Result<Vec<u32>> {
-        match self.core.continuing() {
-            Some(continuing) if !before.is_empty() => self.without_control(continuing, text),
-            _ => self.encode_ordinary(text),
+        if before.is_empty() {
+            return self.encode_ordinary(text);
+        }
+        let failed = |reason: &String| TextError::Encode {
+            bytes: text.len(),
+            reason: format!("no tokenizer for a text that goes on with another: {reason}"),
+        };
+        match self.core.continuing().map_err(failed)? {
+            Some(continuing) => self.without_control(continuing, text),
+            None => self.encode_ordinary(text),
         }
     }
 
@@ -197,6 +204,11 @@ impl Tokenizer {
                 id,
             }),
         }
+    }
+
+    /// Whether each token is a sequence of bytes by itself, so that a text's tokens can be decoded piece by piece.
+    pub fn is_byte_level(&self) -> bool {
+        self.core.byte_level
     }
 
     /// Decodes ids. Bytes that are not UTF-8 become U+FFFD.
@@ -485,17 +497,18 @@ impl Core {
     }
 
     /// What encodes a text that goes on with another; none where that is no different.
-    fn continuing(&self) -> Option<&tokenizers::Tokenizer> {
+    fn continuing(&self) -> std::result::Result<Option<&tokenizers::Tokenizer>, &String> {
         let made = self.continuing.get_or_init(|| {
-            let file = TokenizerFile::parse(&self.json).ok()?;
-            let file = continuation::continuing(&file).ok()??;
-            let json = serde_json::to_string(&file).ok()?;
-            // The whole file was read, and what is left of it is
-            let mut tokenizer = contained(|| tokenizers::Tokenizer::from_bytes(&json)).ok()?;
+            let file = TokenizerFile::parse(&self.json)?;
+            let Some(file) = continuation::continuing(&file)? else {
+                return Ok(None);
+            };
+            let json = serde_json::to_string(&file).map_err(|error| error.to_string())?;
+            let mut tokenizer = contained(|| tokenizers::Tokenizer::from_bytes(&json))?;
             tokenizer.set_encode_special_tokens(true);
-            Some(tokenizer)
+            Ok(Some(tokenizer))
         });
-        made.as_ref()
+        made.as_ref().map(Option::as_ref)
     }
 
     fn is_special(&self, id: u32) -> bool {
