@@ -212,6 +212,12 @@ mod tests {
             state.store.put_annotator(name, role, &token, 0).unwrap()
         };
         let (owner, ann) = (person("owner", Role::Owner), person("ann", Role::Annotator));
+        // It ends after what holds its threads up, also where this test fails
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(WAITERS)
+            .build()
+            .unwrap();
         // A computation that takes as long as this test wants
         let (held, holds) = mpsc::channel();
         let (go, gone) = mpsc::channel::<()>();
@@ -224,11 +230,6 @@ mod tests {
             })
         };
         holds.recv().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .max_blocking_threads(WAITERS)
-            .build()
-            .unwrap();
         runtime.block_on(async {
             let pages: Vec<_> = (0..2 * WAITERS)
                 .map(|_| tokio::spawn(agreement(Of(Arc::clone(&state)), Owner(owner.clone()))))
