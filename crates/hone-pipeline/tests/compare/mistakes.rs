@@ -74,7 +74,7 @@ fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
             "method[3].config.data.train: ",
         ),
         (
-            practice("reward = { path = \"absent/model\" }"),
+            practice("reward = { path = \"no/such/model\" }"),
             "",
             ".config.reward.path: ",
         ),
@@ -94,7 +94,7 @@ fn mistakes_are_told_before_anything_runs() -> Result<(), Box<dyn Error>> {
             ".config.judge.prompts: ",
         ),
         (
-            practice("judge = { reward = \"absent/model\" }"),
+            practice("judge = { reward = \"no/such/model\" }"),
             "",
             ".config.judge.reward: ",
         ),
