@@ -95,10 +95,15 @@ impl Models {
         places.iter().flatten().map(InUse::served).collect()
     }
 
-    /// One more, behind the last.
-    pub fn add(&self, served: Arc<Served>) {
+    /// One more, behind the last, if `confirm` agrees; while that looks, nobody finds it. Otherwise the place stays empty.
+    ///
+    /// # Errors
+    /// What `confirm` says, with the empty place.
+    pub fn add<T, E>(&self, served: Arc<Served>, confirm: impl FnOnce() -> Result<T, E>) -> Result<T, (usize, E)> {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
-        places.push(Some(InUse::new(served)));
+        let confirmed = confirm();
+        places.push(confirmed.is_ok().then(|| InUse::new(served)));
+        confirmed.map_err(|error| (places.len() - 1, error))
     }
 
     /// The model of this name.
@@ -109,9 +114,14 @@ impl Models {
     /// The model of this name and its place, to do something with it.
     pub fn find(&self, name: &str) -> Option<(usize, InUse)> {
         let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
-        let at = |model: &Option<InUse>| model.as_ref().is_some_and(|model| model.name == name);
-        let place = places.iter().position(at)?;
+        let place = place_of(&places, name)?;
         Some((place, places[place].clone()?))
+    }
+
+    /// Whether the model of this name was given to the server.
+    pub fn is_given(&self, name: &str) -> bool {
+        let places = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        place_of(&places, name).is_some_and(|place| place < self.given)
     }
 
     /// The first of the models that were given to the server.
@@ -124,8 +134,7 @@ impl Models {
     /// None where it is not served.
     pub fn take<E>(&self, name: &str, against: impl FnOnce() -> Result<(), E>) -> Result<Option<Taken>, Kept<E>> {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
-        let at = |model: &Option<InUse>| model.as_ref().is_some_and(|model| model.name == name);
-        let place = places.iter().position(at);
+        let place = place_of(&places, name);
         let in_use = |place: usize| {
             places[place]
                 .as_ref()
@@ -146,6 +155,12 @@ impl Models {
         let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
         places[taken.place] = Some(taken.model);
     }
+}
+
+/// Where the model of this name stands.
+fn place_of(places: &[Option<InUse>], name: &str) -> Option<usize> {
+    let is = |model: &Option<InUse>| model.as_ref().is_some_and(|model| model.name == name);
+    places.iter().position(is)
 }
 
 /// What a model computes.

@@ -293,10 +293,9 @@ impl Server {
 fn with_results(engine: &Engine, mut models: Vec<Arc<Served>>, jobs: &Jobs) -> (Vec<Arc<Served>>, Vec<String>) {
     let mut notes = Vec::new();
     for job in jobs.jobs() {
-        if job.deleted
-            && let Err(error) = jobs.remove_run(&job.id)
-        {
-            notes.push(error.to_string());
+        // What a crash or a failure left of it
+        if job.deleted && jobs.given_from(&job.id).is_none() {
+            notes.extend(jobs.remove_run(&job.id).err().map(|error| error.to_string()));
         }
         let Some(name) = job.result().map(String::from) else {
             continue;

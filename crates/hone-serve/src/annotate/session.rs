@@ -17,6 +17,8 @@ use crate::urlencoded::parameters;
 
 /// How long a session lasts, in seconds: 90 days.
 const AGE: u64 = 90 * 24 * 3600;
+/// Sessions that one request may name; each is looked up before it is known who asks.
+const NAMED: usize = 8;
 
 /// A token of 256 random bits, as 64 hexadecimal digits.
 ///
@@ -51,10 +53,11 @@ async fn signed_in(state: &Shared, headers: &HeaderMap) -> Result<Option<Annotat
 }
 
 /// Digests of the sessions that a request's cookies name. There may be several of the name, of which only one is of this server: browsers
-/// send those of every path together, and what another program on this host has set under it as well.
+/// send those of every path together, and what another program on this host has set under it as well. Of more than [`NAMED`] the first
+/// count.
 fn sessions_of(state: &Shared, headers: &HeaderMap) -> Vec<String> {
     let tokens = cookies::values(headers, &state.cookie).filter(|token| is_token(token));
-    tokens.map(Store::session_digest).collect()
+    tokens.take(NAMED).map(Store::session_digest).collect()
 }
 
 /// Whoever sent the request.

@@ -32,6 +32,9 @@ pub(crate) enum CostError {
     /// The process.
     #[error("what the job would take is not known: {0}")]
     Process(String),
+    /// The server ends.
+    #[error("the server is stopping")]
+    Stopping,
 }
 
 /// A folder that is gone once this is dropped.
@@ -82,17 +85,18 @@ impl Jobs {
             if let Some(end) = process.ended() {
                 return Ok(end);
             }
-            let given_up = match () {
-                () if wanted.strong_count() == 0 => "nobody waits for it any more",
-                () if self.is_stopping() => "the server is stopping",
-                () if begun.elapsed() > LONGEST => "it took too long",
-                () => {
-                    std::thread::sleep(GLANCE);
-                    continue;
-                }
+            let given_up = if wanted.strong_count() == 0 {
+                CostError::Process("nobody waits for it any more".into())
+            } else if self.is_stopping() {
+                CostError::Stopping
+            } else if begun.elapsed() > LONGEST {
+                CostError::Process("it took too long".into())
+            } else {
+                std::thread::sleep(GLANCE);
+                continue;
             };
             process.kill();
-            return Err(CostError::Process(given_up.to_owned()));
+            return Err(given_up);
         }
     }
 }

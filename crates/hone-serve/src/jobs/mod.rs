@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use hone_compute::Precision;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use crate::bounds::{PLANNED, UPLOADS};
 use crate::error::ServeError;
@@ -74,6 +74,7 @@ pub(crate) struct Jobs {
     stopping: AtomicBool,
     uploads: Arc<Semaphore>,
     planning: Arc<Semaphore>,
+    deleting: Arc<AsyncMutex<()>>,
 }
 
 struct State {
@@ -170,12 +171,13 @@ impl Jobs {
             stopping: AtomicBool::new(false),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
             planning: Arc::new(Semaphore::new(PLANNED)),
+            deleting: Arc::default(),
         })
     }
 
     /// Where the model of a job stands once it is done.
     pub fn result(&self, id: &str) -> PathBuf {
-        self.store.job_folder(id).join(runner::RUN).join("model")
+        self.run_of(id).join("model")
     }
 
     pub fn store(&self) -> &Store {
@@ -390,13 +392,11 @@ impl Jobs {
         Ok(changed)
     }
 
-    /// The job that made this model.
+    /// The job that made this model, deleted or not.
     pub fn maker(&self, model: &str) -> Option<Job> {
-        self.state()
-            .jobs
-            .iter()
-            .find(|job| job.result() == Some(model))
-            .cloned()
+        let state = self.state();
+        let made = |job: &&Job| job.fine_tuned_model.as_deref() == Some(model);
+        state.jobs.iter().find(made).cloned()
     }
 
     /// A job that needs this model: one that has not ended and starts from it, or whose own model was made from it.
@@ -406,9 +406,23 @@ impl Jobs {
         state.jobs.iter().find(needs).cloned()
     }
 
-    /// Deletes the model that a job made, with the run that led to it. The job's record says so first, so that what a crash leaves
-    /// is removed by the next server.
-    pub fn delete_result(&self, id: &str) -> Result<(), StoreError> {
+    /// The right to delete, of one at a time.
+    pub async fn deleting(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.deleting).lock_owned().await
+    }
+
+    /// The model that was given to the server and whose files stand in the run directory of a job, if one does.
+    pub fn given_from(&self, id: &str) -> Option<&str> {
+        let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let run = whole(&self.run_of(id));
+        let mut given = self.options.sources.iter();
+        let (name, _) = given.find(|(_, directory)| whole(directory).starts_with(&run))?;
+        Some(name)
+    }
+
+    /// Notes that the model that a job made is deleted. Its files go after that, so that what a crash leaves of them is removed by the
+    /// next server.
+    pub fn mark_deleted(&self, id: &str) -> Result<(), StoreError> {
         let mut state = self.state();
         if let Some(job) = state.jobs.iter_mut().find(|job| job.id == id) {
             let deleted = Job {
@@ -420,12 +434,22 @@ impl Jobs {
         }
         drop(state);
         self.tell(id, &Told::info("The job's model is deleted"));
-        self.remove_run(id)
+        Ok(())
+    }
+
+    /// The run directory of a job.
+    fn run_of(&self, id: &str) -> PathBuf {
+        self.store.job_folder(id).join(runner::RUN)
+    }
+
+    /// Whether there is something where the run directory of a job stands.
+    pub fn has_run(&self, id: &str) -> bool {
+        self.run_of(id).exists()
     }
 
     /// Removes the run directory of a job, if there is one.
     pub fn remove_run(&self, id: &str) -> Result<(), StoreError> {
-        let path = self.store.job_folder(id).join(runner::RUN);
+        let path = self.run_of(id);
         match std::fs::remove_dir_all(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 let action = "delete the run";
@@ -457,7 +481,7 @@ impl Jobs {
         let _ = self.store.tell(id, told);
     }
 
-    /// Asks the thread that works through the jobs to end. What runs is stopped and goes on with the next server.
+    /// Asks the threads that work through the jobs to end. What runs is stopped and goes on with the next server.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.changed.notify_all();

@@ -259,22 +259,24 @@ impl Runner {
                 return self.jobs.fail(&job.id, "result_not_loaded", message);
             }
         };
-        self.shared.models.add(served);
         let metrics = metrics_of(run);
         let results = self.results(job, &metrics);
-        let changed = self.jobs.change(&job.id, |job| {
-            job.status = Status::Succeeded;
-            job.finished_at = Some(now());
-            job.fine_tuned_model = Some(name.clone());
-            job.trained_tokens = Some(trained_tokens(job.method, &metrics));
-            job.result_files.extend(results);
-        });
-        // A job that was cancelled in this moment has a model that nothing names
-        if changed.is_ok() {
-            self.jobs.tell(
+        let named = || {
+            self.jobs.change(&job.id, |job| {
+                job.status = Status::Succeeded;
+                job.finished_at = Some(now());
+                job.fine_tuned_model = Some(name.clone());
+                job.trained_tokens = Some(trained_tokens(job.method, &metrics));
+                job.result_files.extend(results);
+            })
+        };
+        match self.shared.models.add(served, named) {
+            Ok(_) => self.jobs.tell(
                 &job.id,
                 &Told::info(&format!("The job is done; its model is served as {name}")),
-            );
+            ),
+            // Cancelled in this moment, or not written down: a model that nothing names is not served
+            Err((place, _)) => self.shared.engine.close(place),
         }
     }
 

@@ -79,6 +79,7 @@ async fn try_plan(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
             code: Some("invalid_configuration"),
             ..ApiError::bad("training_file", message)
         }),
+        Ok(Err(CostError::Stopping)) => Err(ApiError::stopping()),
         Ok(Err(error @ CostError::Process(_))) => Err(ApiError::internal(error.to_string())),
         Err(_) => Err(ApiError::internal("what the job would take could not be found out")),
     }

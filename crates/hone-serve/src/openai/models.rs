@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use crate::jobs::Jobs;
+use crate::jobs::record::Job;
 use crate::models::{Kept, Served};
 use crate::openai::{ApiError, answered, reply};
 use crate::shared::Shared;
@@ -30,7 +31,11 @@ pub(crate) async fn delete(State(shared): State<Arc<Shared>>, Path(name): Path<S
     let deleted = match shared.jobs() {
         Err(error) => Err(error),
         Ok(jobs) => {
-            let work = tokio::task::spawn_blocking(move || try_delete(&shared, &jobs, &name));
+            let alone = jobs.deleting().await;
+            let work = tokio::task::spawn_blocking(move || {
+                let _alone = alone;
+                try_delete(&shared, &jobs, &name)
+            });
             work.await
                 .unwrap_or_else(|_| Err(ApiError::internal("the model could not be deleted")))
         }
@@ -39,7 +44,10 @@ pub(crate) async fn delete(State(shared): State<Arc<Shared>>, Path(name): Path<S
 }
 
 fn try_delete(shared: &Shared, jobs: &Jobs, name: &str) -> Result<Value, ApiError> {
-    let Some(job) = jobs.maker(name) else {
+    // One whose files could not be removed is deleted, and still to be deleted
+    let left = |job: &Job| !job.deleted || jobs.has_run(&job.id);
+    let made = jobs.maker(name).filter(left);
+    let Some(job) = made.filter(|_| !shared.models.is_given(name)) else {
         let _ = shared.model(Some(name))?;
         let message = format!("`{name}` was given to the server; only what its jobs made is deleted here");
         return Err(ApiError {
@@ -53,6 +61,10 @@ fn try_delete(shared: &Shared, jobs: &Jobs, name: &str) -> Result<Value, ApiErro
         param: Some("model".to_owned()),
         ..ApiError::of(StatusCode::CONFLICT, message)
     };
+    if let Some(given) = jobs.given_from(&job.id) {
+        let message = format!("`{given}`, which was given to the server, is read from the files of `{name}`");
+        return Err(in_use(message));
+    }
     let against = || match jobs.needs(name) {
         None => Ok(()),
         Some(other) => Err(in_use(match other.result() {
@@ -69,19 +81,23 @@ fn try_delete(shared: &Shared, jobs: &Jobs, name: &str) -> Result<Value, ApiErro
         )),
         Kept::Because(error) => error,
     })?;
-    let place = taken.as_ref().map(|taken| taken.place);
-    if let Err(error) = jobs.delete_result(&job.id) {
+    if !job.deleted
+        && let Err(error) = jobs.mark_deleted(&job.id)
+    {
         // What is still noted as there is there
-        if jobs.maker(name).is_some()
-            && let Some(taken) = taken
-        {
+        if let Some(taken) = taken {
             shared.models.put_back(taken);
         }
         return Err(ApiError::internal(error.to_string()));
     }
-    if let Some(place) = place {
-        shared.engine.close(place);
+    if let Some(taken) = taken {
+        shared.engine.close(taken.place);
     }
+    jobs.remove_run(&job.id).map_err(|error| {
+        let message =
+            format!("`{name}` is served no more, but not all of its files are removed: {error}; delete it again");
+        ApiError::internal(message)
+    })?;
     Ok(json!({"id": name, "object": "model", "deleted": true}))
 }
 

@@ -189,7 +189,7 @@ fn read(shared: &Shared, mut fields: Fields) -> Result<Direct, ApiError> {
     })
 }
 
-/// One of the answers. Its model is one that is served.
+/// One of the answers. Its model is one that is served, or was until it was deleted: what it answered stays its answer.
 fn response(shared: &Shared, preferences: &Preferences, mut fields: Fields) -> Result<Answer, ApiError> {
     let Some(model) = fields.text("model")? else {
         return Err(ApiError::bad(
@@ -197,7 +197,11 @@ fn response(shared: &Shared, preferences: &Preferences, mut fields: Fields) -> R
             "`model` is missing; expected the name of a model that is served",
         ));
     };
-    let (_, served) = shared.language_model(Some(&model))?;
+    let model = match shared.language_model(Some(&model)) {
+        Ok((_, served)) => served.name.clone(),
+        Err(error) if error.status == StatusCode::NOT_FOUND && was_deleted(shared, &model) => model,
+        Err(error) => return Err(error),
+    };
     let Some(text) = fields.text("text")? else {
         return Err(ApiError::bad(
             "text",
@@ -215,10 +219,16 @@ fn response(shared: &Shared, preferences: &Preferences, mut fields: Fields) -> R
     fields.finish()?;
     Ok(Answer {
         text,
-        weights: weights(shared, preferences, &served.name),
-        model: Some(served.name.clone()),
+        weights: weights(shared, preferences, &model),
+        model: Some(model),
         sampling,
     })
+}
+
+/// Whether a job here made this model, and it was deleted.
+fn was_deleted(shared: &Shared, model: &str) -> bool {
+    let maker = shared.jobs.as_ref().and_then(|jobs| jobs.maker(model));
+    maker.is_some_and(|job| job.deleted)
 }
 
 /// How an answer was sampled, as its request said it.
@@ -250,14 +260,13 @@ fn sampling(mut fields: Fields) -> Result<Value, ApiError> {
     Ok(Value::Object(told))
 }
 
-/// The digest of a model's weights; `base+adapter` where that is what a job has made.
+/// The digest of a model's weights; `base+adapter` where that is what a job has made. None of one that was deleted.
 fn weights(shared: &Shared, preferences: &Preferences, name: &str) -> Option<String> {
     if let Some(known) = preferences.weights.get(name) {
         return Some(known.clone());
     }
     let jobs = shared.jobs.as_ref()?;
-    let made = jobs.jobs();
-    let job = made.iter().find(|job| job.fine_tuned_model.as_deref() == Some(name))?;
+    let job = jobs.maker(name)?;
     let result = jobs.result(&job.id);
     let own = hone_run::digest_of(&result).ok().flatten()?;
     if result.join("config.json").is_file() {

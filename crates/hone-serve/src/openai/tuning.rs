@@ -85,7 +85,7 @@ fn source(shared: &Shared, jobs: &Jobs, name: &str) -> Result<std::path::PathBuf
         return Ok(directory.clone());
     }
     // A result of an earlier job
-    match jobs.maker(name) {
+    match jobs.maker(name).filter(|job| !job.deleted) {
         Some(job) => Ok(jobs.result(&job.id)),
         None => {
             let _ = shared.model(Some(name))?;

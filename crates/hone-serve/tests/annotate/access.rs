@@ -210,6 +210,19 @@ fn http_several_cookies_of_one_name_are_all_tried() {
     assert_eq!(ann.get("/task").status, 401);
 }
 
+/// Who is not known yet has a bounded number of cookies looked up.
+#[test]
+fn http_eight_cookies_of_one_name_are_tried() {
+    let server = Server::start(vec![item(TaskKind::Pair, 0, 2)]);
+    let mut ann = server.signed_in("ann");
+    let own = ann.cookie.clone().unwrap();
+    for (others, status) in [(7, 200), (8, 401)] {
+        let foreign = format!("{}; ", server.cookie(&"0".repeat(64))).repeat(others);
+        ann.cookie = Some(format!("{foreign}{own}"));
+        assert_eq!(ann.get("/task").status, status, "{others}");
+    }
+}
+
 /// A store has several projects, and a server one of them.
 #[test]
 fn http_judgements_of_another_project_or_of_others_are_as_if_they_were_not() {

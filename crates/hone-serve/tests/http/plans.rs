@@ -1,26 +1,15 @@
 //! Checks and costs of jobs: beside what runs, and only while somebody wants to know.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::tuner::{Tuner, begin, conversations, job, wait_for, wait_for_steps};
+use crate::tuner::{Tuner, begin, conversations, job, soon, wait_for, wait_for_steps};
 
 /// Whether a process is still there.
 #[cfg(target_os = "linux")]
 fn runs(process: &str) -> bool {
     fs::exists(format!("/proc/{process}")).unwrap()
-}
-
-/// Waits for something that comes soon.
-#[track_caller]
-fn soon(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A form that changes while its cost is counted asks again, and whoever closes the page asks no more.
@@ -72,4 +61,18 @@ fn http_jobs_are_checked_beside_the_one_that_runs() {
     tuner.take_away("linger");
     tuner.let_go();
     wait_for(&server, &second, "succeeded");
+}
+
+#[test]
+fn http_costs_that_the_end_cuts_off_are_not_known() {
+    let tuner = Tuner::new();
+    let server = tuner.serve();
+    let file = server.client.upload("rows.jsonl", conversations().as_bytes()).json();
+    let body = json!({"model": "chat", "training_file": file["id"]});
+    tuner.put("ponder");
+    let client = server.client.clone();
+    let asked = std::thread::spawn(move || client.post("/v1/fine_tuning/plan", &body));
+    soon("it is counted", || tuner.lines("planned").len() == 1);
+    server.stop();
+    assert_eq!(asked.join().unwrap().error(503)["code"], "server_stopping");
 }

@@ -317,3 +317,42 @@ fn http_weights_of_a_tuned_model_are_its_base_and_its_adapter() {
         );
     }
 }
+
+/// Whoever compares two answers may take longer than one of the models is there.
+#[test]
+fn http_a_preference_for_answers_of_a_deleted_model_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db");
+    let tuner = Tuner::new();
+    let annotations = options(&path, None).annotations;
+    let server = Running::with(
+        models,
+        Options {
+            annotations,
+            ..tuner.options()
+        },
+    );
+    let id = begin(&server, "a");
+    let made = wait_for(&server, &id, "succeeded")["fine_tuned_model"].clone();
+    let of = |model: &Value| {
+        let mut body = preference();
+        body["responses"][0]["model"] = model.clone();
+        server.client.post("/preferences", &body)
+    };
+    let route = format!("/v1/models/{}", made.as_str().unwrap());
+    assert_eq!(server.client.ask("DELETE", &route, &[], b"").status, 200);
+    of(&made).json();
+    let error = of(&json!("ft:chat:a:0123")).error(404);
+    assert_eq!(error["param"], "responses[0].model");
+    let store = Store::open_to_read(&path).unwrap();
+    let records = store.records(&store.project("chat").unwrap()).unwrap();
+    assert_eq!(records.len(), 1);
+    let [first, second] = &records[0].responses[..] else {
+        panic!("{records:?}");
+    };
+    assert_eq!(
+        (first.model.as_deref(), first.weights.as_deref()),
+        (made.as_str(), None)
+    );
+    assert_eq!(second.weights.as_deref(), Some("c0"));
+}

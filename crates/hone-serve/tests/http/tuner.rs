@@ -230,3 +230,13 @@ pub fn wait_for_steps(server: &Running, id: &str, count: usize) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Waits for something that comes soon.
+#[track_caller]
+pub fn soon(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
