@@ -5,7 +5,9 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::common::{Running, asked, with};
-use crate::tuner::{Tuner, begin, conversations, events, job, only_chat, steps, wait_for, wait_for_steps, wait_until};
+use crate::tuner::{
+    Tuner, begin, conversations, events, job, only_chat, soon, steps, wait_for, wait_for_steps, wait_until,
+};
 
 fn said(events: &[Value]) -> Vec<&str> {
     events
@@ -370,8 +372,11 @@ fn http_jobs_that_fail_say_why() {
         failed["error"],
         json!({"code": "training_failed", "message": message, "param": null})
     );
-    let last = events(&server, &id).pop().unwrap();
-    assert_eq!((&last["level"], &last["message"]), (&json!("error"), &json!(message)));
+    // It is told a moment after the job says so
+    let told = |event: Value| event["level"] == "error" && event["message"] == message;
+    soon("its error is told last", || {
+        events(&server, &id).pop().is_some_and(told)
+    });
     // One that would not fit is not begun
     fs::write(tuner.path("unfit"), "").unwrap();
     let id = begin(&server, "");
