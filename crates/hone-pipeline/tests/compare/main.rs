@@ -585,7 +585,8 @@ fn a_proxy_chooses_and_the_judge_counts() -> Result<(), Box<dyn Error>> {
     std::fs::write(dir.path().join("mixed.jsonl"), other + &held_out)?;
     let limited = |limit: usize| {
         let judge = format!("judge = {{ prompts = [\"mixed.jsonl\"], limit = {limit}, ");
-        chosen.replacen("judge = { prompts = [\"held-out.jsonl\"], ", &judge, 1)
+        let longer = chosen.replace("max_prompt_length = 64", "max_prompt_length = 128");
+        longer.replacen("judge = { prompts = [\"held-out.jsonl\"], ", &judge, 1)
     };
     std::fs::write(&options.path, limited(4))?;
     match run(&options) {
