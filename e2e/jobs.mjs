@@ -85,9 +85,10 @@ async function jobIsWatchedAndItsModelTalkedTo() {
   await page.goto(address);
   await upload(page, file("held-out.jsonl", conversations(4, 100)));
   await page.selectOption("#validation", { label: "held-out.jsonl, 4 rows" });
-  await upload(page, file("counting.jsonl", conversations(24)));
+  // Some ten seconds on a fast machine, so that it is seen on its way
+  await upload(page, file("counting.jsonl", conversations(240, 1000)));
   await page.fill("#n_epochs", "200");
-  await page.fill("#batch_size", "4");
+  await page.fill("#batch_size", "40");
   await page.fill("#learning_rate_multiplier", process.env.LR || "100");
   await page.fill("#suffix", "counting");
   await page.locator("#start").focus();
@@ -135,8 +136,8 @@ async function jobIsCancelled() {
   const page = await open();
   await page.goto(address);
   await page.selectOption("#method", "supervised");
-  await page.selectOption("#training", { label: "counting.jsonl, 24 rows" });
-  await page.fill("#n_epochs", "1000");
+  await page.selectOption("#training", { label: "counting.jsonl, 240 rows" });
+  await page.fill("#n_epochs", "100");
   await page.fill("#batch_size", "1");
   await page.click("#start");
   await until(async () => (await status(page)) === "running", "the job to run");
@@ -162,10 +163,10 @@ async function jobIsCancelled() {
 async function jobIsPausedAndGoesOn() {
   const page = await open();
   await page.goto(address);
-  await upload(page, file("pausing.jsonl", conversations(24)));
+  await upload(page, file("pausing.jsonl", conversations(240, 1000)));
   await page.selectOption("#method", "supervised");
   await page.fill("#n_epochs", "400");
-  await page.fill("#batch_size", "4");
+  await page.fill("#batch_size", "40");
   await page.click("#start");
   await until(async () => (await status(page)) === "running", "the job to run", 120);
   await until(async () => /train loss/.test(await page.textContent("#legend")), "a curve", 120);
