@@ -20,7 +20,7 @@ pub enum Isa {
     Amx,
     /// `vdpbf16ps` for bf16 products, those of attention too, AVX-512 for the rest.
     Avx512Bf16,
-    /// AVX-512 without bf16 arithmetic: operands are rounded to bf16 and multiplied in f32.
+    /// AVX-512 without bf16 arithmetic: operands are rounded to bf16, kept so, and multiplied in f32.
     Avx512,
     /// AVX2 and FMA; as above.
     Avx2,
@@ -78,7 +78,7 @@ pub enum IsaError {
 pub(crate) const MOST_THREADS: usize = 4096;
 
 impl Isa {
-    /// All of them, the fastest first.
+    /// All of them, those with more instructions first.
     pub const ALL: [Self; 5] = [Self::Amx, Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable];
 
     /// The name used in `HONE_ISA` and recorded in runs.
@@ -97,11 +97,12 @@ impl Isa {
         Self::ALL.into_iter().find(|isa| isa.name() == name)
     }
 
-    /// The fastest that this machine has in hardware.
+    /// The fastest that this machine has in hardware: the first of [`Self::ALL`], but not `vdpbf16ps` where it is slower than
+    /// multiply-adds in f32.
     pub fn detect() -> Self {
         Self::ALL
             .into_iter()
-            .find(|isa| isa.in_hardware())
+            .find(|isa| isa.in_hardware() && !(*isa == Self::Avx512Bf16 && bf16_is_slow()))
             .unwrap_or(Self::Portable)
     }
 
@@ -184,6 +185,19 @@ impl fmt::Display for Isa {
     }
 }
 
+/// Whether a `vdpbf16ps` takes four times as long as a multiply-add, whose work it does twice: on Intel's processors, which
+/// leave bf16 to tiles.
+#[cfg(target_arch = "x86_64")]
+fn bf16_is_slow() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn bf16_is_slow() -> bool {
+    false
+}
+
 /// Whether the processor has bf16 tiles and the system lets this process use them (asked once).
 #[cfg(target_arch = "x86_64")]
 fn tiles_granted() -> bool {
@@ -259,7 +273,13 @@ mod tests {
 
     #[test]
     fn the_detected_one_runs_here() {
-        assert!(Isa::detect().in_hardware());
+        let detected = Isa::detect();
+        assert!(detected.in_hardware());
         assert!(Isa::all_here().contains(&Isa::Portable));
+        // Only slow bf16 arithmetic is passed over
+        let passed_over = Isa::ALL.into_iter().take_while(|isa| *isa != detected);
+        let passed_over: Vec<_> = passed_over.filter(|isa| isa.in_hardware()).collect();
+        let slow = bf16_is_slow() && detected == Isa::Avx512;
+        assert_eq!(passed_over, if slow { vec![Isa::Avx512Bf16] } else { Vec::new() });
     }
 }

@@ -14,7 +14,7 @@ use crate::backend::{
     Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
     TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
-use crate::cpu::gemm::{Form, LeftMatrix, RightMatrix, panel_width};
+use crate::cpu::gemm::{Forms, LeftMatrix, RightMatrix, panel_width};
 use crate::cpu::logprob::VOCAB_CHUNK;
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::cpu::vocabulary::{ROWS, blocks, whole_rows};
@@ -32,7 +32,7 @@ pub(crate) struct Rehearsal {
     isa: Isa,
     precision: Precision,
     threads: usize,
-    form: Form,
+    forms: Forms,
     panel: usize,
     ledger: Arc<Ledger>,
 }
@@ -85,14 +85,14 @@ impl Rehearsal {
             isa,
             precision,
             threads,
-            form: Form::under(isa, precision),
+            forms: Forms::under(isa, precision),
             panel: panel_width(isa.level()),
             ledger: Arc::default(),
         }
     }
 
     fn pack(&self, (k, n): (usize, usize), reuse: Option<Packed>) -> Packed {
-        let bytes = RightMatrix::cells_of(self.form, self.panel, k, n) * size_of::<u32>();
+        let bytes = RightMatrix::cells_of(self.forms.right, self.panel, k, n) * size_of::<u32>();
         self.ledger.moves(f32s(k * n) + bytes as f64);
         reuse.unwrap_or_else(|| {
             let _held = self.ledger.hold(Kind::Packed, bytes);
@@ -101,7 +101,7 @@ impl Rehearsal {
     }
 
     fn left(&self, m: usize, k: usize) -> Left {
-        let cells = LeftMatrix::cells_of(self.form, m, k);
+        let cells = LeftMatrix::cells_of(self.forms.left, m, k);
         self.ledger.moves(f32s(m * k + cells));
         let _memory = self.ledger.operand(Side::Left, cells);
         Left { m, k, _memory }
@@ -113,14 +113,14 @@ impl Rehearsal {
     }
 
     fn right(&self, k: usize, n: usize) -> Operand {
-        let cells = RightMatrix::cells_of(self.form, self.panel, k, n);
+        let cells = RightMatrix::cells_of(self.forms.right, self.panel, k, n);
         self.ledger.moves(f32s(k * n + cells));
         self.ledger.operand(Side::Right, cells)
     }
 
     /// `[m, k]` times `[k, n]`: every operand is read at least once.
     fn multiplies(&self, m: usize, k: usize, n: usize) {
-        let operands = self.form.cells(k) * (m + n);
+        let operands = self.forms.left.cells(k) * m + self.forms.right.cells(k) * n;
         self.ledger
             .products(2.0 * m as f64 * k as f64 * n as f64, f32s(operands + m * n));
     }

@@ -18,7 +18,7 @@ use std::marker::PhantomData;
 
 use crate::cpu::Cpu;
 use crate::cpu::gemm::transpose::Transpose;
-use crate::cpu::gemm::{Form, rounded_bits};
+use crate::cpu::gemm::{Form, Forms, rounded_bits};
 use crate::cpu::simd::Simd;
 use crate::isa::Level;
 
@@ -346,7 +346,7 @@ impl Way {
     }
 
     pub fn of(cpu: &Cpu) -> Self {
-        match Form::of(cpu) {
+        match Forms::of(cpu).left {
             Form::Full => Self::Full(cpu.level),
             Form::Rounded => Self::Split(cpu.level),
             Form::Pairs => {

@@ -1,8 +1,8 @@
 //! Operands in the form that the kernels read.
 //!
-//! Both are arrays of 32-bit cells, a cell being what one multiply-add of a kernel takes in: one f32, or two bf16 that
-//! are neighbours along `k`. A left operand has its cells along `k` in rows; a right one in panels of some columns,
-//! each panel one row of cells after the other. `k` is padded with zeros, and so are the columns of the last panel.
+//! Both are arrays of 32-bit cells: one f32, or two bf16 that are neighbours along `k`. A left operand has its cells along
+//! `k` in rows; a right one in panels of some columns, each panel one row of cells after the other. `k` is padded with
+//! zeros, and so are the columns of the last panel. [`Forms`] says what the cells of each operand hold.
 
 use super::buffer::Buffer;
 use super::pack::{
@@ -35,19 +35,6 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    pub fn of(cpu: &Cpu) -> Self {
-        Self::under(cpu.isa, cpu.precision)
-    }
-
-    /// The form of an instruction set and a precision.
-    pub fn under(isa: Isa, precision: Precision) -> Self {
-        match (precision, isa) {
-            (Precision::F32, _) => Self::Full,
-            (Precision::Bf16, Isa::Amx | Isa::Avx512Bf16) => Self::Pairs,
-            (Precision::Bf16, _) => Self::Rounded,
-        }
-    }
-
     /// Elements along `k` in a cell.
     pub const fn elements(self) -> usize {
         match self {
@@ -62,6 +49,34 @@ impl Form {
             Self::Pairs => k.div_ceil(2),
             Self::Rounded | Self::Full => k,
         }
+    }
+}
+
+/// The forms of the operands of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Forms {
+    pub left: Form,
+    pub right: Form,
+}
+
+impl Forms {
+    pub fn of(cpu: &Cpu) -> Self {
+        Self::under(cpu.isa, cpu.precision)
+    }
+
+    /// Those of an instruction set and a precision. Weights, which are right operands, take two bytes in bf16 in any case.
+    pub fn under(isa: Isa, precision: Precision) -> Self {
+        let (left, right) = match (precision, isa) {
+            (Precision::F32, _) => (Form::Full, Form::Full),
+            (Precision::Bf16, Isa::Amx | Isa::Avx512Bf16) => (Form::Pairs, Form::Pairs),
+            (Precision::Bf16, _) => (Form::Rounded, Form::Pairs),
+        };
+        Self { left, right }
+    }
+
+    /// Cells of the left operand that are multiplied with one of the right.
+    pub const fn left_cells(self) -> usize {
+        self.right.elements() / self.left.elements()
     }
 }
 
@@ -177,7 +192,7 @@ impl LeftMatrix {
     }
 
     fn shape(&mut self, cpu: &Cpu, m: usize, k: usize) {
-        self.form = Form::of(cpu);
+        self.form = Forms::of(cpu).left;
         self.stride = Self::stride(self.form, k);
         self.m = m;
         self.k = k;
@@ -345,7 +360,7 @@ impl RightMatrix {
     }
 
     fn shape(&mut self, cpu: &Cpu, k: usize, n: usize) {
-        self.form = Form::of(cpu);
+        self.form = Forms::of(cpu).right;
         self.width = panel_width(cpu.level);
         self.depth = Self::depth(self.form, k);
         self.k = k;

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | bf16 | `amx` | 32 elements at a time, as `tdpbf16ps` adds them: [`amx`] |
 //! | bf16 | `avx512bf16` | 2 elements at a time, as `vdpbf16ps` adds them: [`avx512bf16`] |
-//! | bf16 | others | operands rounded to bf16, otherwise as f32 |
+//! | bf16 | others | operands rounded to bf16, otherwise as f32; 0 is added to a sum of an odd length: [`spread`] |
 //! | f32 | `portable` | multiply, then add: [`fma`] |
 //! | f32 | others | fused multiply-add: [`fma`] |
 
@@ -24,6 +24,7 @@ mod buffer;
 mod fma;
 mod matrix;
 mod pack;
+mod spread;
 #[cfg(test)]
 mod tests;
 pub(crate) mod transpose;
@@ -32,7 +33,7 @@ use crate::cpu::Cpu;
 pub(crate) use bf16::rounded_bits;
 #[cfg(test)]
 pub(crate) use bf16::to_bf16_bits;
-pub(crate) use matrix::{Form, LeftMatrix, PANEL, RightMatrix, pack_both, panel_width};
+pub(crate) use matrix::{Form, Forms, LeftMatrix, PANEL, RightMatrix, pack_both, panel_width};
 pub(crate) use pack::cells_along;
 use std::ops::Range;
 
@@ -40,7 +41,7 @@ use std::ops::Range;
 const TASK_ROWS: usize = 192;
 /// Columns of a task.
 const TASK_COLUMNS: usize = 8 * PANEL;
-/// Cells along `k` of a panel that all rows of a task are multiplied with before the next: a multiple of every step.
+/// Cells along `k` of the left operand that all rows of a task are multiplied with before the next: a multiple of every step.
 /// Deeper than the first cache holds, which costs the kernels nothing and saves reloading accumulators.
 const BLOCK_DEPTH: usize = 256;
 /// Multiply-adds of cells below which a task is not worth its start.
@@ -106,7 +107,8 @@ impl<'a> Product<'a> {
     }
 }
 
-/// A column strip of a product, for a kernel: `c[rows, columns] = a[rows, depth] b[depth, columns]`, in cells, or `+=`.
+/// A column strip of a product, for a kernel: `c[rows, columns] = a[rows, depth] b[depth, columns]`, in cells of `b`, or
+/// `+=`.
 ///
 /// `columns` is the width of a panel, or, where the kernel can, half of it. `depth` is above 0.
 struct Strip {
@@ -203,21 +205,26 @@ pub(crate) fn fetch_near(line: *const u32) {
 /// The code that computes strips, and how it wants them.
 struct Kernel {
     run: unsafe fn(&Strip),
-    /// Cells along `k` that it takes at a time: the depth is padded to a multiple of it.
+    /// Cells of `b` along `k` that it takes at a time: the depth is padded to a multiple of it.
     step: usize,
 }
 
 impl Kernel {
-    fn of(cpu: &Cpu, form: Form) -> Self {
+    fn of(cpu: &Cpu, forms: Forms) -> Self {
         #[cfg(target_arch = "x86_64")]
         use crate::isa::{Isa, Level};
-        let (run, step): (unsafe fn(&Strip), usize) = match (form, cpu.level) {
+        let (run, step): (unsafe fn(&Strip), usize) = match (forms.left, cpu.level) {
             #[cfg(target_arch = "x86_64")]
             (Form::Pairs, _) => match cpu.isa {
                 Isa::Amx if cpu.isa.in_hardware() => (amx::strip, amx::STEP),
                 Isa::Amx => (amx_emulated::strip, amx::STEP),
                 _ => (avx512bf16::strip, 1),
             },
+            #[cfg(target_arch = "x86_64")]
+            (Form::Rounded, Level::Avx512(_)) => (spread::avx512, 1),
+            #[cfg(target_arch = "x86_64")]
+            (Form::Rounded, Level::Avx2(_)) => (spread::avx2, 1),
+            (Form::Rounded, _) => (spread::portable, 1),
             #[cfg(target_arch = "x86_64")]
             (_, Level::Avx512(_)) => (fma::avx512, 1),
             #[cfg(target_arch = "x86_64")]
@@ -296,7 +303,7 @@ impl<'a> Region<'a> {
         products: Vec<(&'a Product<'a>, &'a mut [f32], usize)>,
         epilogue: Option<&'a Epilogue<'a>>,
     ) -> Self {
-        let form = Form::of(cpu);
+        let forms = Forms::of(cpu);
         let mut region = Self {
             cpu,
             jobs: Vec::with_capacity(products.len()),
@@ -315,19 +322,20 @@ impl<'a> Region<'a> {
             let (m, n) = (rows.len(), cols.len());
             assert!(ldc >= n && c.len() >= (m - 1) * ldc + n, "multiply: output");
             assert!(
-                a.form == form && b.form == form && b.width == panel_width(cpu.level),
+                a.form == forms.left && b.form == forms.right && b.width == panel_width(cpu.level),
                 "multiply: operands packed for something else"
             );
-            let kernel = Kernel::of(cpu, form);
+            let kernel = Kernel::of(cpu, forms);
             let work = Work {
                 product,
-                depth: form.cells(a.k()).next_multiple_of(kernel.step),
+                depth: forms.right.cells(a.k()).next_multiple_of(kernel.step),
+                left_cells: forms.left_cells(),
                 kernel,
                 c: c.as_mut_ptr(),
                 ldc,
             };
             let cut = match epilogue {
-                None => Cut::of(m, n, work.depth, cpu.pool.threads()),
+                None => Cut::of(m, n, work.left_depth(), cpu.pool.threads()),
                 Some(epilogue) => Cut::with_columns(m, n, epilogue, cpu.pool.threads()),
             };
             let down = m.div_ceil(cut.rows);
@@ -346,7 +354,11 @@ impl<'a> Region<'a> {
 
     fn run(&self) {
         let pool = &self.cpu.pool;
-        if self.jobs.iter().all(|job| job.size.0 * job.work.depth <= NEAR_CELLS) {
+        if self
+            .jobs
+            .iter()
+            .all(|job| job.size.0 * job.work.left_depth() <= NEAR_CELLS)
+        {
             // Each thread goes through panels of its own, fetching the next one.
             pool.run_apart(self.tasks, &|task| self.task(task));
         } else {
@@ -424,8 +436,10 @@ impl Cut {
 struct Work<'a> {
     product: &'a Product<'a>,
     kernel: Kernel,
-    /// Cells along `k`.
+    /// Cells of the right operand along `k`.
     depth: usize,
+    /// Cells of the left operand for each of these.
+    left_cells: usize,
     /// The output: `m` rows of `n` numbers, `ldc` apart.
     c: *mut f32,
     ldc: usize,
@@ -434,6 +448,11 @@ struct Work<'a> {
 unsafe impl Sync for Work<'_> {}
 
 impl Work<'_> {
+    /// Cells of the left operand along `k`.
+    fn left_depth(&self) -> usize {
+        self.depth * self.left_cells
+    }
+
     /// Computes rows and columns of the output, counted within it.
     fn block(&self, rows: Range<usize>, columns: Range<usize>) {
         if self.depth == 0 {
@@ -448,10 +467,10 @@ impl Work<'_> {
         let step = if rows.len() <= WHOLE_ROWS {
             self.depth
         } else {
-            BLOCK_DEPTH
+            BLOCK_DEPTH / self.left_cells
         };
         let width = self.product.b.width;
-        let near = rows.len() * self.depth <= NEAR_CELLS;
+        let near = rows.len() * self.left_depth() <= NEAR_CELLS;
         let strip = |from: usize, first: usize| {
             let depths = from..self.depth.min(from + step);
             let next = if near {
@@ -479,10 +498,10 @@ impl Work<'_> {
         let (a, b) = (self.product.a, self.product.b);
         let width = b.width;
         let panel = (self.product.cols.start + columns.start) / width;
-        let left = (self.product.rows.start + rows.start) * a.stride + depths.start;
+        let left = (self.product.rows.start + rows.start) * a.stride + depths.start * self.left_cells;
         let right = panel * b.panel() + depths.start * width;
         let (a_cells, b_cells) = (a.cells.cells(), b.cells.cells());
-        assert!(left + (rows.len() - 1) * a.stride + depths.len() <= a_cells.len());
+        assert!(left + (rows.len() - 1) * a.stride + depths.len() * self.left_cells <= a_cells.len());
         assert!(right + depths.len() * width <= b_cells.len());
         // Half a panel where that is enough, in the kernels whose panels are wide.
         let unit = if width == PANEL { PANEL / 2 } else { width };

@@ -89,14 +89,14 @@ fn chain(cpu: &Cpu, a: &[f32], b: &[f32], start: f32) -> f32 {
             .chunks_exact(2)
             .zip(rounded(b, 2).chunks_exact(2))
             .fold(start, |c, (a, b)| flushing_fma(a[0], b[0], flushing_fma(a[1], b[1], c))),
-        (_, Isa::Portable) => rounded(a, 1)
-            .iter()
-            .zip(rounded(b, 1))
-            .fold(start, |c, (a, b)| a * b + c),
-        _ => rounded(a, 1)
-            .iter()
-            .zip(rounded(b, 1))
-            .fold(start, |c, (a, b)| a.mul_add(b, c)),
+        (precision, isa) => {
+            let multiple = if precision == Precision::Bf16 { 2 } else { 1 };
+            let products = rounded(a, multiple).into_iter().zip(rounded(b, multiple));
+            products.fold(start, |c, (a, b)| match isa {
+                Isa::Portable => a * b + c,
+                _ => a.mul_add(b, c),
+            })
+        }
     }
 }
 
@@ -230,14 +230,22 @@ fn products_of_one_region_are_those_of_each_alone() {
 #[test]
 fn passes_fetch_all_of_the_next_panel() {
     let cells = vec![0_u32; 2 * 40 * PANEL];
-    for (rows, most, lines) in [
-        (7, 12, 2),
-        (12, 12, 2),
-        (13, 12, 1),
-        (16, 12, 1),
-        (24, 12, 1),
-        (25, 6, 1),
-        (64, 6, 1),
+    // What is spread to f32 first is twice as deep as the cells of the next panel
+    let (as_it_is, spread) = ((40, PANEL), (80, PANEL / 2));
+    for (rows, most, lines, (depth, panel)) in [
+        (7, 12, 2, as_it_is),
+        (12, 12, 2, as_it_is),
+        (13, 12, 1, as_it_is),
+        (16, 12, 1, as_it_is),
+        (24, 12, 1, as_it_is),
+        (25, 6, 1, as_it_is),
+        (64, 6, 1, as_it_is),
+        (7, 8, 2, as_it_is),
+        (8, 8, 2, as_it_is),
+        (9, 8, 1, as_it_is),
+        (24, 8, 1, as_it_is),
+        (25, 6, 1, spread),
+        (64, 6, 1, spread),
     ] {
         let whole = Strip {
             a: cells.as_ptr(),
@@ -246,9 +254,9 @@ fn passes_fetch_all_of_the_next_panel() {
             next: cells[40 * PANEL..].as_ptr(),
             rows,
             columns: PANEL,
-            panel: PANEL,
+            panel,
             pass: 0,
-            depth: 40,
+            depth,
             c: std::ptr::null_mut(),
             c_stride: PANEL,
             load: false,
@@ -267,13 +275,13 @@ fn passes_fetch_all_of_the_next_panel() {
                 assert!(step == 0 || step == lines * LINE);
                 if step > 0 {
                     let first = (line.addr() - next.addr()) / size_of::<u32>();
-                    fetched.extend((0..40 * lines).map(|i| first + i * LINE));
+                    fetched.extend((0..depth * lines).map(|i| first + i * LINE));
                 }
                 row += next_rows(rows - row, most);
             }
         }
         let all: Vec<_> = (0..40 * PANEL).step_by(LINE).collect();
-        assert_eq!(fetched, all, "{rows} rows");
+        assert_eq!(fetched, all, "{rows} rows, {most} at a time");
     }
 }
 
