@@ -8,8 +8,9 @@ use hone_model::Transformer;
 use hone_run::{Resolved, Shutdown};
 
 use super::config::{PpoConfig, PpoSection, PtxSection};
+use super::rewards::RolloutRewards;
 use super::run;
-use super::run::{constants, load_ptx};
+use super::run::load_ptx;
 use super::step::{Learners, Update, update};
 use crate::Outcome;
 use crate::artefact::{Artefact, Companion, token_fields};
@@ -127,7 +128,6 @@ fn update_after(
     let models = Models {
         policy: &policy,
         reference: Some(&policy),
-        value: Some(&reward),
         judge: &judge,
         tokenizer: &tokenizer,
         chat: None,
@@ -151,12 +151,12 @@ fn update_after(
         .episodes;
     let mut learner = policy.duplicate();
     fault(&engine, &mut learner, &mut episodes);
-    let constants = constants(&episodes, 0.01, &c.ppo).unwrap();
+    let rewards = RolloutRewards::of(&episodes, 0.01, &c.ppo).unwrap();
     let rates = || Rates::new(&c.train, 1e-3, 1).unwrap().at(0);
     let step = Update {
         number: 0,
         episodes: &episodes,
-        constants: &constants,
+        rewards: &rewards,
         ppo: &c.ppo,
         train: &c.train,
         rates: (rates(), rates()),
