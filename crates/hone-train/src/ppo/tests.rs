@@ -72,6 +72,16 @@ fn the_first_update_starts_at_the_reference_and_the_score_rises() {
     let late: f64 = (21..24).map(|i| number(i, "objective/scores")).sum();
     assert!(late > early + 0.3, "scores went from {early} to {late} (sums of three)");
     assert!(dir.path().join("run/model/config.json").is_file());
+    // The pass over other minibatches than the first is told apart from the steps
+    let timings = std::fs::read_to_string(dir.path().join("run/timings.jsonl")).unwrap();
+    for line in timings.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (values, optimisation) = (&line["time/values"], &line["time/optimisation"]);
+        assert!(
+            values.as_f64() > Some(0.0) && optimisation.as_f64() > Some(0.0),
+            "{line}"
+        );
+    }
 }
 
 #[test]
