@@ -1,12 +1,13 @@
 //! PPO's losses against naive loops in `f64`, finite differences and identities of the method.
 
 use hone_math::Key;
-use hone_objective::gae::GaeConfig;
+use hone_objective::gae::{GaeConfig, GaeInputs, gae};
 use hone_objective::kl::Estimator;
 use hone_objective::ppo::{
     ClipRange, PolicyInputs, PrepareConfig, Prepared, Rollout, ValueConfig, ValueInputs, policy_loss, prepare,
-    value_loss,
+    prepare_advantages, prepare_rewards, value_loss,
 };
+use hone_objective::rewards::RewardInputs;
 
 const TOKENS: usize = 60;
 const LENGTHS: [usize; 5] = [10, 3, 20, 1, 26];
@@ -183,6 +184,50 @@ fn whitening_rewards_keeps_their_mean_and_leaves_what_is_reported() {
         .map(|t| (f64::from(out.rewards[t]) - mean) * scale + mean)
         .sum();
     assert!((f64::from(out.advantages[0]) - first).abs() < 1e-5);
+}
+
+/// Values may be known later than scores, and of one part of a batch before the others: nothing changes by a bit.
+#[test]
+fn the_halves_of_prepare_give_what_it_gives_and_returns_of_parts_are_those_of_the_whole() {
+    let batch = Batch::random(3);
+    for (whiten_rewards, whiten_advantages) in [(false, true), (true, true), (true, false)] {
+        let config = PrepareConfig {
+            whiten_rewards,
+            whiten_advantages,
+            ..Default::default()
+        };
+        let whole = batch.prepare(&config);
+        let inputs = RewardInputs {
+            logprobs: &batch.old_logprobs,
+            ref_logprobs: &batch.ref_logprobs,
+            mask: &batch.mask,
+            lengths: &LENGTHS,
+            scores: &batch.scores,
+        };
+        let rewarded = prepare_rewards(&inputs, &config).unwrap();
+        assert_eq!((&rewarded.rewards, rewarded.stats), (&whole.rewards, whole.stats));
+        assert_eq!(rewarded.effective() == whole.rewards, !whiten_rewards);
+        let inputs = GaeInputs {
+            rewards: rewarded.effective(),
+            values: &batch.old_values,
+            mask: &batch.mask,
+            lengths: &LENGTHS,
+        };
+        let later = prepare_advantages(&inputs, &config).unwrap();
+        assert_eq!((later.advantages, &later.returns), (whole.advantages, &whole.returns));
+        let mut start = 0;
+        for lengths in LENGTHS.chunks(2) {
+            let range = start..start + lengths.iter().sum::<usize>();
+            start = range.end;
+            let part = GaeInputs {
+                rewards: &inputs.rewards[range.clone()],
+                values: &inputs.values[range.clone()],
+                mask: &inputs.mask[range.clone()],
+                lengths,
+            };
+            assert_eq!(gae(&part, config.gae).unwrap().returns, whole.returns[range]);
+        }
+    }
 }
 
 /// The definition, with the standard library's mathematics.

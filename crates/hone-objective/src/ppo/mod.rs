@@ -1,6 +1,7 @@
 //! Proximal policy optimisation for language models.
 //!
-//! 1. [`prepare`], once a rollout batch: scores -> rewards a token -> advantages and returns -> whitened advantages.
+//! 1. [`prepare`], once a rollout batch: scores -> rewards a token -> advantages and returns -> whitened advantages. Its halves,
+//!    [`prepare_rewards`] and [`prepare_advantages`], are for callers that know values later than scores.
 //! 2. [`policy_loss`] and [`value_loss`], for any part of a minibatch.
 //!
 //! Sources: Schulman et al., "Proximal policy optimization algorithms", 2017, equation 7; Ziegler et al., "Fine-tuning language models
@@ -27,7 +28,7 @@ pub use policy::{ClipRange, PolicyInputs, PolicyLoss, PolicyStats, policy_loss, 
 pub use value::{ValueConfig, ValueInputs, ValueLoss, ValueStats, value_loss};
 
 use crate::Error;
-use crate::gae::{GaeConfig, GaeInputs, gae};
+use crate::gae::{Gae, GaeConfig, GaeInputs, gae};
 use crate::rewards::{RewardInputs, RewardStats, rewards};
 use crate::whiten::{whiten, whiten_keep_mean};
 
@@ -48,7 +49,7 @@ pub struct Rollout<'a> {
     pub scores: &'a [f32],
 }
 
-/// How [`prepare`] turns scores into advantages.
+/// How scores become advantages, in [`prepare`] and its halves.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PrepareConfig {
     /// Weight of the divergence in the reward. Default 0.05.
@@ -85,6 +86,56 @@ pub struct Prepared {
     pub stats: RewardStats,
 }
 
+/// What [`prepare_rewards`] returns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rewarded {
+    /// Rewards before whitening, 0 outside the mask, `[sum of lengths]`.
+    pub rewards: Vec<f32>,
+    /// The same to variance 1, their mean kept, where configured, `[sum of lengths]`.
+    pub whitened: Option<Vec<f32>>,
+    /// Statistics over responses.
+    pub stats: RewardStats,
+}
+
+impl Rewarded {
+    /// The rewards from which advantages and returns follow, `[sum of lengths]`.
+    pub fn effective(&self) -> &[f32] {
+        self.whitened.as_deref().unwrap_or(&self.rewards)
+    }
+}
+
+/// The first half of [`prepare`], which needs no values: the score on the last token, less the divergence on every token, and
+/// optionally to variance 1.
+///
+/// # Errors
+/// Whatever [`rewards`] and [`whiten_keep_mean`] refuse.
+pub fn prepare_rewards(inputs: &RewardInputs<'_>, config: &PrepareConfig) -> Result<Rewarded, Error> {
+    let rewarded = rewards(inputs, config.kl_coef)?;
+    let whitened = if config.whiten_rewards {
+        Some(whiten_keep_mean(&rewarded.rewards, inputs.mask)?)
+    } else {
+        None
+    };
+    Ok(Rewarded {
+        rewards: rewarded.rewards,
+        whitened,
+        stats: rewarded.stats,
+    })
+}
+
+/// The second half: advantages, where configured to mean 0 and variance 1 over the batch, and returns, which keep their scale.
+/// The returns are those of [`gae`] for any part of the batch's sequences.
+///
+/// # Errors
+/// Whatever [`gae`] and [`whiten`] refuse.
+pub fn prepare_advantages(inputs: &GaeInputs<'_>, config: &PrepareConfig) -> Result<Gae, Error> {
+    let mut estimated = gae(inputs, config.gae)?;
+    if config.whiten_advantages {
+        estimated.advantages = whiten(&estimated.advantages, inputs.mask)?;
+    }
+    Ok(estimated)
+}
+
 /// Step one: everything that depends on the whole rollout batch.
 ///
 /// # Errors
@@ -99,41 +150,27 @@ pub fn prepare(rollout: &Rollout<'_>, config: &PrepareConfig) -> Result<Prepared
         scores,
     } = *rollout;
 
-    // 1. The score on the last token, less the divergence on every token
-    let rewarded = rewards(
-        &RewardInputs {
-            logprobs,
-            ref_logprobs,
-            mask,
-            lengths,
-            scores,
-        },
-        config.kl_coef,
-    )?;
-    // 2. Optionally to variance 1
-    let scaled = if config.whiten_rewards {
-        Some(whiten_keep_mean(&rewarded.rewards, mask)?)
-    } else {
-        None
+    // 1. Rewards, which need no values
+    let inputs = RewardInputs {
+        logprobs,
+        ref_logprobs,
+        mask,
+        lengths,
+        scores,
     };
-    // 3. Advantages and returns
+    let rewarded = prepare_rewards(&inputs, config)?;
+    // 2. Advantages and returns
     let inputs = GaeInputs {
-        rewards: scaled.as_deref().unwrap_or(&rewarded.rewards),
+        rewards: rewarded.effective(),
         values,
         mask,
         lengths,
     };
-    let estimated = gae(&inputs, config.gae)?;
-    // 4. Advantages to mean 0 and variance 1; the returns keep their scale
-    let advantages = if config.whiten_advantages {
-        whiten(&estimated.advantages, mask)?
-    } else {
-        estimated.advantages
-    };
+    let estimated = prepare_advantages(&inputs, config)?;
 
     Ok(Prepared {
         rewards: rewarded.rewards,
-        advantages,
+        advantages: estimated.advantages,
         returns: estimated.returns,
         stats: rewarded.stats,
     })

@@ -44,7 +44,6 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &ExpertIterationC
     let mut one = |number: u64| -> Result<()> {
         let networks = Networks {
             policy: &state.policy.model,
-            value: None,
             reference: section.measure_kl,
         };
         let mut episodes = rehearse_rollout(engine, setup, networks, (&settings, number))?;

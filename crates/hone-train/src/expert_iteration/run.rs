@@ -72,7 +72,6 @@ impl Practice for Stage<'_> {
         let section = &self.c.expert_iteration;
         let networks = Networks {
             policy: &self.state.policy.model,
-            value: None,
             reference: section.measure_kl,
         };
         let key = Key::new(self.c.train.seed, "rollout", round);
@@ -238,5 +237,6 @@ fn learned(done: u64, (sampled, picked): (&Sampled, &Picked<'_>), report: &Repor
         metrics,
         headline,
         target_tokens: report.stats.tokens,
+        seconds: Vec::new(),
     }
 }

@@ -52,7 +52,6 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
     let mut one = |number: u64| -> Result<()> {
         let networks = Networks {
             policy: &state.learners.policy.model,
-            value: None,
             reference: grpo.reads_reference(),
         };
         let episodes = rehearse_rollout(engine, setup, networks, (&settings, number * attempts))?;

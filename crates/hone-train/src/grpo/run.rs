@@ -82,7 +82,6 @@ impl Practice for Stage<'_> {
         let settings = c.grpo.rollout();
         let networks = Networks {
             policy: &self.state.learners.policy.model,
-            value: None,
             reference: c.grpo.reads_reference(),
         };
         let key = Key::new(c.train.seed, "rollout", update);
@@ -301,5 +300,6 @@ fn learned(episodes: u64, (sampled, constants, report): (&Sampled, &Advantages, 
         metrics,
         headline,
         target_tokens: report.target_tokens,
+        seconds: Vec::new(),
     }
 }

@@ -44,7 +44,6 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
     let mut one = |number: u64| -> Result<()> {
         let networks = Networks {
             policy: &policy.model,
-            value: None,
             reference: c.preference.method.has_reference(),
         };
         let mut episodes = rehearse_rollout(engine, setup, networks, (&settings, number))?;

@@ -87,7 +87,6 @@ impl Practice for Stage<'_> {
     fn sample(&self, update: u64) -> Result<Option<Sampled>> {
         let networks = Networks {
             policy: &self.policy.model,
-            value: None,
             reference: self.c.preference.method.has_reference(),
         };
         let key = Key::new(self.c.train.seed, "rollout", update);
@@ -195,5 +194,6 @@ fn learned(done: u64, (sampled, prompts): (&Sampled, &[Option<Paired<'_>>]), rep
         metrics,
         headline,
         target_tokens: report.target_tokens,
+        seconds: Vec::new(),
     }
 }

@@ -1,15 +1,33 @@
 //! The episodes of a step with their constants, cut into micro-batches.
 
+use std::ops::Range;
+
 use hone_data::Window;
-use hone_objective::ppo::Prepared as Constants;
+use hone_objective::gae::Gae;
 
 use super::step::Update;
 use crate::language::shards_of;
 use crate::rollout::{Episode, EpisodeBatch, beginning_of, rows_of};
 
-/// An episode with its constants for an update, `[t]`.
+/// An episode with its rewards, `[t]`: what is known before its values are.
+pub(super) struct Rewarded<'a> {
+    pub episode: &'a Episode,
+    pub rewards: &'a [f32],
+    /// Where its sampled tokens lie among those of the rollout.
+    pub range: Range<usize>,
+}
+
+impl AsRef<Episode> for Rewarded<'_> {
+    fn as_ref(&self) -> &Episode {
+        self.episode
+    }
+}
+
+/// An episode with its constants for an update, `[t]` each.
 pub(super) struct Prepared<'a> {
     pub episode: &'a Episode,
+    /// Values at the rollout.
+    pub values: &'a [f32],
     pub advantages: &'a [f32],
     pub returns: &'a [f32],
 }
@@ -21,11 +39,9 @@ impl AsRef<Episode> for Prepared<'_> {
 }
 
 /// Numbers of the tokens of some groups, one after another.
-pub(super) fn flat<'a>(groups: &[&'a [Prepared<'a>]], numbers: impl Fn(&'a Prepared<'a>) -> &'a [f32]) -> Vec<f32> {
+pub(super) fn flat<'a, T>(groups: &[&'a [T]], numbers: impl Fn(&'a T) -> &'a [f32]) -> Vec<f32> {
     let episodes = groups.iter().copied().flatten();
-    episodes
-        .flat_map(|prepared| numbers(prepared).iter().copied())
-        .collect()
+    episodes.flat_map(|item| numbers(item).iter().copied()).collect()
 }
 
 /// One micro-batch's work.
@@ -34,28 +50,20 @@ pub(super) enum Work<'a> {
     Pretraining(Vec<Window<'a>>),
 }
 
-/// Each episode with its slices of the constants.
-pub(super) fn split<'a>(episodes: &'a [Episode], constants: &'a Constants) -> Vec<Prepared<'a>> {
-    let mut start = 0;
-    let mut prepared = Vec::with_capacity(episodes.len());
-    for episode in episodes {
-        let range = start..start + episode.length();
-        start = range.end;
-        prepared.push(Prepared {
-            episode,
-            advantages: &constants.advantages[range.clone()],
-            returns: &constants.returns[range],
-        });
-    }
-    prepared
+/// Each episode with its slices of the values at the rollout and of the constants.
+pub(super) fn prepared<'a>(rewarded: &[Rewarded<'a>], (values, constants): (&'a [f32], &'a Gae)) -> Vec<Prepared<'a>> {
+    let of = |rewarded: &Rewarded<'a>| Prepared {
+        episode: rewarded.episode,
+        values: &values[rewarded.range.clone()],
+        advantages: &constants.advantages[rewarded.range.clone()],
+        returns: &constants.returns[rewarded.range.clone()],
+    };
+    rewarded.iter().map(of).collect()
 }
 
 /// The episodes of a step in micro-batches, in shards. What all of them begin with takes rows once a micro-batch where it is
 /// shared.
-pub(super) fn microbatches<'a>(
-    update: &Update<'_>,
-    chosen: &[&'a [Prepared<'a>]],
-) -> Vec<Vec<Vec<&'a [Prepared<'a>]>>> {
+pub(super) fn microbatches<'a, T: AsRef<Episode>>(update: &Update<'_>, chosen: &[&'a [T]]) -> Vec<Vec<Vec<&'a [T]>>> {
     let beginning = match update.ppo.share_beginnings {
         true => beginning_of(chosen),
         false => 0,
@@ -67,7 +75,7 @@ pub(super) fn microbatches<'a>(
 }
 
 /// The episodes of a micro-batch side by side.
-pub(super) fn batch(update: &Update<'_>, groups: &[&[Prepared<'_>]]) -> EpisodeBatch {
+pub(super) fn batch<T: AsRef<Episode>>(update: &Update<'_>, groups: &[&[T]]) -> EpisodeBatch {
     match update.ppo.share_beginnings {
         true => EpisodeBatch::together(groups),
         false => EpisodeBatch::of(groups),

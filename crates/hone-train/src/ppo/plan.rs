@@ -1,7 +1,8 @@
 //! What PPO will need. Responses are taken to be as long as they may be.
 
 use super::config::PpoConfig;
-use super::run::{Besides, State, constants, rates};
+use super::rewards::RolloutRewards;
+use super::run::{Besides, State, rates};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::plan::{Notes, Plan, Planned, telling_steps};
@@ -48,16 +49,15 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
     let mut one = |number: u64| -> Result<()> {
         let networks = Networks {
             policy: &state.learners.policy.model,
-            value: Some(&state.learners.value.model),
             reference: true,
         };
         let episodes = rehearse_rollout(engine, setup, networks, (&ppo.rollout(), number))?;
-        let constants = constants(&episodes, ppo.kl_coef, ppo)?;
+        let rewards = RolloutRewards::of(&episodes, ppo.kl_coef, ppo)?;
         let rates = rates(c)?;
         let step = Update {
             number,
             episodes: &episodes,
-            constants: &constants,
+            rewards: &rewards,
             ppo,
             train,
             rates: (rates.0.at(number), rates.1.at(number)),

@@ -4,14 +4,14 @@ use hone_compute::Engine;
 use hone_data::{MixtureOrder, Source, Window};
 use hone_math::Key;
 use hone_model::{LoraConfig, Transformer};
-use hone_objective::gae::GaeConfig;
 use hone_objective::kl::{AdaptiveKl, Estimator, KlController};
-use hone_objective::ppo::{PrepareConfig, Prepared, Rollout, prepare};
+use hone_objective::rewards::RewardStats;
 use hone_run::{Checkpoint, CheckpointWriter};
 use serde_json::{Map, Value};
 
-use super::config::{PpoConfig, PpoSection, PtxSection, ValueStart};
+use super::config::{PpoConfig, PtxSection, ValueStart};
 use super::plan::rehearse;
+use super::rewards::RolloutRewards;
 use super::step::{Learners, Report, Update, update};
 use crate::artefact::Artefact;
 use crate::corpus::{Corpus, CorpusOptions};
@@ -171,7 +171,6 @@ impl Practice for Stage<'_> {
     fn sample(&self, update: u64) -> Result<Option<Sampled>> {
         let networks = Networks {
             policy: &self.state.learners.policy.model,
-            value: Some(&self.state.learners.value.model),
             reference: true,
         };
         let key = Key::new(self.c.train.seed, "rollout", update);
@@ -182,14 +181,14 @@ impl Practice for Stage<'_> {
 
     fn learn(&mut self, number: u64, sampled: &Sampled) -> Result<Learned> {
         let (c, episodes, state) = (self.c, &sampled.episodes, &mut self.state);
-        // 1. Rewards, advantages and returns of the whole rollout
+        // 1. Rewards of the whole rollout
         let kl_coef = state.kl.kl_coef();
-        let constants = constants(episodes, kl_coef, &c.ppo)?;
-        // 2. Epochs of clipped steps
+        let rewards = RolloutRewards::of(episodes, kl_coef, &c.ppo)?;
+        // 2. Values, advantages and returns, and epochs of clipped steps
         let step = Update {
             number,
             episodes,
-            constants: &constants,
+            rewards: &rewards,
             ppo: &c.ppo,
             train: &c.train,
             rates: (
@@ -204,7 +203,7 @@ impl Practice for Stage<'_> {
             let kl = mean(episodes.iter().map(Episode::kl));
             state.kl.update(kl, episodes.len() as u64)?;
         }
-        Ok(learned((number + 1, kl_coef), (sampled, &constants, &report)))
+        Ok(learned((number + 1, kl_coef), (sampled, rewards.stats(), &report)))
     }
 
     fn state(&self, done: u64) -> Result<Map<String, Value>> {
@@ -334,43 +333,16 @@ fn value_network(
     Ok(value)
 }
 
-pub(super) fn constants(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) -> Result<Prepared> {
-    let flat =
-        |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(|e| of(e).iter().copied()).collect() };
-    let lengths: Vec<usize> = episodes.iter().map(Episode::length).collect();
-    let scores: Vec<f32> = episodes.iter().map(|e| e.score).collect();
-    let mask = vec![true; lengths.iter().sum()];
-    let (logprobs, ref_logprobs, values) = (flat(|e| &e.logprobs), flat(|e| &e.ref_logprobs), flat(|e| &e.values));
-    let rollout = Rollout {
-        logprobs: &logprobs,
-        ref_logprobs: &ref_logprobs,
-        values: &values,
-        mask: &mask,
-        lengths: &lengths,
-        scores: &scores,
-    };
-    let config = PrepareConfig {
-        kl_coef,
-        gae: GaeConfig {
-            gamma: ppo.gamma,
-            gae_lambda: ppo.gae_lambda,
-        },
-        whiten_advantages: ppo.whiten_advantages,
-        whiten_rewards: ppo.whiten_rewards,
-    };
-    Ok(prepare(&rollout, &config)?)
-}
-
 /// What is told of an update, after `done` of them, whose penalty had this weight.
-fn learned((done, kl_coef): (u64, f64), (sampled, constants, report): (&Sampled, &Prepared, &Report)) -> Learned {
+fn learned((done, kl_coef): (u64, f64), (sampled, rewards, report): (&Sampled, &RewardStats, &Report)) -> Learned {
     let episodes = &sampled.episodes;
     let (scores, kl) = (sampled.mean_score(), mean(episodes.iter().map(Episode::kl)));
     let mut metrics = vec![
         ("objective/scores", scores),
         ("objective/kl", kl),
-        ("objective/entropy", constants.stats.entropy.mean()),
-        ("objective/non_score_reward", constants.stats.non_score_reward.mean()),
-        ("objective/rlhf_reward", constants.stats.total.mean()),
+        ("objective/entropy", rewards.entropy.mean()),
+        ("objective/non_score_reward", rewards.non_score_reward.mean()),
+        ("objective/rlhf_reward", rewards.total.mean()),
         ("objective/kl_coef", kl_coef),
         ("policy/approxkl_avg", report.policy.approxkl(Estimator::K2)),
         ("policy/clipfrac_avg", report.policy.clipfrac()),
@@ -404,5 +376,6 @@ fn learned((done, kl_coef): (u64, f64), (sampled, constants, report): (&Sampled,
         metrics,
         headline: vec![("score", scores), ("kl", kl)],
         target_tokens: report.target_tokens,
+        seconds: vec![("time/values", report.reading)],
     }
 }

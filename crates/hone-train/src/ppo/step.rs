@@ -1,17 +1,15 @@
-//! One update of PPO: constants of the rollout, the check, then epochs of clipped steps.
+//! One update of PPO: the check, values and constants of the rollout, then epochs of clipped steps.
 
-use hone_compute::{Engine, Gradients, StepRate};
+use hone_compute::{Engine, StepRate};
 use hone_data::Window;
 use hone_math::Key;
-use hone_model::Transformer;
 use hone_objective::cross_entropy::TokenStats;
-use hone_objective::ppo::{
-    ClipRange, PolicyInputs, PolicyStats, Prepared as Constants, ValueConfig, ValueInputs, ValueStats, policy_loss,
-    value_loss,
-};
+use hone_objective::ppo::{ClipRange, PolicyInputs, PolicyStats, ValueStats, policy_loss};
 
 use super::config::{PpoSection, PtxSection};
-use super::microbatches::{Prepared, Work, batch, flat, microbatches, split, work};
+use super::microbatches::{Prepared, Rewarded, Work, batch, flat, prepared, work};
+use super::rewards::RolloutRewards;
+use super::values::{open, value_step};
 use crate::error::Result;
 use crate::language::{LanguageBatch, cross_entropy_step};
 use crate::learner::{Applied, Ema, Learner};
@@ -29,7 +27,7 @@ pub(super) struct Learners {
 pub(super) struct Update<'a> {
     pub number: u64,
     pub episodes: &'a [Episode],
-    pub constants: &'a Constants,
+    pub rewards: &'a RolloutRewards,
     pub ppo: &'a PpoSection,
     pub train: &'a TrainSection,
     pub rates: (StepRate, StepRate),
@@ -48,58 +46,68 @@ pub(super) struct Report {
     /// Sampled tokens of all steps.
     pub target_tokens: u64,
     pub applied: Option<(Applied, Applied)>,
+    /// Seconds of the value network's pass that only reads.
+    pub reading: f64,
 }
 
 pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'_>) -> Result<Report> {
-    let prepared = split(update.episodes, update.constants);
-    let groups: Vec<&[Prepared<'_>]> = prepared.chunks(update.ppo.samples_per_prompt).collect();
-    let mut report = Report::default();
-    let mut step = 0;
+    let (samples, size) = (
+        update.ppo.samples_per_prompt,
+        update.ppo.minibatch / update.ppo.samples_per_prompt,
+    );
+    let rewarded = update.rewards.split(update.episodes);
+    // 1. Before any step: episodes of other minibatches than the first are checked by a pass of their own
+    let groups: Vec<&[Rewarded<'_>]> = rewarded.chunks(samples).collect();
+    let pass: Vec<&[Rewarded<'_>]> = order(update, 0, groups.len()).into_iter().map(|i| groups[i]).collect();
+    let (first, other) = pass.split_at(size.min(pass.len()));
+    let others = other.iter().copied().flatten().map(AsRef::as_ref);
+    let asked = (update.number, update.ppo.temperature);
+    check_others(engine, &learners.policy.model, asked, others)?;
+    // 2. Values, some of which the value network's first step gives; then advantages and returns of the whole rollout
+    let opening = open(engine, &mut learners.value, update, (first, other))?;
+    let constants = update.rewards.advantages(update.episodes, &opening.values)?;
+    let prepared = prepared(&rewarded, (&opening.values, &constants));
+    let groups: Vec<&[Prepared<'_>]> = prepared.chunks(samples).collect();
+    let mut report = Report {
+        reading: opening.seconds,
+        ..Report::default()
+    };
+    let (mut opened, mut step) = (Some(opening.step), 0);
     for epoch in 0..update.ppo.ppo_epochs {
-        // 1. A new order every epoch, cut into minibatches; the answers to a prompt stay together
-        let key = Key::new(
-            update.train.seed,
-            "minibatches",
-            update.number * update.ppo.ppo_epochs as u64 + epoch as u64,
-        );
-        let order = key.permutation(groups.len());
-        for (index, minibatch) in order
-            .chunks(update.ppo.minibatch / update.ppo.samples_per_prompt)
-            .enumerate()
-        {
-            let first = (epoch, index) == (0, 0);
+        for minibatch in order(update, epoch, groups.len()).chunks(size) {
             let chosen: Vec<&[Prepared<'_>]> = minibatch.iter().map(|&i| groups[i]).collect();
-            if first {
-                // 2. Before the first step: episodes of other minibatches are checked by a pass of their own
-                let others = order[minibatch.len()..]
-                    .iter()
-                    .flat_map(|&i| groups[i])
-                    .map(AsRef::as_ref);
-                let asked = (update.number, update.ppo.temperature);
-                check_others(engine, &learners.policy.model, asked, others)?;
-            }
             // 3. Policy and value steps on the same episodes
-            let stats = policy_step(engine, learners, update, (&chosen, step, first))?;
-            if first {
-                report.first = Some(stats.0);
-            }
+            let stats = policy_step(engine, learners, update, (&chosen, step))?;
             report.policy.merge(&stats.0);
             report.ptx.merge(&stats.1);
-            let (value_stats, value_applied) = value_step(engine, learners, update, &chosen)?;
-            report.value.merge(&value_stats);
+            let value = match opened.take() {
+                Some(value) => {
+                    report.first = Some(stats.0);
+                    value
+                }
+                None => value_step(engine, &mut learners.value, update, &chosen)?,
+            };
+            report.value.merge(&value.0);
             report.target_tokens += tokens_of(&chosen);
-            report.applied = Some((stats.2, value_applied));
+            report.applied = Some((stats.2, value.1));
             step += 1;
         }
     }
     Ok(report)
 }
 
+/// The groups of a pass, in a new order every epoch, of which so many after another are a minibatch; the answers to a prompt
+/// stay together.
+fn order(update: &Update<'_>, epoch: usize, groups: usize) -> Vec<usize> {
+    let pass = update.number * update.ppo.ppo_epochs as u64 + epoch as u64;
+    Key::new(update.train.seed, "minibatches", pass).permutation(groups)
+}
+
 fn policy_step(
     engine: &Engine,
     learners: &mut Learners,
     update: &Update<'_>,
-    (chosen, step, first): (&[&[Prepared<'_>]], usize, bool),
+    (chosen, step): (&[&[Prepared<'_>]], usize),
 ) -> Result<(PolicyStats, TokenStats, Applied)> {
     let clip_range = ClipRange::symmetric(update.ppo.clip_range);
     let temperature = update.ppo.temperature as f32;
@@ -124,7 +132,7 @@ fn policy_step(
         };
         let batch = batch(update, &episodes);
         let numbers = batch.policy_numbers(engine, policy, temperature);
-        if first {
+        if step == 0 {
             check(update.number, &episodes, &numbers.logprobs)?;
         }
         let inputs = PolicyInputs {
@@ -155,42 +163,4 @@ fn policy_step(
         ema.update(engine, &learners.policy.model);
     }
     Ok((stats, ptx_stats, applied))
-}
-
-fn value_step(
-    engine: &Engine,
-    learners: &mut Learners,
-    update: &Update<'_>,
-    chosen: &[&[Prepared<'_>]],
-) -> Result<(ValueStats, Applied)> {
-    let config = ValueConfig {
-        value_clip_range: update.ppo.value_clip_range,
-        value_coef: update.ppo.value_coef,
-    };
-    let global_tokens = tokens_of(chosen);
-    let shards = microbatches(update, chosen);
-    let mut stats = ValueStats::default();
-    let gradients = learners.value.gradients(
-        engine,
-        shards,
-        |model: &Transformer, episodes, gradients: &mut Gradients| {
-            let batch = batch(update, &episodes);
-            let numbers = batch.values(engine, model);
-            let inputs = ValueInputs {
-                values: &numbers.values,
-                old_values: &flat(&episodes, |prepared| &prepared.episode.values),
-                returns: &flat(&episodes, |prepared| prepared.returns),
-                mask: &batch.mask,
-            };
-            let loss = value_loss(&inputs, config, global_tokens)?;
-            stats.merge(&loss.stats);
-            let seed = engine.tensor(loss.grad_values.len(), 1, &loss.grad_values);
-            numbers.tape.backward(vec![(&numbers.output, seed)], gradients);
-            Ok(())
-        },
-    )?;
-    let applied = learners
-        .value
-        .apply(engine, &gradients, update.rates.1, update.number)?;
-    Ok((stats, applied))
 }

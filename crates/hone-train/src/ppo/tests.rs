@@ -8,8 +8,9 @@ use hone_model::Transformer;
 use hone_run::{Resolved, Shutdown};
 
 use super::config::{PpoConfig, PpoSection, PtxSection};
+use super::rewards::RolloutRewards;
 use super::run;
-use super::run::{constants, load_ptx};
+use super::run::load_ptx;
 use super::step::{Learners, Update, update};
 use crate::Outcome;
 use crate::artefact::{Artefact, Companion, token_fields};
@@ -71,6 +72,16 @@ fn the_first_update_starts_at_the_reference_and_the_score_rises() {
     let late: f64 = (21..24).map(|i| number(i, "objective/scores")).sum();
     assert!(late > early + 0.3, "scores went from {early} to {late} (sums of three)");
     assert!(dir.path().join("run/model/config.json").is_file());
+    // The pass over other minibatches than the first is told apart from the steps
+    let timings = std::fs::read_to_string(dir.path().join("run/timings.jsonl")).unwrap();
+    for line in timings.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let (values, optimisation) = (&line["time/values"], &line["time/optimisation"]);
+        assert!(
+            values.as_f64() > Some(0.0) && optimisation.as_f64() > Some(0.0),
+            "{line}"
+        );
+    }
 }
 
 #[test]
@@ -127,7 +138,6 @@ fn update_after(
     let models = Models {
         policy: &policy,
         reference: Some(&policy),
-        value: Some(&reward),
         judge: &judge,
         tokenizer: &tokenizer,
         chat: None,
@@ -151,12 +161,12 @@ fn update_after(
         .episodes;
     let mut learner = policy.duplicate();
     fault(&engine, &mut learner, &mut episodes);
-    let constants = constants(&episodes, 0.01, &c.ppo).unwrap();
+    let rewards = RolloutRewards::of(&episodes, 0.01, &c.ppo).unwrap();
     let rates = || Rates::new(&c.train, 1e-3, 1).unwrap().at(0);
     let step = Update {
         number: 0,
         episodes: &episodes,
-        constants: &constants,
+        rewards: &rewards,
         ppo: &c.ppo,
         train: &c.train,
         rates: (rates(), rates()),

@@ -7,8 +7,7 @@ use std::time::Instant;
 
 use hone_compute::{Engine, SamplingParameters};
 use hone_generate::{
-    Dialogue, FinishReason, Generator, GeneratorOptions, Played, Request, heads_before_in, logprobs_in, play,
-    text_after, without_stop,
+    Dialogue, FinishReason, Generator, GeneratorOptions, Played, Request, logprobs_in, play, text_after, without_stop,
 };
 use hone_math::Key;
 use hone_model::Transformer;
@@ -38,8 +37,6 @@ pub(crate) struct Episode {
     pub logprobs: Vec<f32>,
     /// The same under the reference, `[t]`; without one, `[0]`.
     pub ref_logprobs: Vec<f32>,
-    /// Values read at the position before each sampled token, `[t]`; without a value network, `[0]`.
-    pub values: Vec<f32>,
     /// What is maximised, or what replaces it.
     pub score: f32,
     /// Whether the response ended by itself; of several turns, whether the episode did.
@@ -83,7 +80,6 @@ impl Episode {
 pub(crate) struct Models<'a> {
     pub policy: &'a Transformer,
     pub reference: Option<&'a Transformer>,
-    pub value: Option<&'a Transformer>,
     pub judge: &'a Judge,
     pub tokenizer: &'a Tokenizer,
     pub chat: Option<&'a Chat>,
@@ -146,11 +142,12 @@ pub(crate) fn collect(
         .zip(&sequences)
         .map(|(p, s)| std::iter::once(p.ids.len()..s.len()).collect())
         .collect();
-    // 2. and 3. What the reference and the value network say of the same tokens
-    let Some(numbers) = Numbers::of(engine, models, (&sequences, &spans), (settings, &mut clock)) else {
+    // 2. What the reference says of the same tokens
+    let references = references(engine, models, (&sequences, &spans), (settings, &mut clock));
+    if stops() {
         return Ok(None);
-    };
-    // 4. Scores; one that is replaced is not asked for
+    }
+    // 3. Scores; one that is replaced is not asked for
     let text = |(completion, prompt): (_, &&PreparedPrompt)| {
         let raw = models.chat.is_none().then_some(&*prompt.ids);
         Ok(text_after(
@@ -204,8 +201,9 @@ pub(crate) fn collect(
         }
     }
     let mut episodes = Vec::with_capacity(prompts.len());
-    for (i, (completion, (ids, spans))) in completions
+    for (i, ((completion, ref_logprobs), (ids, spans))) in completions
         .into_iter()
+        .zip(references)
         .zip(sequences.into_iter().zip(spans))
         .enumerate()
     {
@@ -214,8 +212,7 @@ pub(crate) fn collect(
             ids,
             spans,
             logprobs: completion.logprobs,
-            ref_logprobs: numbers.references(i),
-            values: numbers.values(i),
+            ref_logprobs,
             score: scores[i],
             ended: ended[i],
             unscorable: unscorable[i],
@@ -256,23 +253,24 @@ pub(crate) fn collect_episodes(
     let Some(played) = played else { return Ok(None) };
     let sequences: Vec<Arc<[u32]>> = played.iter().map(|episode| Arc::clone(&episode.ids)).collect();
     let spans: Vec<Vec<Range<usize>>> = played.iter().map(|episode| episode.spans.clone()).collect();
-    // 2. and 3. What the reference and the value network say of the same tokens
-    let Some(numbers) = Numbers::of(engine, models, (&sequences, &spans), (settings, &mut clock)) else {
+    // 2. What the reference says of the same tokens
+    let references = references(engine, models, (&sequences, &spans), (settings, &mut clock));
+    if stops() {
         return Ok(None);
-    };
+    }
     let figures = Figures::of_played(&played);
     let episodes: Vec<Episode> = played
         .into_iter()
+        .zip(references)
         .enumerate()
-        .map(|(i, played)| Episode {
+        .map(|(i, (played, ref_logprobs))| Episode {
             index: i,
             text: text_of_turns(&played.turns),
             extra: extra_of(&played),
             ids: played.ids,
             spans: played.spans,
             logprobs: played.logprobs,
-            ref_logprobs: numbers.references(i),
-            values: numbers.values(i),
+            ref_logprobs,
             score: played.reward as f32,
             ended: played.status == Status::Ended,
             unscorable: false,
@@ -289,49 +287,22 @@ pub(crate) fn collect_episodes(
 /// All tokens of each sequence, and where in it the sampled ones lie.
 type Sequences<'a> = (&'a [Arc<[u32]>], &'a [Vec<Range<usize>>]);
 
-/// What other models than the policy say of sampled tokens.
-struct Numbers {
-    references: Option<Vec<Vec<f32>>>,
-    values: Option<Vec<Vec<f32>>>,
-}
-
-impl Numbers {
-    /// The reference's log-probabilities, under the policy's temperature, and values at the position before each token; none
-    /// if the run is asked to stop on the way.
-    fn of(
-        engine: &Engine,
-        models: &Models<'_>,
-        (sequences, spans): Sequences<'_>,
-        (settings, clock): (&RolloutSettings, &mut Clock),
-    ) -> Option<Self> {
-        let stops = || models.shutdown.requested();
-        let slices: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
-        let spans: Vec<&[Range<usize>]> = spans.iter().map(Vec::as_slice).collect();
-        let references = models.reference.map(|reference| {
-            let scores = logprobs_in(engine, reference, (&slices, &spans), settings.temperature as f32);
-            clock.lap("time/reference");
-            scores.into_iter().map(|scores| scores.logprobs).collect()
-        });
-        if stops() {
-            return None;
-        }
-        let values = models.value.map(|value| {
-            let mut values = heads_before_in(engine, value, &slices, &spans);
-            let offset = value.head_offset().unwrap_or(0.0);
-            values.iter_mut().flatten().for_each(|v| *v += offset);
-            clock.lap("time/values");
-            values
-        });
-        (!stops()).then_some(Self { references, values })
-    }
-
-    fn references(&self, i: usize) -> Vec<f32> {
-        self.references.as_ref().map(|all| all[i].clone()).unwrap_or_default()
-    }
-
-    fn values(&self, i: usize) -> Vec<f32> {
-        self.values.as_ref().map(|all| all[i].clone()).unwrap_or_default()
-    }
+/// The reference's log-probabilities of the sampled tokens of each sequence, under the policy's temperature, `[t]`; without a
+/// reference, `[0]`.
+fn references(
+    engine: &Engine,
+    models: &Models<'_>,
+    (sequences, spans): Sequences<'_>,
+    (settings, clock): (&RolloutSettings, &mut Clock),
+) -> Vec<Vec<f32>> {
+    let Some(reference) = models.reference else {
+        return vec![Vec::new(); sequences.len()];
+    };
+    let sequences: Vec<&[u32]> = sequences.iter().map(|s| &**s).collect();
+    let spans: Vec<&[Range<usize>]> = spans.iter().map(Vec::as_slice).collect();
+    let scores = logprobs_in(engine, reference, (&sequences, &spans), settings.temperature as f32);
+    clock.lap("time/reference");
+    scores.into_iter().map(|scores| scores.logprobs).collect()
 }
 
 /// Seconds of one part of an update after another.

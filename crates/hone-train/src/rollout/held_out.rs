@@ -202,7 +202,6 @@ impl HeldOut {
         let models = Models {
             policy,
             reference: None,
-            value: None,
             judge: &self.judge,
             tokenizer: &setup.base.companion.tokenizer,
             chat: setup.chat.as_ref(),

@@ -147,6 +147,8 @@ pub(crate) struct Learned {
     pub headline: Vec<(&'static str, f64)>,
     /// Tokens that its steps were trained on, those of every pass counted.
     pub target_tokens: u64,
+    /// Seconds of those of its parts that are no optimisation, by their key in `timings.jsonl`.
+    pub seconds: Vec<(&'static str, f64)>,
 }
 
 /// The policy where a run begins: the model that it starts from, with the adapter that is asked for.
@@ -251,14 +253,17 @@ impl<P: Practice> Work for Updates<'_, P> {
         // 2. It learns from its answers
         let learning = Instant::now();
         let learned = self.stage.learn(done, &sampled)?;
+        let besides: f64 = learned.seconds.iter().map(|part| part.1).sum();
+        let optimisation = (learning.elapsed().as_secs_f64() - besides).max(0.0);
         let mut metrics = learned.metrics;
         metrics.push(("train/target_tokens", learned.target_tokens as f64));
         let mut seconds = std::mem::take(&mut sampled.seconds);
+        seconds.extend(learned.seconds);
         if let Some(look) = self.looks.at(done) {
             metrics.extend(look.metrics());
             seconds.push(("time/judge", look.seconds));
         }
-        seconds.push(("time/optimisation", learning.elapsed().as_secs_f64()));
+        seconds.push(("time/optimisation", optimisation));
         let told = Told {
             metrics,
             named: sampled.figures.metrics(),
@@ -304,7 +309,6 @@ pub(crate) fn made(
         spans: std::iter::once(prompt.len()..prompt.len() + response.len()).collect(),
         logprobs: vec![logprob; response.len()],
         ref_logprobs: vec![ref_logprob; response.len()],
-        values: Vec::new(),
         score,
         ended: true,
         unscorable: false,

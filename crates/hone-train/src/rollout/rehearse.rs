@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use hone_compute::{Engine, SamplingParameters};
-use hone_generate::{Generator, GeneratorOptions, Request, heads_before_in, logprobs_in, scores_of};
+use hone_generate::{Generator, GeneratorOptions, Request, logprobs_in, scores_of};
 use hone_math::Key;
 use hone_model::Transformer;
 use serde_json::Map;
@@ -116,9 +116,6 @@ pub(crate) fn rehearse_rollout(
         let temperature = settings.temperature as f32;
         logprobs_in(engine, &setup.base.model, (&slices, &spans), temperature);
     }
-    if let Some(value) = networks.value {
-        heads_before_in(engine, value, &slices, &spans);
-    }
     read(engine, &setup.judge, (settings, &told));
     let episode = |(index, told): (usize, Told)| {
         let zeros = vec![0.0; told.logprobs.len()];
@@ -127,8 +124,7 @@ pub(crate) fn rehearse_rollout(
             ids: told.ids.into(),
             spans: told.spans,
             logprobs: told.logprobs,
-            ref_logprobs: if networks.reference { zeros.clone() } else { Vec::new() },
-            values: networks.value.map(|_| zeros).unwrap_or_default(),
+            ref_logprobs: if networks.reference { zeros } else { Vec::new() },
             score: 0.0,
             ended: false,
             unscorable: false,
@@ -147,7 +143,6 @@ pub(super) fn rehearse_look(engine: &Engine, setup: &Setup, held_out: &HeldOut, 
     let settings = &held_out.settings;
     let networks = Networks {
         policy,
-        value: None,
         reference: false,
     };
     let told = match &held_out.judge {

@@ -48,7 +48,6 @@ pub(crate) struct Setup {
 #[derive(Clone, Copy)]
 pub(crate) struct Networks<'a> {
     pub policy: &'a Transformer,
-    pub value: Option<&'a Transformer>,
     /// Whether the reference's log-probabilities are wanted.
     pub reference: bool,
 }
@@ -182,7 +181,6 @@ impl Setup {
         let models = Models {
             policy: networks.policy,
             reference: networks.reference.then_some(&self.base.model),
-            value: networks.value,
             judge: &self.judge,
             tokenizer: &self.base.companion.tokenizer,
             chat: self.chat.as_ref(),

@@ -87,7 +87,8 @@ enum Method {
 /// Updates that are not counted.
 const WARM_UP: usize = 1;
 
-/// Tokens of responses a second of whole updates: sampling, reference, values, scores, and the steps of both networks.
+/// Tokens of responses a second of whole updates: sampling, reference, scores, values and check of what is not in the first
+/// minibatch, and the steps of both networks.
 pub fn run(arguments: &RlArguments) -> Result<()> {
     let samples = arguments.samples();
     if !arguments.batch.is_multiple_of(samples) {
