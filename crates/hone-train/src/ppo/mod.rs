@@ -4,8 +4,8 @@
 //! models from human preferences" (2019) and its code; Ouyang et al. (2022) for the pre-training term; Huang et al.,
 //! "The N+ implementation details of RLHF with PPO" (2024). Where this differs:
 //!
-//! 1. Log-probabilities of the rollout are those that were stored while sampling. Before the policy's first optimiser step
-//!    of every update the training pass computes them again, and one bit of difference stops the run.
+//! 1. Log-probabilities of the rollout are those that were stored while sampling. Before the first optimiser step of
+//!    every update the training pass computes them again, and one bit of difference stops the run.
 //! 2. Policy and value network are two models with an optimiser each.
 //! 3. The score of a response that did not end is replaced, not lessened.
 //! 4. Losses are means over the tokens of the minibatch, whatever the micro-batch.

@@ -63,8 +63,9 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
     let others = other.iter().copied().flatten().map(AsRef::as_ref);
     let asked = (update.number, update.ppo.temperature);
     check_others(engine, &learners.policy.model, asked, others)?;
-    // 2. Values, some of which the value network's first step gives; then advantages and returns of the whole rollout
-    let opening = open(engine, &mut learners.value, update, (first, other))?;
+    // 2. Values, some of which the training pass of the value network's first step gives; then advantages and returns of the
+    //    whole rollout
+    let opening = open(engine, &learners.value, update, (first, other))?;
     let constants = update.rewards.advantages(update.episodes, &opening.values)?;
     let prepared = prepared(&rewarded, (&opening.values, &constants));
     let groups: Vec<&[Prepared<'_>]> = prepared.chunks(samples).collect();
@@ -72,7 +73,7 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
         reading: opening.seconds,
         ..Report::default()
     };
-    let (mut opened, mut step) = (Some(opening.step), 0);
+    let (mut opened, mut step) = (Some(opening.first), 0);
     for epoch in 0..update.ppo.ppo_epochs {
         for minibatch in order(update, epoch, groups.len()).chunks(size) {
             let chosen: Vec<&[Prepared<'_>]> = minibatch.iter().map(|&i| groups[i]).collect();
@@ -81,9 +82,11 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
             report.policy.merge(&stats.0);
             report.ptx.merge(&stats.1);
             let value = match opened.take() {
-                Some(value) => {
+                Some((value_stats, gradients)) => {
                     report.first = Some(stats.0);
-                    value
+                    let rate = update.rates.1;
+                    let applied = learners.value.apply(engine, &gradients, rate, update.number)?;
+                    (value_stats, applied)
                 }
                 None => value_step(engine, &mut learners.value, update, &chosen)?,
             };

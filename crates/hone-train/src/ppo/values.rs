@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use hone_compute::Engine;
+use hone_compute::{Engine, Gradients};
 use hone_generate::heads_before_in;
 use hone_model::Transformer;
 use hone_objective::ppo::{ValueConfig, ValueInputs, ValueStats, value_loss};
@@ -14,12 +14,12 @@ use crate::error::Result;
 use crate::learner::{Applied, Learner};
 use crate::rollout::{Episode, tokens_of};
 
-/// Values at the rollout, and the step that gave some of them.
+/// Values at the rollout, and the first step, whose training pass gave some of them.
 pub(super) struct Opening {
     /// Values at the position before each sampled token of the rollout, `[t]`.
     pub values: Vec<f32>,
-    /// The step on the first minibatch.
-    pub step: (ValueStats, Applied),
+    /// The loss and the gradients of the first minibatch. The step is taken once the policy's numbers have been checked.
+    pub first: (ValueStats, Gradients),
     /// Seconds of the pass over the other episodes.
     pub seconds: f64,
 }
@@ -30,15 +30,15 @@ struct Targets {
     returns: Vec<f32>,
 }
 
-/// Values of the whole rollout, and the first step. In it old values and values are the same numbers, so the training pass
-/// gives those of the first minibatch, and returns follow from them episode by episode; the other episodes, which may not be
-/// read with the weights after the step, are read before it by a pass of their own.
+/// Values of the whole rollout, and the gradients of the first minibatch. In it old values and values are the same numbers, so
+/// the training pass gives them, and returns follow from them episode by episode; the other episodes are read by a pass of
+/// their own.
 ///
 /// # Errors
-/// If the loss is not defined, or training diverges.
+/// If the loss is not defined.
 pub(super) fn open(
     engine: &Engine,
-    learner: &mut Learner,
+    learner: &Learner,
     update: &Update<'_>,
     (first, others): (&[&[Rewarded<'_>]], &[&[Rewarded<'_>]]),
 ) -> Result<Opening> {
@@ -53,7 +53,7 @@ pub(super) fn open(
     }
     let seconds = reading.elapsed().as_secs_f64();
     // 2. The first minibatch
-    let step = step((engine, learner), update, first, |groups, now| {
+    let first = gradients((engine, learner), update, first, |groups, now| {
         let mut rest = now;
         for rewarded in groups.iter().copied().flatten() {
             let (own, after) = rest.split_at(rewarded.range.len());
@@ -65,7 +65,7 @@ pub(super) fn open(
             returns: update.rewards.returns(groups, now)?,
         })
     })?;
-    Ok(Opening { values, step, seconds })
+    Ok(Opening { values, first, seconds })
 }
 
 /// A later step, on a minibatch whose values at the rollout are known.
@@ -78,12 +78,13 @@ pub(super) fn value_step(
     update: &Update<'_>,
     chosen: &[&[Prepared<'_>]],
 ) -> Result<(ValueStats, Applied)> {
-    step((engine, learner), update, chosen, |groups, _| {
+    let (stats, gradients) = gradients((engine, learner), update, chosen, |groups, _| {
         Ok(Targets {
             old_values: flat(groups, |prepared| prepared.values),
             returns: flat(groups, |prepared| prepared.returns),
         })
-    })
+    })?;
+    Ok((stats, learner.apply(engine, &gradients, update.rates.1, update.number)?))
 }
 
 /// Values at the position before each sampled token of some episodes, by a pass that only reads, `[t]` each.
@@ -96,13 +97,14 @@ fn read(engine: &Engine, value: &Transformer, episodes: &[&Episode]) -> Vec<Vec<
     values
 }
 
-/// One optimiser step; `targets` says what the values of a micro-batch, which it is given, are compared with.
-fn step<'a, T: AsRef<Episode>>(
-    (engine, learner): (&Engine, &mut Learner),
+/// The loss of a minibatch and its gradients; `targets` says what the values of a micro-batch, which it is given, are compared
+/// with.
+fn gradients<'a, T: AsRef<Episode>>(
+    (engine, learner): (&Engine, &Learner),
     update: &Update<'_>,
     chosen: &[&'a [T]],
     mut targets: impl FnMut(&[&'a [T]], &[f32]) -> Result<Targets>,
-) -> Result<(ValueStats, Applied)> {
+) -> Result<(ValueStats, Gradients)> {
     let config = ValueConfig {
         value_clip_range: update.ppo.value_clip_range,
         value_coef: update.ppo.value_coef,
@@ -126,6 +128,5 @@ fn step<'a, T: AsRef<Episode>>(
         numbers.tape.backward(vec![(&numbers.output, seed)], gradients);
         Ok(())
     })?;
-    let applied = learner.apply(engine, &gradients, update.rates.1, update.number)?;
-    Ok((stats, applied))
+    Ok((stats, gradients))
 }
