@@ -92,11 +92,20 @@ pub(crate) struct AttentionGradients {
     pub dv: Tensor,
 }
 
-/// Gradients of the vocabulary operation, `dlogprob` and `dentropy` `[n, 1]`.
+/// Logits of the first rows, kept for the way back.
+pub(crate) struct KeptLogits {
+    /// Memory for the logits of the largest block of rows whose whole logits are made at once, `[rows of it, v]`.
+    pub logits: Tensor,
+    /// How many rows of it hold logits.
+    pub rows: usize,
+}
+
+/// Gradients of the vocabulary operation, `dlogprob` and `dentropy` `[n, 1]`, and what its way forward left.
 pub(crate) struct VocabularyUpstream<'a> {
     pub dlogprob: Option<&'a Tensor>,
     pub dentropy: Option<&'a Tensor>,
     pub statistics: &'a TokenStatistics,
+    pub kept: KeptLogits,
 }
 
 /// Where the vocabulary operation's gradients go; none: not wanted.
@@ -213,10 +222,13 @@ pub(crate) trait Backend: Send + Sync {
 
     // The vocabulary, in chunks: no [n, v] array outlives a block of rows.
     fn token_statistics(&self, vocabulary: &Vocabulary<'_>) -> TokenStatistics;
+    /// The same, and keeps the logits of the first block of rows for the way back.
+    fn token_statistics_keeping(&self, vocabulary: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits);
+    /// Makes only logits that are not kept.
     fn token_statistics_backward(
         &self,
         vocabulary: &Vocabulary<'_>,
-        upstream: &VocabularyUpstream<'_>,
+        upstream: VocabularyUpstream<'_>,
         into: VocabularyGradients<'_>,
     );
     /// Statistics, and the gradients of `sum of weights[i] * logprob[i]`, in one pass.

@@ -8,8 +8,8 @@ use super::gemm::{self, LeftMatrix, Product, RightMatrix};
 use super::memory::Regions;
 use super::{Cpu, activation, elementwise, embedding, norm, optimizer, rope, vocabulary};
 use crate::backend::{
-    Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
-    TokenStatistics, Turn, Vocabulary, VocabularyGradients, VocabularyUpstream,
+    Activation, AttentionForward, AttentionGradients, Backend, KeptLogits, NormGradients, NormStatistics, Packed,
+    Rotation, TokenStatistics, Turn, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
@@ -463,10 +463,14 @@ impl Backend for CpuBackend {
         vocabulary::token_statistics(self, vocabulary)
     }
 
+    fn token_statistics_keeping(&self, vocabulary: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits) {
+        vocabulary::token_statistics_keeping(self, vocabulary)
+    }
+
     fn token_statistics_backward(
         &self,
         vocabulary: &Vocabulary<'_>,
-        upstream: &VocabularyUpstream<'_>,
+        upstream: VocabularyUpstream<'_>,
         into: VocabularyGradients<'_>,
     ) {
         vocabulary::token_statistics_backward(self, vocabulary, upstream, into);

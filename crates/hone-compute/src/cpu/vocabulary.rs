@@ -7,7 +7,7 @@ use super::backend::{CpuBackend, Lent, right_matrix};
 use super::gemm::{self, Epilogue, Finished, Product, RightMatrix};
 use super::logprob::{ChunkParts, ChunkSums, LogprobBackward, TokenLogprob, VOCAB_CHUNK};
 use super::{Cpu, sampling};
-use crate::backend::{Backend, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
+use crate::backend::{Backend, KeptLogits, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::pool::Parts;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
@@ -49,18 +49,19 @@ impl CpuBackend {
 /// Rows of a block whose logits are reduced as soon as they are made: with [`VOCAB_CHUNK`] columns they stay near.
 const REDUCED_ROWS: usize = 64;
 
-/// Makes the logits `[rows, columns]` of a part of the vocabulary and adds them to the sums of their chunks.
+/// Makes the logits `[rows, columns]` of a part of the vocabulary and adds them to the sums of their chunks, of which the
+/// product's first row has the row `first`.
 fn reduced_logits(
     backend: &CpuBackend,
     product: &Product<'_>,
     (logits, stride): (&mut [f32], usize),
-    sums: &ChunkParts<'_>,
+    (sums, first): (&ChunkParts<'_>, usize),
     temperature: &(dyn Fn(usize) -> f32 + Sync),
 ) {
-    let first = product.cols.start;
+    let column = product.cols.start;
     let reduce = |block: &Finished<'_>| {
         for row in block.rows.clone() {
-            let place = (row, first + block.columns.start);
+            let place = (first + row, column + block.columns.start);
             // SAFETY: blocks do not overlap, and each is one task's.
             unsafe { sums.reduce(&backend.cpu, place, block.row(row), temperature(row)) };
         }
@@ -95,56 +96,84 @@ fn numbers(cpu: &Cpu, sums: &ChunkSums, targets: &[f32], temperature: f32) -> Ve
     numbers
 }
 
+/// The logits of rows' targets among whole rows of logits.
+fn logits_of(targets: &[u32], logits: &[f32], size: usize) -> Vec<f32> {
+    let rows = targets.iter().zip(logits.chunks_exact(size));
+    rows.map(|(&id, row)| row[id as usize]).collect()
+}
+
 pub(super) fn token_statistics(backend: &CpuBackend, v: &Vocabulary<'_>) -> TokenStatistics {
+    statistics(backend, v, (&mut [], 0))
+}
+
+pub(super) fn token_statistics_keeping(backend: &CpuBackend, v: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits) {
+    let rows = whole_rows(v.size).min(v.hidden.rows());
+    let mut logits = backend.empty(rows, v.size);
+    let statistics = statistics(backend, v, (logits.cpu_mut(), rows));
+    (statistics, KeptLogits { logits, rows })
+}
+
+/// Statistics of all rows. The first `kept_rows` leave their whole logits in `kept`, the others no more than a chunk.
+fn statistics(backend: &CpuBackend, v: &Vocabulary<'_>, (kept, kept_rows): (&mut [f32], usize)) -> TokenStatistics {
     let cpu = &backend.cpu;
     let rows = v.hidden.rows();
     let mut left = backend.left();
     left.get_mut().pack(cpu, v.hidden.cpu(), rows, v.hidden.cols());
     let mut statistics = backend.empty_statistics(rows);
     let stride = VOCAB_CHUNK.min(v.size);
-    let mut logits = backend.scratch(ROWS.min(rows) * stride);
-    for block in blocks(rows, ROWS) {
-        let mut sums = ChunkSums::new(block.len(), v.size);
-        let mut targets = vec![f32::NAN; block.len()];
+    let mut logits = backend.scratch(ROWS.min(rows - kept_rows) * stride);
+    let mut sums = ChunkSums::new(rows, v.size);
+    let product = |rows: Range<usize>| Product::of(left.get(), right_matrix(v.forward)).rows(rows);
+    if kept_rows > 0 {
+        let product = product(0..kept_rows);
+        reduced_logits(backend, &product, (&mut *kept, v.size), (&sums.parts(), 0), &|_| {
+            v.temperature
+        });
+    }
+    let mut targets = logits_of(&v.targets[..kept_rows], kept, v.size);
+    targets.resize(rows, f32::NAN);
+    for block in blocks(rows - kept_rows, ROWS) {
+        let block = kept_rows + block.start..kept_rows + block.end;
         for columns in chunks(v.size) {
-            let product = Product::of(left.get(), right_matrix(v.forward))
-                .rows(block.clone())
-                .cols(columns.clone());
-            reduced_logits(backend, &product, (&mut logits, stride), &sums.parts(), &|_| {
-                v.temperature
-            });
-            for (row, target) in targets.iter_mut().enumerate() {
+            let product = product(block.clone()).cols(columns.clone());
+            let sums = (&sums.parts(), block.start);
+            reduced_logits(backend, &product, (&mut logits, stride), sums, &|_| v.temperature);
+            for (row, target) in targets[block.clone()].iter_mut().enumerate() {
                 let id = v.targets[block.start + row] as usize;
                 if columns.contains(&id) {
                     *target = logits[row * stride + id - columns.start];
                 }
             }
         }
-        finish(&numbers(cpu, &sums, &targets, v.temperature), block, &mut statistics);
     }
+    finish(&numbers(cpu, &sums, &targets, v.temperature), 0..rows, &mut statistics);
     statistics
 }
 
 pub(super) fn token_statistics_backward(
     backend: &CpuBackend,
     v: &Vocabulary<'_>,
-    upstream: &VocabularyUpstream<'_>,
+    upstream: VocabularyUpstream<'_>,
     mut into: VocabularyGradients<'_>,
 ) {
-    let rows = v.hidden.rows();
+    let (cpu, rows, d) = (&backend.cpu, v.hidden.rows(), v.hidden.cols());
     let zeros = vec![0.0; rows];
     let dlogprob = upstream.dlogprob.map_or(zeros.as_slice(), Tensor::cpu);
     let dentropy = upstream.dentropy.map_or(zeros.as_slice(), Tensor::cpu);
-    let mut left = backend.left();
-    left.get_mut().pack(&backend.cpu, v.hidden.cpu(), rows, v.hidden.cols());
+    let mut kept = upstream.kept;
+    let left = (rows > kept.rows).then(|| {
+        let mut left = backend.left();
+        left.get_mut().pack(cpu, v.hidden.cpu(), rows, d);
+        left
+    });
     let mut output = backend.right();
-    output
-        .get_mut()
-        .pack(&backend.cpu, into.output.cpu(), v.size, v.hidden.cols());
-    let mut logits = backend.scratch(whole_rows(v.size).min(rows) * v.size);
+    output.get_mut().pack(cpu, into.output.cpu(), v.size, d);
+    let logits = kept.logits.cpu_mut();
     for block in blocks(rows, whole_rows(v.size)) {
-        let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone());
-        gemm::multiply(&backend.cpu, &product, &mut logits, v.size);
+        if let Some(left) = left.as_ref().filter(|_| block.end > kept.rows) {
+            let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone());
+            gemm::multiply(cpu, &product, logits, v.size);
+        }
         let gradient = LogprobBackward {
             targets: &v.targets[block.clone()],
             temperature: v.temperature,
@@ -153,7 +182,7 @@ pub(super) fn token_statistics_backward(
             dlogprob: &dlogprob[block.clone()],
             dentropy: &dentropy[block.clone()],
         };
-        back_through_logits(backend, v, &gradient, (&block, &mut logits), &output, &mut into);
+        back_through_logits(backend, v, &gradient, (&block, logits), &output, &mut into);
     }
 }
 
@@ -177,16 +206,11 @@ pub(super) fn weighted_logprobs(
     for block in blocks(rows, whole_rows(v.size)) {
         let mut sums = ChunkSums::new(block.len(), v.size);
         let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone());
-        reduced_logits(backend, &product, (&mut logits, v.size), &sums.parts(), &|_| {
+        reduced_logits(backend, &product, (&mut logits, v.size), (&sums.parts(), 0), &|_| {
             v.temperature
         });
         let targets = &v.targets[block.clone()];
-        let logits_of_targets: Vec<f32> = targets
-            .iter()
-            .enumerate()
-            .map(|(row, &id)| logits[row * v.size + id as usize])
-            .collect();
-        let numbers = numbers(cpu, &sums, &logits_of_targets, v.temperature);
+        let numbers = numbers(cpu, &sums, &logits_of(targets, &logits, v.size), v.temperature);
         finish(&numbers, block.clone(), &mut statistics);
         let gradient = LogprobBackward {
             targets,
@@ -306,7 +330,7 @@ impl Rows<'_> {
             let mut sums = ChunkSums::new(block.len(), size);
             let product = Product::of(left.get(), self.right).rows(block.clone());
             let temperature = |row: usize| (self.temperature)(block.start + row);
-            reduced_logits(backend, &product, (&mut logits, size), &sums.parts(), &temperature);
+            reduced_logits(backend, &product, (&mut logits, size), (&sums.parts(), 0), &temperature);
             let parts = Parts::new(&mut results[block.clone()]);
             cpu.pool.run(block.len(), &|i| {
                 let drawn = Drawn {
@@ -376,3 +400,6 @@ impl Drawn<'_> {
         Ok(ids.into_iter().map(choice).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,12 @@
 //! Token log-probabilities and entropies from hidden states and the output matrix.
 //!
 //! This is the one operation behind the sampler, the policy, the reference and `hone logprobs`. Logits are made in
-//! chunks of the vocabulary and merged in a fixed order; no `[n, v]` array outlives a block of rows.
+//! chunks of the vocabulary and merged in a fixed order; no `[n, v]` array outlives a block of rows. Where the way back is
+//! recorded, the logits of the first block are kept for it, in the memory that it needs anyway.
 
 use std::sync::Arc;
 
-use crate::backend::{TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
+use crate::backend::{KeptLogits, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::parameter::{Gradients, ParameterId};
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tape::{Backward, Operation, Tape, Var};
@@ -34,6 +35,7 @@ struct Logprobs {
     hidden: Var,
     asked: TokenTargets,
     statistics: TokenStatistics,
+    kept: KeptLogits,
 }
 
 impl Tape<'_> {
@@ -63,13 +65,14 @@ impl Tape<'_> {
     /// Log-probabilities of the targets and entropies, from hidden states `[n, d]`.
     pub fn token_logprobs(&mut self, hidden: &Var, asked: &TokenTargets) -> TokenLogprobs {
         let backend = self.engine.backend();
-        let statistics = backend.token_statistics(&self.vocabulary(&hidden.value, asked));
         if !self.must_record(&[hidden], &[asked.output]) {
+            let statistics = backend.token_statistics(&self.vocabulary(&hidden.value, asked));
             return TokenLogprobs {
                 logprob: self.plain(statistics.logprob),
                 entropy: self.plain(statistics.entropy),
             };
         }
+        let (statistics, kept) = backend.token_statistics_keeping(&self.vocabulary(&hidden.value, asked));
         let outputs = vec![
             Arc::new(backend.duplicate(&statistics.logprob)),
             Arc::new(backend.duplicate(&statistics.entropy)),
@@ -78,6 +81,7 @@ impl Tape<'_> {
             hidden: hidden.clone(),
             asked: asked.clone(),
             statistics,
+            kept,
         };
         let mut outputs = self.record_shared(outputs, operation);
         let entropy = outputs.swap_remove(1);
@@ -187,31 +191,38 @@ impl Tape<'_> {
 impl Operation for Logprobs {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let engine = context.engine;
+        let Self {
+            hidden,
+            asked,
+            statistics,
+            kept,
+        } = *self;
         let dentropy = upstream.pop().flatten();
         let dlogprob = upstream.pop().flatten();
-        let output = context.parameters.get(self.asked.output);
+        let output = context.parameters.get(asked.output);
         let vocabulary = Vocabulary {
-            hidden: &self.hidden.value,
+            hidden: &hidden.value,
             forward: output.packed_forward(engine),
             size: output.value().rows(),
-            targets: &self.asked.targets,
-            temperature: self.asked.temperature,
+            targets: &asked.targets,
+            temperature: asked.temperature,
         };
         let upstream = VocabularyUpstream {
             dlogprob: dlogprob.as_ref(),
             dentropy: dentropy.as_ref(),
-            statistics: &self.statistics,
+            statistics: &statistics,
+            kept,
         };
-        let (rows, cols) = self.hidden.shape();
-        let mut dhidden = context.wants(&self.hidden).then(|| engine.backend().empty(rows, cols));
+        let (rows, cols) = hidden.shape();
+        let mut dhidden = context.wants(&hidden).then(|| engine.backend().empty(rows, cols));
         let into = VocabularyGradients {
             output: output.value(),
             dhidden: dhidden.as_mut(),
-            dweight: context.parameter_or_place(self.asked.output, rows),
+            dweight: context.parameter_or_place(asked.output, rows),
         };
-        engine.backend().token_statistics_backward(&vocabulary, &upstream, into);
+        engine.backend().token_statistics_backward(&vocabulary, upstream, into);
         if let Some(dhidden) = dhidden {
-            context.add(&self.hidden, dhidden);
+            context.add(&hidden, dhidden);
         }
     }
 }

@@ -11,8 +11,8 @@ mod tests;
 use std::sync::Arc;
 
 use crate::backend::{
-    Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
-    TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
+    Activation, AttentionForward, AttentionGradients, Backend, KeptLogits, NormGradients, NormStatistics, Packed,
+    Rotation, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
 use crate::cpu::gemm::{Forms, LeftMatrix, RightMatrix, panel_width};
 use crate::cpu::logprob::VOCAB_CHUNK;
@@ -152,6 +152,17 @@ impl Rehearsal {
             entropy: self.empty(rows, 1),
             normaliser: self.empty(rows, 1),
         }
+    }
+
+    /// The way forward, the whole logits of the first `kept` rows being kept.
+    fn statistics(&self, v: &Vocabulary<'_>, kept: usize) -> TokenStatistics {
+        let (rows, d) = (v.hidden.rows(), v.hidden.cols());
+        let _left = self.left(rows, d);
+        let statistics = self.empty_statistics(rows);
+        let _logits = self.ledger.tensor(ROWS.min(rows - kept) * VOCAB_CHUNK.min(v.size));
+        self.multiplies(rows, d, v.size);
+        self.ledger.moves(f32s(rows * v.size));
+        statistics
     }
 
     /// The way back from the whole logits of a block of rows.
@@ -383,22 +394,28 @@ impl Backend for Rehearsal {
     }
 
     fn token_statistics(&self, v: &Vocabulary<'_>) -> TokenStatistics {
-        let (rows, d) = (v.hidden.rows(), v.hidden.cols());
-        let _left = self.left(rows, d);
-        let statistics = self.empty_statistics(rows);
-        let _logits = self.ledger.tensor(ROWS.min(rows) * VOCAB_CHUNK.min(v.size));
-        self.multiplies(rows, d, v.size);
-        self.ledger.moves(f32s(rows * v.size));
-        statistics
+        self.statistics(v, 0)
     }
 
-    fn token_statistics_backward(&self, v: &Vocabulary<'_>, _: &VocabularyUpstream<'_>, into: VocabularyGradients<'_>) {
-        let (rows, d) = (v.hidden.rows(), v.hidden.cols());
-        let _left = self.left(rows, d);
+    fn token_statistics_keeping(&self, v: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits) {
+        let rows = whole_rows(v.size).min(v.hidden.rows());
+        let logits = self.empty(rows, v.size);
+        (self.statistics(v, rows), KeptLogits { logits, rows })
+    }
+
+    fn token_statistics_backward(
+        &self,
+        v: &Vocabulary<'_>,
+        upstream: VocabularyUpstream<'_>,
+        into: VocabularyGradients<'_>,
+    ) {
+        let (rows, d, kept) = (v.hidden.rows(), v.hidden.cols(), upstream.kept);
+        let _left = (rows > kept.rows).then(|| self.left(rows, d));
         let _output = self.right(v.size, d);
-        let _logits = self.ledger.tensor(whole_rows(v.size).min(rows) * v.size);
         for block in blocks(rows, whole_rows(v.size)) {
-            self.multiplies(block.len(), d, v.size);
+            if block.end > kept.rows {
+                self.multiplies(block.len(), d, v.size);
+            }
             self.back_through_logits(v, block.len(), &into);
         }
     }

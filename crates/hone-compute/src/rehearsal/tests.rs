@@ -199,6 +199,51 @@ fn a_rehearsal_leaves_the_memory_of_the_computation() {
     }
 }
 
+/// Log-probabilities of 100 rows, which are two blocks, and their gradients.
+fn large_vocabulary(engine: &Engine) {
+    const SIZE: usize = 70_001;
+    let mut parameters = Parameters::new();
+    let table = parameters.add("x", engine.zeros(100, 4));
+    let output = parameters.add("w", engine.zeros(SIZE, 4));
+    let mut tape = Tape::training(engine, &parameters);
+    let hidden = tape.embedding(table, &(0..100).collect());
+    let asked = TokenTargets {
+        output,
+        targets: vec![7; 100].into(),
+        temperature: 1.0,
+    };
+    let numbers = tape.token_logprobs(&hidden, &asked);
+    let mut gradients = Gradients::zeros(engine, &parameters);
+    tape.backward(vec![(&numbers.logprob, engine.zeros(100, 1))], &mut gradients);
+    Tape::inference(engine, &parameters).token_logprobs(&hidden, &asked);
+}
+
+#[test]
+fn logits_of_a_large_vocabulary_leave_the_same_memory() {
+    for precision in [Precision::Bf16, Precision::F32] {
+        let cpu = Arc::new(CpuBackend::new(Isa::detect(), precision, 2));
+        large_vocabulary(&Engine::on(cpu.clone()));
+        let rehearsal = Arc::new(Rehearsal::new(Isa::detect(), precision, 2));
+        large_vocabulary(&Engine::on(rehearsal.clone()));
+        assert_eq!(rehearsal.ledger.waiting(), cpu.waiting(), "{precision:?}");
+    }
+}
+
+#[test]
+fn logits_of_the_first_block_are_made_once() {
+    let engine = Engine::on(Arc::new(Rehearsal::new(Isa::Portable, Precision::F32, 1)));
+    large_vocabulary(&engine);
+    // Forward, recorded and not; back to hidden states and weights; the logits of the second block again
+    let products = 4.0 + 0.36;
+    let one = 2.0 * 100.0 * 4.0 * 70_001.0;
+    let operations = engine.account().expect("a rehearsal").operations;
+    assert!(
+        (operations / one - products).abs() < 1e-9,
+        "{} products",
+        operations / one
+    );
+}
+
 #[test]
 fn norms_and_activations_are_not_kept_for_the_way_back() {
     let (rows, width) = (64, 256);
