@@ -1,6 +1,7 @@
 //! What a device must offer: operations on whole tensors. The tape composes them; models and stages see only the tape.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
@@ -37,11 +38,19 @@ pub enum Activation {
 /// The last matrix and what is asked of it: shapes `[n, d]` and `[v, d]`.
 pub(crate) struct Vocabulary<'a> {
     pub hidden: &'a Tensor,
-    pub forward: &'a Packed,
-    pub size: usize,
+    pub output: &'a Tensor,
+    /// The output matrix in packed form; none: it is packed while it is multiplied with.
+    pub forward: Option<Arc<Packed>>,
     /// The token whose log-probability is asked, a row.
     pub targets: &'a [u32],
     pub temperature: f32,
+}
+
+impl Vocabulary<'_> {
+    /// Tokens of the vocabulary.
+    pub fn size(&self) -> usize {
+        self.output.rows()
+    }
 }
 
 /// Three numbers a token, each `[n, 1]`.
@@ -110,8 +119,6 @@ pub(crate) struct VocabularyUpstream<'a> {
 
 /// Where the vocabulary operation's gradients go; none: not wanted.
 pub(crate) struct VocabularyGradients<'a> {
-    /// `W`, for `dhidden = dlogits W`.
-    pub output: &'a Tensor,
     pub dhidden: Option<&'a mut Tensor>,
     /// Of the output matrix, and whether it is added to what is there.
     pub dweight: Option<(&'a mut Tensor, bool)>,
@@ -160,6 +167,8 @@ pub(crate) trait Backend: Send + Sync {
 
     // Products. A weight is [out, in].
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
+    /// The same for a while.
+    fn pack_forward_for_a_while(&self, weight: &Tensor) -> Packed;
     /// The right operand `x`, `[k, n]`, for a while: a weight on the way back, or the inputs of a weight's gradient.
     fn pack_right(&self, x: &Tensor) -> Packed;
     /// The left operand `x`.

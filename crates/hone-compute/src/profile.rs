@@ -122,6 +122,7 @@ impl Backend for Profiled {
         fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
 
         "packing, forward" =>
+        fn pack_forward_for_a_while(&self, weight: &Tensor) -> Packed;
         fn pack_left(&self, x: &Tensor) -> Packed;
 
         "packing, backward" =>

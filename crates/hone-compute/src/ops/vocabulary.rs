@@ -55,8 +55,8 @@ impl Tape<'_> {
         assert!(asked.temperature > 0.0, "a temperature above 0");
         Vocabulary {
             hidden,
-            forward: output.packed_forward(self.engine),
-            size,
+            output: output.value(),
+            forward: output.kept_forward(self.engine, self.packing),
             targets: &asked.targets,
             temperature: asked.temperature,
         }
@@ -107,7 +107,6 @@ impl Tape<'_> {
             .map(|_| backend.empty(hidden.value.rows(), hidden.value.cols()));
         let negative: Vec<f32> = weights.iter().map(|w| -w).collect();
         let into = VocabularyGradients {
-            output: self.parameters.get(asked.output).value(),
             dhidden: dhidden.as_mut(),
             dweight: gradients.sum_or_place(engine, asked.output, hidden.value.rows()),
         };
@@ -160,7 +159,7 @@ impl Tape<'_> {
         let forward = parameter.packed_forward(self.engine);
         self.engine
             .backend()
-            .sample(&hidden.value, forward, size, (rows, adjustments))
+            .sample(&hidden.value, &forward, size, (rows, adjustments))
     }
 
     /// The most probable tokens after each row of `hidden` `[n, d]`, the most probable first, of equal ones the lowest id
@@ -184,7 +183,7 @@ impl Tape<'_> {
         let forward = parameter.packed_forward(self.engine);
         self.engine
             .backend()
-            .best(&hidden.value, forward, parameter.value().rows(), rows)
+            .best(&hidden.value, &forward, parameter.value().rows(), rows)
     }
 }
 
@@ -202,8 +201,8 @@ impl Operation for Logprobs {
         let output = context.parameters.get(asked.output);
         let vocabulary = Vocabulary {
             hidden: &hidden.value,
-            forward: output.packed_forward(engine),
-            size: output.value().rows(),
+            output: output.value(),
+            forward: output.kept_forward(engine, context.parameters.packing()),
             targets: &asked.targets,
             temperature: asked.temperature,
         };
@@ -216,7 +215,6 @@ impl Operation for Logprobs {
         let (rows, cols) = hidden.shape();
         let mut dhidden = context.wants(&hidden).then(|| engine.backend().empty(rows, cols));
         let into = VocabularyGradients {
-            output: output.value(),
             dhidden: dhidden.as_mut(),
             dweight: context.parameter_or_place(asked.output, rows),
         };

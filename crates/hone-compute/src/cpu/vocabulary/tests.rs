@@ -1,7 +1,10 @@
-//! The vocabulary operation gives the same bits whichever logits are kept.
+//! The vocabulary operation gives the same bits whichever logits are kept, and however the output matrix is packed.
 
 use super::*;
+use crate::cpu::gemm::Form;
 use crate::isa::{Isa, Precision};
+use crate::parameter::Packing;
+use std::sync::Arc;
 
 const WIDTH: usize = 9;
 
@@ -11,6 +14,7 @@ struct Case {
     output: Tensor,
     targets: Vec<u32>,
     seeds: [Tensor; 2],
+    packing: Packing,
 }
 
 /// A tensor of numbers between -1 and 1.
@@ -33,15 +37,16 @@ impl Case {
             output: tensor(backend, size, WIDTH, 2),
             targets: (0..rows).map(|row| ((row * 7919 + size - 1) % size) as u32).collect(),
             seeds: [3, 4].map(|seed| tensor(backend, rows, 1, seed)),
+            packing: Packing::Kept,
         }
     }
 
     fn with<R>(&self, backend: &CpuBackend, run: impl FnOnce(&Vocabulary<'_>) -> R) -> R {
-        let forward = backend.pack_forward(&self.output, None);
+        let kept = self.packing == Packing::Kept;
         run(&Vocabulary {
             hidden: &self.hidden,
-            forward: &forward,
-            size: self.output.rows(),
+            output: &self.output,
+            forward: kept.then(|| Arc::new(backend.pack_forward(&self.output, None))),
             targets: &self.targets,
             temperature: 0.8,
         })
@@ -58,12 +63,23 @@ impl Case {
             kept,
         };
         let into = VocabularyGradients {
-            output: &self.output,
             dhidden: Some(&mut dhidden),
             dweight: Some((&mut dweight, false)),
         };
         self.with(backend, |v| backend.token_statistics_backward(v, upstream, into));
         [bits(&dhidden), bits(&dweight)]
+    }
+
+    /// Statistics, and the gradients of a weighted sum of log-probabilities.
+    fn weighted(&self, backend: &CpuBackend) -> ([Vec<u32>; 3], [Vec<u32>; 2]) {
+        let mut dhidden = backend.empty(self.hidden.rows(), WIDTH);
+        let mut dweight = backend.empty(self.output.rows(), WIDTH);
+        let into = VocabularyGradients {
+            dhidden: Some(&mut dhidden),
+            dweight: Some((&mut dweight, false)),
+        };
+        let statistics = self.with(backend, |v| backend.weighted_logprobs(v, self.seeds[0].cpu(), into));
+        (bits_of(&statistics), [bits(&dhidden), bits(&dweight)])
     }
 }
 
@@ -75,8 +91,8 @@ fn bits_of(statistics: &TokenStatistics) -> [Vec<u32>; 3] {
     [&statistics.logprob, &statistics.entropy, &statistics.normaliser].map(bits)
 }
 
-/// Fewer rows than a block, as many, and more; vocabularies that are no multiple of anything.
-const SHAPES: [(usize, usize); 4] = [(5, 301), (3, 4097), (64, 70_001), (137, 70_001)];
+/// Fewer rows than a block, as many, two blocks and more; vocabularies that are no multiple of anything.
+const SHAPES: [(usize, usize); 5] = [(5, 301), (3, 4097), (64, 70_001), (100, 70_001), (137, 70_001)];
 
 #[test]
 fn kept_logits_change_no_bit() {
@@ -114,4 +130,67 @@ fn the_way_back_reads_the_logits_that_are_kept() {
     let block = 64 * WIDTH;
     assert_ne!(other[..block], right[..block], "rows that are kept");
     assert_eq!(other[block..], right[block..], "rows that are made again");
+}
+
+#[test]
+fn packing_slice_by_slice_changes_no_bit() {
+    for isa in Isa::all_here() {
+        for precision in [Precision::Bf16, Precision::F32] {
+            let backend = CpuBackend::new(isa, precision, 2);
+            for (rows, size) in SHAPES {
+                let what = format!("{isa} {precision:?}, {rows} rows of {size}");
+                let mut case = Case::new(&backend, rows, size);
+                let all = |case: &Case| {
+                    let plain = case.with(&backend, |v| backend.token_statistics(v));
+                    let (statistics, kept) = case.with(&backend, |v| backend.token_statistics_keeping(v));
+                    let logits = bits(&kept.logits);
+                    let gradients = case.gradients(&backend, &statistics, kept);
+                    (
+                        bits_of(&plain),
+                        bits_of(&statistics),
+                        logits,
+                        gradients,
+                        case.weighted(&backend),
+                    )
+                };
+                let kept = all(&case);
+                case.packing = Packing::ForAWhile;
+                assert!(all(&case) == kept, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn slices_bound_what_is_packed_at_once() {
+    let most = |rows: usize, size: usize| {
+        let backend = CpuBackend::new(Isa::Portable, Precision::F32, 1);
+        let mut case = Case::new(&backend, rows, size);
+        case.packing = Packing::ForAWhile;
+        case.weighted(&backend);
+        backend.waiting().1[1].iter().copied().max().unwrap_or(0)
+    };
+    let cells = |size: usize| {
+        let [form, back] = [(WIDTH, size), (size, WIDTH)].map(|(k, n)| RightMatrix::cells_of(Form::Full, 16, k, n));
+        form.max(back)
+    };
+    assert_eq!(most(128, 70_001), cells(SLICE), "two blocks of rows");
+    assert_eq!(
+        most(129, 70_001),
+        cells(70_001),
+        "more, for which the whole is packed once"
+    );
+}
+
+#[test]
+fn gradients_of_hidden_states_are_the_same_by_slices_and_at_once() {
+    // More than two blocks of rows: the whole matrix is packed; its first block alone: slice by slice
+    for isa in Isa::all_here() {
+        for precision in [Precision::Bf16, Precision::F32] {
+            let backend = CpuBackend::new(isa, precision, 2);
+            let [few, many] = [64, 137].map(|rows| Case::new(&backend, rows, 70_001).weighted(&backend));
+            let (few, many) = (&few.1[0], &many.1[0]);
+            assert!(few[..] == many[..64 * WIDTH], "{isa} {precision:?}");
+        }
+    }
 }
