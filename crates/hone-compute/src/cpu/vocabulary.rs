@@ -349,7 +349,7 @@ fn back_through_logits(
     if let Some(dhidden) = &mut into.dhidden {
         let rows = &mut dhidden.cpu_mut()[block.start * d..block.end * d];
         output.each_backward(&mut |right, tokens| {
-            let product = Product::of(left.get(), right).from_column(tokens.start);
+            let product = Product::of(left.get(), right).starting_at(tokens.start);
             let product = if tokens.start > 0 {
                 product.accumulate()
             } else {

@@ -96,7 +96,7 @@ impl<'a> Product<'a> {
 
     /// A part of the sums: `b` has the rows that belong to columns of `a` from `first` on, a multiple of 64, as many as
     /// there are or a multiple of 64. Parts that are added to each other in order are the same chain as the whole.
-    pub fn from_column(self, first: usize) -> Self {
+    pub fn starting_at(self, first: usize) -> Self {
         Self { first, ..self }
     }
 

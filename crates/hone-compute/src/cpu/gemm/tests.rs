@@ -561,7 +561,7 @@ fn parts_of_the_sums_are_the_same_chain() {
                 let mut parts = vec![f32::NAN; m * n];
                 for range in [0..64, 64..256, 256..k] {
                     right.pack(&cpu, &b[range.start * n..range.end * n], range.len(), n);
-                    let product = Product::of(&left, &right).from_column(range.start);
+                    let product = Product::of(&left, &right).starting_at(range.start);
                     let product = if range.start > 0 { product.accumulate() } else { product };
                     multiply(&cpu, &product, &mut parts, n);
                 }
