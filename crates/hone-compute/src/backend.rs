@@ -1,6 +1,7 @@
 //! What a device must offer: operations on whole tensors. The tape composes them; models and stages see only the tape.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
@@ -37,11 +38,19 @@ pub enum Activation {
 /// The last matrix and what is asked of it: shapes `[n, d]` and `[v, d]`.
 pub(crate) struct Vocabulary<'a> {
     pub hidden: &'a Tensor,
-    pub forward: &'a Packed,
-    pub size: usize,
+    pub output: &'a Tensor,
+    /// The output matrix in packed form; none: it is packed while it is multiplied with.
+    pub forward: Option<Arc<Packed>>,
     /// The token whose log-probability is asked, a row.
     pub targets: &'a [u32],
     pub temperature: f32,
+}
+
+impl Vocabulary<'_> {
+    /// Tokens of the vocabulary.
+    pub fn size(&self) -> usize {
+        self.output.rows()
+    }
 }
 
 /// Three numbers a token, each `[n, 1]`.
@@ -92,17 +101,24 @@ pub(crate) struct AttentionGradients {
     pub dv: Tensor,
 }
 
-/// Gradients of the vocabulary operation, `dlogprob` and `dentropy` `[n, 1]`.
+/// Logits of the first rows, kept for the way back.
+pub(crate) struct KeptLogits {
+    /// Memory for the logits of the largest block of rows whose whole logits are made at once, `[rows of it, v]`.
+    pub logits: Tensor,
+    /// How many rows of it hold logits.
+    pub rows: usize,
+}
+
+/// Gradients of the vocabulary operation, `dlogprob` and `dentropy` `[n, 1]`, and what its way forward left.
 pub(crate) struct VocabularyUpstream<'a> {
     pub dlogprob: Option<&'a Tensor>,
     pub dentropy: Option<&'a Tensor>,
     pub statistics: &'a TokenStatistics,
+    pub kept: KeptLogits,
 }
 
 /// Where the vocabulary operation's gradients go; none: not wanted.
 pub(crate) struct VocabularyGradients<'a> {
-    /// `W`, for `dhidden = dlogits W`.
-    pub output: &'a Tensor,
     pub dhidden: Option<&'a mut Tensor>,
     /// Of the output matrix, and whether it is added to what is there.
     pub dweight: Option<(&'a mut Tensor, bool)>,
@@ -151,6 +167,8 @@ pub(crate) trait Backend: Send + Sync {
 
     // Products. A weight is [out, in].
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
+    /// The same for a while.
+    fn pack_forward_for_a_while(&self, weight: &Tensor) -> Packed;
     /// The right operand `x`, `[k, n]`, for a while: a weight on the way back, or the inputs of a weight's gradient.
     fn pack_right(&self, x: &Tensor) -> Packed;
     /// The left operand `x`.
@@ -213,10 +231,13 @@ pub(crate) trait Backend: Send + Sync {
 
     // The vocabulary, in chunks: no [n, v] array outlives a block of rows.
     fn token_statistics(&self, vocabulary: &Vocabulary<'_>) -> TokenStatistics;
+    /// The same, and keeps the logits of the first block of rows for the way back.
+    fn token_statistics_keeping(&self, vocabulary: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits);
+    /// Makes only logits that are not kept.
     fn token_statistics_backward(
         &self,
         vocabulary: &Vocabulary<'_>,
-        upstream: &VocabularyUpstream<'_>,
+        upstream: VocabularyUpstream<'_>,
         into: VocabularyGradients<'_>,
     );
     /// Statistics, and the gradients of `sum of weights[i] * logprob[i]`, in one pass.

@@ -32,7 +32,7 @@ pub use isa::{Isa, IsaError, Precision};
 pub use layout::{AttentionShape, Layout, Mask, SequenceCache, Span};
 pub use ops::{AttentionInputs, LinearWeight, TokenLogprobs, TokenTargets};
 pub use optimizer::{AdamW, Optimizer, StepRate, StepReport};
-pub use parameter::{GradientTree, Gradients, Parameter, ParameterId, Parameters};
+pub use parameter::{GradientTree, Gradients, Packing, Parameter, ParameterId, Parameters};
 pub use profile::OperationTime;
 pub use rehearsal::{Account, MemoryUse, Speeds};
 pub use sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError, SamplingParameters};

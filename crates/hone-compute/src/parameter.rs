@@ -1,7 +1,7 @@
 //! Parameters, their packed forms, and gradients.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::Packed;
 use crate::engine::Engine;
@@ -26,19 +26,50 @@ pub struct Parameter {
     decayed: bool,
 }
 
-/// The f32 master copy, and the form the kernels of the way forward read, made when first needed. The way back packs a
-/// weight for as long as it is multiplied with.
+/// Whether a pass over whole sequences leaves weights in packed form behind. A form that is there is used in any case, and
+/// brought up to date when the weight changes; the numbers are the same in any case, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// The form that the way forward reads is made once and stays.
+    #[default]
+    Kept,
+    /// It is made for as long as the weight is multiplied with. Sampling, which reads all weights for every token, keeps
+    /// forms all the same.
+    ForAWhile,
+}
+
+impl Packing {
+    /// The most micro-batches of a step for which packing anew takes no more than keeping forms up to date would, or
+    /// little more.
+    const MOST_MICROBATCHES: usize = 2;
+
+    /// What a training step of so many micro-batches, those of all shards, does.
+    pub fn of_step(microbatches: usize) -> Self {
+        if microbatches <= Self::MOST_MICROBATCHES {
+            Self::ForAWhile
+        } else {
+            Self::Kept
+        }
+    }
+}
+
+/// The f32 master copy, and the form the kernels of the way forward read, if it is kept. The way back packs a weight for as
+/// long as it is multiplied with.
 struct Weight {
     value: Tensor,
-    forward: OnceLock<Packed>,
+    forward: Mutex<Option<Arc<Packed>>>,
 }
 
 impl Weight {
     fn new(value: Tensor) -> Arc<Self> {
         Arc::new(Self {
             value,
-            forward: OnceLock::new(),
+            forward: Mutex::default(),
         })
+    }
+
+    fn forward(&self) -> MutexGuard<'_, Option<Arc<Packed>>> {
+        self.forward.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The weight to change: its own copy, where another model has the same.
@@ -73,15 +104,22 @@ impl Parameter {
 
     /// The packed form, if there is one.
     #[cfg(test)]
-    pub(crate) fn packed(&self) -> Option<&Packed> {
-        self.weight.forward.get()
+    pub(crate) fn packed(&self) -> Option<Arc<Packed>> {
+        self.weight.forward().clone()
     }
 
-    /// The form for `y = x W^T`.
-    pub(crate) fn packed_forward(&self, engine: &Engine) -> &Packed {
-        self.weight
-            .forward
-            .get_or_init(|| engine.backend().pack_forward(&self.weight.value, None))
+    /// The form for `y = x W^T`, which stays.
+    pub(crate) fn packed_forward(&self, engine: &Engine) -> Arc<Packed> {
+        let make = || Arc::new(engine.backend().pack_forward(&self.weight.value, None));
+        Arc::clone(self.weight.forward().get_or_insert_with(make))
+    }
+
+    /// The same where it is there or is to stay; otherwise it is to be made for a while.
+    pub(crate) fn kept_forward(&self, engine: &Engine, packing: Packing) -> Option<Arc<Packed>> {
+        match packing {
+            Packing::Kept => Some(self.packed_forward(engine)),
+            Packing::ForAWhile => self.weight.forward().clone(),
+        }
     }
 }
 
@@ -90,6 +128,7 @@ impl Parameter {
 pub struct Parameters {
     items: Vec<Parameter>,
     names: HashMap<String, ParameterId>,
+    packing: Packing,
 }
 
 impl Parameters {
@@ -167,11 +206,30 @@ impl Parameters {
     pub fn update<R>(&mut self, engine: &Engine, id: ParameterId, change: impl FnOnce(&mut Tensor) -> R) -> R {
         let weight = Weight::own(&mut self.items[id.0].weight, engine);
         let result = change(&mut weight.value);
-        if let Some(packed) = weight.forward.take() {
-            let packed = engine.backend().pack_forward(&weight.value, Some(packed));
-            weight.forward = OnceLock::from(packed);
+        let mut forward = weight.forward();
+        if let Some(packed) = forward.take() {
+            let packed = engine.backend().pack_forward(&weight.value, Arc::into_inner(packed));
+            *forward = Some(Arc::new(packed));
         }
+        drop(forward);
         result
+    }
+
+    /// What passes over whole sequences do from now on.
+    pub fn set_packing(&mut self, packing: Packing) {
+        self.packing = packing;
+    }
+
+    /// What they do now.
+    pub fn packing(&self) -> Packing {
+        self.packing
+    }
+
+    /// Gives up the packed forms, those that duplicates share among them. What needs one again makes it again.
+    pub fn drop_packed(&mut self) {
+        for item in &self.items {
+            item.weight.forward().take();
+        }
     }
 
     /// Takes memory for what training will change, where a duplicate has the same numbers.
@@ -201,6 +259,7 @@ impl Parameters {
         Self {
             items: items.collect(),
             names: self.names.clone(),
+            packing: self.packing,
         }
     }
 }
@@ -347,3 +406,6 @@ impl GradientTree {
         Some(sum)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backend::{
-    Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
-    TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
+    Activation, AttentionForward, AttentionGradients, Backend, KeptLogits, NormGradients, NormStatistics, Packed,
+    Rotation, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
@@ -122,6 +122,7 @@ impl Backend for Profiled {
         fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed;
 
         "packing, forward" =>
+        fn pack_forward_for_a_while(&self, weight: &Tensor) -> Packed;
         fn pack_left(&self, x: &Tensor) -> Packed;
 
         "packing, backward" =>
@@ -180,10 +181,11 @@ impl Backend for Profiled {
 
         "log-probabilities" =>
         fn token_statistics(&self, vocabulary: &Vocabulary<'_>) -> TokenStatistics;
+        fn token_statistics_keeping(&self, vocabulary: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits);
 
         "log-probabilities, backward" =>
         fn token_statistics_backward(
-            &self, vocabulary: &Vocabulary<'_>, upstream: &VocabularyUpstream<'_>, into: VocabularyGradients<'_>
+            &self, vocabulary: &Vocabulary<'_>, upstream: VocabularyUpstream<'_>, into: VocabularyGradients<'_>
         );
 
         "log-probabilities and their gradients" =>

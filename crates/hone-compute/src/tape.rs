@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::ops::remake::Recipe;
-use crate::parameter::{Gradients, ParameterId, Parameters};
+use crate::parameter::{Gradients, Packing, ParameterId, Parameters};
 use crate::tensor::Tensor;
 
 pub(crate) type NodeId = usize;
@@ -62,6 +62,7 @@ pub struct Tape<'p> {
     operations: Vec<Recorded<'p>>,
     nodes: NodeId,
     recording: bool,
+    pub(crate) packing: Packing,
 }
 
 /// What operations see on the way back.
@@ -81,17 +82,23 @@ impl<'p> Tape<'p> {
             operations: Vec::new(),
             nodes: 0,
             recording: true,
+            packing: parameters.packing(),
         }
     }
 
-    /// A tape that keeps nothing, for inference.
+    /// A tape that keeps nothing, for whole sequences: log-probabilities, scores, held-out losses.
     pub fn inference(engine: &'p Engine, parameters: &'p Parameters) -> Self {
         Self {
-            engine,
-            parameters,
-            operations: Vec::new(),
-            nodes: 0,
             recording: false,
+            ..Self::training(engine, parameters)
+        }
+    }
+
+    /// The same for sampling: the packed forms of weights stay for the next token, whatever [`Parameters::packing`] says.
+    pub fn decoding(engine: &'p Engine, parameters: &'p Parameters) -> Self {
+        Self {
+            packing: Packing::Kept,
+            ..Self::inference(engine, parameters)
         }
     }
 

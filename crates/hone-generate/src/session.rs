@@ -186,7 +186,7 @@ impl<'m> Session<'m> {
         // 2. One token for every active sequence
         let ids: Arc<[u32]> = self.active.iter().map(|a| a.last).collect();
         let layout = Layout::continued(self.active.iter().map(|a| (a.cache.len(), 1)));
-        let mut tape = Tape::inference(self.engine, self.model.parameters());
+        let mut tape = Tape::decoding(self.engine, self.model.parameters());
         let mut caches: Vec<&mut SequenceCache> = self.active.iter_mut().map(|a| &mut a.cache).collect();
         let tokens = Tokens {
             ids: &ids,
@@ -294,7 +294,7 @@ impl<'m> Session<'m> {
                 continue;
             }
             let width = self.model.architecture().width;
-            let mut tape = Tape::inference(self.engine, self.model.parameters());
+            let mut tape = Tape::decoding(self.engine, self.model.parameters());
             let states = tape.constant(self.engine.tensor(first.len(), width, &hidden));
             let drawn = match self.sample(&mut tape, &states, &first) {
                 Ok(drawn) => drawn,
@@ -409,7 +409,7 @@ impl<'m> Session<'m> {
             ids: &ids,
             layout: &layout,
         };
-        let mut tape = Tape::inference(self.engine, self.model.parameters());
+        let mut tape = Tape::decoding(self.engine, self.model.parameters());
         let mut places: Vec<_> = caches.iter_mut().collect();
         let wanted = vec![1; sequences.len()];
         let last = self.model.hidden_last(&mut tape, &tokens, &wanted, Some(&mut places));

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use hone_compute::{Engine, SamplingParameters};
+use hone_compute::{Engine, Packing, SamplingParameters};
 use hone_data::Message;
-use hone_generate::{FinishReason, Generator, GeneratorOptions, Request};
+use hone_generate::{Completion, FinishReason, Generator, GeneratorOptions, Request};
 use hone_math::Key;
 use hone_model::Transformer;
 use hone_run::Sample;
@@ -24,7 +24,7 @@ pub(crate) struct Asked<'a> {
 
 impl Asked<'_> {
     /// An answer to each prompt that leaves room for one, sampled at temperature 1. `step` is that of the run.
-    pub fn answers(&self, engine: &Engine, (model, chat): (&Transformer, &Chat), step: u64) -> Result<Vec<Sample>> {
+    pub fn answers(&self, engine: &Engine, (model, chat): (&mut Transformer, &Chat), step: u64) -> Result<Vec<Sample>> {
         let stop: Arc<[u32]> = chat.stop_ids()?.into();
         let key = Key::new(self.seed, "eval samples", step);
         let (mut requests, mut prompts) = (Vec::new(), Vec::new());
@@ -43,7 +43,10 @@ impl Asked<'_> {
             });
             prompts.push(before.last().map_or_else(String::new, |m| m.content.clone()));
         }
-        let completions = Generator::new(engine, model, GeneratorOptions::default()).run(&requests)?;
+        if requests.is_empty() {
+            return Ok(Vec::new());
+        }
+        let completions = sampled(engine, model, &requests)?;
         let mut samples = Vec::new();
         for (prompt, completion) in prompts.into_iter().zip(completions) {
             let response = chat.tokenizer().decode(&completion.ids, SkipSpecial::Yes)?;
@@ -64,6 +67,21 @@ impl Asked<'_> {
     }
 }
 
+/// Samples from a model between its training steps. Where those leave no weight in packed form, this neither does, and idle
+/// memory goes back before and after, so that a run needs no more for it than for its steps.
+fn sampled(engine: &Engine, model: &mut Transformer, requests: &[Request]) -> Result<Vec<Completion>> {
+    let for_a_while = model.parameters().packing() == Packing::ForAWhile;
+    if for_a_while {
+        engine.release_idle_memory();
+    }
+    let completions = Generator::new(engine, model, GeneratorOptions::default()).run(requests);
+    if for_a_while {
+        model.parameters_mut().drop_packed();
+        engine.release_idle_memory();
+    }
+    Ok(completions?)
+}
+
 /// Mean length of some answers in tokens, and the share that ended by themselves; at least one answer.
 pub(crate) fn mean_figures(samples: &[Sample]) -> [(&'static str, f64); 2] {
     let count = samples.len() as f64;
@@ -72,4 +90,61 @@ pub(crate) fn mean_figures(samples: &[Sample]) -> [(&'static str, f64); 2] {
         ("completions/mean_length", field("tokens")),
         ("completions/ended", field("ended")),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use hone_compute::EngineOptions;
+
+    use super::*;
+    use crate::learner::Learner;
+    use crate::learner::tests::{learner, packed_bytes, rehearsal, step};
+
+    fn sample(engine: &Engine, learner: &mut Learner) -> usize {
+        let request = |i: u32| Request {
+            prompt: (i..i + 9).collect(),
+            sampling: SamplingParameters::default(),
+            key: Key::new(1, "answers", u64::from(i)),
+            max_new_tokens: 5,
+            stop_tokens: Arc::from([]),
+            stop_texts: None,
+        };
+        let requests: Vec<Request> = (1..4).map(request).collect();
+        sampled(engine, &mut learner.model, &requests).unwrap().len()
+    }
+
+    #[test]
+    fn samples_between_steps_leave_no_packed_form() {
+        for (tied, lora) in [(true, false), (false, false), (true, true)] {
+            let engine = rehearsal();
+            let mut learner = learner(&engine, tied, lora);
+            // Frozen weights are this one's, too
+            let _best = learner.model.duplicate();
+            step(&engine, &mut learner, 2);
+            assert!(engine.idle_bytes() > 0);
+            assert_eq!(sample(&engine, &mut learner), 3);
+            let after = engine.account().unwrap();
+            assert_eq!((after.now.packed, after.now.pages, engine.idle_bytes()), (0, 0, 0));
+            // Where steps keep forms, these stay
+            step(&engine, &mut learner, 3);
+            let kept = packed_bytes(&engine);
+            sample(&engine, &mut learner);
+            assert!(kept > 0);
+            assert_eq!(packed_bytes(&engine), kept);
+        }
+    }
+
+    #[test]
+    fn a_look_changes_no_number_of_the_next_step() {
+        let engine = Engine::new(&EngineOptions::default()).unwrap();
+        let run = |looks: bool| {
+            let mut learner = learner(&engine, false, false);
+            let first = step(&engine, &mut learner, 1);
+            if looks {
+                sample(&engine, &mut learner);
+            }
+            (first, step(&engine, &mut learner, 2), step(&engine, &mut learner, 3))
+        };
+        assert!(run(true) == run(false));
+    }
 }

@@ -1,6 +1,6 @@
 //! A model with its optimiser: the state that training changes, and how it is saved.
 
-use hone_compute::{AdamW, Engine, GradientTree, Gradients, Optimizer, ParameterId, StepRate, Tensor};
+use hone_compute::{AdamW, Engine, GradientTree, Gradients, Optimizer, Packing, ParameterId, StepRate, Tensor};
 use hone_model::{Dtype, TensorFile, TensorToWrite, Transformer, write_tensors};
 use hone_run::{Checkpoint, CheckpointWriter};
 use serde_json::{Value, json};
@@ -31,9 +31,10 @@ pub struct Applied {
 }
 
 impl Learner {
-    /// A fresh optimiser for a model.
+    /// A fresh optimiser for a model. Until a step says otherwise, whole sequences leave none of its weights in packed form.
     pub fn new(engine: &Engine, mut model: Transformer, constants: AdamW) -> Self {
         model.parameters_mut().own_trainable(engine);
+        model.parameters_mut().set_packing(Packing::ForAWhile);
         let optimizer = Optimizer::new(engine, model.parameters(), constants);
         Self {
             model,
@@ -43,16 +44,19 @@ impl Learner {
         }
     }
 
-    /// Sums gradients over the shards of a batch in the fixed tree. `work` adds one micro-batch's.
+    /// Sums gradients over the shards of a batch in the fixed tree. `work` adds one micro-batch's. How many there are
+    /// decides whether they leave weights in packed form.
     ///
     /// # Errors
     /// If `work` fails.
     pub fn gradients<T>(
-        &self,
+        &mut self,
         engine: &Engine,
         shards: Vec<Vec<T>>,
         mut work: impl FnMut(&Transformer, T, &mut Gradients) -> Result<()>,
     ) -> Result<Gradients> {
+        let packing = Packing::of_step(shards.iter().map(Vec::len).sum());
+        self.model.parameters_mut().set_packing(packing);
         let mut tree = GradientTree::new();
         for shard in shards {
             let mut gradients = Gradients::unwritten(engine, self.model.parameters());
@@ -249,3 +253,6 @@ impl Ema {
         Ok(())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

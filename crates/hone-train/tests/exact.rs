@@ -165,7 +165,7 @@ fn four_shards_are_a_tree() {
     let place = Place::with_base();
     let engine = engine();
     let loaded = artefact::load(&engine, &place.path("base/model")).unwrap();
-    let learner = Learner::new(
+    let mut learner = Learner::new(
         &engine,
         loaded.model,
         AdamW {

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attention::{self, KvPages};
-use super::buffer::Store as Memory;
-use super::gemm::{self, LeftMatrix, Product, RightMatrix};
+use super::buffer::{Store as Memory, best_fit};
+use super::gemm::{self, Forms, LeftMatrix, Product, RightMatrix, panel_width};
 use super::memory::Regions;
 use super::{Cpu, activation, elementwise, embedding, norm, optimizer, rope, vocabulary};
 use crate::backend::{
-    Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
-    TokenStatistics, Turn, Vocabulary, VocabularyGradients, VocabularyUpstream,
+    Activation, AttentionForward, AttentionGradients, Backend, KeptLogits, NormGradients, NormStatistics, Packed,
+    Rotation, TokenStatistics, Turn, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
@@ -36,15 +36,12 @@ pub(super) struct Lent<T> {
 }
 
 impl<T> Spare<T> {
-    fn take(&self, make: impl FnOnce() -> T) -> Lent<T> {
-        let item = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
-            .unwrap_or_else(make);
+    /// The one that fits `cells` best, so that not all of them grow to the size of the largest; or a new one.
+    fn take(&self, cells: usize, capacity: impl Fn(&T) -> usize, make: impl FnOnce() -> T) -> Lent<T> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = best_fit(waiting.iter().map(capacity), cells).map(|index| waiting.swap_remove(index));
         Lent {
-            item: Some(item),
+            item: Some(found.unwrap_or_else(make)),
             home: Arc::clone(&self.0),
         }
     }
@@ -79,12 +76,16 @@ impl CpuBackend {
         }
     }
 
-    pub(super) fn left(&self) -> Lent<LeftMatrix> {
-        self.lefts.take(LeftMatrix::new)
+    /// Memory for a left operand `[m, k]`.
+    pub(super) fn left(&self, m: usize, k: usize) -> Lent<LeftMatrix> {
+        let cells = LeftMatrix::cells_of(Forms::of(&self.cpu).left, m, k);
+        self.lefts.take(cells, LeftMatrix::capacity, LeftMatrix::new)
     }
 
-    pub(super) fn right(&self) -> Lent<RightMatrix> {
-        self.rights.take(RightMatrix::new)
+    /// Memory for a right operand `[k, n]`.
+    pub(super) fn right(&self, k: usize, n: usize) -> Lent<RightMatrix> {
+        let cells = RightMatrix::cells_of(Forms::of(&self.cpu).right, panel_width(self.cpu.level), k, n);
+        self.rights.take(cells, RightMatrix::capacity, RightMatrix::new)
     }
 
     /// The lengths that waiting tensors of each capacity were used to, and the cells of waiting left and right operands.
@@ -210,27 +211,34 @@ impl Backend for CpuBackend {
         Packed(right)
     }
 
+    fn pack_forward_for_a_while(&self, weight: &Tensor) -> Packed {
+        let (k, n) = (weight.cols(), weight.rows());
+        let mut right = self.right(k, n);
+        right.get_mut().pack_transposed(&self.cpu, weight.cpu(), k, n);
+        Packed(Box::new(right))
+    }
+
     fn pack_right(&self, x: &Tensor) -> Packed {
-        let mut right = self.right();
+        let mut right = self.right(x.rows(), x.cols());
         right.get_mut().pack(&self.cpu, x.cpu(), x.rows(), x.cols());
         Packed(Box::new(right))
     }
 
     fn pack_left(&self, x: &Tensor) -> Packed {
-        let mut left = self.left();
+        let mut left = self.left(x.rows(), x.cols());
         left.get_mut().pack(&self.cpu, x.cpu(), x.rows(), x.cols());
         Packed(Box::new(left))
     }
 
     fn pack_transposed(&self, x: &Tensor) -> Packed {
-        let mut left = self.left();
+        let mut left = self.left(x.cols(), x.rows());
         left.get_mut().pack_transposed(&self.cpu, x.cpu(), x.cols(), x.rows());
         Packed(Box::new(left))
     }
 
     fn pack_both(&self, x: &mut Tensor) -> (Packed, Packed) {
-        let (mut left, mut transposed) = (self.left(), self.left());
         let shape = (x.rows(), x.cols());
+        let (mut left, mut transposed) = (self.left(shape.0, shape.1), self.left(shape.1, shape.0));
         let operands = (left.get_mut(), transposed.get_mut());
         gemm::pack_both(&self.cpu, x.cpu_mut(), shape, operands, &|_, _, _| {});
         (Packed(Box::new(left)), Packed(Box::new(transposed)))
@@ -463,10 +471,14 @@ impl Backend for CpuBackend {
         vocabulary::token_statistics(self, vocabulary)
     }
 
+    fn token_statistics_keeping(&self, vocabulary: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits) {
+        vocabulary::token_statistics_keeping(self, vocabulary)
+    }
+
     fn token_statistics_backward(
         &self,
         vocabulary: &Vocabulary<'_>,
-        upstream: &VocabularyUpstream<'_>,
+        upstream: VocabularyUpstream<'_>,
         into: VocabularyGradients<'_>,
     ) {
         vocabulary::token_statistics_backward(self, vocabulary, upstream, into);

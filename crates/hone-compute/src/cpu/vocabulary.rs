@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::backend::{CpuBackend, Lent, right_matrix};
-use super::gemm::{self, Epilogue, Finished, Product, RightMatrix};
+use super::gemm::{self, Epilogue, Finished, LeftMatrix, Product, RightMatrix};
 use super::logprob::{ChunkParts, ChunkSums, LogprobBackward, TokenLogprob, VOCAB_CHUNK};
 use super::{Cpu, sampling};
-use crate::backend::{Backend, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
+use crate::backend::{Backend, KeptLogits, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::pool::Parts;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
@@ -32,8 +32,18 @@ pub(crate) fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<us
     (0..rows.div_ceil(block)).map(move |i| i * block..rows.min((i + 1) * block))
 }
 
-fn chunks(size: usize) -> impl Iterator<Item = Range<usize>> {
-    blocks(size, VOCAB_CHUNK)
+/// Columns of the vocabulary whose part of the output matrix is packed at once, where no packed form is kept: whole chunks
+/// and panels, and on the way back, where they are a part of the sums, whole steps of every kernel.
+const SLICE: usize = 2 * VOCAB_CHUNK;
+
+pub(crate) fn slices(size: usize) -> impl Iterator<Item = Range<usize>> {
+    blocks(size, SLICE)
+}
+
+/// Whether a call that needs whole logits of so many rows packs the output matrix slice by slice, and so anew for each block
+/// of rows. Where that would be more than twice, it is packed whole, for the call.
+pub(crate) fn in_slices(rows: usize, size: usize) -> bool {
+    rows <= 2 * whole_rows(size)
 }
 
 impl CpuBackend {
@@ -46,21 +56,107 @@ impl CpuBackend {
     }
 }
 
+/// The output matrix in packed form: whole for as long as this lives, or slice by slice.
+struct Output<'a> {
+    backend: &'a CpuBackend,
+    v: &'a Vocabulary<'a>,
+    /// For `logits = hidden W^T`.
+    forward: Option<Whole<'a>>,
+    /// For `dhidden = dlogits W`.
+    backward: Option<Lent<RightMatrix>>,
+}
+
+/// All of the output matrix.
+enum Whole<'a> {
+    Kept(&'a RightMatrix),
+    ForTheCall(Lent<RightMatrix>),
+}
+
+/// A product with a part of the output matrix, given the part and its tokens.
+type WithPart<'a> = dyn FnMut(&RightMatrix, Range<usize>) + 'a;
+
+impl<'a> Output<'a> {
+    /// For a call that goes forward over all rows once.
+    fn forward(backend: &'a CpuBackend, v: &'a Vocabulary<'a>) -> Self {
+        Self {
+            backend,
+            v,
+            forward: v.forward.as_deref().map(|packed| Whole::Kept(right_matrix(packed))),
+            backward: None,
+        }
+    }
+
+    /// For a call that goes forward and back over one block of rows after another.
+    fn both_ways(backend: &'a CpuBackend, v: &'a Vocabulary<'a>) -> Self {
+        let mut output = Self::forward(backend, v);
+        if !in_slices(v.hidden.rows(), v.size()) {
+            if output.forward.is_none() {
+                output.forward = Some(Whole::ForTheCall(output.packed_forward(0..v.size())));
+            }
+            output.backward = Some(output.packed_backward(0..v.size()));
+        }
+        output
+    }
+
+    /// The rows of the matrix that belong to some tokens.
+    fn rows(&self, tokens: Range<usize>) -> &'a [f32] {
+        let d = self.v.hidden.cols();
+        &self.v.output.cpu()[tokens.start * d..tokens.end * d]
+    }
+
+    fn packed_forward(&self, tokens: Range<usize>) -> Lent<RightMatrix> {
+        let (k, n) = (self.v.hidden.cols(), tokens.len());
+        let mut right = self.backend.right(k, n);
+        right
+            .get_mut()
+            .pack_transposed(&self.backend.cpu, self.rows(tokens), k, n);
+        right
+    }
+
+    fn packed_backward(&self, tokens: Range<usize>) -> Lent<RightMatrix> {
+        let (k, n) = (tokens.len(), self.v.hidden.cols());
+        let mut right = self.backend.right(k, n);
+        right.get_mut().pack(&self.backend.cpu, self.rows(tokens), k, n);
+        right
+    }
+
+    /// Multiplies hidden states with each part.
+    fn each_forward(&self, run: &mut WithPart<'_>) {
+        match &self.forward {
+            Some(Whole::Kept(right)) => run(right, 0..self.v.size()),
+            Some(Whole::ForTheCall(right)) => run(right.get(), 0..self.v.size()),
+            None => {
+                slices(self.v.size()).for_each(|tokens| run(self.packed_forward(tokens.clone()).get(), tokens));
+            }
+        }
+    }
+
+    /// Multiplies gradients of logits with each part, in order: parts of the same sums.
+    fn each_backward(&self, run: &mut WithPart<'_>) {
+        match &self.backward {
+            Some(right) => run(right.get(), 0..self.v.size()),
+            None => {
+                slices(self.v.size()).for_each(|tokens| run(self.packed_backward(tokens.clone()).get(), tokens));
+            }
+        }
+    }
+}
+
 /// Rows of a block whose logits are reduced as soon as they are made: with [`VOCAB_CHUNK`] columns they stay near.
 const REDUCED_ROWS: usize = 64;
 
-/// Makes the logits `[rows, columns]` of a part of the vocabulary and adds them to the sums of their chunks.
+/// Makes the logits `[rows, columns]` of a part of the vocabulary and adds them to the sums of their chunks. `first` is the
+/// row of the sums and the token that the first logit belongs to.
 fn reduced_logits(
     backend: &CpuBackend,
     product: &Product<'_>,
     (logits, stride): (&mut [f32], usize),
-    sums: &ChunkParts<'_>,
+    (sums, first): (&ChunkParts<'_>, (usize, usize)),
     temperature: &(dyn Fn(usize) -> f32 + Sync),
 ) {
-    let first = product.cols.start;
     let reduce = |block: &Finished<'_>| {
         for row in block.rows.clone() {
-            let place = (row, first + block.columns.start);
+            let place = (first.0 + row, first.1 + block.columns.start);
             // SAFETY: blocks do not overlap, and each is one task's.
             unsafe { sums.reduce(&backend.cpu, place, block.row(row), temperature(row)) };
         }
@@ -95,56 +191,91 @@ fn numbers(cpu: &Cpu, sums: &ChunkSums, targets: &[f32], temperature: f32) -> Ve
     numbers
 }
 
+/// The logits of rows' targets among whole rows of logits.
+fn logits_of(targets: &[u32], logits: &[f32], size: usize) -> Vec<f32> {
+    let rows = targets.iter().zip(logits.chunks_exact(size));
+    rows.map(|(&id, row)| row[id as usize]).collect()
+}
+
 pub(super) fn token_statistics(backend: &CpuBackend, v: &Vocabulary<'_>) -> TokenStatistics {
-    let cpu = &backend.cpu;
-    let rows = v.hidden.rows();
-    let mut left = backend.left();
-    left.get_mut().pack(cpu, v.hidden.cpu(), rows, v.hidden.cols());
+    statistics(backend, v, (&mut [], 0))
+}
+
+pub(super) fn token_statistics_keeping(backend: &CpuBackend, v: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits) {
+    let rows = whole_rows(v.size()).min(v.hidden.rows());
+    let mut logits = backend.empty(rows, v.size());
+    let statistics = statistics(backend, v, (logits.cpu_mut(), rows));
+    (statistics, KeptLogits { logits, rows })
+}
+
+/// The hidden states as a left operand.
+fn packed_hidden(backend: &CpuBackend, v: &Vocabulary<'_>) -> Lent<LeftMatrix> {
+    let (rows, d) = (v.hidden.rows(), v.hidden.cols());
+    let mut left = backend.left(rows, d);
+    left.get_mut().pack(&backend.cpu, v.hidden.cpu(), rows, d);
+    left
+}
+
+/// Statistics of all rows. The first `kept_rows` leave their whole logits in `kept`, the others no more than a chunk.
+fn statistics(backend: &CpuBackend, v: &Vocabulary<'_>, (kept, kept_rows): (&mut [f32], usize)) -> TokenStatistics {
+    let (rows, size) = (v.hidden.rows(), v.size());
+    let left = packed_hidden(backend, v);
     let mut statistics = backend.empty_statistics(rows);
-    let stride = VOCAB_CHUNK.min(v.size);
-    let mut logits = backend.scratch(ROWS.min(rows) * stride);
-    for block in blocks(rows, ROWS) {
-        let mut sums = ChunkSums::new(block.len(), v.size);
-        let mut targets = vec![f32::NAN; block.len()];
-        for columns in chunks(v.size) {
-            let product = Product::of(left.get(), right_matrix(v.forward))
-                .rows(block.clone())
-                .cols(columns.clone());
-            reduced_logits(backend, &product, (&mut logits, stride), &sums.parts(), &|_| {
-                v.temperature
-            });
-            for (row, target) in targets.iter_mut().enumerate() {
-                let id = v.targets[block.start + row] as usize;
-                if columns.contains(&id) {
-                    *target = logits[row * stride + id - columns.start];
+    let stride = VOCAB_CHUNK.min(size);
+    let mut logits = backend.scratch(ROWS.min(rows - kept_rows) * stride);
+    let mut sums = ChunkSums::new(rows, size);
+    let mut targets = vec![f32::NAN; rows];
+    let temperature = |_: usize| v.temperature;
+    Output::forward(backend, v).each_forward(&mut |right, tokens| {
+        let product = |rows: Range<usize>| Product::of(left.get(), right).rows(rows);
+        if kept_rows > 0 {
+            let (product, kept) = (product(0..kept_rows), &mut kept[tokens.start..]);
+            let sums = (&sums.parts(), (0, tokens.start));
+            reduced_logits(backend, &product, (kept, size), sums, &temperature);
+        }
+        for block in blocks(rows - kept_rows, ROWS) {
+            let block = kept_rows + block.start..kept_rows + block.end;
+            for columns in blocks(tokens.len(), VOCAB_CHUNK) {
+                let chunk = tokens.start + columns.start..tokens.start + columns.end;
+                let product = product(block.clone()).cols(columns);
+                let sums = (&sums.parts(), (block.start, chunk.start));
+                reduced_logits(backend, &product, (&mut logits, stride), sums, &temperature);
+                for (row, target) in targets[block.clone()].iter_mut().enumerate() {
+                    let id = v.targets[block.start + row] as usize;
+                    if chunk.contains(&id) {
+                        *target = logits[row * stride + id - chunk.start];
+                    }
                 }
             }
         }
-        finish(&numbers(cpu, &sums, &targets, v.temperature), block, &mut statistics);
-    }
+    });
+    targets[..kept_rows].copy_from_slice(&logits_of(&v.targets[..kept_rows], kept, size));
+    let numbers = numbers(&backend.cpu, &sums, &targets, v.temperature);
+    finish(&numbers, 0..rows, &mut statistics);
     statistics
 }
 
 pub(super) fn token_statistics_backward(
     backend: &CpuBackend,
     v: &Vocabulary<'_>,
-    upstream: &VocabularyUpstream<'_>,
+    upstream: VocabularyUpstream<'_>,
     mut into: VocabularyGradients<'_>,
 ) {
-    let rows = v.hidden.rows();
+    let (rows, size) = (v.hidden.rows(), v.size());
     let zeros = vec![0.0; rows];
     let dlogprob = upstream.dlogprob.map_or(zeros.as_slice(), Tensor::cpu);
     let dentropy = upstream.dentropy.map_or(zeros.as_slice(), Tensor::cpu);
-    let mut left = backend.left();
-    left.get_mut().pack(&backend.cpu, v.hidden.cpu(), rows, v.hidden.cols());
-    let mut output = backend.right();
-    output
-        .get_mut()
-        .pack(&backend.cpu, into.output.cpu(), v.size, v.hidden.cols());
-    let mut logits = backend.scratch(whole_rows(v.size).min(rows) * v.size);
-    for block in blocks(rows, whole_rows(v.size)) {
-        let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone());
-        gemm::multiply(&backend.cpu, &product, &mut logits, v.size);
+    let mut kept = upstream.kept;
+    let left = (rows > kept.rows).then(|| packed_hidden(backend, v));
+    let output = Output::both_ways(backend, v);
+    let logits = kept.logits.cpu_mut();
+    for block in blocks(rows, whole_rows(size)) {
+        if let Some(left) = left.as_ref().filter(|_| block.end > kept.rows) {
+            output.each_forward(&mut |right, tokens| {
+                let product = Product::of(left.get(), right).rows(block.clone());
+                gemm::multiply(&backend.cpu, &product, &mut logits[tokens.start..], size);
+            });
+        }
         let gradient = LogprobBackward {
             targets: &v.targets[block.clone()],
             temperature: v.temperature,
@@ -153,7 +284,7 @@ pub(super) fn token_statistics_backward(
             dlogprob: &dlogprob[block.clone()],
             dentropy: &dentropy[block.clone()],
         };
-        back_through_logits(backend, v, &gradient, (&block, &mut logits), &output, &mut into);
+        back_through_logits(&output, &gradient, (&block, logits), &mut into);
     }
 }
 
@@ -163,30 +294,22 @@ pub(super) fn weighted_logprobs(
     weights: &[f32],
     mut into: VocabularyGradients<'_>,
 ) -> TokenStatistics {
-    let cpu = &backend.cpu;
-    let rows = v.hidden.rows();
+    let (rows, size) = (v.hidden.rows(), v.size());
     let zeros = vec![0.0; rows];
-    let mut left = backend.left();
-    left.get_mut().pack(cpu, v.hidden.cpu(), rows, v.hidden.cols());
+    let left = packed_hidden(backend, v);
     let mut statistics = backend.empty_statistics(rows);
-    let mut output = backend.right();
-    output
-        .get_mut()
-        .pack(&backend.cpu, into.output.cpu(), v.size, v.hidden.cols());
-    let mut logits = backend.scratch(whole_rows(v.size).min(rows) * v.size);
-    for block in blocks(rows, whole_rows(v.size)) {
-        let mut sums = ChunkSums::new(block.len(), v.size);
-        let product = Product::of(left.get(), right_matrix(v.forward)).rows(block.clone());
-        reduced_logits(backend, &product, (&mut logits, v.size), &sums.parts(), &|_| {
-            v.temperature
+    let output = Output::both_ways(backend, v);
+    let mut logits = backend.scratch(whole_rows(size).min(rows) * size);
+    for block in blocks(rows, whole_rows(size)) {
+        let mut sums = ChunkSums::new(block.len(), size);
+        output.each_forward(&mut |right, tokens| {
+            let product = Product::of(left.get(), right).rows(block.clone());
+            let (logits, sums) = (&mut logits[tokens.start..], (&sums.parts(), (0, tokens.start)));
+            reduced_logits(backend, &product, (logits, size), sums, &|_| v.temperature);
         });
         let targets = &v.targets[block.clone()];
-        let logits_of_targets: Vec<f32> = targets
-            .iter()
-            .enumerate()
-            .map(|(row, &id)| logits[row * v.size + id as usize])
-            .collect();
-        let numbers = numbers(cpu, &sums, &logits_of_targets, v.temperature);
+        let logits_of_targets = logits_of(targets, &logits, size);
+        let numbers = numbers(&backend.cpu, &sums, &logits_of_targets, v.temperature);
         finish(&numbers, block.clone(), &mut statistics);
         let gradient = LogprobBackward {
             targets,
@@ -196,28 +319,26 @@ pub(super) fn weighted_logprobs(
             dlogprob: &weights[block.clone()],
             dentropy: &zeros[block.clone()],
         };
-        back_through_logits(backend, v, &gradient, (&block, &mut logits), &output, &mut into);
+        back_through_logits(&output, &gradient, (&block, &mut logits), &mut into);
     }
     statistics
 }
 
 /// Turns logits into their gradient, and that into the gradients of the hidden states and the output matrix.
 fn back_through_logits(
-    backend: &CpuBackend,
-    v: &Vocabulary<'_>,
+    output: &Output<'_>,
     gradient: &LogprobBackward<'_>,
     (block, logits): (&Range<usize>, &mut [f32]),
-    output: &Lent<RightMatrix>,
     into: &mut VocabularyGradients<'_>,
 ) {
-    let cpu = &backend.cpu;
-    let d = v.hidden.cols();
-    let logits = &mut logits[..block.len() * v.size];
+    let Output { backend, v, .. } = *output;
+    let (cpu, d) = (&backend.cpu, v.hidden.cols());
+    let shape = (block.len(), v.size());
+    let logits = &mut logits[..shape.0 * shape.1];
     let change = |row: usize, columns: Range<usize>, logits: &mut [f32]| gradient.row(cpu, row, columns, logits);
-    let mut left = backend.left();
-    let shape = (block.len(), v.size);
+    let mut left = backend.left(shape.0, shape.1);
     let transposed = if into.dweight.is_some() {
-        let mut transposed = backend.left();
+        let mut transposed = backend.left(shape.1, shape.0);
         let packs = (left.get_mut(), transposed.get_mut());
         gemm::pack_both(cpu, logits, shape, packs, &change);
         Some(transposed)
@@ -227,10 +348,18 @@ fn back_through_logits(
     };
     if let Some(dhidden) = &mut into.dhidden {
         let rows = &mut dhidden.cpu_mut()[block.start * d..block.end * d];
-        gemm::multiply(cpu, &Product::of(left.get(), output.get()), rows, d);
+        output.each_backward(&mut |right, tokens| {
+            let product = Product::of(left.get(), right).starting_at(tokens.start);
+            let product = if tokens.start > 0 {
+                product.accumulate()
+            } else {
+                product
+            };
+            gemm::multiply(cpu, &product, rows, d);
+        });
     }
     if let (Some((dweight, accumulate)), Some(transposed)) = (&mut into.dweight, transposed) {
-        let mut right = backend.right();
+        let mut right = backend.right(block.len(), d);
         right
             .get_mut()
             .pack(cpu, &v.hidden.cpu()[block.start * d..block.end * d], block.len(), d);
@@ -297,7 +426,7 @@ impl Rows<'_> {
         run: &(dyn Fn(usize, &Drawn<'_>) -> Result<R, SamplingError> + Sync),
     ) -> Result<Vec<R>, (usize, SamplingError)> {
         let (cpu, size, rows) = (&backend.cpu, self.size, self.hidden.rows());
-        let mut left = backend.left();
+        let mut left = backend.left(rows, self.hidden.cols());
         left.get_mut().pack(cpu, self.hidden.cpu(), rows, self.hidden.cols());
         let mut logits = backend.scratch(whole_rows(size).min(rows) * size);
         let failed = Mutex::new(None);
@@ -306,7 +435,13 @@ impl Rows<'_> {
             let mut sums = ChunkSums::new(block.len(), size);
             let product = Product::of(left.get(), self.right).rows(block.clone());
             let temperature = |row: usize| (self.temperature)(block.start + row);
-            reduced_logits(backend, &product, (&mut logits, size), &sums.parts(), &temperature);
+            reduced_logits(
+                backend,
+                &product,
+                (&mut logits, size),
+                (&sums.parts(), (0, 0)),
+                &temperature,
+            );
             let parts = Parts::new(&mut results[block.clone()]);
             cpu.pool.run(block.len(), &|i| {
                 let drawn = Drawn {
@@ -376,3 +511,6 @@ impl Drawn<'_> {
         Ok(ids.into_iter().map(choice).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

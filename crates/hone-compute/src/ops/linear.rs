@@ -39,7 +39,7 @@ impl Tape<'_> {
         let backend = self.engine.backend();
         let left = backend.pack_left(&x.value);
         let mut outputs = Vec::with_capacity(weights.len());
-        let mut packed = Vec::with_capacity(weights.len());
+        let mut rights = Vec::with_capacity(weights.len());
         for w in weights {
             let parameter = self.parameters.get(w.weight);
             assert_eq!(
@@ -49,9 +49,12 @@ impl Tape<'_> {
                 parameter.name()
             );
             outputs.push(backend.empty(x.value.rows(), parameter.value().rows()));
-            packed.push(parameter.packed_forward(self.engine));
+            let kept = parameter.kept_forward(self.engine, self.packing);
+            rights.push(kept.unwrap_or_else(|| Arc::new(backend.pack_forward_for_a_while(parameter.value()))));
         }
+        let packed: Vec<_> = rights.iter().map(Arc::as_ref).collect();
         backend.products(&left, &packed, &mut outputs);
+        drop(rights);
         for (y, w) in outputs.iter_mut().zip(weights) {
             if let Some(bias) = w.bias {
                 backend.add_bias(y, self.parameters.get(bias).value());

@@ -1,11 +1,12 @@
 //! Token log-probabilities and entropies from hidden states and the output matrix.
 //!
 //! This is the one operation behind the sampler, the policy, the reference and `hone logprobs`. Logits are made in
-//! chunks of the vocabulary and merged in a fixed order; no `[n, v]` array outlives a block of rows.
+//! chunks of the vocabulary and merged in a fixed order; no `[n, v]` array outlives a block of rows. Where the way back is
+//! recorded, the logits of the first block are kept for it, in the memory that it needs anyway.
 
 use std::sync::Arc;
 
-use crate::backend::{TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
+use crate::backend::{KeptLogits, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
 use crate::parameter::{Gradients, ParameterId};
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tape::{Backward, Operation, Tape, Var};
@@ -34,6 +35,7 @@ struct Logprobs {
     hidden: Var,
     asked: TokenTargets,
     statistics: TokenStatistics,
+    kept: KeptLogits,
 }
 
 impl Tape<'_> {
@@ -53,8 +55,8 @@ impl Tape<'_> {
         assert!(asked.temperature > 0.0, "a temperature above 0");
         Vocabulary {
             hidden,
-            forward: output.packed_forward(self.engine),
-            size,
+            output: output.value(),
+            forward: output.kept_forward(self.engine, self.packing),
             targets: &asked.targets,
             temperature: asked.temperature,
         }
@@ -63,13 +65,14 @@ impl Tape<'_> {
     /// Log-probabilities of the targets and entropies, from hidden states `[n, d]`.
     pub fn token_logprobs(&mut self, hidden: &Var, asked: &TokenTargets) -> TokenLogprobs {
         let backend = self.engine.backend();
-        let statistics = backend.token_statistics(&self.vocabulary(&hidden.value, asked));
         if !self.must_record(&[hidden], &[asked.output]) {
+            let statistics = backend.token_statistics(&self.vocabulary(&hidden.value, asked));
             return TokenLogprobs {
                 logprob: self.plain(statistics.logprob),
                 entropy: self.plain(statistics.entropy),
             };
         }
+        let (statistics, kept) = backend.token_statistics_keeping(&self.vocabulary(&hidden.value, asked));
         let outputs = vec![
             Arc::new(backend.duplicate(&statistics.logprob)),
             Arc::new(backend.duplicate(&statistics.entropy)),
@@ -78,6 +81,7 @@ impl Tape<'_> {
             hidden: hidden.clone(),
             asked: asked.clone(),
             statistics,
+            kept,
         };
         let mut outputs = self.record_shared(outputs, operation);
         let entropy = outputs.swap_remove(1);
@@ -103,7 +107,6 @@ impl Tape<'_> {
             .map(|_| backend.empty(hidden.value.rows(), hidden.value.cols()));
         let negative: Vec<f32> = weights.iter().map(|w| -w).collect();
         let into = VocabularyGradients {
-            output: self.parameters.get(asked.output).value(),
             dhidden: dhidden.as_mut(),
             dweight: gradients.sum_or_place(engine, asked.output, hidden.value.rows()),
         };
@@ -156,7 +159,7 @@ impl Tape<'_> {
         let forward = parameter.packed_forward(self.engine);
         self.engine
             .backend()
-            .sample(&hidden.value, forward, size, (rows, adjustments))
+            .sample(&hidden.value, &forward, size, (rows, adjustments))
     }
 
     /// The most probable tokens after each row of `hidden` `[n, d]`, the most probable first, of equal ones the lowest id
@@ -180,38 +183,44 @@ impl Tape<'_> {
         let forward = parameter.packed_forward(self.engine);
         self.engine
             .backend()
-            .best(&hidden.value, forward, parameter.value().rows(), rows)
+            .best(&hidden.value, &forward, parameter.value().rows(), rows)
     }
 }
 
 impl Operation for Logprobs {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let engine = context.engine;
+        let Self {
+            hidden,
+            asked,
+            statistics,
+            kept,
+        } = *self;
         let dentropy = upstream.pop().flatten();
         let dlogprob = upstream.pop().flatten();
-        let output = context.parameters.get(self.asked.output);
+        let output = context.parameters.get(asked.output);
         let vocabulary = Vocabulary {
-            hidden: &self.hidden.value,
-            forward: output.packed_forward(engine),
-            size: output.value().rows(),
-            targets: &self.asked.targets,
-            temperature: self.asked.temperature,
+            hidden: &hidden.value,
+            output: output.value(),
+            forward: output.kept_forward(engine, context.parameters.packing()),
+            targets: &asked.targets,
+            temperature: asked.temperature,
         };
         let upstream = VocabularyUpstream {
             dlogprob: dlogprob.as_ref(),
             dentropy: dentropy.as_ref(),
-            statistics: &self.statistics,
+            statistics: &statistics,
+            kept,
         };
-        let (rows, cols) = self.hidden.shape();
-        let mut dhidden = context.wants(&self.hidden).then(|| engine.backend().empty(rows, cols));
+        let (rows, cols) = hidden.shape();
+        let mut dhidden = context.wants(&hidden).then(|| engine.backend().empty(rows, cols));
         let into = VocabularyGradients {
-            output: output.value(),
             dhidden: dhidden.as_mut(),
-            dweight: context.parameter_or_place(self.asked.output, rows),
+            dweight: context.parameter_or_place(asked.output, rows),
         };
-        engine.backend().token_statistics_backward(&vocabulary, &upstream, into);
+        engine.backend().token_statistics_backward(&vocabulary, upstream, into);
         if let Some(dhidden) = dhidden {
-            context.add(&self.hidden, dhidden);
+            context.add(&hidden, dhidden);
         }
     }
 }

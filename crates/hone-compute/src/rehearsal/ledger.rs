@@ -62,7 +62,7 @@ struct State {
     speeds: Option<Speeds>,
     /// Freed tensors by class: how much of each was ever written, in numbers.
     free: BTreeMap<usize, Vec<usize>>,
-    /// Cells that idle left and right operands have room for, the last used last.
+    /// Cells that idle left and right operands have room for.
     spare: [Vec<usize>; 2],
     /// Freed pages by their bytes.
     pages: BTreeMap<usize, usize>,
@@ -166,10 +166,12 @@ impl Ledger {
         }
     }
 
-    /// An operand of `cells`, in the memory that the last one left.
+    /// An operand of `cells`, in the memory of the idle one that fits best.
     pub fn operand(self: &Arc<Self>, side: Side, cells: usize) -> Operand {
         let mut state = self.state();
-        let before = state.spare[side as usize].pop().unwrap_or(0);
+        let idle = &mut state.spare[side as usize];
+        let found = best_fit(idle.iter().copied(), cells).map(|index| idle.swap_remove(index));
+        let before = found.unwrap_or(0);
         let cells = before.max(cells);
         state.account.now.operands += (cells - before) * size_of::<u32>();
         state.moved();

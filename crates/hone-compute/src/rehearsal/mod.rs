@@ -11,13 +11,13 @@ mod tests;
 use std::sync::Arc;
 
 use crate::backend::{
-    Activation, AttentionForward, AttentionGradients, Backend, NormGradients, NormStatistics, Packed, Rotation,
-    TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
+    Activation, AttentionForward, AttentionGradients, Backend, KeptLogits, NormGradients, NormStatistics, Packed,
+    Rotation, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
 use crate::cpu::gemm::{Forms, LeftMatrix, RightMatrix, panel_width};
 use crate::cpu::logprob::VOCAB_CHUNK;
 use crate::cpu::optimizer::AdamW as AdamWStep;
-use crate::cpu::vocabulary::{ROWS, blocks, whole_rows};
+use crate::cpu::vocabulary::{ROWS, blocks, in_slices, slices, whole_rows};
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
@@ -154,18 +154,62 @@ impl Rehearsal {
         }
     }
 
+    /// The output matrix in the forms that it has for a whole call on blocks of rows, forward and back.
+    fn output(&self, v: &Vocabulary<'_>) -> [Option<Operand>; 2] {
+        let (rows, d, size) = (v.hidden.rows(), v.hidden.cols(), v.size());
+        let whole = !in_slices(rows, size);
+        let forward = (whole && v.forward.is_none()).then(|| self.right(d, size));
+        [forward, whole.then(|| self.right(size, d))]
+    }
+
+    /// Packs the output matrix for the way forward slice by slice.
+    fn slices_forward(&self, v: &Vocabulary<'_>) {
+        slices(v.size()).for_each(|columns| drop(self.right(v.hidden.cols(), columns.len())));
+    }
+
+    /// The logits of a block of rows.
+    fn block_logits(&self, v: &Vocabulary<'_>, rows: usize, [forward, _]: &[Option<Operand>; 2]) {
+        if v.forward.is_none() && forward.is_none() {
+            self.slices_forward(v);
+        }
+        self.multiplies(rows, v.hidden.cols(), v.size());
+    }
+
+    /// The way forward, the whole logits of the first `kept` rows being kept.
+    fn statistics(&self, v: &Vocabulary<'_>, kept: usize) -> TokenStatistics {
+        let (rows, d) = (v.hidden.rows(), v.hidden.cols());
+        let _left = self.left(rows, d);
+        let statistics = self.empty_statistics(rows);
+        let _logits = self.ledger.tensor(ROWS.min(rows - kept) * VOCAB_CHUNK.min(v.size()));
+        if v.forward.is_none() {
+            self.slices_forward(v);
+        }
+        self.multiplies(rows, d, v.size());
+        self.ledger.moves(f32s(rows * v.size()));
+        statistics
+    }
+
     /// The way back from the whole logits of a block of rows.
-    fn back_through_logits(&self, v: &Vocabulary<'_>, rows: usize, into: &VocabularyGradients<'_>) {
-        let d = v.hidden.cols();
-        self.ledger.moves(f32s(2 * rows * v.size));
-        let _left = self.left(rows, v.size);
-        let _transposed = into.dweight.as_ref().map(|_| self.left(v.size, rows));
+    fn back_through_logits(
+        &self,
+        v: &Vocabulary<'_>,
+        rows: usize,
+        [_, backward]: &[Option<Operand>; 2],
+        into: &VocabularyGradients<'_>,
+    ) {
+        let (d, size) = (v.hidden.cols(), v.size());
+        self.ledger.moves(f32s(2 * rows * size));
+        let _left = self.left(rows, size);
+        let _transposed = into.dweight.as_ref().map(|_| self.left(size, rows));
         if into.dhidden.is_some() {
-            self.multiplies(rows, v.size, d);
+            if backward.is_none() {
+                slices(size).for_each(|columns| drop(self.right(columns.len(), d)));
+            }
+            self.multiplies(rows, size, d);
         }
         if into.dweight.is_some() {
             let _right = self.right(rows, d);
-            self.multiplies(v.size, rows, d);
+            self.multiplies(size, rows, d);
         }
     }
 }
@@ -247,6 +291,10 @@ impl Backend for Rehearsal {
 
     fn pack_forward(&self, weight: &Tensor, reuse: Option<Packed>) -> Packed {
         self.pack((weight.cols(), weight.rows()), reuse)
+    }
+
+    fn pack_forward_for_a_while(&self, weight: &Tensor) -> Packed {
+        Packed(Box::new(self.temporary(weight.cols(), weight.rows())))
     }
 
     fn pack_right(&self, x: &Tensor) -> Packed {
@@ -383,23 +431,29 @@ impl Backend for Rehearsal {
     }
 
     fn token_statistics(&self, v: &Vocabulary<'_>) -> TokenStatistics {
-        let (rows, d) = (v.hidden.rows(), v.hidden.cols());
-        let _left = self.left(rows, d);
-        let statistics = self.empty_statistics(rows);
-        let _logits = self.ledger.tensor(ROWS.min(rows) * VOCAB_CHUNK.min(v.size));
-        self.multiplies(rows, d, v.size);
-        self.ledger.moves(f32s(rows * v.size));
-        statistics
+        self.statistics(v, 0)
     }
 
-    fn token_statistics_backward(&self, v: &Vocabulary<'_>, _: &VocabularyUpstream<'_>, into: VocabularyGradients<'_>) {
-        let (rows, d) = (v.hidden.rows(), v.hidden.cols());
-        let _left = self.left(rows, d);
-        let _output = self.right(v.size, d);
-        let _logits = self.ledger.tensor(whole_rows(v.size).min(rows) * v.size);
-        for block in blocks(rows, whole_rows(v.size)) {
-            self.multiplies(block.len(), d, v.size);
-            self.back_through_logits(v, block.len(), &into);
+    fn token_statistics_keeping(&self, v: &Vocabulary<'_>) -> (TokenStatistics, KeptLogits) {
+        let rows = whole_rows(v.size()).min(v.hidden.rows());
+        let logits = self.empty(rows, v.size());
+        (self.statistics(v, rows), KeptLogits { logits, rows })
+    }
+
+    fn token_statistics_backward(
+        &self,
+        v: &Vocabulary<'_>,
+        upstream: VocabularyUpstream<'_>,
+        into: VocabularyGradients<'_>,
+    ) {
+        let (rows, d, kept) = (v.hidden.rows(), v.hidden.cols(), upstream.kept);
+        let _left = (rows > kept.rows).then(|| self.left(rows, d));
+        let output = self.output(v);
+        for block in blocks(rows, whole_rows(v.size())) {
+            if block.end > kept.rows {
+                self.block_logits(v, block.len(), &output);
+            }
+            self.back_through_logits(v, block.len(), &output, &into);
         }
     }
 
@@ -407,12 +461,12 @@ impl Backend for Rehearsal {
         let (rows, d) = (v.hidden.rows(), v.hidden.cols());
         let _left = self.left(rows, d);
         let statistics = self.empty_statistics(rows);
-        let _output = self.right(v.size, d);
-        let _logits = self.ledger.tensor(whole_rows(v.size).min(rows) * v.size);
-        for block in blocks(rows, whole_rows(v.size)) {
-            self.multiplies(block.len(), d, v.size);
-            self.ledger.moves(f32s(block.len() * v.size));
-            self.back_through_logits(v, block.len(), &into);
+        let output = self.output(v);
+        let _logits = self.ledger.tensor(whole_rows(v.size()).min(rows) * v.size());
+        for block in blocks(rows, whole_rows(v.size())) {
+            self.block_logits(v, block.len(), &output);
+            self.ledger.moves(f32s(block.len() * v.size()));
+            self.back_through_logits(v, block.len(), &output, &into);
         }
         statistics
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cpu::backend::CpuBackend;
-use crate::parameter::{GradientTree, Gradients, ParameterId, Parameters};
+use crate::parameter::{GradientTree, Gradients, Packing, ParameterId, Parameters};
 use crate::rope::{RopeScaling, RopeTable, inverse_frequencies};
 use crate::{
     AdamW, AttentionInputs, Engine, LinearWeight, Mask, Optimizer, SamplingParameters, StepRate, Tape, TokenTargets,
@@ -104,9 +104,11 @@ impl Model {
     }
 }
 
-/// Two optimiser steps over shards of different sizes, a step from scores, and some sampling.
-fn work(engine: &Engine) -> Model {
+/// Two optimiser steps over shards of different sizes, a step from scores, and some sampling, whose packed weights are
+/// dropped again where steps leave none.
+fn work(engine: &Engine, packing: Packing) -> Model {
     let mut model = Model::new(engine);
+    model.parameters.set_packing(packing);
     let mut optimizer = Optimizer::new(engine, &model.parameters, AdamW::default());
     for lengths in [vec![70, 3, 130], vec![64, 65]] {
         let mut tree = GradientTree::new();
@@ -150,12 +152,14 @@ fn work(engine: &Engine) -> Model {
         };
         optimizer.step(engine, &mut model.parameters, &gradients, rate);
     }
+    let packed = model.parameters.iter().filter_map(|(_, p)| p.packed()).count();
+    assert_eq!(packed > 0, packing == Packing::Kept, "forms after training");
     let mut first = SequenceCache::new(engine, 1, &SHAPE);
     for turn in 0..3 {
         let mut second = first.clone();
         let layout = Layout::continued([(first.len(), 66), (second.len(), 1)]);
         let ids: Arc<[u32]> = vec![turn; layout.rows()].into();
-        let mut tape = Tape::inference(engine, &model.parameters);
+        let mut tape = Tape::decoding(engine, &model.parameters);
         let hidden = model.hidden(&mut tape, (&ids, &layout), Some(&mut [&mut first, &mut second]));
         let row = SampleRow {
             parameters: SamplingParameters::default(),
@@ -164,39 +168,105 @@ fn work(engine: &Engine) -> Model {
         tape.sample(&hidden, model.embedding, &[row; 67]).unwrap();
         tape.token_logprobs(&hidden, &model.asked(&ids));
     }
+    if packing == Packing::ForAWhile {
+        model.parameters.drop_packed();
+    }
     model
 }
 
 fn packed(model: &Model, of: impl Fn(&Packed) -> usize) -> usize {
-    model.parameters.iter().flat_map(|(_, p)| p.packed()).map(of).sum()
+    let forms = model.parameters.iter().filter_map(|(_, p)| p.packed());
+    forms.map(|form| of(&form)).sum()
 }
 
 #[test]
 fn a_rehearsal_leaves_the_memory_of_the_computation() {
     for isa in Isa::all_here() {
         for precision in [Precision::Bf16, Precision::F32] {
-            let cpu = Arc::new(CpuBackend::new(isa, precision, 2));
-            let model = work(&Engine::on(cpu.clone()));
-            let cells = packed(&model, |p| crate::cpu::backend::right_matrix(p).capacity());
-            drop(model);
+            for packing in [Packing::Kept, Packing::ForAWhile] {
+                let what = format!("{isa} {precision:?} {packing:?}");
+                let cpu = Arc::new(CpuBackend::new(isa, precision, 2));
+                let model = work(&Engine::on(cpu.clone()), packing);
+                let cells = packed(&model, |p| crate::cpu::backend::right_matrix(p).capacity());
+                drop(model);
 
-            let rehearsal = Arc::new(Rehearsal::new(isa, precision, 2));
-            let model = work(&Engine::on(rehearsal.clone()));
-            let account = rehearsal.account().unwrap();
-            assert_eq!(account.now.packed, cells * 4, "{isa} {precision:?}: packed weights");
-            drop(model);
+                let rehearsal = Arc::new(Rehearsal::new(isa, precision, 2));
+                let model = work(&Engine::on(rehearsal.clone()), packing);
+                let account = rehearsal.account().unwrap();
+                assert_eq!(account.now.packed, cells * 4, "{what}: packed weights");
+                assert_eq!(cells > 0, packing == Packing::Kept, "{what}");
+                drop(model);
 
-            let (computed, rehearsed) = (cpu.waiting(), rehearsal.ledger.waiting());
-            assert!(!computed.0.is_empty());
-            assert_eq!(rehearsed, computed, "{isa} {precision:?}");
-            let account = rehearsal.account().unwrap();
-            assert_eq!(account.now.packed, 0, "all is given back");
-            assert_eq!(account.now.pages, cpu.waiting_pages(), "pages wait for use");
-            assert!(account.peak.pages > 0 && account.operations > 1e6);
-            rehearsal.release_idle_memory();
-            assert_eq!(rehearsal.account().unwrap().now.total(), 0);
+                let (computed, rehearsed) = (cpu.waiting(), rehearsal.ledger.waiting());
+                assert!(!computed.0.is_empty());
+                assert_eq!(rehearsed, computed, "{what}");
+                let account = rehearsal.account().unwrap();
+                assert_eq!(account.now.packed, 0, "all is given back");
+                assert_eq!(account.now.pages, cpu.waiting_pages(), "pages wait for use");
+                assert!(account.peak.pages > 0 && account.operations > 1e6);
+                rehearsal.release_idle_memory();
+                assert_eq!(rehearsal.account().unwrap().now.total(), 0);
+            }
         }
     }
+}
+
+/// Log-probabilities of some rows and their gradients, where 64 rows are a block.
+fn large_vocabulary(engine: &Engine, rows: usize, packing: Packing) {
+    const SIZE: usize = 70_001;
+    let mut parameters = Parameters::new();
+    parameters.set_packing(packing);
+    let table = parameters.add("x", engine.zeros(rows, 4));
+    let output = parameters.add("w", engine.zeros(SIZE, 4));
+    let mut tape = Tape::training(engine, &parameters);
+    let hidden = tape.embedding(table, &(0..rows as u32).collect());
+    let asked = TokenTargets {
+        output,
+        targets: vec![7; rows].into(),
+        temperature: 1.0,
+    };
+    let numbers = tape.token_logprobs(&hidden, &asked);
+    let mut gradients = Gradients::zeros(engine, &parameters);
+    tape.backward(vec![(&numbers.logprob, engine.zeros(rows, 1))], &mut gradients);
+    let mut tape = Tape::training(engine, &parameters);
+    let hidden = tape.embedding(table, &(0..rows as u32).collect());
+    tape.backward_cross_entropy(&hidden, &asked, &vec![0.5; rows], &mut gradients);
+    Tape::inference(engine, &parameters).token_logprobs(&hidden, &asked);
+}
+
+#[test]
+fn logits_of_a_large_vocabulary_leave_the_same_memory() {
+    for precision in [Precision::Bf16, Precision::F32] {
+        for (rows, packing) in [
+            (100, Packing::Kept),
+            (100, Packing::ForAWhile),
+            (200, Packing::Kept),
+            (200, Packing::ForAWhile),
+        ] {
+            let cpu = Arc::new(CpuBackend::new(Isa::detect(), precision, 2));
+            large_vocabulary(&Engine::on(cpu.clone()), rows, packing);
+            let rehearsal = Arc::new(Rehearsal::new(Isa::detect(), precision, 2));
+            large_vocabulary(&Engine::on(rehearsal.clone()), rows, packing);
+            let (computed, rehearsed) = (cpu.waiting(), rehearsal.ledger.waiting());
+            assert_eq!(rehearsed, computed, "{precision:?}, {rows} rows, {packing:?}");
+        }
+    }
+}
+
+#[test]
+fn logits_of_the_first_block_are_made_once() {
+    let engine = Engine::on(Arc::new(Rehearsal::new(Isa::Portable, Precision::F32, 1)));
+    large_vocabulary(&engine, 100, Packing::Kept);
+    // Recorded: forward, the second block again, and back to hidden states and weights; at once: forward and back; not
+    // recorded: forward
+    let products = (1.0 + 0.36 + 2.0) + 3.0 + 1.0;
+    let one = 2.0 * 100.0 * 4.0 * 70_001.0;
+    let operations = engine.account().expect("a rehearsal").operations;
+    assert!(
+        (operations / one - products).abs() < 1e-9,
+        "{} products",
+        operations / one
+    );
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &ExpertIterationC
         (2 * 4 * trained, "moments of the optimiser, f32"),
     );
     let best = best_weights(&mut notes, setup, &state.policy);
-    notes.gradients(&state.policy, train.shards, "")?;
+    notes.gradients(&mut state.policy, train.shards, "")?;
     // 2. Rounds
     let mut predictions = 0;
     let (timed, telling) = telling_steps(section.rounds, |number| {

@@ -87,7 +87,7 @@ fn step(
 /// what was sampled or not.
 pub(super) fn gradients(
     engine: &Engine,
-    learner: &Learner,
+    learner: &mut Learner,
     round: &Round<'_>,
     (chosen, checked): (&[&Episode], bool),
 ) -> Result<(TokenStats, Gradients)> {

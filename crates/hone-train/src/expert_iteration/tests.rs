@@ -240,7 +240,7 @@ fn the_gradient_is_that_of_supervised_tuning() {
     let model = model(&engine, &tokenizer, 1);
     let episodes = episodes(&engine, &model);
     let kept: Vec<&Episode> = episodes.iter().collect();
-    let learner = Learner::new(&engine, model, AdamW::default());
+    let mut learner = Learner::new(&engine, model, AdamW::default());
     let (section, train) = (section(), config(1).train);
     let round = Round {
         number: 0,
@@ -248,7 +248,7 @@ fn the_gradient_is_that_of_supervised_tuning() {
         section: &section,
         train: &train,
     };
-    let (stats, own) = gradients(&engine, &learner, &round, (&kept, true)).unwrap();
+    let (stats, own) = gradients(&engine, &mut learner, &round, (&kept, true)).unwrap();
     let examples: Vec<TokenExample> = episodes
         .iter()
         .map(|e| TokenExample {

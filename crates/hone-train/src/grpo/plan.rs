@@ -31,7 +31,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
         (2 * 4 * trained, "moments of the optimiser, f32"),
     );
     let best = best_weights(&mut notes, setup, &state.learners.policy);
-    notes.gradients(&state.learners.policy, train.shards, "")?;
+    notes.gradients(&mut state.learners.policy, train.shards, "")?;
     // 2. Updates
     let mut predictions = 0;
     let attempts = rollouts_an_update(c);

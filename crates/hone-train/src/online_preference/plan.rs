@@ -29,7 +29,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
         (2 * 4 * trained, "moments of the optimiser, f32"),
     );
     let best = best_weights(&mut notes, setup, &policy);
-    notes.gradients(&policy, train.shards, "")?;
+    notes.gradients(&mut policy, train.shards, "")?;
     // 2. Updates
     let mut predictions = 0;
     let (timed, telling) = telling_steps(section.updates, |number| {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use hone_compute::{Account, Engine, Gradients, Precision, logits_bytes, return_freed_memory};
+use hone_compute::{Account, Engine, Gradients, Packing, Precision, logits_bytes, return_freed_memory};
 use hone_model::Transformer;
 
 use super::machine::{MachineMemory, ProcessMemory};
@@ -141,7 +141,7 @@ impl<'e> Notes<'e> {
     }
 
     /// The buffers in which gradients are summed over the shards of a batch.
-    pub fn gradients(&mut self, learner: &Learner, shards: usize, of: &str) -> Result<()> {
+    pub fn gradients(&mut self, learner: &mut Learner, shards: usize, of: &str) -> Result<()> {
         let empty: Vec<Vec<()>> = (0..shards).map(|_| Vec::new()).collect();
         let before = self.account().now.tensors;
         learner.gradients(self.engine, empty, |_, (), _: &mut Gradients| Ok(()))?;
@@ -254,24 +254,35 @@ fn hints(activations: usize, moments: usize, (recompute, train): (bool, &TrainSe
 
 /// Some steps spread over all of them, whose time stands for that of the others; and behind them the steps that have a
 /// micro-batch of a size that no step before has: memory of each size is kept for later. `sizes` gives the tokens and
-/// the predictions of each micro-batch of a step.
+/// the predictions of each micro-batch of a step. Where some steps leave packed weights behind and others do not, the first
+/// that does comes first of these, and then all sizes, since packed weights stay from there on.
 pub(crate) fn telling_steps(
     total: u64,
     mut sizes: impl FnMut(u64) -> Result<Vec<(usize, usize)>>,
 ) -> Result<(Vec<u64>, Vec<u64>)> {
     let timed: Vec<u64> = (0..TIMED.min(total)).map(|i| i * total / TIMED.min(total)).collect();
-    let mut seen = HashSet::new();
+    let (mut seen, mut packings) = (HashSet::new(), HashSet::new());
     let mut telling = Vec::new();
+    let mut keeps = None;
     let looked_at = timed.iter().copied().chain(0..total.min(LOOKED_AT));
     for (i, step) in looked_at.enumerate() {
-        let mut new = false;
-        for (tokens, predictions) in sizes(step)? {
+        let sizes = sizes(step)?;
+        let packing = Packing::of_step(sizes.len());
+        if packing == Packing::Kept {
+            keeps.get_or_insert(step);
+        }
+        let mut new = packings.insert(packing);
+        for (tokens, predictions) in sizes {
             new |= seen.insert((0, bucket(tokens)));
             new |= seen.insert((1, bucket(predictions)));
         }
         if new && i >= timed.len() && telling.len() < TELLING {
             telling.push(step);
         }
+    }
+    if let Some(keeps) = keeps.filter(|_| packings.len() > 1) {
+        let all: Vec<u64> = timed.iter().copied().chain(telling).collect();
+        telling = std::iter::once(keeps).chain(all).collect();
     }
     Ok((timed, telling))
 }
@@ -323,6 +334,24 @@ mod tests {
         assert_eq!(timed, [0, 125, 250, 375, 500, 625, 750, 875]);
         assert_eq!(telling, [77, 901]);
         assert_eq!(telling_steps(2, sizes).unwrap(), (vec![0, 1], vec![]));
+    }
+
+    #[test]
+    fn all_sizes_are_gone_through_with_packed_weights() {
+        // Step 3 has more micro-batches, of the same sizes, and leaves packed weights
+        let sizes = |step: u64| {
+            Ok(match step {
+                3 => vec![(100, 10); 3],
+                5 => vec![(999, 10)],
+                _ => vec![(100, 10); 2],
+            })
+        };
+        let (timed, telling) = telling_steps(64, sizes).unwrap();
+        assert_eq!(timed, [0, 8, 16, 24, 32, 40, 48, 56]);
+        assert_eq!(telling, [&[3][..], &timed, &[3, 5]].concat());
+        // Where all of them do, nothing is gone through twice
+        let all_keep = telling_steps(64, |_| Ok(vec![(100, 10); 3])).unwrap();
+        assert!(all_keep.1.is_empty());
     }
 
     /// A rehearsal's notes of a model of 1,000 tokens and width 8, with an adapter or without.

@@ -30,8 +30,8 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
         (2 * 4 * trained, "moments of both optimisers, f32"),
     );
     let best = best_weights(&mut notes, setup, &state.learners.policy);
-    notes.gradients(&state.learners.policy, train.shards, "")?;
-    notes.gradients(&state.learners.value, train.shards, "the value network's ")?;
+    notes.gradients(&mut state.learners.policy, train.shards, "")?;
+    notes.gradients(&mut state.learners.value, train.shards, "the value network's ")?;
     // 2. Updates
     let mut predictions = 0;
     let (timed, telling) = telling_steps(ppo.updates, |number| {

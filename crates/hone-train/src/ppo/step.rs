@@ -65,7 +65,7 @@ pub(super) fn update(engine: &Engine, learners: &mut Learners, update: &Update<'
     check_others(engine, &learners.policy.model, asked, others)?;
     // 2. Values, some of which the training pass of the value network's first step gives; then advantages and returns of the
     //    whole rollout
-    let opening = open(engine, &learners.value, update, (first, other))?;
+    let opening = open(engine, &mut learners.value, update, (first, other))?;
     let constants = update.rewards.advantages(update.episodes, &opening.values)?;
     let prepared = prepared(&rewarded, (&opening.values, &constants));
     let groups: Vec<&[Prepared<'_>]> = prepared.chunks(samples).collect();

@@ -38,7 +38,7 @@ struct Targets {
 /// If the loss is not defined.
 pub(super) fn open(
     engine: &Engine,
-    learner: &Learner,
+    learner: &mut Learner,
     update: &Update<'_>,
     (first, others): (&[&[Rewarded<'_>]], &[&[Rewarded<'_>]]),
 ) -> Result<Opening> {
@@ -100,7 +100,7 @@ fn read(engine: &Engine, value: &Transformer, episodes: &[&Episode]) -> Vec<Vec<
 /// The loss of a minibatch and its gradients; `targets` says what the values of a micro-batch, which it is given, are compared
 /// with.
 fn gradients<'a, T: AsRef<Episode>>(
-    (engine, learner): (&Engine, &Learner),
+    (engine, learner): (&Engine, &mut Learner),
     update: &Update<'_>,
     chosen: &[&'a [T]],
     mut targets: impl FnMut(&[&'a [T]], &[f32]) -> Result<Targets>,

@@ -174,7 +174,7 @@ fn the_first_step_is_the_one_on_values_that_are_read_before_it() {
             let (stats, applied) = value_step(&engine, &mut beforehand, &update, &groups).unwrap();
             // 2. The step that makes them itself
             let groups: Vec<&[Rewarded<'_>]> = rewarded.chunks(samples).rev().collect();
-            let opening = open(&engine, &at_once, &update, groups.split_at(size)).unwrap();
+            let opening = open(&engine, &mut at_once, &update, groups.split_at(size)).unwrap();
             assert_eq!(bits(&opening.values), bits(&read));
             assert_eq!(opening.first.0, stats);
             assert!(

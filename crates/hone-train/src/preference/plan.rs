@@ -50,7 +50,7 @@ pub(super) fn rehearse(
     notes.tensors("moments of the optimiser, f32");
     let best = (c.keep == Keep::Best).then(|| Ema::new(engine, &learner.model, 0.0));
     notes.tensors("the best weights so far, f32");
-    notes.gradients(&learner, train.shards, "")?;
+    notes.gradients(&mut learner, train.shards, "")?;
     // 2. The reference, whose buffers serve the steps too, and the steps
     let reference = if c.preference.method.has_reference() {
         notes.besides(1, || {
@@ -104,7 +104,7 @@ pub(super) fn rehearse(
         )
     })?;
     notes.besides(evaluations(c.eval.every, prepared.total), || {
-        answers(engine, &learner.model, prepared, (c, 0))
+        answers(engine, &mut learner.model, prepared, (c, 0))
     })?;
     drop(best);
     let planned = Planned {

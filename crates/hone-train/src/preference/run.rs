@@ -208,7 +208,7 @@ impl Work for Tuning<'_> {
         evaluate(
             self.engine,
             run,
-            (&self.learner, &mut self.progress),
+            (&mut self.learner, &mut self.progress),
             (self.prepared, &self.reference),
             self.c,
         )
@@ -254,7 +254,7 @@ fn told(stepped: &Stepped) -> Told {
 fn evaluate(
     engine: &Engine,
     run: &mut Run,
-    (learner, progress): (&Learner, &mut Progress),
+    (learner, progress): (&mut Learner, &mut Progress),
     (prepared, reference): (&Prepared, &Reference),
     c: &PreferenceConfig,
 ) -> Result<()> {
@@ -268,7 +268,7 @@ fn evaluate(
     if c.keep == Keep::Best {
         progress.offer(engine, &learner.model, evaluation.stats.loss);
     }
-    let samples = answers(engine, &learner.model, prepared, (c, step))?;
+    let samples = answers(engine, &mut learner.model, prepared, (c, step))?;
     if !samples.is_empty() {
         metrics.extend(mean_figures(&samples));
         run.record_samples(&samples)?;
@@ -280,7 +280,7 @@ fn evaluate(
 /// The model's own answers to the first held-out prompts.
 pub(super) fn answers(
     engine: &Engine,
-    model: &Transformer,
+    model: &mut Transformer,
     prepared: &Prepared,
     (c, step): (&PreferenceConfig, u64),
 ) -> Result<Vec<Sample>> {

@@ -46,7 +46,7 @@ pub(super) fn rehearse(
     notes.model("model", &model);
     let mut learner = Learner::new(engine, model, AdamW::default());
     notes.tensors("moments of the optimiser, f32");
-    notes.gradients(&learner, train.shards, "")?;
+    notes.gradients(&mut learner, train.shards, "")?;
     // 2. Steps
     let rate = StepRate {
         learning_rate: 0.0,

@@ -44,7 +44,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, model: Transformer, prepared: &Prep
     notes.tensors("moments of the optimiser, f32");
     let best = (c.keep == Keep::Best).then(|| Ema::new(engine, &learner.model, 0.0));
     notes.tensors("the best weights so far, f32");
-    notes.gradients(&learner, train.shards, "")?;
+    notes.gradients(&mut learner, train.shards, "")?;
     // 2. Steps
     let rate = StepRate {
         learning_rate: 0.0,
@@ -79,7 +79,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, model: Transformer, prepared: &Prep
     // 3. Evaluations
     notes.besides(evaluations(c.eval.every, prepared.total), || {
         held_out_loss(engine, &learner.model, &examples.held_out, train.microbatch_tokens)?;
-        answers(engine, &learner.model, (examples, &prepared.chat), c, 0)
+        answers(engine, &mut learner.model, (examples, &prepared.chat), c, 0)
     })?;
     drop(best);
     let planned = Planned {

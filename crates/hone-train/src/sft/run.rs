@@ -178,7 +178,7 @@ impl Work for Tuning<'_> {
         evaluate_all(
             self.engine,
             run,
-            (&self.learner, &mut self.progress),
+            (&mut self.learner, &mut self.progress),
             (examples, chat),
             self.c,
         )
@@ -256,7 +256,7 @@ fn told(stepped: &Stepped) -> Told {
 fn evaluate_all(
     engine: &Engine,
     run: &mut Run,
-    (learner, progress): (&Learner, &mut Progress),
+    (learner, progress): (&mut Learner, &mut Progress),
     (examples, chat): (&Examples, &Chat),
     c: &SftConfig,
 ) -> Result<()> {
@@ -270,7 +270,7 @@ fn evaluate_all(
             progress.offer(engine, &learner.model, loss);
         }
     }
-    let samples = answers(engine, &learner.model, (examples, chat), c, step)?;
+    let samples = answers(engine, &mut learner.model, (examples, chat), c, step)?;
     if !samples.is_empty() {
         metrics.extend(mean_figures(&samples));
         run.record_samples(&samples)?;
@@ -298,7 +298,7 @@ pub(super) fn held_out_loss(
 /// The model's own answers to the first held-out prompts.
 pub(super) fn answers(
     engine: &Engine,
-    model: &Transformer,
+    model: &mut Transformer,
     (examples, chat): (&Examples, &Chat),
     c: &SftConfig,
     step: u64,

@@ -52,7 +52,6 @@ impl Buffer {
     }
 
     /// Cells that there is memory for.
-    #[cfg(test)]
     pub const fn capacity(&self) -> usize {
         self.memory.capacity()
     }

@@ -111,7 +111,6 @@ impl LeftMatrix {
     }
 
     /// Cells that there is memory for.
-    #[cfg(test)]
     pub const fn capacity(&self) -> usize {
         self.cells.capacity()
     }
@@ -290,7 +289,6 @@ impl RightMatrix {
     }
 
     /// Cells that there is memory for.
-    #[cfg(test)]
     pub const fn capacity(&self) -> usize {
         self.cells.capacity()
     }

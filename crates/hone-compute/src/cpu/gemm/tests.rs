@@ -544,3 +544,30 @@ fn long_rows_round_as_short_ones() {
         }
     }
 }
+
+#[test]
+fn parts_of_the_sums_are_the_same_chain() {
+    for isa in Isa::all_here() {
+        for precision in [Precision::Bf16, Precision::F32] {
+            let cpu = Cpu::new(isa, precision, 2);
+            for (m, k, n) in [(3, 293, 75), (130, 293, 75), (40, 576, 16)] {
+                let mut random = Random::new((m + k) as u64);
+                let (a, b) = (random.vector(m * k), random.vector(k * n));
+                let (mut left, mut right) = (LeftMatrix::new(), RightMatrix::new());
+                left.pack(&cpu, &a, m, k);
+                right.pack(&cpu, &b, k, n);
+                let mut whole = vec![f32::NAN; m * n];
+                multiply(&cpu, &Product::of(&left, &right), &mut whole, n);
+                let mut parts = vec![f32::NAN; m * n];
+                for range in [0..64, 64..256, 256..k] {
+                    right.pack(&cpu, &b[range.start * n..range.end * n], range.len(), n);
+                    let product = Product::of(&left, &right).starting_at(range.start);
+                    let product = if range.start > 0 { product.accumulate() } else { product };
+                    multiply(&cpu, &product, &mut parts, n);
+                }
+                let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&parts), bits(&whole), "{isa} {precision:?}, {m} x {k} x {n}");
+            }
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use hone_compute::{AdamW, Engine, Gradients, Layout, Optimizer, StepRate, Tape};
+use hone_compute::{AdamW, Engine, Gradients, Layout, Optimizer, Packing, StepRate, Tape};
 use hone_math::Key;
 use hone_model::{LoraConfig, Tokens, Transformer};
 
@@ -138,7 +138,8 @@ fn subject(arguments: &TrainArguments, engine: &Engine) -> Result<(Transformer, 
 /// Operations of a step.
 fn operations(arguments: &TrainArguments, microbatches: &[Microbatch]) -> Result<f64> {
     let engine = arguments.on.engine.rehearsal()?;
-    let (model, _) = subject(arguments, &engine)?;
+    let (mut model, _) = subject(arguments, &engine)?;
+    model.parameters_mut().set_packing(Packing::of_step(microbatches.len()));
     let mut gradients = Gradients::zeros(&engine, model.parameters());
     counted(&engine, || {
         for microbatch in microbatches {
@@ -159,6 +160,7 @@ pub fn run(arguments: &TrainArguments) -> Result<()> {
         .map(|(first, lengths)| Microbatch::random(&model, first, lengths))
         .collect();
     let operations = operations(arguments, &microbatches)?;
+    model.parameters_mut().set_packing(Packing::of_step(microbatches.len()));
     let predicted: usize = lengths.iter().map(|length| length - 1).sum();
     let weight = 1.0 / predicted.max(1) as f32;
     let mut gradients = Gradients::zeros(&engine, model.parameters());
