@@ -34,7 +34,7 @@ pub(crate) fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<us
 
 /// Columns of the vocabulary whose part of the output matrix is packed at once, where no packed form is kept: whole chunks
 /// and panels, and on the way back, where they are a part of the sums, whole steps of every kernel.
-const SLICE: usize = 2 * VOCAB_CHUNK;
+const SLICE: usize = VOCAB_CHUNK;
 
 pub(crate) fn slices(size: usize) -> impl Iterator<Item = Range<usize>> {
     blocks(size, SLICE)

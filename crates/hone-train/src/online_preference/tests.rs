@@ -67,7 +67,7 @@ fn the_score_rises_by_every_method() {
     for method in METHODS {
         for pairs in [PairRule::Extremes, PairRule::All] {
             let name = format!("{}-{pairs:?}", method.name());
-            let mut c = config(method, 24);
+            let mut c = config(method, 40);
             c.online_preference.pairs = pairs;
             start(dir.path(), &name, c).unwrap();
             let lines = metrics(&dir.path().join(&name));
@@ -85,7 +85,7 @@ fn the_score_rises_by_every_method() {
                     _ => std::f64::consts::LN_2,
                 };
                 assert!((number(first, "train/loss") - expected).abs() < 1e-6, "{name}: {first}");
-                assert!(number(&lines[23], "objective/kl") > 0.01, "{name}");
+                assert!(number(&lines[39], "objective/kl") > 0.01, "{name}");
             }
             // Eight prompts with four responses each
             let most = if pairs == PairRule::All { 48.0 } else { 8.0 };
@@ -98,7 +98,7 @@ fn the_score_rises_by_every_method() {
             let sum = |range: std::ops::Range<usize>| -> f64 {
                 lines[range].iter().map(|line| number(line, "objective/scores")).sum()
             };
-            let (early, late) = (sum(0..3), sum(21..24));
+            let (early, late) = (sum(0..3), sum(37..40));
             assert!(
                 late > early + 0.3,
                 "{name}: scores went from {early} to {late} (sums of three)"

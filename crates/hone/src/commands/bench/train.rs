@@ -154,6 +154,8 @@ pub fn run(arguments: &TrainArguments) -> Result<()> {
     let (batch, length) = (arguments.batch as usize, arguments.length as usize);
     let engine = arguments.on.engine()?;
     let (mut model, kind) = subject(arguments, &engine)?;
+    // As before the first step of a run
+    hone_compute::return_freed_memory();
     let lengths = lengths(batch, length, arguments.ragged);
     let microbatches: Vec<Microbatch> = cut(&lengths, arguments.microbatch_tokens as usize)
         .into_iter()
