@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
     use crate::learner::Learner;
-    use crate::learner::tests::{learner, packed_bytes, rehearsal, step};
+    use crate::learner::tests::{Kind, learner, packed_bytes, rehearsal, step};
 
     fn sample(engine: &Engine, learner: &mut Learner) -> usize {
         let request = |i: u32| Request {
@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn samples_between_steps_leave_no_packed_form() {
-        for (tied, lora) in [(true, false), (false, false), (true, true)] {
+        for kind in [Kind::Tied, Kind::Untied, Kind::Lora] {
             let engine = rehearsal();
-            let mut learner = learner(&engine, tied, lora);
+            let mut learner = learner(&engine, kind);
             // Frozen weights are this one's, too
             let _best = learner.model.duplicate();
             step(&engine, &mut learner, 2);
@@ -138,7 +138,7 @@ mod tests {
     fn a_look_changes_no_number_of_the_next_step() {
         let engine = Engine::new(&EngineOptions::default()).unwrap();
         let run = |looks: bool| {
-            let mut learner = learner(&engine, false, false);
+            let mut learner = learner(&engine, Kind::Untied);
             let first = step(&engine, &mut learner, 1);
             if looks {
                 sample(&engine, &mut learner);

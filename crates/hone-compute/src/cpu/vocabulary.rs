@@ -40,10 +40,11 @@ pub(crate) fn slices(size: usize) -> impl Iterator<Item = Range<usize>> {
     blocks(size, SLICE)
 }
 
-/// Whether a call that needs whole logits of so many rows packs the output matrix slice by slice, and so anew for each block
-/// of rows. Where that would be more than twice, it is packed whole, for the call.
-pub(crate) fn in_slices(rows: usize, size: usize) -> bool {
-    rows <= 2 * whole_rows(size)
+/// Whether a call that needs whole logits packs the output matrix slice by slice, and so anew for each block of rows: for one
+/// block, or for two where no form is kept. Otherwise it is packed whole, for the call.
+pub(crate) fn in_slices(v: &Vocabulary<'_>) -> bool {
+    let most = if v.forward.is_none() { 2 } else { 1 };
+    v.hidden.rows() <= most * whole_rows(v.size())
 }
 
 impl CpuBackend {
@@ -89,7 +90,7 @@ impl<'a> Output<'a> {
     /// For a call that goes forward and back over one block of rows after another.
     fn both_ways(backend: &'a CpuBackend, v: &'a Vocabulary<'a>) -> Self {
         let mut output = Self::forward(backend, v);
-        if !in_slices(v.hidden.rows(), v.size()) {
+        if !in_slices(v) {
             if output.forward.is_none() {
                 output.forward = Some(Whole::ForTheCall(output.packed_forward(0..v.size())));
             }

@@ -156,8 +156,8 @@ impl Rehearsal {
 
     /// The output matrix in the forms that it has for a whole call on blocks of rows, forward and back.
     fn output(&self, v: &Vocabulary<'_>) -> [Option<Operand>; 2] {
-        let (rows, d, size) = (v.hidden.rows(), v.hidden.cols(), v.size());
-        let whole = !in_slices(rows, size);
+        let (d, size) = (v.hidden.cols(), v.size());
+        let whole = !in_slices(v);
         let forward = (whole && v.forward.is_none()).then(|| self.right(d, size));
         [forward, whole.then(|| self.right(size, d))]
     }

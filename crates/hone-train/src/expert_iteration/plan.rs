@@ -5,7 +5,7 @@ use super::run::State;
 use super::step::{Round, tune};
 use crate::error::Result;
 use crate::language::shards_of;
-use crate::plan::{Notes, Plan, Planned, telling_steps};
+use crate::plan::{Notes, Plan, Planned, telling_updates};
 use crate::rollout::{
     Episode, Networks, Setup, best_weights, extents, passes, rehearse_looks, rehearse_rollout, tell_apart,
 };
@@ -32,7 +32,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &ExpertIterationC
     notes.gradients(&mut state.policy, train.shards, "")?;
     // 2. Rounds
     let mut predictions = 0;
-    let (timed, telling) = telling_steps(section.rounds, |number| {
+    let (timed, telling) = telling_updates((section.rounds, MOST), |number| {
         let sizes = microbatches(setup, c, number);
         predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
         Ok(sizes)
@@ -60,7 +60,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &ExpertIterationC
         Ok(())
     };
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
-    telling.into_iter().take(MOST).try_for_each(&mut one)?;
+    telling.into_iter().try_for_each(&mut one)?;
     notes.logits(predictions, &state.policy.model);
     rehearse_looks(&mut notes, setup, &state.policy, section.rounds)?;
     drop(best);

@@ -4,7 +4,7 @@ use super::config::GrpoConfig;
 use super::run::{State, rates, rollouts_an_update};
 use super::step::{Update, update};
 use crate::error::Result;
-use crate::plan::{Notes, Plan, Planned, telling_steps};
+use crate::plan::{Notes, Plan, Planned, telling_updates};
 use crate::rollout::{Networks, Setup, best_weights, microbatches, rehearse_looks, rehearse_rollout};
 
 /// Updates that are rehearsed for their sizes.
@@ -40,7 +40,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
             "one rollout an update, of the {attempts} that dynamic sampling may take"
         ));
     }
-    let (timed, telling) = telling_steps(grpo.updates, |number| {
+    let (timed, telling) = telling_updates((grpo.updates, MOST), |number| {
         let sizes = microbatches(setup, &settings, (grpo.minibatch, train), number * attempts);
         predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
         Ok(sizes)
@@ -67,7 +67,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &GrpoConfig) -> R
         Ok(())
     };
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
-    telling.into_iter().take(MOST).try_for_each(&mut one)?;
+    telling.into_iter().try_for_each(&mut one)?;
     notes.logits(predictions, &state.learners.policy.model);
     rehearse_looks(&mut notes, setup, &state.learners.policy, grpo.updates)?;
     drop(best);

@@ -18,25 +18,23 @@ const CONSTANTS: AdamW = AdamW {
     weight_decay: 0.1,
 };
 
+/// Whether the output matrix is the embedding's, and whether an adapter is trained, on a tied one.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     Tied,
     Untied,
     Lora,
 }
 
-pub(crate) fn learner(engine: &Engine, tied: bool, lora: bool) -> Learner {
+pub(crate) fn learner(engine: &Engine, kind: Kind) -> Learner {
+    let tied = !matches!(kind, Kind::Untied);
     let new = format!(r#"{{"width": 16, "layers": 2, "heads": 2, "intermediate": 32, "tied": {tied}}}"#);
     let new: NewModel = serde_json::from_str(&new).unwrap();
     let mut model = Transformer::random(engine, new.architecture(TOKENS).unwrap(), 1);
-    if lora {
+    if matches!(kind, Kind::Lora) {
         model.add_adapter(engine, &LoraConfig::default(), 1).unwrap();
     }
     Learner::new(engine, model, CONSTANTS)
-}
-
-fn of_kind(engine: &Engine, kind: Kind) -> Learner {
-    learner(engine, !matches!(kind, Kind::Untied), matches!(kind, Kind::Lora))
 }
 
 fn batch(number: u32) -> LanguageBatch {
@@ -103,7 +101,7 @@ fn steps_give_the_same_numbers_with_packed_forms_and_without() {
                 threads: Some(2),
             };
             let engine = Engine::new(&options).unwrap();
-            let [mut with, mut without] = [(); 2].map(|()| of_kind(&engine, kind));
+            let [mut with, mut without] = [(); 2].map(|()| learner(&engine, kind));
             decode(&engine, &with.model);
             for microbatches in [1, 2, 2] {
                 let expected = step(&engine, &mut with, microbatches);
@@ -121,7 +119,7 @@ fn steps_give_the_same_numbers_with_packed_forms_and_without() {
 fn steps_of_few_microbatches_leave_no_packed_form() {
     for kind in [Kind::Tied, Kind::Untied, Kind::Lora] {
         let engine = rehearsal();
-        let mut learner = of_kind(&engine, kind);
+        let mut learner = learner(&engine, kind);
         evaluate(&engine, &learner.model, &batch(7)).unwrap();
         assert_eq!(
             packed_bytes(&engine),

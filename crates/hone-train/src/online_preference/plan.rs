@@ -6,7 +6,7 @@ use super::run::{learner, rates};
 use super::step::{Update, update};
 use crate::error::Result;
 use crate::language::shards_of;
-use crate::plan::{Notes, Plan, Planned, telling_steps};
+use crate::plan::{Notes, Plan, Planned, telling_updates};
 use crate::preferred::Method;
 use crate::rollout::{Networks, Setup, best_weights, extents, passes, rehearse_looks, rehearse_rollout, tell_apart};
 
@@ -32,7 +32,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
     notes.gradients(&mut policy, train.shards, "")?;
     // 2. Updates
     let mut predictions = 0;
-    let (timed, telling) = telling_steps(section.updates, |number| {
+    let (timed, telling) = telling_updates((section.updates, MOST), |number| {
         let sizes = microbatches(setup, c, number);
         predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
         Ok(sizes)
@@ -66,7 +66,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, setup: &Setup, c: &OnlinePreference
         Ok(())
     };
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
-    telling.into_iter().take(MOST).try_for_each(&mut one)?;
+    telling.into_iter().try_for_each(&mut one)?;
     notes.logits(predictions, &policy.model);
     rehearse_looks(&mut notes, setup, &policy, section.updates)?;
     drop(best);

@@ -18,7 +18,7 @@ use crate::job::Job;
 use crate::sections::TrainSection;
 
 pub use machine::MachineMemory;
-pub(crate) use notes::{Notes, Planned, evaluations, telling_steps};
+pub(crate) use notes::{Notes, Planned, evaluations, telling_steps, telling_updates};
 
 /// What a stage will need.
 #[derive(Clone, Debug, PartialEq, Serialize)]

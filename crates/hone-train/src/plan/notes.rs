@@ -258,20 +258,51 @@ fn hints(activations: usize, moments: usize, (recompute, train): (bool, &TrainSe
 /// that does comes first of these, and then all sizes, since packed weights stay from there on.
 pub(crate) fn telling_steps(
     total: u64,
-    mut sizes: impl FnMut(u64) -> Result<Vec<(usize, usize)>>,
+    sizes: impl FnMut(u64) -> Result<Vec<(usize, usize)>>,
 ) -> Result<(Vec<u64>, Vec<u64>)> {
-    let timed: Vec<u64> = (0..TIMED.min(total)).map(|i| i * total / TIMED.min(total)).collect();
-    let (mut seen, mut packings) = (HashSet::new(), HashSet::new());
-    let mut telling = Vec::new();
     let mut keeps = None;
-    let looked_at = timed.iter().copied().chain(0..total.min(LOOKED_AT));
-    for (i, step) in looked_at.enumerate() {
-        let sizes = sizes(step)?;
-        let packing = Packing::of_step(sizes.len());
+    let (mut timed, mut telling, packings) = (Vec::new(), Vec::new(), &mut HashSet::new());
+    tell(total, sizes, (&mut timed, &mut telling), |step, microbatches| {
+        let packing = Packing::of_step(microbatches);
         if packing == Packing::Kept {
             keeps.get_or_insert(step);
         }
-        let mut new = packings.insert(packing);
+        packings.insert(packing)
+    })?;
+    if let Some(keeps) = keeps.filter(|_| packings.len() > 1) {
+        let all: Vec<u64> = timed.iter().copied().chain(telling).collect();
+        telling = std::iter::once(keeps).chain(all).collect();
+    }
+    Ok((timed, telling))
+}
+
+/// The same for updates, at most `most` of them, whose steps' micro-batches are given all together: how many there are counts
+/// as a size, since more of them may leave more behind.
+pub(crate) fn telling_updates(
+    (total, most): (u64, usize),
+    sizes: impl FnMut(u64) -> Result<Vec<(usize, usize)>>,
+) -> Result<(Vec<u64>, Vec<u64>)> {
+    let (mut timed, mut telling, counts) = (Vec::new(), Vec::new(), &mut HashSet::new());
+    tell(total, sizes, (&mut timed, &mut telling), |_, microbatches| {
+        counts.insert(microbatches)
+    })?;
+    telling.truncate(most);
+    Ok((timed, telling))
+}
+
+/// Looks for the steps of [`telling_steps`]; `differs` says whether a step of so many micro-batches is the first of its kind.
+fn tell(
+    total: u64,
+    mut sizes: impl FnMut(u64) -> Result<Vec<(usize, usize)>>,
+    (timed, telling): (&mut Vec<u64>, &mut Vec<u64>),
+    mut differs: impl FnMut(u64, usize) -> bool,
+) -> Result<()> {
+    timed.extend((0..TIMED.min(total)).map(|i| i * total / TIMED.min(total)));
+    let mut seen = HashSet::new();
+    let looked_at = timed.iter().copied().chain(0..total.min(LOOKED_AT));
+    for (i, step) in looked_at.enumerate() {
+        let sizes = sizes(step)?;
+        let mut new = differs(step, sizes.len());
         for (tokens, predictions) in sizes {
             new |= seen.insert((0, bucket(tokens)));
             new |= seen.insert((1, bucket(predictions)));
@@ -280,11 +311,7 @@ pub(crate) fn telling_steps(
             telling.push(step);
         }
     }
-    if let Some(keeps) = keeps.filter(|_| packings.len() > 1) {
-        let all: Vec<u64> = timed.iter().copied().chain(telling).collect();
-        telling = std::iter::once(keeps).chain(all).collect();
-    }
-    Ok((timed, telling))
+    Ok(())
 }
 
 /// Evaluations of a run: every so many steps, and at the end.
@@ -352,6 +379,20 @@ mod tests {
         // Where all of them do, nothing is gone through twice
         let all_keep = telling_steps(64, |_| Ok(vec![(100, 10); 3])).unwrap();
         assert!(all_keep.1.is_empty());
+    }
+
+    #[test]
+    fn updates_of_other_sizes_or_of_more_micro_batches_are_found() {
+        let sizes = |update: u64| {
+            Ok(match update {
+                3 => vec![(100, 10); 3],
+                5 => vec![(999, 10); 2],
+                6 => vec![(100, 50); 2],
+                _ => vec![(100, 10); 2],
+            })
+        };
+        assert_eq!(telling_updates((64, 9), sizes).unwrap().1, [3, 5, 6]);
+        assert_eq!(telling_updates((64, 2), sizes).unwrap().1, [3, 5]);
     }
 
     /// A rehearsal's notes of a model of 1,000 tokens and width 8, with an adapter or without.

@@ -5,7 +5,7 @@ use super::rewards::RolloutRewards;
 use super::run::{Besides, State, rates};
 use super::step::{Update, update};
 use crate::error::Result;
-use crate::plan::{Notes, Plan, Planned, telling_steps};
+use crate::plan::{Notes, Plan, Planned, telling_updates};
 use crate::rollout::{Networks, Setup, best_weights, microbatches, rehearse_looks, rehearse_rollout};
 
 /// Goes through updates on an engine that only counts.
@@ -34,7 +34,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
     notes.gradients(&mut state.learners.value, train.shards, "the value network's ")?;
     // 2. Updates
     let mut predictions = 0;
-    let (timed, telling) = telling_steps(ppo.updates, |number| {
+    let (timed, telling) = telling_updates((ppo.updates, MOST), |number| {
         let sizes = microbatches(setup, &ppo.rollout(), (ppo.minibatch, train), number);
         predictions = predictions.max(sizes.iter().map(|size| size.1).max().unwrap_or(0));
         if ppo.share_beginnings {
@@ -69,7 +69,7 @@ pub(super) fn rehearse(mut notes: Notes<'_>, (setup, besides): (&Setup, &Besides
     let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
     // Of a run that warms up its value network, one in which the policy learns, too
     let learns = Some(ppo.value_warmup_updates).filter(|&number| (1..ppo.updates).contains(&number));
-    telling.into_iter().take(MOST).chain(learns).try_for_each(&mut one)?;
+    telling.into_iter().chain(learns).try_for_each(&mut one)?;
     notes.logits(predictions, &state.learners.policy.model);
     rehearse_looks(&mut notes, setup, &state.learners.policy, ppo.updates)?;
     drop(best);

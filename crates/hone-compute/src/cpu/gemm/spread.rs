@@ -88,7 +88,7 @@ unsafe fn spread_first<S: Simd, const WIDTH: usize>(strip: &Strip, run: unsafe f
                 a: strip.a.add(2 * from),
                 b: to.cast(),
                 next: strip.next.wrapping_add(from * WIDTH),
-                // The next panel has half as many cells as are multiplied here
+                // The next panel has half as many cells as are multiplied here: half as many passes fetch all of it
                 panel: strip.panel / 2,
                 depth: 2 * depth,
                 load: strip.load || from > 0,
