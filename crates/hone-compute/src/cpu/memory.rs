@@ -5,7 +5,7 @@
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytemuck::Pod;
 
@@ -181,8 +181,8 @@ impl Drop for Region {
 /// so that fetching ahead is not held up by looking for pages.
 #[derive(Default)]
 pub(crate) struct Regions {
-    /// The region whose end is free, and where that begins.
-    open: Mutex<Option<(Arc<Region>, usize)>>,
+    /// The region whose end is free, and where that begins. It goes with the last array that has a part of it.
+    open: Mutex<(Weak<Region>, usize)>,
 }
 
 impl Regions {
@@ -193,18 +193,19 @@ impl Regions {
         }
         let size = size.next_multiple_of(LINE);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.as_ref().is_none_or(|(_, used)| used + size > REGION) {
-            // SAFETY: the size is not zero.
-            let start = NonNull::new(unsafe { system::take(Region::layout()) })?;
-            // SAFETY: whole huge pages of this region.
-            unsafe { system::advise(start.as_ptr(), REGION) };
-            *open = Some((Arc::new(Region { start }), 0));
-        }
-        let (region, used) = open.as_mut()?;
+        let (region, used) = match open.0.upgrade() {
+            Some(region) if open.1 + size <= REGION => (region, open.1),
+            _ => {
+                // SAFETY: the size is not zero.
+                let start = NonNull::new(unsafe { system::take(Region::layout()) })?;
+                // SAFETY: whole huge pages of this region.
+                unsafe { system::advise(start.as_ptr(), REGION) };
+                (Arc::new(Region { start }), 0)
+            }
+        };
+        *open = (Arc::downgrade(&region), used + size);
         // SAFETY: the part ends within the region.
-        let part = unsafe { region.start.add(*used) };
-        *used += size;
-        Some((part, Arc::clone(region)))
+        Some((unsafe { region.start.add(used) }, region))
     }
 }
 
@@ -264,7 +265,8 @@ mod system {
         unsafe { libc::madvise(pages.cast(), bytes, libc::MADV_HUGEPAGE) };
     }
 
-    /// Gives the memory of whole pages back and keeps the addresses.
+    /// Gives the memory of whole pages back and keeps the addresses. The system is told to leave it at that: where some of
+    /// a huge page is in use, it would otherwise fill the gaps again, seconds later.
     ///
     /// # Safety
     /// What they hold is not read again.
@@ -273,7 +275,11 @@ mod system {
         let whole = (bytes - before) / PAGE * PAGE;
         if whole > 0 {
             // SAFETY: as promised.
-            unsafe { libc::madvise(memory.add(before).cast(), whole, libc::MADV_DONTNEED) };
+            unsafe {
+                let gap = memory.add(before).cast();
+                libc::madvise(gap, whole, libc::MADV_NOHUGEPAGE);
+                libc::madvise(gap, whole, libc::MADV_DONTNEED);
+            }
         }
     }
 
@@ -341,6 +347,57 @@ mod tests {
             let expected = 2 * i as u32 + 1;
             assert!(array.numbers().iter().all(|&x| x == expected), "array {expected}");
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_region_goes_with_its_last_array() {
+        let regions = Regions::default();
+        let is_there = || regions.open.lock().unwrap().0.strong_count() > 0;
+        let array = || Memory::<u32>::within(&regions, HUGE / 8);
+        let (first, second) = (array(), array());
+        drop(first);
+        assert!(is_there());
+        drop(second);
+        assert!(!is_there());
+        let third = array();
+        assert!(is_there() && third.region.is_some(), "another one");
+    }
+
+    /// The lines that the system has on the mapping with an address, such as its size and its flags.
+    #[cfg(target_os = "linux")]
+    fn mapping_of(address: usize) -> Vec<String> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begins = |line: &str| {
+            let (from, to) = line.split(' ').next()?.split_once('-')?;
+            let [from, to] = [from, to].map(|x| usize::from_str_radix(x, 16).ok());
+            Some(from? <= address && address < to?)
+        };
+        let lines = maps.lines().skip_while(|line| begins(line) != Some(true));
+        let rest = lines.skip(1).take_while(|line| begins(line).is_none());
+        rest.map(String::from).collect()
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_system_leaves_gaps_of_a_region_empty() {
+        let regions = Regions::default();
+        let mut arrays: Vec<Memory<u32>> = (0..3).map(|_| Memory::within(&regions, HUGE / 8)).collect();
+        for array in &mut arrays {
+            array.write_up_to(HUGE / 8);
+        }
+        let gap = arrays[1].numbers().as_ptr().addr() + (1 << 17);
+        let flag = |name: &str| {
+            let lines = mapping_of(gap);
+            let flags = lines.iter().find_map(|line| line.strip_prefix("VmFlags:"));
+            flags.unwrap().split_whitespace().any(|flag| flag == name)
+        };
+        // Some systems have no huge pages
+        let huge = flag("hg");
+        drop(arrays.remove(1));
+        assert!(!flag("hg") && flag("nh") == huge);
+        let resident = mapping_of(gap).into_iter().find(|line| line.starts_with("Rss:"));
+        assert_eq!(resident.unwrap().split_whitespace().nth(1), Some("0"));
     }
 
     #[test]

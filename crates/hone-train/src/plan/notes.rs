@@ -177,6 +177,18 @@ impl<'e> Notes<'e> {
         Ok(result)
     }
 
+    /// Work beside `bytes` of tensors that it begins with and that were not there before. They are a part of the plan if more
+    /// is needed then than ever before.
+    pub fn beside<T>(&mut self, (what, bytes): (&str, usize), work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = self.account().peak.total();
+        let result = work()?;
+        if self.account().peak.total() > before {
+            self.part(what, bytes);
+            self.noted += bytes;
+        }
+        Ok(result)
+    }
+
     /// The plan, once all is rehearsed.
     pub fn finish(mut self, planned: Planned, (recompute, train): (bool, &TrainSection)) -> Plan {
         let account = self.account();

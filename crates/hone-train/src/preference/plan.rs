@@ -48,14 +48,10 @@ pub(super) fn rehearse(
     notes.model("policy", &model);
     let mut learner = Learner::new(engine, model, AdamW::default());
     notes.tensors("moments of the optimiser, f32");
-    let best = (c.keep == Keep::Best).then(|| Ema::new(engine, &learner.model, 0.0));
-    notes.tensors("the best weights so far, f32");
     notes.gradients(&mut learner, train.shards, "")?;
     // 2. The reference, whose buffers serve the steps too, and the steps
     let reference = if c.preference.method.has_reference() {
-        notes.besides(1, || {
-            Reference::new(engine, &learner.model, &preferences.all(), |_| Ok(()))
-        })?
+        notes.besides(1, || Reference::new(engine, &learner, &preferences.all(), |_| Ok(())))?
     } else {
         Reference::default()
     };
@@ -81,32 +77,39 @@ pub(super) fn rehearse(
         Ok(sizes)
     })?;
     let count = timed.len().max(1) as f64;
-    let mut one = |number: u64| -> Result<()> {
+    let one = |learner: &mut Learner, number: u64| -> Result<()> {
         let chosen = preferences.train.batch(number, batch);
-        step(
-            engine,
-            &mut learner,
-            (chosen, &reference, method),
-            (train, rate, number),
-        )?;
+        step(engine, learner, (chosen, &reference, method), (train, rate, number))?;
         Ok(())
     };
-    let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
-    telling.into_iter().try_for_each(&mut one)?;
+    let mut steps = |numbers: &[u64]| numbers.iter().try_for_each(|&number| one(&mut learner, number));
+    let ((seconds, operations), ()) = notes.timed(|| steps(&timed))?;
+    steps(&telling)?;
     notes.logits(predictions, &learner.model);
     // 3. Evaluations, and the one of the result
-    notes.besides(evaluations(c.eval.every, prepared.total) + 1, || {
-        Evaluation::of(
-            engine,
-            &learner.model,
-            &preferences.held_out,
-            (&reference, method, c.train.seed),
-        )
-    })?;
-    notes.besides(evaluations(c.eval.every, prepared.total), || {
-        answers(engine, &mut learner.model, prepared, (c, 0))
-    })?;
-    drop(best);
+    let looks = evaluations(c.eval.every, prepared.total);
+    let judged = |model: &Transformer| -> Result<()> {
+        let judge = (&reference, method, c.train.seed);
+        Evaluation::of(engine, model, &preferences.held_out, judge)?;
+        Ok(())
+    };
+    notes.besides(looks + 1, || judged(&learner.model))?;
+    notes.besides(looks, || answers(engine, &mut learner.model, prepared, (c, 0)))?;
+    // 4. The same beside the best weights so far, which the first evaluation finds
+    if c.keep == Keep::Best {
+        let bytes = size_of::<f32>() * learner.model.parameters().count().1;
+        notes.beside(("the best weights so far, f32", bytes), || {
+            let best = Ema::new(engine, &learner.model, 0.0);
+            timed
+                .iter()
+                .chain(&telling)
+                .try_for_each(|&number| one(&mut learner, number))?;
+            judged(&learner.model)?;
+            answers(engine, &mut learner.model, prepared, (c, 0))?;
+            drop(best);
+            Ok(())
+        })?;
+    }
     let planned = Planned {
         stage: "preference",
         steps: prepared.total,

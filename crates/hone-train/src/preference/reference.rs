@@ -10,6 +10,7 @@ use hone_objective::preference::response_logprobs;
 use super::batch::Example;
 use crate::error::Result;
 use crate::job::Job;
+use crate::learner::Learner;
 use crate::text::Answered;
 
 /// Log-probabilities of responses under the reference, summed over each response.
@@ -27,10 +28,11 @@ const BLOCK: usize = 32;
 const NEWS: Duration = Duration::from_secs(5);
 
 impl Reference {
-    /// Of `examples` in the order of their numbers. `news` hears how many are done after every block.
+    /// Of `examples` in the order of their numbers, from the model that a learner has before its first step: a model that
+    /// learns decides whether its weights stay in packed form. `news` hears how many are done after every block.
     pub fn new(
         engine: &Engine,
-        model: &Transformer,
+        learner: &Learner,
         examples: &[&Example],
         mut news: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
@@ -38,7 +40,7 @@ impl Reference {
         for block in examples.chunks(BLOCK) {
             news(reference.responses.len())?;
             let all = block.iter().flat_map(|e| e.responses.iter().chain(&e.mismatched));
-            let mut sums = summed(engine, model, &all.collect::<Vec<_>>())?.into_iter();
+            let mut sums = summed(engine, &learner.model, &all.collect::<Vec<_>>())?.into_iter();
             for example in block {
                 reference
                     .responses
@@ -52,9 +54,9 @@ impl Reference {
     }
 
     /// The same for a run, which tells how far it is and can be stopped.
-    pub fn computed(job: &Job, engine: &Engine, model: &Transformer, examples: &[&Example]) -> Result<Self> {
+    pub fn computed(job: &Job, engine: &Engine, learner: &Learner, examples: &[&Example]) -> Result<Self> {
         let (started, mut told) = (Instant::now(), Instant::now());
-        Self::new(engine, model, examples, |done| {
+        Self::new(engine, learner, examples, |done| {
             job.check_stop()?;
             if told.elapsed() >= NEWS && done > 0 {
                 told = Instant::now();
@@ -92,4 +94,33 @@ pub(super) fn token_logprobs(engine: &Engine, model: &Transformer, responses: &[
     let from: Vec<usize> = responses.iter().map(|r| r.ids.len() - r.response_tokens).collect();
     let scores = logprobs_from(engine, model, (&sequences, &from), 1.0);
     scores.into_iter().flat_map(|scores| scores.logprobs).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learner::tests::{Kind, learner, packed_bytes, rehearsal};
+    use crate::preferred::Judgement;
+
+    #[test]
+    fn the_reference_of_a_learner_leaves_no_packed_form() {
+        for kind in [Kind::Tied, Kind::Untied, Kind::Lora] {
+            let engine = rehearsal();
+            let learner = learner(&engine, kind);
+            let answer = |first: u32| Answered {
+                ids: (first..first + 12).collect(),
+                response_tokens: 5,
+            };
+            let example = Example {
+                number: 0,
+                responses: vec![answer(1), answer(7)],
+                judgement: Judgement::Pairs(vec![(0, 1)]),
+                mismatched: vec![answer(20)],
+            };
+            let reference = Reference::new(&engine, &learner, &[&example], |_| Ok(())).unwrap();
+            let counts = (reference.of(&example).len(), reference.of_mismatched(&example).len());
+            assert_eq!(counts, (2, 1), "{kind:?}");
+            assert_eq!(packed_bytes(&engine), 0, "{kind:?}");
+        }
+    }
 }

@@ -114,13 +114,13 @@ fn train(job: &Job, config: &Resolved<PreferenceConfig>) -> Result<Outcome> {
     if artefact::merges(&model) {
         job.message("PEFT has no place for adapters of gpt2: this one is merged into the model that is written");
     }
+    let learner = Learner::new(&engine, model, prepared.constants);
     // The model that the run starts from is the reference, also of one that goes on: its checkpoint is loaded after
     let reference = if c.preference.method.has_reference() {
-        Reference::computed(job, &engine, &model, &prepared.preferences.all())?
+        Reference::computed(job, &engine, &learner, &prepared.preferences.all())?
     } else {
         Reference::default()
     };
-    let learner = Learner::new(&engine, model, prepared.constants);
     let mut tuning = Tuning {
         engine: &engine,
         c,

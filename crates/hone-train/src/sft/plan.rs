@@ -42,8 +42,6 @@ pub(super) fn rehearse(mut notes: Notes<'_>, model: Transformer, prepared: &Prep
     notes.model("model", &model);
     let mut learner = Learner::new(engine, model, AdamW::default());
     notes.tensors("moments of the optimiser, f32");
-    let best = (c.keep == Keep::Best).then(|| Ema::new(engine, &learner.model, 0.0));
-    notes.tensors("the best weights so far, f32");
     notes.gradients(&mut learner, train.shards, "")?;
     // 2. Steps
     let rate = StepRate {
@@ -68,20 +66,36 @@ pub(super) fn rehearse(mut notes: Notes<'_>, model: Transformer, prepared: &Prep
         Ok(sizes)
     })?;
     let count = timed.len().max(1) as f64;
-    let mut one = |number: u64| -> Result<()> {
+    let one = |learner: &mut Learner, number: u64| -> Result<()> {
         let chosen = examples.train.batch(number, batch);
-        step(engine, &mut learner, chosen, (train, rate, number))?;
+        step(engine, learner, chosen, (train, rate, number))?;
         Ok(())
     };
-    let ((seconds, operations), ()) = notes.timed(|| timed.into_iter().try_for_each(&mut one))?;
-    telling.into_iter().try_for_each(&mut one)?;
+    let mut steps = |numbers: &[u64]| numbers.iter().try_for_each(|&number| one(&mut learner, number));
+    let ((seconds, operations), ()) = notes.timed(|| steps(&timed))?;
+    steps(&telling)?;
     notes.logits(predictions, &learner.model);
     // 3. Evaluations
-    notes.besides(evaluations(c.eval.every, prepared.total), || {
+    let look = |learner: &mut Learner| -> Result<()> {
         held_out_loss(engine, &learner.model, &examples.held_out, train.microbatch_tokens)?;
-        answers(engine, &mut learner.model, (examples, &prepared.chat), c, 0)
-    })?;
-    drop(best);
+        answers(engine, &mut learner.model, (examples, &prepared.chat), c, 0)?;
+        Ok(())
+    };
+    notes.besides(evaluations(c.eval.every, prepared.total), || look(&mut learner))?;
+    // 4. The same beside the best weights so far, which the first evaluation finds
+    if c.keep == Keep::Best {
+        let bytes = size_of::<f32>() * learner.model.parameters().count().1;
+        notes.beside(("the best weights so far, f32", bytes), || {
+            let best = Ema::new(engine, &learner.model, 0.0);
+            timed
+                .iter()
+                .chain(&telling)
+                .try_for_each(|&number| one(&mut learner, number))?;
+            look(&mut learner)?;
+            drop(best);
+            Ok(())
+        })?;
+    }
     let planned = Planned {
         stage: "sft",
         steps: prepared.total,
