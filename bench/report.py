@@ -37,20 +37,18 @@ def amount(value, unit):
 
 @dataclass
 class Outcome:
-    """A line of the table, worked out; without figures where it is not measured, or failed."""
+    """A line of the table, worked out; without figures where it failed."""
 
     hone: str
     peer: str
     figure: str
     words: str
     ratio: float = None
-    state: str = "unmeasured"  # unmeasured, failed, missed, reached, aim, untargeted
+    state: str = "failed"  # failed, missed, reached, aim, untargeted
 
 
 def outcome(line, record):
     """The line's figure from a row's record."""
-    if record is None:
-        return Outcome("", "", "", "not measured")
     failed = failures(record)
     theirs = [key for key in line.theirs if key not in failed]
     # Of several peers one may fail; of what stands side by side, none
@@ -58,7 +56,7 @@ def outcome(line, record):
     if not theirs and line.theirs:
         needed.append(line.theirs[0])
     if told := next((failed[key] for key in needed if key in failed), None):
-        return Outcome("", "", "", f"failed: {told}", state="failed")
+        return Outcome("", "", "", f"failed: {told}")
     # The best of the peers: the least memory, else the highest figure
     what = "max_rss_bytes" if line.kind == "memory" else "value"
     best = min if line.kind in ("memory", "part") else max
@@ -135,7 +133,7 @@ def target(line, value):
 HEAD = """# Benchmarks
 
 hone and what one would use otherwise, on the same work and the same machine. `bench/run.py` writes this page from the results in
-`bench/results`; [bench/README.md](../bench/README.md) says how to measure again. Nothing here is edited by hand.
+`bench/RESULTS`; [bench/README.md](../bench/README.md) says how to measure again. Nothing here is edited by hand.
 
 ## How it is measured
 - **In turn.** In each round every command runs once, hone and peers one after the other, and in the next round in the opposite order. Figures are medians over the rounds; the ratio is that of the medians, in brackets the least and the greatest of the single rounds.
@@ -150,15 +148,14 @@ Speeds of a shared or virtual machine change from minute to minute; ratios of on
 """
 
 
-def document(records):
-    """The whole page."""
+def document(records, folder="results"):
+    """The whole page, of the results in a folder."""
     setups = []
     for record in records.values():
         if shared(record["setup"]) not in setups:
             setups.append(shared(record["setup"]))
-    parts = [HEAD, *machines(setups), "## Results\n", table(records), *where_hone_loses(records), "## Row by row\n"]
-    for row in rows.ROWS:
-        parts.append(details(row, records.get(row.name), setups))
+    parts = [HEAD.replace("RESULTS", folder), *machines(setups), "## Results\n", table(records), *where_hone_loses(records), "## Row by row\n"]
+    parts += [details(row, records[row.name], setups) for row in rows.ROWS if row.name in records]
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -185,8 +182,8 @@ def machines(setups):
 def table(records):
     lines = ["| work | against | hone | peer | ratio | at least | aim | in words |", "|---|---|---|---|---|---|---|---|"]
     for row in rows.ROWS:
-        for line in row.lines:
-            o = outcome(line, records.get(row.name))
+        for line in row.lines if row.name in records else ():
+            o = outcome(line, records[row.name])
             words = "failed, see below" if o.state == "failed" else o.words
             cells = (line.work, line.against, o.hone, o.peer, o.figure, target(line, line.least), target(line, line.aim), words)
             lines.append("| " + " | ".join(cells) + " |")
@@ -194,11 +191,12 @@ def table(records):
 
 
 def where_hone_loses(records):
-    found = [(line, outcome(line, records.get(row.name))) for row in rows.ROWS for line in row.lines]
+    found = [(line, outcome(line, records[row.name])) for row in rows.ROWS if row.name in records for line in row.lines]
     slower = [f"- {line.work}: {o.figure} of {line.against}" for line, o in found if line.kind == "speed" and o.ratio is not None and o.ratio < 1.0]
     missed = [f"- {line.work}: {o.figure} against {line.against}; the target is {target(line, line.least)}" for line, o in found if o.state == "missed"]
-    open_ = [f"- {line.work}: {o.words}" for line, o in found if o.state in ("unmeasured", "failed")]
+    open_ = [f"- {line.work}: {o.words}" for line, o in found if o.state == "failed"]
     measured = len(found) - len(open_)
+    open_ += [f"- {row.name}: not measured" for row in rows.ROWS if row.name not in records]
     lines = ["## Where hone loses\n"]
     for title, items, none in (("Slower than the peer", slower, "nowhere"), ("Targets that are not reached", missed, "none")):
         lines.append(f"{title}:\n\n" + "\n".join(items) + "\n" if items else f"{title}: {none} of what is measured.\n" if measured else f"{title}: unknown.\n")
@@ -211,8 +209,6 @@ def details(row, record, setups):
     lines = [f"### {row.name}"]
     if row.note:
         lines.append(row.note)
-    if record is None:
-        return "\n".join([*lines, "", "Not measured.\n"])
     failed = failures(record)
     rounds, which = len(record["rounds"]), ""
     if len(setups) > 1:

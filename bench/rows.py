@@ -331,22 +331,36 @@ def losses_row():
        "PyTorch's within the noise of bf16, the other two say.", rounds=1)
 
 
-def plan_row():
-    rest = "--model DATA/model-q --batch {} --length {} --steps STEPS --rank 8 --threads THREADS"
-    sft = f"PYTHON hone_stage.py sft HONE --data DATA/sft.jsonl --join 4 {rest.format(2, 512)}"
-    ppo = f"PYTHON hone_stage.py ppo HONE --data DATA/prompts.jsonl --reward DATA/model-q-reward {rest.format(4, 64)}"
-    measures = tuple(
-        Measure(f"{stage}-{part}", f"{who}, {stage}, LoRA", f"{command} {option}", (steps, 1), "bytes")
-        for stage, command, steps in (("sft", sft, 3), ("ppo", ppo, 1))
-        for part, who, option in (("plan", "hone plan", "--plan peak"), ("peak", "measured", "--memory")))
-    work = {"sft": "LoRA tuning, conversations of up to 512 tokens, shape of Qwen2.5-0.5B", "ppo": "PPO with LoRA, 4 responses of 64 tokens, shape of Qwen2.5-0.5B"}
-    lines = []
-    for stage, words in work.items():
-        lines.append(Line(f"{words}: `hone plan`'s peak", "the peak that is measured", f"{stage}-plan", (f"{stage}-peak",), "near", 0.10))
-        lines.append(Line(f"{words}: peak memory", "8 GB", f"{stage}-peak", (), "most", 8e9, unit="bytes"))
-    return Row("plan-q", measures, tuple(lines),
-               "bf16, rank 8 on q and v. PPO holds four networks of this shape: policy, reference, value network and reward model. Policy and value network are "
-               "adapters, whose frozen weights are those of the reference and of the reward model. Memory does not depend on speed, so one round says it all.", rounds=1)
+def plan_row(name, stages, notes, limit=None):
+    """`hone plan` beside the measured peak, which is at most `limit` bytes. Of each stage: what it is called, the work in words, hone_stage.py's arguments, steps."""
+    measures, lines = [], []
+    for stage, work, arguments, steps in stages:
+        command = f"PYTHON hone_stage.py {arguments} --steps STEPS --threads THREADS"
+        for part, who, option in (("plan", "hone plan", "--plan peak"), ("peak", "measured", "--memory")):
+            measures.append(Measure(f"{stage}-{part}", f"{who}, {work}", f"{command} {option}", (steps, 1), "bytes"))
+        lines.append(Line(f"{work}: `hone plan`'s peak", "the peak that is measured", f"{stage}-plan", (f"{stage}-peak",), "near", 0.10))
+        if limit:
+            lines.append(Line(f"{work}: peak memory", f"{limit / 1e9:.0f} GB", f"{stage}-peak", (), "most", limit, unit="bytes"))
+    return Row(name, tuple(measures), tuple(lines), f"{notes} Memory does not depend on speed, so one round says it all.", rounds=1)
+
+
+def plan_rows():
+    q = "--model DATA/model-q --batch {} --length {} --rank 8"
+    whole = "--model DATA/model-{} --data DATA/{} --batch {} --length 256"
+    yield plan_row("plan-m", (
+        ("pretrain", "pre-training, 8 x 256, m", f"pretrain HONE {whole.format('m', 'text.jsonl', 8)}", 3),
+        ("pretrain-b", "pre-training, 8 x 256, b", f"pretrain HONE {whole.format('b', 'text.jsonl', 8)}", 3),
+        ("shards", "pre-training, 16 x 256 in 4 shards, m", f"pretrain HONE {whole.format('m', 'text.jsonl', 16)} --shards 4", 3),
+        ("sft", "tuning, 16 conversations, m", f"sft HONE {whole.format('m', 'sft.jsonl', 16)}", 3),
+        ("lora", "LoRA tuning, 16 conversations, m", f"sft HONE {whole.format('m', 'sft.jsonl', 16)} --rank 8", 3),
+        ("dpo", "DPO, 8 pairs, m", f"preference HONE {whole.format('m', 'pairs.jsonl', 8)}", 3),
+    ), "bf16; rank 8 on q and v. Conversations and responses are ragged, up to 256 tokens.")
+    yield plan_row("plan-q", (
+        ("sft", "LoRA tuning, conversations of up to 512 tokens, shape of Qwen2.5-0.5B", f"sft HONE --data DATA/sft.jsonl --join 4 {q.format(2, 512)}", 3),
+        ("ppo", "PPO with LoRA, 4 responses of 64 tokens, shape of Qwen2.5-0.5B",
+         f"ppo HONE --data DATA/prompts.jsonl --reward DATA/model-q-reward {q.format(4, 64)}", 1),
+    ), "bf16, rank 8 on q and v. PPO holds four networks of this shape: policy, reference, value network and reward model. Policy and value network are "
+       "adapters, whose frozen weights are those of the reference and of the reward model.", limit=8e9)
 
 
 def exactness_row():
@@ -381,7 +395,7 @@ def exactness_row():
                "place, which costs some operations a token. Keys and values that are rounded once and read from pages in training as in decoding cost less than the time of putting them there.")
 
 
-ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), *serving_rows(), ppo_row(), grpo_row(), dpo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), plan_row(),
+ROWS = (*train_rows(), sft_row(), *generate_rows(), *llama_rows(), *serving_rows(), ppo_row(), grpo_row(), dpo_row(), *lora_rows(), gemm_row(), *growth_rows(), shape_row(), losses_row(), *plan_rows(),
         exactness_row())
 
 

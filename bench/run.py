@@ -4,9 +4,10 @@ what setup.sh makes, hone a release build.
 
 usage: bench/run.py                              every row, 5 rounds; what is measured already stays
        bench/run.py --only train-m,gemm          these rows; a name may stand for several, as `train` does
+       bench/run.py --machine intel              results and document of another machine: bench/results-intel, docs/benchmarks-intel.md
        bench/run.py --trial [--only ROW...]      one round of few steps, to see that all works; keeps nothing
        bench/run.py --document-only              writes the document from the stored results
-       bench/run.py --check                      fails where the document is not what the stored results say
+       bench/run.py --check                      fails where a machine's document is not what the stored results say
 
 A row's rounds are kept in bench/results/ROW.json once all are done; until then in ROW.json.part, from which an interrupted
 measurement goes on, with the same program, versions and machine. In a round each command runs once, in the next one in the opposite order.
@@ -221,8 +222,9 @@ def main():
     parser.add_argument("--python", help="the peers' Python (PEERS/env/bin/python)")
     parser.add_argument("--data", help="models and data (PEERS/data)")
     parser.add_argument("--loose", help="what loose.py made (PEERS/loose)")
-    parser.add_argument("--results", default=str(BENCH / "results"), help="where results are kept (bench/results)")
-    parser.add_argument("--document", default=str(REPOSITORY / "docs/benchmarks.md"), help="what is written (docs/benchmarks.md)")
+    parser.add_argument("--machine", metavar="NAME", help="see above")
+    parser.add_argument("--results", help="where results are kept (bench/results)")
+    parser.add_argument("--document", help="what is written (docs/benchmarks.md)")
     parser.add_argument("--wait", type=float, default=60, metavar="MINUTES", help="waits for other programs to end, so long in all (60)")
     parser.add_argument("--busy", action="store_true", help="measures although other programs run; the document says so")
     parser.add_argument("--fresh", action="store_true", help="measures again what is measured already")
@@ -230,14 +232,15 @@ def main():
         parser.add_argument(f"--{flag}", action="store_true", help="see above" if flag != "list" else "the names of the rows")
     a = parser.parse_args()
     asked = rows.chosen([name for names in a.only for name in names.split(",") if name])
-    folder, document = pathlib.Path(a.results), pathlib.Path(a.document)
+    folder, document = (pathlib.Path(given or usual) for given, usual in zip((a.results, a.document), places(a.machine)))
     if a.list:
         print("\n".join(row.name for row in asked))
     elif a.check:
-        if not document.exists() or document.read_text() != report.document(stored(folder)):
-            raise SystemExit(f"{document} is not what the results say: python3 bench/run.py --document-only")
+        for folder, document in every_place() if a.machine is None and a.results is None else [(folder, document)]:
+            if not document.exists() or document.read_text() != written(folder):
+                raise SystemExit(f"{document} is not what the results say: python3 bench/run.py --document-only{of_machine(folder)}")
     elif a.document_only:
-        document.write_text(report.document(stored(folder)))
+        document.write_text(written(folder))
     else:
         try:
             measure_all(a, asked, folder, document)
@@ -245,6 +248,25 @@ def main():
             print(f"stopped: {busy}; the same command goes on with it when the machine is quiet (--busy measures all the same)", file=sys.stderr)
             return STOPPED
     return 0
+
+
+def places(name):
+    """Where a machine's results and document are; the first one has no name."""
+    suffix = f"-{name}" if name else ""
+    return BENCH / f"results{suffix}", REPOSITORY / f"docs/benchmarks{suffix}.md"
+
+
+def every_place():
+    names = [folder.name.removeprefix("results-") for folder in sorted(BENCH.glob("results-*"))]
+    return [places(name) for name in (None, *names)]
+
+
+def of_machine(folder):
+    return f" --machine {folder.name.removeprefix('results-')}" if folder.name.startswith("results-") else ""
+
+
+def written(folder):
+    return report.document(stored(folder), folder.name)
 
 
 def measure_all(a, asked, folder, document):
@@ -266,7 +288,7 @@ def measure_all(a, asked, folder, document):
             for line in row.lines:
                 print(f"{row.name}: {line.work}: {report.outcome(line, record).words}", flush=True)
             if not a.trial:
-                document.write_text(report.document(stored(folder)))
+                document.write_text(written(folder))
 
 
 if __name__ == "__main__":

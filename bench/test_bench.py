@@ -126,22 +126,30 @@ class Outcomes(unittest.TestCase):
     def test_a_failure_is_told(self):
         r = record([{"hone": {"error": "ended with 2: no such option"}, "peer": found(1.0)}])
         self.assertIn("no such option", report.outcome(line("speed", least=1.0), r).words)
-        self.assertEqual(report.outcome(line("speed", least=1.0), None).words, "not measured")
 
 
 class Document(unittest.TestCase):
     def test_it_has_every_line_and_says_where_hone_loses(self):
         r = record([{"hone": found(80.0, "GFLOP/s"), "torch": found(100.0, "GFLOP/s"), "ordered": found(160.0, "GFLOP/s")}])
-        text = report.document({"gemm": r})
+        text = report.document({"gemm": r}, "results-other")
+        self.assertIn("from the results in\n`bench/results-other`", text)
         for row in rows.ROWS:
-            self.assertIn(f"### {row.name}\n", text)
+            here = self.assertIn if row.name == "gemm" else self.assertNotIn
+            here(f"### {row.name}\n", text)
             for l in row.lines:
-                self.assertIn(f"| {l.work} | {l.against} |", text)
+                here(f"| {l.work} | {l.against} |", text)
         losses = text.split("## Where hone loses")[1].split("## Row by row")[0]
         self.assertIn("0.80x of torch.matmul", losses)
         self.assertIn("0.50x of PyTorch's product", losses)
-        self.assertIn("training step, 8 x 256, bf16, m", losses.split("Without a figure")[1])
+        self.assertIn("- train-m: not measured", losses.split("Without a figure")[1])
         self.assertIn("do ordered", text)
+
+    def test_every_machine_has_a_document(self):
+        self.assertEqual(run.places("other"), (run.BENCH / "results-other", run.REPOSITORY / "docs/benchmarks-other.md"))
+        every = run.every_place()
+        self.assertEqual(every[0], (run.BENCH / "results", run.REPOSITORY / "docs/benchmarks.md"))
+        self.assertEqual(len(every), len(list(run.BENCH.glob("results*"))))
+        self.assertEqual([run.of_machine(run.places(name)[0]) for name in (None, "other")], ["", " --machine other"])
 
     def test_a_record_comes_back_as_it_was_kept(self):
         r = record([{"hone": found(1.0)}, {"hone": found(2.0)}])

@@ -7,13 +7,12 @@ use hone_objective::group::{
     Advantages, GroupCounts, GroupInputs, GroupLossStats, KlTerm, OverlongShaping, advantages, group_loss,
     scores_less_kl,
 };
-use hone_objective::rewards::RewardInputs;
 
 use super::config::{GrpoSection, KlPlace};
 use crate::error::Result;
 use crate::language::shards_of;
 use crate::learner::{Applied, Ema, Learner};
-use crate::rollout::{Episode, EpisodeBatch, check, check_others, rows_of, tokens_of};
+use crate::rollout::{Episode, EpisodeBatch, Scored, check, check_others, rows_of, tokens_of};
 use crate::sections::TrainSection;
 
 /// What learns.
@@ -72,17 +71,7 @@ pub(super) fn prepare(episodes: &[Episode], grpo: &GrpoSection) -> Result<Advant
         }
     }
     if grpo.method.kl_place() == KlPlace::Score && grpo.kl_coef() > 0.0 {
-        let flat = |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(of).copied().collect() };
-        let lengths: Vec<usize> = episodes.iter().map(Episode::length).collect();
-        let (logprobs, ref_logprobs) = (flat(|e| &e.logprobs), flat(|e| &e.ref_logprobs));
-        let inputs = RewardInputs {
-            logprobs: &logprobs,
-            ref_logprobs: &ref_logprobs,
-            mask: &vec![true; logprobs.len()],
-            lengths: &lengths,
-            scores: &scores,
-        };
-        scores = scores_less_kl(&inputs, grpo.kl_coef())?;
+        scores = scores_less_kl(&Scored::new(episodes, &scores).inputs(), grpo.kl_coef())?;
     }
     let groups = vec![grpo.samples_per_prompt; episodes.len() / grpo.samples_per_prompt];
     Ok(advantages(&scores, &groups, grpo.method.estimator())?)

@@ -2,12 +2,12 @@
 
 use hone_objective::gae::{Gae, GaeConfig, GaeInputs, gae};
 use hone_objective::ppo::{PrepareConfig, Rewarded as Rewards, prepare_advantages, prepare_rewards};
-use hone_objective::rewards::{RewardInputs, RewardStats};
+use hone_objective::rewards::RewardStats;
 
 use super::config::PpoSection;
 use super::microbatches::{Rewarded, flat};
 use crate::error::Result;
-use crate::rollout::Episode;
+use crate::rollout::{Episode, Scored};
 
 /// Rewards of the whole rollout, and how advantages and returns follow from them.
 pub(super) struct RolloutRewards {
@@ -21,18 +21,7 @@ impl RolloutRewards {
     /// # Errors
     /// Numbers that are none.
     pub fn of(episodes: &[Episode], kl_coef: f64, ppo: &PpoSection) -> Result<Self> {
-        let flat =
-            |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(|e| of(e).iter().copied()).collect() };
-        let (logprobs, ref_logprobs) = (flat(|e| &e.logprobs), flat(|e| &e.ref_logprobs));
-        let lengths: Vec<usize> = episodes.iter().map(Episode::length).collect();
         let scores: Vec<f32> = episodes.iter().map(|e| e.score).collect();
-        let inputs = RewardInputs {
-            logprobs: &logprobs,
-            ref_logprobs: &ref_logprobs,
-            mask: &vec![true; logprobs.len()],
-            lengths: &lengths,
-            scores: &scores,
-        };
         let config = PrepareConfig {
             kl_coef,
             gae: GaeConfig {
@@ -42,7 +31,7 @@ impl RolloutRewards {
             whiten_advantages: ppo.whiten_advantages,
             whiten_rewards: ppo.whiten_rewards,
         };
-        let rewards = prepare_rewards(&inputs, &config)?;
+        let rewards = prepare_rewards(&Scored::new(episodes, &scores).inputs(), &config)?;
         Ok(Self { rewards, config })
     }
 

@@ -11,6 +11,7 @@ use hone_generate::{
 };
 use hone_math::Key;
 use hone_model::Transformer;
+use hone_objective::rewards::RewardInputs;
 use hone_run::Shutdown;
 use hone_task::environment::{Status, Turn};
 use hone_text::{Chat, Tokenizer};
@@ -72,6 +73,41 @@ impl Episode {
             .zip(&self.ref_logprobs)
             .map(|(&p, &r)| f64::from(p) - f64::from(r))
             .sum()
+    }
+}
+
+/// What rewards follow from: numbers of the sampled tokens of some episodes, one episode after another, and a score each.
+pub(crate) struct Scored<'a> {
+    logprobs: Vec<f32>,
+    ref_logprobs: Vec<f32>,
+    mask: Vec<bool>,
+    lengths: Vec<usize>,
+    scores: &'a [f32],
+}
+
+impl<'a> Scored<'a> {
+    /// Of episodes whose scores are these.
+    pub fn new(episodes: &[Episode], scores: &'a [f32]) -> Self {
+        let flat = |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(of).copied().collect() };
+        let logprobs = flat(|e| &e.logprobs);
+        Self {
+            mask: vec![true; logprobs.len()],
+            logprobs,
+            ref_logprobs: flat(|e| &e.ref_logprobs),
+            lengths: episodes.iter().map(Episode::length).collect(),
+            scores,
+        }
+    }
+
+    /// The same as the objectives take it.
+    pub fn inputs(&self) -> RewardInputs<'_> {
+        RewardInputs {
+            logprobs: &self.logprobs,
+            ref_logprobs: &self.ref_logprobs,
+            mask: &self.mask,
+            lengths: &self.lengths,
+            scores: self.scores,
+        }
     }
 }
 

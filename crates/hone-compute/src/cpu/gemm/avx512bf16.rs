@@ -6,7 +6,7 @@
 //! # Soundness
 //! As in [`fma`](super::fma); the caller has seen to it that the processor has AVX512-BF16, too.
 
-use super::fma::{strip_by_rows, strip_of_wide_panel};
+use super::fma::{self, strip_by_rows, strip_of_wide_panel};
 use super::{PANEL, Strip};
 use crate::cpu::simd::{Avx512, Simd};
 use std::arch::x86_64::*;
@@ -19,21 +19,14 @@ pub(super) unsafe fn strip(strip: &Strip) {
 }
 
 #[inline(always)]
-unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
+unsafe fn block<S: Simd<V = __m512>, const R: usize, const V: usize, const N: usize>(
     strip: &Strip,
     a: *const u32,
     c: *mut f32,
     (mut line, line_step): (*const u32, usize),
 ) {
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); V]; R];
-        if strip.load {
-            for r in 0..R {
-                for v in 0..V {
-                    sums[r][v] = _mm512_loadu_ps(c.add(r * strip.c_stride + v * S::LANES));
-                }
-            }
-        }
+        let mut sums = fma::first_sums::<S, R, V>(strip, c);
         let mut b = strip.b;
         for k in 0..strip.depth {
             for i in 0..N {
@@ -52,11 +45,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
             }
             b = b.add(PANEL);
         }
-        for r in 0..R {
-            for v in 0..V {
-                _mm512_storeu_ps(c.add(r * strip.c_stride + v * S::LANES), sums[r][v]);
-            }
-        }
+        fma::store_sums::<S, R, V>(strip, c, &sums);
     }
 }
 

@@ -74,13 +74,12 @@ pub(super) unsafe fn portable(strip: &Strip) {
     unsafe { strip_by_rows!(strip, block::<Portable, 2, 1>, [1, 2]) }
 }
 
+/// What a block's sums begin with: `c`, if the strip adds to it, else zeros.
 #[inline(always)]
-unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
+pub(super) unsafe fn first_sums<S: Simd, const R: usize, const V: usize>(
     strip: &Strip,
-    a: *const u32,
-    c: *mut f32,
-    (mut line, line_step): (*const u32, usize),
-) {
+    c: *const f32,
+) -> [[S::V; V]; R] {
     unsafe {
         let mut sums = [[S::splat(0.0); V]; R];
         if strip.load {
@@ -90,6 +89,35 @@ unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
                 }
             }
         }
+        sums
+    }
+}
+
+/// Writes a block's sums to `c`.
+#[inline(always)]
+pub(super) unsafe fn store_sums<S: Simd, const R: usize, const V: usize>(
+    strip: &Strip,
+    c: *mut f32,
+    sums: &[[S::V; V]; R],
+) {
+    unsafe {
+        for r in 0..R {
+            for v in 0..V {
+                S::store(c.add(r * strip.c_stride + v * S::LANES), sums[r][v]);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
+    strip: &Strip,
+    a: *const u32,
+    c: *mut f32,
+    (mut line, line_step): (*const u32, usize),
+) {
+    unsafe {
+        let mut sums = first_sums::<S, R, V>(strip, c);
         let mut b = strip.b.cast::<f32>();
         let a = a.cast::<f32>();
         // Half a panel of the widest vectors has the stride of a whole one.
@@ -111,10 +139,6 @@ unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
             }
             b = b.add(panel);
         }
-        for r in 0..R {
-            for v in 0..V {
-                S::store(c.add(r * strip.c_stride + v * S::LANES), sums[r][v]);
-            }
-        }
+        store_sums::<S, R, V>(strip, c, &sums);
     }
 }

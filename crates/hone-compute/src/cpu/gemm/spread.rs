@@ -106,14 +106,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
     (mut line, line_step): (*const u32, usize),
 ) {
     unsafe {
-        let mut sums = [[S::splat(0.0); V]; R];
-        if strip.load {
-            for r in 0..R {
-                for v in 0..V {
-                    sums[r][v] = S::load(c.add(r * strip.c_stride + v * S::LANES));
-                }
-            }
-        }
+        let mut sums = fma::first_sums::<S, R, V>(strip, c);
         let mut b = strip.b;
         let a = a.cast::<f32>();
         // Half a panel of the widest vectors has the stride of a whole one.
@@ -127,11 +120,7 @@ unsafe fn block<S: Simd, const R: usize, const V: usize, const N: usize>(
             add::<S, R, V, 1>(&mut sums, (a.add(2 * k), strip.a_stride), b);
             b = b.add(panel);
         }
-        for r in 0..R {
-            for v in 0..V {
-                S::store(c.add(r * strip.c_stride + v * S::LANES), sums[r][v]);
-            }
-        }
+        fma::store_sums::<S, R, V>(strip, c, &sums);
     }
 }
 
