@@ -133,13 +133,13 @@ def target(line, value):
 HEAD = """# Benchmarks
 
 hone and what one would use otherwise, on the same work and the same machine. `bench/run.py` writes this page from the results in
-`bench/RESULTS`; [bench/README.md](../bench/README.md) says how to measure again. Nothing here is edited by hand.
+`RESULTS`; [bench/README.md](../bench/README.md) says how to measure again. Nothing here is edited by hand.
 
 ## How it is measured
 - **In turn.** In each round every command runs once, hone and peers one after the other, and in the next round in the opposite order. Figures are medians over the rounds; the ratio is that of the medians, in brackets the least and the greatest of the single rounds.
 - **The same work.** Same shapes, same random weights, same precision, same number of threads, batch, lengths and new tokens. Where the work differs, the row's notes say so.
 - **The peers as a careful user runs them.** bf16 where it is faster, fused AdamW, scaled dot-product attention. Where there are two ways to do the same work, both are measured and the faster counts.
-- **hone with itself.** The rows from *growth-training* on say how time and memory grow, whether odd shapes are slower, what `hone plan` is worth and what exactness costs; only *losses* has a peer. Their figure is a share that is to be small, or, of shapes, large.
+- **hone with itself.** The rows *growth-training* and those behind it say how time and memory grow, whether odd shapes are slower, what `hone plan` is worth and what exactness costs; only *losses* has a peer. Not every machine has every row. Their figure is a share that is to be small, or, of shapes, large.
 - **Nothing else.** Before each command the script waits for the machine to be quiet, and runs a command again that was disturbed. What other programs took is given with each row. (On a busy machine PyTorch and llama.cpp, whose threads wait for each other often, lose far more than hone: ratios taken there mean nothing.)
 - **Memory** is the most that a process held (`ru_maxrss` of `wait4`), for all alike.
 - **The commands** below are those that were run, in the folder `bench`; `DATA` is the folder of the models, `python` the peers' Python.
@@ -148,7 +148,7 @@ Speeds of a shared or virtual machine change from minute to minute; ratios of on
 """
 
 
-def document(records, folder="results"):
+def document(records, folder="bench/results"):
     """The whole page, of the results in a folder."""
     setups = []
     for record in records.values():

@@ -231,15 +231,20 @@ def main():
     for flag in ("trial", "document-only", "check", "list"):
         parser.add_argument(f"--{flag}", action="store_true", help="see above" if flag != "list" else "the names of the rows")
     a = parser.parse_args()
+    if a.results and not a.document:
+        parser.error("--results needs --document, or the usual document would be written")
     asked = rows.chosen([name for names in a.only for name in names.split(",") if name])
     folder, document = (pathlib.Path(given or usual) for given, usual in zip((a.results, a.document), places(a.machine)))
     if a.list:
         print("\n".join(row.name for row in asked))
     elif a.check:
-        for folder, document in every_place() if a.machine is None and a.results is None else [(folder, document)]:
+        chosen = any((a.machine, a.results, a.document))
+        for folder, document in [(folder, document)] if chosen else every_place():
             if not document.exists() or document.read_text() != written(folder):
                 raise SystemExit(f"{document} is not what the results say: python3 bench/run.py --document-only{of_machine(folder)}")
     elif a.document_only:
+        if not stored(folder):
+            raise SystemExit(f"{folder} has no results")
         document.write_text(written(folder))
     else:
         try:
@@ -256,9 +261,11 @@ def places(name):
     return BENCH / f"results{suffix}", REPOSITORY / f"docs/benchmarks{suffix}.md"
 
 
-def every_place():
-    names = [folder.name.removeprefix("results-") for folder in sorted(BENCH.glob("results-*"))]
-    return [places(name) for name in (None, *names)]
+def every_place(bench=BENCH, repository=REPOSITORY):
+    """Those of each machine that has results or a document."""
+    folders = {path.parent.name.removeprefix("results").removeprefix("-") for path in bench.glob("results*/*.json")}
+    documents = {path.stem.removeprefix("benchmarks").removeprefix("-") for path in repository.glob("docs/benchmarks*.md")}
+    return [places(name) for name in sorted(folders | documents)]
 
 
 def of_machine(folder):
@@ -266,7 +273,21 @@ def of_machine(folder):
 
 
 def written(folder):
-    return report.document(stored(folder), folder.name)
+    """The document of a folder of results."""
+    try:
+        named = folder.resolve().relative_to(REPOSITORY)
+    except ValueError:
+        named = folder
+    return report.document(stored(folder), str(named))
+
+
+def refuse_another_processor(folder, setup):
+    """Figures of one table are of one processor."""
+    mine = setup["machine"]["processor"]
+    for name, record in stored(folder).items():
+        theirs = record["setup"]["machine"]["processor"]
+        if theirs != mine:
+            raise SystemExit(f"{folder}/{name}.json is of another processor ({theirs}; this one: {mine}): --machine NAME keeps results of its own")
 
 
 def measure_all(a, asked, folder, document):
@@ -276,6 +297,7 @@ def measure_all(a, asked, folder, document):
         if a.trial:
             folder = pathlib.Path(scratch) / "results"
         folder.mkdir(parents=True, exist_ok=True)
+        refuse_another_processor(folder, setup)
         for row in asked:
             runs = 1 if a.trial else min(a.runs, row.rounds or a.runs)
             old = load(folder / f"{row.name}.json")

@@ -131,7 +131,7 @@ class Outcomes(unittest.TestCase):
 class Document(unittest.TestCase):
     def test_it_has_every_line_and_says_where_hone_loses(self):
         r = record([{"hone": found(80.0, "GFLOP/s"), "torch": found(100.0, "GFLOP/s"), "ordered": found(160.0, "GFLOP/s")}])
-        text = report.document({"gemm": r}, "results-other")
+        text = report.document({"gemm": r}, "bench/results-other")
         self.assertIn("from the results in\n`bench/results-other`", text)
         for row in rows.ROWS:
             here = self.assertIn if row.name == "gemm" else self.assertNotIn
@@ -146,10 +146,22 @@ class Document(unittest.TestCase):
 
     def test_every_machine_has_a_document(self):
         self.assertEqual(run.places("other"), (run.BENCH / "results-other", run.REPOSITORY / "docs/benchmarks-other.md"))
-        every = run.every_place()
-        self.assertEqual(every[0], (run.BENCH / "results", run.REPOSITORY / "docs/benchmarks.md"))
-        self.assertEqual(len(every), len(list(run.BENCH.glob("results*"))))
         self.assertEqual([run.of_machine(run.places(name)[0]) for name in (None, "other")], ["", " --machine other"])
+        with tempfile.TemporaryDirectory() as scratch:
+            there = pathlib.Path(scratch)
+            for path in ("results/gemm.json", "results-a/gemm.json", "results-begun/gemm.json.part", "docs/benchmarks.md", "docs/benchmarks-b.md"):
+                (there / path).parent.mkdir(exist_ok=True)
+                (there / path).touch()
+            self.assertEqual(run.every_place(there, there), [run.places(name) for name in (None, "a", "b")])
+
+    def test_a_table_is_of_one_processor(self):
+        with tempfile.TemporaryDirectory() as scratch:
+            folder, r = pathlib.Path(scratch), record([{"hone": found(1.0)}])
+            r["setup"] = {**r["setup"], "machine": {"processor": "mine"}}
+            (folder / "gemm.json").write_text(report.as_json(r))
+            run.refuse_another_processor(folder, {"machine": {"processor": "mine"}})
+            with self.assertRaisesRegex(SystemExit, "another processor .mine; this one: yours"):
+                run.refuse_another_processor(folder, {"machine": {"processor": "yours"}})
 
     def test_a_record_comes_back_as_it_was_kept(self):
         r = record([{"hone": found(1.0)}, {"hone": found(2.0)}])

@@ -12,7 +12,7 @@ use super::config::{GrpoSection, KlPlace};
 use crate::error::Result;
 use crate::language::shards_of;
 use crate::learner::{Applied, Ema, Learner};
-use crate::rollout::{Episode, EpisodeBatch, Scored, check, check_others, rows_of, tokens_of};
+use crate::rollout::{Episode, EpisodeBatch, ScoredTokens, check, check_others, rows_of, tokens_of};
 use crate::sections::TrainSection;
 
 /// What learns.
@@ -71,7 +71,7 @@ pub(super) fn prepare(episodes: &[Episode], grpo: &GrpoSection) -> Result<Advant
         }
     }
     if grpo.method.kl_place() == KlPlace::Score && grpo.kl_coef() > 0.0 {
-        scores = scores_less_kl(&Scored::new(episodes, &scores).inputs(), grpo.kl_coef())?;
+        scores = scores_less_kl(&ScoredTokens::new(episodes, &scores).inputs(), grpo.kl_coef())?;
     }
     let groups = vec![grpo.samples_per_prompt; episodes.len() / grpo.samples_per_prompt];
     Ok(advantages(&scores, &groups, grpo.method.estimator())?)

@@ -75,7 +75,7 @@ pub(crate) fn packed_bytes(engine: &Engine) -> usize {
 }
 
 /// Makes the packed forms that sampling makes.
-fn decode(engine: &Engine, model: &Transformer) {
+pub(crate) fn decode(engine: &Engine, model: &Transformer) {
     let mut tape = Tape::decoding(engine, model.parameters());
     let (ids, layout) = (Arc::from([1_u32, 2]), hone_compute::Layout::whole(&[2]));
     let tokens = Tokens {

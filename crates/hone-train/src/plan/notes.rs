@@ -11,8 +11,8 @@ use super::{ModelSize, Part, Plan, SourcePlan, TimePlan};
 use crate::artefact::merges;
 use crate::error::Result;
 use crate::job::Job;
-use crate::learner::Learner;
-use crate::sections::TrainSection;
+use crate::learner::{Ema, Learner};
+use crate::sections::{Keep, TrainSection};
 
 /// Steps whose time is taken.
 const TIMED: u64 = 8;
@@ -29,6 +29,8 @@ pub(crate) struct Notes<'e> {
     parts: Vec<Part>,
     /// Bytes of tensors that are in `parts`.
     noted: usize,
+    /// Which parts are gradients.
+    gradients: Vec<usize>,
     /// The most bytes of logits.
     logits: usize,
     /// The largest tensor that is written to a file.
@@ -58,6 +60,7 @@ impl<'e> Notes<'e> {
             models: Vec::new(),
             parts: Vec::new(),
             noted: 0,
+            gradients: Vec::new(),
             logits: 0,
             largest: 0,
             seconds: 0.0,
@@ -131,6 +134,15 @@ impl<'e> Notes<'e> {
         self.noted = self.noted.max(now);
     }
 
+    /// Leaves the gradients out of the parts: their buffers are not there at the peak.
+    fn leave_gradients_out(&mut self) {
+        for &i in &self.gradients {
+            self.noted -= std::mem::take(&mut self.parts[i].bytes) as usize;
+        }
+        self.gradients.clear();
+        self.parts.retain(|part| part.bytes > 0);
+    }
+
     fn part(&mut self, what: impl Into<String>, bytes: usize) {
         if bytes > 0 {
             self.parts.push(Part {
@@ -152,7 +164,9 @@ impl<'e> Notes<'e> {
         } else {
             String::new()
         };
+        let before = self.parts.len();
         self.tensors(format!("{of}gradients, f32{over}"));
+        self.gradients.extend(before..self.parts.len());
         Ok(())
     }
 
@@ -177,22 +191,36 @@ impl<'e> Notes<'e> {
         Ok(result)
     }
 
-    /// Work beside `bytes` of tensors that it begins with and that were not there before. They are a part of the plan if more
-    /// is needed then than ever before.
-    pub fn beside<T>(&mut self, (what, bytes): (&str, usize), work: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// What is done beside a copy of a learner's weights, the best so far, which the first evaluation finds. The copy is a part
+    /// of the plan if more is needed then than ever before.
+    pub fn with_best_weights(
+        &mut self,
+        (keep, learner): (Keep, &mut Learner),
+        work: impl FnOnce(&mut Learner) -> Result<()>,
+    ) -> Result<()> {
+        if keep != Keep::Best {
+            return Ok(());
+        }
         let before = self.account().peak.total();
-        let result = work()?;
+        let best = Ema::new(self.engine, &learner.model, 0.0);
+        work(learner)?;
+        drop(best);
         if self.account().peak.total() > before {
-            self.part(what, bytes);
+            let bytes = size_of::<f32>() * learner.model.parameters().count().1;
+            self.part("the best weights so far, f32", bytes);
             self.noted += bytes;
         }
-        Ok(result)
+        Ok(())
     }
 
     /// The plan, once all is rehearsed.
     pub fn finish(mut self, planned: Planned, (recompute, train): (bool, &TrainSection)) -> Plan {
         let account = self.account();
         let peak = account.peak;
+        if peak.tensors < self.noted {
+            // Such as where an evaluation, which gives them back, needs more than a step
+            self.leave_gradients_out();
+        }
         let rest = peak.tensors.saturating_sub(self.noted);
         let logits = self.logits.min(rest);
         let recomputed = if recompute { ", blocks recomputed" } else { "" };
@@ -346,6 +374,7 @@ mod tests {
     use hone_model::{LoraConfig, NewModel};
 
     use super::*;
+    use crate::learner::tests::{Kind, decode, learner};
 
     #[test]
     fn evaluations_are_those_of_the_cadence() {
@@ -422,6 +451,43 @@ mod tests {
             notes.written(&model.merge_adapter(&engine));
         }
         notes.largest
+    }
+
+    #[test]
+    fn the_parts_are_those_of_the_peak() {
+        let options = EngineOptions {
+            precision: Precision::F32,
+            ..EngineOptions::default()
+        };
+        for sampled in [false, true] {
+            let engine = Engine::rehearsal(&options).unwrap();
+            let mut notes = Notes::new(&engine);
+            let mut learner = learner(&engine, Kind::Tied);
+            notes.tensors("weights and moments");
+            notes.gradients(&mut learner, 1, "").unwrap();
+            if sampled {
+                // With weights in packed form, which are larger than the gradients that are given back before
+                engine.release_idle_memory();
+                decode(&engine, &learner.model);
+            }
+            let peak = notes.account().peak.total() as u64;
+            let planned = Planned {
+                stage: "test",
+                steps: 1,
+                tokens: 1,
+                sources: Vec::new(),
+                step: (0.0, 0.0),
+            };
+            let plan = notes.finish(planned, (false, &TrainSection::default()));
+            let measured = ["the program", "more than that", "a tensor on its way"];
+            let counted = |part: &&Part| !measured.iter().any(|what| part.what.starts_with(what));
+            let sum: u64 = plan.memory.iter().filter(counted).map(|part| part.bytes).sum();
+            assert_eq!(sum, peak, "{:?}", plan.memory);
+            let gradients = plan.memory.iter().find(|part| part.what.starts_with("gradients"));
+            let whole = 4 * learner.model.parameters().count().1 as u64;
+            let expected = if sampled { None } else { Some(whole) };
+            assert_eq!(gradients.map(|part| part.bytes), expected, "{:?}", plan.memory);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use hone_objective::rewards::RewardStats;
 use super::config::PpoSection;
 use super::microbatches::{Rewarded, flat};
 use crate::error::Result;
-use crate::rollout::{Episode, Scored};
+use crate::rollout::{Episode, ScoredTokens};
 
 /// Rewards of the whole rollout, and how advantages and returns follow from them.
 pub(super) struct RolloutRewards {
@@ -31,7 +31,7 @@ impl RolloutRewards {
             whiten_advantages: ppo.whiten_advantages,
             whiten_rewards: ppo.whiten_rewards,
         };
-        let rewards = prepare_rewards(&Scored::new(episodes, &scores).inputs(), &config)?;
+        let rewards = prepare_rewards(&ScoredTokens::new(episodes, &scores).inputs(), &config)?;
         Ok(Self { rewards, config })
     }
 

@@ -77,7 +77,7 @@ impl Episode {
 }
 
 /// What rewards follow from: numbers of the sampled tokens of some episodes, one episode after another, and a score each.
-pub(crate) struct Scored<'a> {
+pub(crate) struct ScoredTokens<'a> {
     logprobs: Vec<f32>,
     ref_logprobs: Vec<f32>,
     mask: Vec<bool>,
@@ -85,7 +85,7 @@ pub(crate) struct Scored<'a> {
     scores: &'a [f32],
 }
 
-impl<'a> Scored<'a> {
+impl<'a> ScoredTokens<'a> {
     /// Of episodes whose scores are these.
     pub fn new(episodes: &[Episode], scores: &'a [f32]) -> Self {
         let flat = |of: fn(&Episode) -> &[f32]| -> Vec<f32> { episodes.iter().flat_map(of).copied().collect() };

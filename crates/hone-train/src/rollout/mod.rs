@@ -26,7 +26,7 @@ pub(crate) use apart::tell_apart;
 pub(crate) use batch::EpisodeBatch;
 pub(crate) use check::{beginning_of, check, check_others, rows_of, tokens_of};
 pub(crate) use checks::{at_least_one, check_rollout, divides, number};
-pub(crate) use collect::{Episode, Scored};
+pub(crate) use collect::{Episode, ScoredTokens};
 #[cfg(test)]
 pub(crate) use collect::{Models, collect};
 pub(crate) use held_out::{best_weights, rehearse_looks};

@@ -10,9 +10,9 @@ use super::step::step;
 use crate::error::Result;
 use crate::job::Job;
 use crate::language::shards_of;
-use crate::learner::{Ema, Learner};
+use crate::learner::Learner;
 use crate::plan::{Notes, Plan, Planned, evaluations, telling_steps};
-use crate::sections::{Keep, TrainSection};
+use crate::sections::TrainSection;
 
 /// Plans a run without starting it. If it is to be `timed`, the machine's speed is measured.
 ///
@@ -81,21 +81,15 @@ pub(super) fn rehearse(mut notes: Notes<'_>, model: Transformer, prepared: &Prep
         answers(engine, &mut learner.model, (examples, &prepared.chat), c, 0)?;
         Ok(())
     };
-    notes.besides(evaluations(c.eval.every, prepared.total), || look(&mut learner))?;
-    // 4. The same beside the best weights so far, which the first evaluation finds
-    if c.keep == Keep::Best {
-        let bytes = size_of::<f32>() * learner.model.parameters().count().1;
-        notes.beside(("the best weights so far, f32", bytes), || {
-            let best = Ema::new(engine, &learner.model, 0.0);
-            timed
-                .iter()
-                .chain(&telling)
-                .try_for_each(|&number| one(&mut learner, number))?;
-            look(&mut learner)?;
-            drop(best);
-            Ok(())
-        })?;
-    }
+    let looks = evaluations(c.eval.every, prepared.total);
+    notes.besides(looks, || look(&mut learner))?;
+    notes.with_best_weights((c.keep, &mut learner), |learner| {
+        if looks > 1 {
+            let mut steps = timed.iter().chain(&telling);
+            steps.try_for_each(|&number| one(learner, number))?;
+        }
+        look(learner)
+    })?;
     let planned = Planned {
         stage: "sft",
         steps: prepared.total,

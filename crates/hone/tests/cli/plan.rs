@@ -83,6 +83,14 @@ fn place() -> Fixture {
              {train}batch = 4\n{answered}"
         ),
     );
+    // Evaluated once, at its end: no step is taken beside the best weights
+    fixture.file(
+        "dpo.toml",
+        format!(
+            "keep = \"best\"\n{tuned}[data]\ntrain = [\"rankings.jsonl\"]\nmax_length = 256\n{train}batch = 4\n\
+             [eval]\nevery = 0\nsamples = 2\nmax_new_tokens = 8\n[preference]\nmethod = \"dpo\"\n"
+        ),
+    );
     fixture.file(
         "ppo.toml",
         format!(
@@ -194,6 +202,7 @@ fn the_peak_that_is_planned_is_the_peak_that_is_measured() {
         ("sft", "plain-lora.toml"),
         ("reward", "reward.toml"),
         ("preference", "preference.toml"),
+        ("preference", "dpo.toml"),
         ("ppo", "ppo.toml"),
         ("grpo", "grpo.toml"),
         ("grpo", "maze.toml"),

@@ -75,6 +75,9 @@ pub(super) unsafe fn portable(strip: &Strip) {
 }
 
 /// What a block's sums begin with: `c`, if the strip adds to it, else zeros.
+///
+/// # Safety
+/// The processor has `S`, and `c` is good for `R` rows of the strip's stride with `V` vectors each.
 #[inline(always)]
 pub(super) unsafe fn first_sums<S: Simd, const R: usize, const V: usize>(
     strip: &Strip,
@@ -94,6 +97,9 @@ pub(super) unsafe fn first_sums<S: Simd, const R: usize, const V: usize>(
 }
 
 /// Writes a block's sums to `c`.
+///
+/// # Safety
+/// As for [`first_sums`].
 #[inline(always)]
 pub(super) unsafe fn store_sums<S: Simd, const R: usize, const V: usize>(
     strip: &Strip,
