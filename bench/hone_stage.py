@@ -6,7 +6,7 @@ Without options that say otherwise: tokens a second of the run's timings.jsonl (
 steps left out; of preference, which is DPO, the median step's pairs a second.
 --batch, --length, --steps, --threads, --precision, --shards   as in the configuration (PPO: episodes, most tokens of a response, updates)
 --rank R        trains a LoRA adapter on q and v
---reward DIR    PPO's reward model
+--reward DIR    PPO's reward model, which is asked of responses without an end, too: random models seldom end one
 --join N        joins so many conversations into one; those that become longer than --length are left out by the stage
 --memory        runs without measuring speed: the most memory that the process held
 --plan PART     starts nothing: the bytes that `hone plan` counts, PART `trained` for gradients and moments, `peak` for the whole
@@ -53,6 +53,7 @@ rollout_batch = {batch}
 minibatch = {batch}
 ppo_epochs = 1
 max_new_tokens = {length}
+missing_eos = "keep"
 """
 
 
