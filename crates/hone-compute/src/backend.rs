@@ -212,9 +212,11 @@ pub(crate) trait Backend: Send + Sync {
     );
     fn rotate(&self, x: &mut Tensor, rotation: &Rotation<'_>);
     fn activate(&self, kind: Activation, x: &Tensor) -> Tensor;
-    fn activate_backward(&self, kind: Activation, x: &Tensor, dy: &Tensor) -> Tensor;
+    /// Turns `x` into its gradient.
+    fn activate_backward(&self, kind: Activation, x: &mut Tensor, dy: &Tensor);
     fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Tensor;
-    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor);
+    /// Turns `gate` and `up` into their gradients.
+    fn swiglu_backward(&self, gate: &mut Tensor, up: &mut Tensor, dy: &Tensor);
 
     // Attention. `append` rounds keys and values into the caches of one layer, one a span of the layout.
     fn append(&self, caches: &mut [&mut SequenceCache], layer: usize, layout: &Layout, kv: (&Tensor, &Tensor));

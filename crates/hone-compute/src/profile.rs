@@ -164,8 +164,8 @@ impl Backend for Profiled {
         fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Tensor;
 
         "activation, backward" =>
-        fn activate_backward(&self, kind: Activation, x: &Tensor, dy: &Tensor) -> Tensor;
-        fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor);
+        fn activate_backward(&self, kind: Activation, x: &mut Tensor, dy: &Tensor);
+        fn swiglu_backward(&self, gate: &mut Tensor, up: &mut Tensor, dy: &Tensor);
 
         "cache" =>
         fn append(&self, caches: &mut [&mut SequenceCache], layer: usize, layout: &Layout, kv: (&Tensor, &Tensor));

@@ -26,9 +26,9 @@ macro_rules! activation {
 
         struct $gradient;
 
-        impl Map<2, 1> for $gradient {
+        impl Map<1, 1> for $gradient {
             #[inline(always)]
-            unsafe fn apply<$S: Simd>(&self, [$gx, dy]: [$S::V; 2], _: [$S::V; 1]) -> [$S::V; 1] {
+            unsafe fn apply<$S: Simd>(&self, [dy]: [$S::V; 1], [$gx]: [$S::V; 1]) -> [$S::V; 1] {
                 unsafe { [$S::mul(dy, $slope)] }
             }
         }
@@ -38,9 +38,9 @@ macro_rules! activation {
             map(cpu, &$value, [x], [y]);
         }
 
-        #[doc = concat!("`dx` = `dy` times the derivative of [`", stringify!($forward), "`] at `x`.")]
-        pub(crate) fn $backward(cpu: &Cpu, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-            map(cpu, &$gradient, [x, dy], [dx]);
+        #[doc = concat!("Turns `x` into `dx`: `dy` times the derivative of [`", stringify!($forward), "`] at `x`.")]
+        pub(crate) fn $backward(cpu: &Cpu, x: &mut [f32], dy: &[f32]) {
+            map(cpu, &$gradient, [dy], [x]);
         }
     };
 }
@@ -128,9 +128,9 @@ impl Map<2, 1> for Swiglu {
 
 struct SwigluGradient;
 
-impl Map<3, 2> for SwigluGradient {
+impl Map<1, 2> for SwigluGradient {
     #[inline(always)]
-    unsafe fn apply<S: Simd>(&self, [gate, up, dy]: [S::V; 3], _: [S::V; 2]) -> [S::V; 2] {
+    unsafe fn apply<S: Simd>(&self, [dy]: [S::V; 1], [gate, up]: [S::V; 2]) -> [S::V; 2] {
         unsafe {
             let s = sigmoid::<S>(gate);
             let dgate = S::mul(S::mul(dy, up), silu_slope::<S>(gate, s));
@@ -144,9 +144,9 @@ pub(crate) fn swiglu_forward(cpu: &Cpu, gate: &[f32], up: &[f32], y: &mut [f32])
     map(cpu, &Swiglu, [gate, up], [y]);
 }
 
-/// `dgate = dy up silu'(gate)` and `dup = dy silu(gate)`.
-pub(crate) fn swiglu_backward(cpu: &Cpu, gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    map(cpu, &SwigluGradient, [gate, up, dy], [dgate, dup]);
+/// Turns `gate` into `dgate = dy up silu'(gate)` and `up` into `dup = dy silu(gate)`.
+pub(crate) fn swiglu_backward(cpu: &Cpu, gate: &mut [f32], up: &mut [f32], dy: &[f32]) {
+    map(cpu, &SwigluGradient, [dy], [gate, up]);
 }
 
 #[cfg(test)]
@@ -161,7 +161,7 @@ mod tests {
     }
 
     type Forward = fn(&Cpu, &[f32], &mut [f32]);
-    type Backward = fn(&Cpu, &[f32], &[f32], &mut [f32]);
+    type Backward = fn(&Cpu, &mut [f32], &[f32]);
 
     type Oracle = fn(f64) -> f64;
 
@@ -192,10 +192,10 @@ mod tests {
                     .map(|(&x, &dy)| differences(&[x.into()], |x| oracle(x[0]))[0] * f64::from(dy))
                     .collect();
                 for cpu in cpus() {
-                    let (mut y, mut dx) = (vec![0.0; n], vec![9.0; n]);
+                    let (mut y, mut dx) = (vec![0.0; n], x.clone());
                     forward(&cpu, &x, &mut y);
                     assert_close(&y, &expected, 6e-7);
-                    backward(&cpu, &x, &dy, &mut dx);
+                    backward(&cpu, &mut dx, &dy);
                     assert_close(&dx, &slopes, 2e-6);
                     let both = (n, bits(&y), bits(&dx));
                     let key = (name, cpu.isa.name());
@@ -211,9 +211,9 @@ mod tests {
     fn tails_vanish() {
         for cpu in cpus() {
             for (name, forward, backward, _) in ALL {
-                let (mut y, mut dx) = ([0.0; 2], [0.0; 2]);
-                forward(&cpu, &[-100.0, 100.0], &mut y);
-                backward(&cpu, &[-100.0, 100.0], &[1.0, 1.0], &mut dx);
+                let (mut y, mut dx) = ([0.0; 2], [-100.0, 100.0]);
+                forward(&cpu, &dx, &mut y);
+                backward(&cpu, &mut dx, &[1.0, 1.0]);
                 assert_eq!((y, dx), ([0.0, 100.0], [0.0, 1.0]), "{name}");
             }
         }
@@ -231,10 +231,10 @@ mod tests {
                 .collect();
             let dup64: Vec<f64> = (0..n).map(|i| silu(gate64[i]) * dy64[i]).collect();
             for cpu in cpus() {
-                let (mut y, mut dgate, mut dup) = (vec![0.0; n], vec![9.0; n], vec![9.0; n]);
+                let (mut y, mut dgate, mut dup) = (vec![0.0; n], gate.clone(), up.clone());
                 swiglu_forward(&cpu, &gate, &up, &mut y);
                 assert_close(&y, &expected, 5e-7);
-                swiglu_backward(&cpu, &gate, &up, &dy, &mut dgate, &mut dup);
+                swiglu_backward(&cpu, &mut dgate, &mut dup, &dy);
                 assert_close(&dgate, &dgate64, 2e-6);
                 assert_close(&dup, &dup64, 5e-7);
             }

@@ -240,7 +240,8 @@ impl Backend for CpuBackend {
         let shape = (x.rows(), x.cols());
         let (mut left, mut transposed) = (self.left(shape.0, shape.1), self.left(shape.1, shape.0));
         let operands = (left.get_mut(), transposed.get_mut());
-        gemm::pack_both(&self.cpu, x.cpu_mut(), shape, operands, &|_, _, _| {});
+        let columns = gemm::SomeColumns::of(x.cpu_mut(), shape.1, 0..shape.1);
+        gemm::pack_both(&self.cpu, columns, operands, &|_, _, _| {});
         (Packed(Box::new(left)), Packed(Box::new(transposed)))
     }
 
@@ -389,16 +390,14 @@ impl Backend for CpuBackend {
         y
     }
 
-    fn activate_backward(&self, kind: Activation, x: &Tensor, dy: &Tensor) -> Tensor {
-        let mut dx = self.empty(x.rows(), x.cols());
-        let (x, dy, dx_numbers) = (x.cpu(), dy.cpu(), dx.cpu_mut());
+    fn activate_backward(&self, kind: Activation, x: &mut Tensor, dy: &Tensor) {
+        let (x, dy) = (x.cpu_mut(), dy.cpu());
         match kind {
-            Activation::Silu => activation::silu_backward(&self.cpu, x, dy, dx_numbers),
-            Activation::GeluTanh => activation::gelu_tanh_backward(&self.cpu, x, dy, dx_numbers),
-            Activation::GeluErf => activation::gelu_erf_backward(&self.cpu, x, dy, dx_numbers),
-            Activation::Relu => activation::relu_backward(&self.cpu, x, dy, dx_numbers),
+            Activation::Silu => activation::silu_backward(&self.cpu, x, dy),
+            Activation::GeluTanh => activation::gelu_tanh_backward(&self.cpu, x, dy),
+            Activation::GeluErf => activation::gelu_erf_backward(&self.cpu, x, dy),
+            Activation::Relu => activation::relu_backward(&self.cpu, x, dy),
         }
-        dx
     }
 
     fn swiglu(&self, gate: &Tensor, up: &Tensor) -> Tensor {
@@ -407,18 +406,8 @@ impl Backend for CpuBackend {
         y
     }
 
-    fn swiglu_backward(&self, gate: &Tensor, up: &Tensor, dy: &Tensor) -> (Tensor, Tensor) {
-        let mut dgate = self.empty(gate.rows(), gate.cols());
-        let mut dup = self.empty(gate.rows(), gate.cols());
-        activation::swiglu_backward(
-            &self.cpu,
-            gate.cpu(),
-            up.cpu(),
-            dy.cpu(),
-            dgate.cpu_mut(),
-            dup.cpu_mut(),
-        );
-        (dgate, dup)
+    fn swiglu_backward(&self, gate: &mut Tensor, up: &mut Tensor, dy: &Tensor) {
+        activation::swiglu_backward(&self.cpu, gate.cpu_mut(), up.cpu_mut(), dy.cpu());
     }
 
     fn append(&self, caches: &mut [&mut SequenceCache], layer: usize, layout: &Layout, kv: (&Tensor, &Tensor)) {

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::backend::{CpuBackend, Lent, right_matrix};
-use super::gemm::{self, Epilogue, Finished, LeftMatrix, Product, RightMatrix};
+use super::gemm::{self, Epilogue, Finished, LeftMatrix, Product, RightMatrix, SomeColumns};
 use super::logprob::{ChunkParts, ChunkSums, LogprobBackward, TokenLogprob, VOCAB_CHUNK};
 use super::{Cpu, sampling};
 use crate::backend::{Backend, KeptLogits, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream};
@@ -32,9 +32,11 @@ pub(crate) fn blocks(rows: usize, block: usize) -> impl Iterator<Item = Range<us
     (0..rows.div_ceil(block)).map(move |i| i * block..rows.min((i + 1) * block))
 }
 
-/// Columns of the vocabulary whose part of the output matrix is packed at once, where no packed form is kept: whole chunks
-/// and panels, and on the way back, where they are a part of the sums, whole steps of every kernel.
+/// Columns of the vocabulary whose part of the output matrix is packed at once, where no packed form is kept, and whose logits
+/// turn into packed gradients at once: whole chunks and panels, and on the way back, where they are a part of the sums, whole
+/// steps of every kernel.
 const SLICE: usize = VOCAB_CHUNK;
+const _: () = assert!(SLICE.is_multiple_of(gemm::DEPTH_UNIT));
 
 pub(crate) fn slices(size: usize) -> impl Iterator<Item = Range<usize>> {
     blocks(size, SLICE)
@@ -63,8 +65,8 @@ struct Output<'a> {
     v: &'a Vocabulary<'a>,
     /// For `logits = hidden W^T`.
     forward: Option<Whole<'a>>,
-    /// For `dhidden = dlogits W`.
-    backward: Option<Lent<RightMatrix>>,
+    /// Its slices for `dhidden = dlogits W`.
+    backward: Option<Vec<Lent<RightMatrix>>>,
 }
 
 /// All of the output matrix.
@@ -94,7 +96,7 @@ impl<'a> Output<'a> {
             if output.forward.is_none() {
                 output.forward = Some(Whole::ForTheCall(output.packed_forward(0..v.size())));
             }
-            output.backward = Some(output.packed_backward(0..v.size()));
+            output.backward = Some(slices(v.size()).map(|tokens| output.packed_backward(tokens)).collect());
         }
         output
     }
@@ -132,14 +134,19 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// Multiplies gradients of logits with each part, in order: parts of the same sums.
-    fn each_backward(&self, run: &mut WithPart<'_>) {
-        match &self.backward {
-            Some(right) => run(right.get(), 0..self.v.size()),
+    /// The product of the gradients of a slice's logits with the slice, added to that of the slices before: parts of the same
+    /// sums.
+    fn multiply_backward(&self, dlogits: &LeftMatrix, tokens: Range<usize>, dhidden: &mut [f32]) {
+        let packed;
+        let right = match &self.backward {
+            Some(slices) => &slices[tokens.start / SLICE],
             None => {
-                slices(self.v.size()).for_each(|tokens| run(self.packed_backward(tokens.clone()).get(), tokens));
+                packed = self.packed_backward(tokens.clone());
+                &packed
             }
-        }
+        };
+        let product = added_if(tokens.start > 0, Product::of(dlogits, right.get()));
+        gemm::multiply(&self.backend.cpu, &product, dhidden, self.v.hidden.cols());
     }
 }
 
@@ -325,7 +332,13 @@ pub(super) fn weighted_logprobs(
     statistics
 }
 
-/// Turns logits into their gradient, and that into the gradients of the hidden states and the output matrix.
+/// The product, added to what is there or instead of it.
+fn added_if(add: bool, product: Product<'_>) -> Product<'_> {
+    if add { product.accumulate() } else { product }
+}
+
+/// Turns logits into their gradient, and that into the gradients of the hidden states and the output matrix, slice by slice of
+/// the vocabulary.
 fn back_through_logits(
     output: &Output<'_>,
     gradient: &LogprobBackward<'_>,
@@ -333,42 +346,40 @@ fn back_through_logits(
     into: &mut VocabularyGradients<'_>,
 ) {
     let Output { backend, v, .. } = *output;
-    let (cpu, d) = (&backend.cpu, v.hidden.cols());
-    let shape = (block.len(), v.size());
-    let logits = &mut logits[..shape.0 * shape.1];
+    let (cpu, d, size) = (&backend.cpu, v.hidden.cols(), v.size());
+    let logits = &mut logits[..block.len() * size];
+    let rows = block.start * d..block.end * d;
     let change = |row: usize, columns: Range<usize>, logits: &mut [f32]| gradient.row(cpu, row, columns, logits);
-    let mut left = backend.left(shape.0, shape.1);
-    let transposed = if into.dweight.is_some() {
-        let mut transposed = backend.left(shape.1, shape.0);
-        let packs = (left.get_mut(), transposed.get_mut());
-        gemm::pack_both(cpu, logits, shape, packs, &change);
-        Some(transposed)
-    } else {
-        left.get_mut().pack_changed(cpu, logits, shape, &change);
-        None
-    };
-    if let Some(dhidden) = &mut into.dhidden {
-        let rows = &mut dhidden.cpu_mut()[block.start * d..block.end * d];
-        output.each_backward(&mut |right, tokens| {
-            let product = Product::of(left.get(), right).starting_at(tokens.start);
-            let product = if tokens.start > 0 {
-                product.accumulate()
-            } else {
-                product
-            };
-            gemm::multiply(cpu, &product, rows, d);
-        });
-    }
-    if let (Some((dweight, accumulate)), Some(transposed)) = (&mut into.dweight, transposed) {
-        let mut right = backend.right(block.len(), d);
-        right
+    let hidden = into.dweight.is_some().then(|| {
+        let mut hidden = backend.right(block.len(), d);
+        hidden
             .get_mut()
-            .pack(cpu, &v.hidden.cpu()[block.start * d..block.end * d], block.len(), d);
-        let mut product = Product::of(transposed.get(), right.get());
-        if std::mem::replace(accumulate, true) {
-            product = product.accumulate();
+            .pack(cpu, &v.hidden.cpu()[rows.clone()], block.len(), d);
+        hidden
+    });
+    for tokens in slices(size) {
+        let mut left = backend.left(block.len(), tokens.len());
+        let columns = SomeColumns::of(logits, size, tokens.clone());
+        let transposed = if into.dweight.is_some() {
+            let mut transposed = backend.left(tokens.len(), block.len());
+            gemm::pack_both(cpu, columns, (left.get_mut(), transposed.get_mut()), &change);
+            Some(transposed)
+        } else {
+            left.get_mut().pack_changed(cpu, columns, &change);
+            None
+        };
+        if let Some(dhidden) = &mut into.dhidden {
+            output.multiply_backward(left.get(), tokens.clone(), &mut dhidden.cpu_mut()[rows.clone()]);
         }
-        gemm::multiply(cpu, &product, dweight.cpu_mut(), d);
+        if let (Some((dweight, accumulate)), Some(transposed), Some(hidden)) = (&mut into.dweight, transposed, &hidden)
+        {
+            let product = added_if(*accumulate, Product::of(transposed.get(), hidden.get()));
+            let slice = &mut dweight.cpu_mut()[tokens.start * d..tokens.end * d];
+            gemm::multiply(cpu, &product, slice, d);
+        }
+    }
+    if let Some((_, accumulate)) = &mut into.dweight {
+        *accumulate = true;
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::remake::Recipe;
 use crate::backend::Activation;
-use crate::tape::{Backward, Operation, Tape, Var};
+use crate::tape::{Backward, Operation, Tape, Var, into_owned};
 use crate::tensor::Tensor;
 
 struct SwiGlu {
@@ -58,22 +58,23 @@ impl Tape<'_> {
 impl Operation for SwiGlu {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let Some(dy) = upstream.remove(0) else { return };
-        let (dgate, dup) = context
-            .engine
-            .backend()
-            .swiglu_backward(&self.gate.value, &self.up.value, &dy);
-        context.add(&self.gate, dgate);
-        context.add(&self.up, dup);
+        let engine = context.engine;
+        let places = (self.gate.node, self.up.node);
+        let (mut gate, mut up) = (into_owned(engine, self.gate), into_owned(engine, self.up));
+        engine.backend().swiglu_backward(&mut gate, &mut up, &dy);
+        drop(dy);
+        context.add_to(places.0, gate);
+        context.add_to(places.1, up);
     }
 }
 
 impl Operation for Activate {
     fn backward(self: Box<Self>, context: &mut Backward<'_>, mut upstream: Vec<Option<Tensor>>) {
         let Some(dy) = upstream.remove(0) else { return };
-        let dx = context
-            .engine
-            .backend()
-            .activate_backward(self.kind, &self.x.value, &dy);
-        context.add(&self.x, dx);
+        let (engine, place) = (context.engine, self.x.node);
+        let mut x = into_owned(engine, self.x);
+        engine.backend().activate_backward(self.kind, &mut x, &dy);
+        drop(dy);
+        context.add_to(place, x);
     }
 }

@@ -102,18 +102,18 @@ impl Operation for Linear {
                 (false, false) => (None, None),
             };
             drop(dy);
-            // 1. dx += dy W
+            // 1. dW += dy^T x, with x packed once for all weights; an x that is made again goes before there is a dx
+            let gradient = context.parameter_or_place(w.weight, self.x.rows);
+            if let (Some(transposed), Some((gradient, accumulate))) = (transposed, gradient) {
+                let right = right.get_or_insert_with(|| backend.pack_right(&self.x.numbers(engine, parameters)));
+                backend.weight_gradient(&transposed, right, gradient, accumulate);
+            }
+            // 2. dx += dy W
             if let Some(left) = left {
                 let packed = backend.pack_right(weight.value());
                 let first = dx.is_none();
                 let dx = dx.get_or_insert_with(|| backend.empty(self.x.rows, self.x.cols));
                 backend.product(&left, &packed, dx, !first);
-            }
-            // 2. dW += dy^T x, with x packed once for all weights
-            let gradient = context.parameter_or_place(w.weight, self.x.rows);
-            if let (Some(transposed), Some((gradient, accumulate))) = (transposed, gradient) {
-                let right = right.get_or_insert_with(|| backend.pack_right(&self.x.numbers(engine, parameters)));
-                backend.weight_gradient(&transposed, right, gradient, accumulate);
             }
         }
         if let Some(dx) = dx {

@@ -60,6 +60,13 @@ struct Temporary {
     _memory: Operand,
 }
 
+/// The output matrix as it is packed for a call; none: slice by slice, when its turn comes.
+struct Output {
+    forward: Option<Operand>,
+    /// Its slices.
+    backward: Option<Vec<Operand>>,
+}
+
 /// `k` and `n` of a right operand.
 fn right_operand(packed: &Packed) -> (usize, usize) {
     match packed.0.downcast_ref::<Temporary>() {
@@ -155,11 +162,12 @@ impl Rehearsal {
     }
 
     /// The output matrix in the forms that it has for a whole call on blocks of rows, forward and back.
-    fn output(&self, v: &Vocabulary<'_>) -> [Option<Operand>; 2] {
+    fn output(&self, v: &Vocabulary<'_>) -> Output {
         let (d, size) = (v.hidden.cols(), v.size());
         let whole = !in_slices(v);
         let forward = (whole && v.forward.is_none()).then(|| self.right(d, size));
-        [forward, whole.then(|| self.right(size, d))]
+        let backward = whole.then(|| slices(size).map(|tokens| self.right(tokens.len(), d)).collect());
+        Output { forward, backward }
     }
 
     /// Packs the output matrix for the way forward slice by slice.
@@ -168,8 +176,8 @@ impl Rehearsal {
     }
 
     /// The logits of a block of rows.
-    fn block_logits(&self, v: &Vocabulary<'_>, rows: usize, [forward, _]: &[Option<Operand>; 2]) {
-        if v.forward.is_none() && forward.is_none() {
+    fn block_logits(&self, v: &Vocabulary<'_>, rows: usize, output: &Output) {
+        if v.forward.is_none() && output.forward.is_none() {
             self.slices_forward(v);
         }
         self.multiplies(rows, v.hidden.cols(), v.size());
@@ -190,26 +198,22 @@ impl Rehearsal {
     }
 
     /// The way back from the whole logits of a block of rows.
-    fn back_through_logits(
-        &self,
-        v: &Vocabulary<'_>,
-        rows: usize,
-        [_, backward]: &[Option<Operand>; 2],
-        into: &VocabularyGradients<'_>,
-    ) {
+    fn back_through_logits(&self, v: &Vocabulary<'_>, rows: usize, output: &Output, into: &VocabularyGradients<'_>) {
         let (d, size) = (v.hidden.cols(), v.size());
         self.ledger.moves(f32s(2 * rows * size));
-        let _left = self.left(rows, size);
-        let _transposed = into.dweight.as_ref().map(|_| self.left(size, rows));
-        if into.dhidden.is_some() {
-            if backward.is_none() {
-                slices(size).for_each(|columns| drop(self.right(columns.len(), d)));
+        let _hidden = into.dweight.as_ref().map(|_| self.right(rows, d));
+        for tokens in slices(size) {
+            let _left = self.left(rows, tokens.len());
+            let _transposed = into.dweight.as_ref().map(|_| self.left(tokens.len(), rows));
+            if into.dhidden.is_some() {
+                if output.backward.is_none() {
+                    drop(self.right(tokens.len(), d));
+                }
+                self.multiplies(rows, tokens.len(), d);
             }
-            self.multiplies(rows, size, d);
-        }
-        if into.dweight.is_some() {
-            let _right = self.right(rows, d);
-            self.multiplies(size, rows, d);
+            if into.dweight.is_some() {
+                self.multiplies(tokens.len(), rows, d);
+            }
         }
     }
 }
@@ -383,9 +387,8 @@ impl Backend for Rehearsal {
         self.empty(x.rows(), x.cols())
     }
 
-    fn activate_backward(&self, _: Activation, x: &Tensor, _: &Tensor) -> Tensor {
+    fn activate_backward(&self, _: Activation, x: &mut Tensor, _: &Tensor) {
         self.passes(x, 3);
-        self.empty(x.rows(), x.cols())
     }
 
     fn swiglu(&self, gate: &Tensor, _: &Tensor) -> Tensor {
@@ -393,10 +396,8 @@ impl Backend for Rehearsal {
         self.empty(gate.rows(), gate.cols())
     }
 
-    fn swiglu_backward(&self, gate: &Tensor, _: &Tensor, _: &Tensor) -> (Tensor, Tensor) {
+    fn swiglu_backward(&self, gate: &mut Tensor, _: &mut Tensor, _: &Tensor) {
         self.passes(gate, 5);
-        let dgate = self.empty(gate.rows(), gate.cols());
-        (dgate, self.empty(gate.rows(), gate.cols()))
     }
 
     fn append(&self, caches: &mut [&mut SequenceCache], layer: usize, layout: &Layout, kv: (&Tensor, &Tensor)) {

@@ -138,24 +138,26 @@ impl LeftMatrix {
         });
     }
 
-    /// The same once `change` has changed every row: it is given the row, its columns and its numbers.
-    pub fn pack_changed(&mut self, cpu: &Cpu, a: &mut [f32], (m, k): (usize, usize), change: &Change) {
-        assert_eq!(a.len(), m * k, "LeftMatrix::pack_changed: [{m}, {k}]");
+    /// The same of some columns, once `change` has changed every row: it is given the row, the columns and their numbers.
+    pub fn pack_changed(&mut self, cpu: &Cpu, a: SomeColumns<'_>, change: &Change) {
+        let (m, k) = a.shape();
         self.shape(cpu, m, k);
         let (form, stride) = (self.form, self.stride);
-        let (a, parts) = (Parts::new(a), Parts::new(self.cells.cells_mut()));
+        let SomeColumns {
+            numbers,
+            width,
+            columns,
+        } = a;
+        let (a, parts) = (Parts::new(numbers), Parts::new(self.cells.cells_mut()));
         cpu.pool.ranges(m, GRAIN.div_ceil(k.max(1)), &|rows| {
-            // SAFETY: row ranges do not overlap.
-            let (a, out) = unsafe {
-                (
-                    a.get(rows.start * k..rows.end * k),
-                    parts.get(rows.start * stride..rows.end * stride),
-                )
-            };
-            for (row, a) in rows.zip(a.chunks_mut(k.max(1))) {
-                change(row, 0..k, a);
+            for row in rows {
+                let numbers = row * width + columns.start..row * width + columns.end;
+                // SAFETY: each row is one task's.
+                let (a, out) = unsafe { (a.get(numbers), parts.get(row * stride..(row + 1) * stride)) };
+                change(row, columns.clone(), a);
+                row_to_row(cpu.level, form, a, out);
+                out[form.cells(k)..].fill(0);
             }
-            rows_to_rows(cpu.level, form, a, k, out);
         });
     }
 
@@ -199,6 +201,35 @@ impl LeftMatrix {
     }
 }
 
+/// Some columns of a matrix that is changed while it is packed.
+pub(crate) struct SomeColumns<'a> {
+    numbers: &'a mut [f32],
+    /// Columns of the matrix.
+    width: usize,
+    columns: Range<usize>,
+}
+
+impl<'a> SomeColumns<'a> {
+    /// Those of `numbers`, `[m, width]`.
+    pub fn of(numbers: &'a mut [f32], width: usize, columns: Range<usize>) -> Self {
+        assert!(
+            columns.end <= width && numbers.len().is_multiple_of(width.max(1)),
+            "columns {columns:?} of {} numbers, {width} a row",
+            numbers.len()
+        );
+        Self {
+            numbers,
+            width,
+            columns,
+        }
+    }
+
+    /// Rows and columns.
+    fn shape(&self) -> (usize, usize) {
+        (self.numbers.len() / self.width.max(1), self.columns.len())
+    }
+}
+
 /// Changes a part of a row before it is packed, given the row, the columns and the numbers.
 pub(crate) type Change<'a> = dyn Fn(usize, Range<usize>, &mut [f32]) + Sync + 'a;
 
@@ -211,17 +242,17 @@ const TILE_COLUMNS: usize = 1024;
 /// `change` may change it: it is given the row, the columns and the numbers, each once.
 pub(crate) fn pack_both(
     cpu: &Cpu,
-    a: &mut [f32],
-    (m, k): (usize, usize),
+    a: SomeColumns<'_>,
     (left, transposed): (&mut LeftMatrix, &mut LeftMatrix),
     change: &Change,
 ) {
-    assert_eq!(a.len(), m * k, "pack_both: [{m}, {k}]");
+    let (m, k) = a.shape();
     left.shape(cpu, m, k);
     transposed.shape(cpu, k, m);
     let form = left.form;
     let (stride, transposed_stride) = (left.stride, transposed.stride);
-    let a = Parts::new(a);
+    let (from, width) = (a.columns.start, a.width);
+    let a = Parts::new(a.numbers);
     let rows_out = Parts::new(left.cells.cells_mut());
     let columns_out = Parts::new(transposed.cells.cells_mut());
     let across = k.div_ceil(TILE_COLUMNS);
@@ -230,10 +261,10 @@ pub(crate) fn pack_both(
         let rows = i * TILE_ROWS..m.min((i + 1) * TILE_ROWS);
         let columns = j * TILE_COLUMNS..k.min((j + 1) * TILE_COLUMNS);
         // SAFETY: tiles do not overlap.
-        let part = |row: usize| unsafe { a.get(row * k + columns.start..row * k + columns.end) };
+        let part = |row: usize| unsafe { a.get(row * width + from + columns.start..row * width + from + columns.end) };
         let mut tile: Vec<&mut [f32]> = rows.clone().map(part).collect();
         for (row, part) in rows.clone().zip(&mut tile) {
-            change(row, columns.clone(), part);
+            change(row, from + columns.start..from + columns.end, part);
             let first = row * stride + columns.start / form.elements();
             let last = if columns.end == k {
                 (row + 1) * stride

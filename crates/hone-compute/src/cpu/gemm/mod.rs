@@ -33,7 +33,7 @@ use crate::cpu::Cpu;
 pub(crate) use bf16::rounded_bits;
 #[cfg(test)]
 pub(crate) use bf16::to_bf16_bits;
-pub(crate) use matrix::{Form, Forms, LeftMatrix, PANEL, RightMatrix, pack_both, panel_width};
+pub(crate) use matrix::{Form, Forms, LeftMatrix, PANEL, RightMatrix, SomeColumns, pack_both, panel_width};
 pub(crate) use pack::cells_along;
 use std::ops::Range;
 
@@ -54,9 +54,8 @@ const STREAM_ROWS: usize = 32;
 const WHOLE_ROWS: usize = 96;
 /// Cells of the left operand that the second cache holds beside the rest.
 const NEAR_CELLS: usize = 1 << 17;
-/// Columns of a left operand at which a product may start or, before the last column, end are multiples of this: a multiple
-/// of the elements of every kernel's step.
-const DEPTH_UNIT: usize = 64;
+/// The lengths of parts of sums are multiples of this, but for the last: a multiple of the elements of every kernel's step.
+pub(crate) const DEPTH_UNIT: usize = 64;
 /// Rows of the scratch block that takes the columns of an incomplete panel.
 const EDGE_ROWS: usize = 32;
 
@@ -69,12 +68,10 @@ pub(crate) enum Store {
     Accumulate,
 }
 
-/// A product, or a part of one: `a[rows, first..first + k] b[:, cols]`, `b` having `k` rows.
+/// A product, or a part of one: `a[rows, :] b[:, cols]`.
 pub(crate) struct Product<'a> {
     pub a: &'a LeftMatrix,
     pub b: &'a RightMatrix,
-    /// The column of `a` that belongs to the first row of `b`.
-    pub first: usize,
     pub rows: Range<usize>,
     /// Starts at a multiple of [`PANEL`].
     pub cols: Range<usize>,
@@ -87,17 +84,10 @@ impl<'a> Product<'a> {
         Self {
             a,
             b,
-            first: 0,
             rows: 0..a.m(),
             cols: 0..b.n(),
             store: Store::Overwrite,
         }
-    }
-
-    /// A part of the sums: `b` has the rows that belong to columns of `a` from `first` on, a multiple of 64, as many as
-    /// there are or a multiple of 64. Parts that are added to each other in order are the same chain as the whole.
-    pub fn starting_at(self, first: usize) -> Self {
-        Self { first, ..self }
     }
 
     /// Only these columns.
@@ -110,7 +100,8 @@ impl<'a> Product<'a> {
         Self { rows, ..self }
     }
 
-    /// Added to the output.
+    /// Added to the output. Products of parts of longer sums that are added to each other in order are the same chain as the
+    /// whole, if all but the last are multiples of [`DEPTH_UNIT`] long.
     pub fn accumulate(self) -> Self {
         Self {
             store: Store::Accumulate,
@@ -325,15 +316,7 @@ impl<'a> Region<'a> {
         for (product, c, ldc) in products {
             let Product { a, b, .. } = *product;
             let (rows, cols) = (product.rows.clone(), product.cols.clone());
-            let end = product.first + b.k();
-            assert!(
-                product.first.is_multiple_of(DEPTH_UNIT)
-                    && (end == a.k() || end < a.k() && end.is_multiple_of(DEPTH_UNIT)),
-                "multiply: lengths of the sums: {} from {} and {}",
-                a.k(),
-                product.first,
-                b.k()
-            );
+            assert_eq!(a.k(), b.k(), "multiply: lengths of the sums");
             assert!(rows.end <= a.m() && cols.end <= b.n(), "multiply: range");
             assert_eq!(cols.start % PANEL, 0, "multiply: first column");
             if rows.is_empty() || cols.is_empty() {
@@ -349,7 +332,6 @@ impl<'a> Region<'a> {
             let work = Work {
                 product,
                 depth: forms.right.cells(b.k()).next_multiple_of(kernel.step),
-                first: forms.left.cells(product.first),
                 left_cells: forms.left_cells(),
                 kernel,
                 c: c.as_mut_ptr(),
@@ -459,8 +441,6 @@ struct Work<'a> {
     kernel: Kernel,
     /// Cells of the right operand along `k`.
     depth: usize,
-    /// The first cell of the left operand along `k`.
-    first: usize,
     /// Cells of the left operand for each of these.
     left_cells: usize,
     /// The output: `m` rows of `n` numbers, `ldc` apart.
@@ -522,7 +502,7 @@ impl Work<'_> {
         let width = b.width;
         let panel = (self.product.cols.start + columns.start) / width;
         let row = (self.product.rows.start + rows.start) * a.stride;
-        let left = row + self.first + depths.start * self.left_cells;
+        let left = row + depths.start * self.left_cells;
         let right = panel * b.panel() + depths.start * width;
         let (a_cells, b_cells) = (a.cells.cells(), b.cells.cells());
         assert!(left + (rows.len() - 1) * a.stride + depths.len() * self.left_cells <= a_cells.len());

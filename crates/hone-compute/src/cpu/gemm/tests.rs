@@ -405,31 +405,45 @@ fn transposed_operands_pack_to_the_same_cells() {
 #[test]
 fn packing_both_ways_at_once_is_packing_each() {
     let mut random = Random::new(77);
-    for (m, k) in [(1, 1), (5, 3), (64, 40), (65, 1024), (130, 1061), (33, 2100)] {
+    for (m, k, before, behind) in [
+        (1, 1, 0, 0),
+        (5, 3, 2, 0),
+        (64, 40, 0, 7),
+        (65, 1024, 0, 0),
+        (130, 1061, 3, 1),
+        (33, 2100, 0, 0),
+    ] {
         let a = random.vector(m * k);
+        let width = before + k + behind;
         for cpu in everywhere(3) {
             let (mut left, mut transposed) = (LeftMatrix::new(), LeftMatrix::new());
             // Cells of earlier use must not show
             let noise = random.vector(m * k);
             left.pack(&cpu, &noise, m, k);
             transposed.pack(&cpu, &noise, k, m);
-            let mut numbers = a.clone();
-            pack_both(
-                &cpu,
-                &mut numbers,
-                (m, k),
-                (&mut left, &mut transposed),
-                &|row, columns, part| {
-                    for (x, column) in part.iter_mut().zip(columns) {
-                        *x *= ((row + column) % 3) as f32;
-                    }
-                },
-            );
+            let mut numbers = vec![7.0; m * width];
+            for (row, a) in numbers.chunks_mut(width).zip(a.chunks(k)) {
+                row[before..before + k].copy_from_slice(a);
+            }
+            let change = |row: usize, columns: Range<usize>, part: &mut [f32]| {
+                for (x, column) in part.iter_mut().zip(columns) {
+                    *x *= ((row + column - before) % 3) as f32;
+                }
+            };
+            let mut again = numbers.clone();
+            let columns = SomeColumns::of(&mut numbers, width, before..before + k);
+            pack_both(&cpu, columns, (&mut left, &mut transposed), &change);
+            let mut alone = LeftMatrix::new();
+            alone.pack_changed(&cpu, SomeColumns::of(&mut again, width, before..before + k), &change);
+            assert_eq!(numbers, again, "{} [{m}, {k}]", cpu.isa);
+            for row in numbers.chunks(width) {
+                assert!(row[..before].iter().chain(&row[before + k..]).all(|&x| x == 7.0));
+            }
             let changed: Vec<f32> = (0..m * k).map(|i| a[i] * ((i / k + i % k) % 3) as f32).collect();
             let (mut one, mut other) = (LeftMatrix::new(), LeftMatrix::new());
             one.pack(&cpu, &changed, m, k);
             other.pack_transposed(&cpu, &changed, k, m);
-            for (got, want, length) in [(&left, &one, k), (&transposed, &other, m)] {
+            for (got, want, length) in [(&left, &one, k), (&alone, &one, k), (&transposed, &other, m)] {
                 let filled = want.form.cells(length).next_multiple_of(16);
                 assert_eq!((got.m(), got.k(), got.stride), (want.m(), want.k(), want.stride));
                 for row in 0..want.m() {
@@ -560,8 +574,10 @@ fn parts_of_the_sums_are_the_same_chain() {
                 multiply(&cpu, &Product::of(&left, &right), &mut whole, n);
                 let mut parts = vec![f32::NAN; m * n];
                 for range in [0..64, 64..256, 256..k] {
+                    let part: Vec<f32> = a.chunks(k).flat_map(|row| &row[range.clone()]).copied().collect();
+                    left.pack(&cpu, &part, m, range.len());
                     right.pack(&cpu, &b[range.start * n..range.end * n], range.len(), n);
-                    let product = Product::of(&left, &right).starting_at(range.start);
+                    let product = Product::of(&left, &right);
                     let product = if range.start > 0 { product.accumulate() } else { product };
                     multiply(&cpu, &product, &mut parts, n);
                 }
