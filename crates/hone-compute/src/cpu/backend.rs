@@ -240,7 +240,7 @@ impl Backend for CpuBackend {
         let shape = (x.rows(), x.cols());
         let (mut left, mut transposed) = (self.left(shape.0, shape.1), self.left(shape.1, shape.0));
         let operands = (left.get_mut(), transposed.get_mut());
-        let columns = gemm::SomeColumns::of(x.cpu_mut(), shape.1, 0..shape.1);
+        let columns = gemm::SomeColumns::of(x.cpu_mut(), shape, 0..shape.1);
         gemm::pack_both(&self.cpu, columns, operands, &|_, _, _| {});
         (Packed(Box::new(left)), Packed(Box::new(transposed)))
     }

@@ -43,7 +43,8 @@ pub(crate) fn slices(size: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Whether a call that needs whole logits packs the output matrix slice by slice, and so anew for each block of rows: for one
-/// block, or for two where no form is kept. Otherwise it is packed whole, for the call.
+/// block, or for two where no form is kept. Otherwise it is packed for the call: whole forward, and in all its slices
+/// back.
 pub(crate) fn in_slices(v: &Vocabulary<'_>) -> bool {
     let most = if v.forward.is_none() { 2 } else { 1 };
     v.hidden.rows() <= most * whole_rows(v.size())
@@ -359,7 +360,7 @@ fn back_through_logits(
     });
     for tokens in slices(size) {
         let mut left = backend.left(block.len(), tokens.len());
-        let columns = SomeColumns::of(logits, size, tokens.clone());
+        let columns = SomeColumns::of(logits, (block.len(), size), tokens.clone());
         let transposed = if into.dweight.is_some() {
             let mut transposed = backend.left(tokens.len(), block.len());
             gemm::pack_both(cpu, columns, (left.get_mut(), transposed.get_mut()), &change);

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::remake::Input;
-use crate::backend::Packed;
 use crate::parameter::ParameterId;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
@@ -84,8 +83,13 @@ impl Operation for Linear {
         let engine = context.engine;
         let backend = engine.backend();
         let parameters = context.parameters;
+        // x, packed once for the gradients of all weights; one that is made again goes before there is a dx
+        let trained = |(w, dy): (&LinearWeight, &Option<Tensor>)| dy.is_some() && parameters.get(w.weight).trainable();
+        let mut outputs = self.weights.iter().zip(&upstream);
+        let right = outputs
+            .any(trained)
+            .then(|| backend.pack_right(&self.x.numbers(engine, parameters)));
         let mut dx: Option<Tensor> = None;
-        let mut right: Option<Packed> = None;
         for (w, dy) in self.weights.iter().zip(upstream) {
             let Some(mut dy) = dy else { continue };
             if let Some(dbias) = w.bias.and_then(|bias| context.parameter(bias)) {
@@ -102,10 +106,9 @@ impl Operation for Linear {
                 (false, false) => (None, None),
             };
             drop(dy);
-            // 1. dW += dy^T x, with x packed once for all weights; an x that is made again goes before there is a dx
+            // 1. dW += dy^T x
             let gradient = context.parameter_or_place(w.weight, self.x.rows);
-            if let (Some(transposed), Some((gradient, accumulate))) = (transposed, gradient) {
-                let right = right.get_or_insert_with(|| backend.pack_right(&self.x.numbers(engine, parameters)));
+            if let (Some(transposed), Some(right), Some((gradient, accumulate))) = (transposed, &right, gradient) {
                 backend.weight_gradient(&transposed, right, gradient, accumulate);
             }
             // 2. dx += dy W

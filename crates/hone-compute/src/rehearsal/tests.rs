@@ -211,7 +211,8 @@ fn a_rehearsal_leaves_the_memory_of_the_computation() {
     }
 }
 
-/// Log-probabilities of some rows and their gradients, where 64 rows are a block.
+/// Log-probabilities of some rows and their gradients, where 64 rows are a block, also of a frozen output matrix and of frozen
+/// rows.
 fn large_vocabulary(engine: &Engine, rows: usize, packing: Packing) {
     const SIZE: usize = 70_001;
     let mut parameters = Parameters::new();
@@ -232,6 +233,16 @@ fn large_vocabulary(engine: &Engine, rows: usize, packing: Packing) {
     let hidden = tape.embedding(table, &(0..rows as u32).collect());
     tape.backward_cross_entropy(&hidden, &asked, &vec![0.5; rows], &mut gradients);
     Tape::inference(engine, &parameters).token_logprobs(&hidden, &asked);
+    drop(hidden);
+    for frozen in [output, table] {
+        parameters.set_trainable(frozen, false);
+        let mut tape = Tape::training(engine, &parameters);
+        let hidden = tape.embedding(table, &(0..rows as u32).collect());
+        let mut gradients = Gradients::zeros(engine, &parameters);
+        tape.backward_cross_entropy(&hidden, &asked, &vec![0.5; rows], &mut gradients);
+        drop(hidden);
+        parameters.set_trainable(frozen, true);
+    }
 }
 
 #[test]
@@ -258,8 +269,8 @@ fn logits_of_the_first_block_are_made_once() {
     let engine = Engine::on(Arc::new(Rehearsal::new(Isa::Portable, Precision::F32, 1)));
     large_vocabulary(&engine, 100, Packing::Kept);
     // Recorded: forward, the second block again, and back to hidden states and weights; at once: forward and back; not
-    // recorded: forward
-    let products = (1.0 + 0.36 + 2.0) + 3.0 + 1.0;
+    // recorded: forward; with one or the other frozen, forward and back to the other
+    let products = (1.0 + 0.36 + 2.0) + 3.0 + 1.0 + 2.0 + 2.0;
     let one = 2.0 * 100.0 * 4.0 * 70_001.0;
     let operations = engine.account().expect("a rehearsal").operations;
     assert!(
@@ -291,6 +302,35 @@ fn norms_and_activations_are_not_kept_for_the_way_back() {
     let kept = 2 * rows * width + rows;
     assert_eq!(in_use() - before, kept * size_of::<f32>());
     drop(out);
+}
+
+#[test]
+fn the_way_back_through_an_activation_takes_memory_for_weight_gradients_alone() {
+    let (rows, width, inner) = (16, 256, 512);
+    for gated in [true, false] {
+        let engine = Engine::on(Arc::new(Rehearsal::new(Isa::Portable, Precision::F32, 1)));
+        let mut parameters = Parameters::new();
+        let [gate, up] = ["g", "u"].map(|name| parameters.add(name, engine.zeros(inner, width)));
+        let down = parameters.add("d", engine.zeros(width, inner));
+        let mut tape = Tape::training(&engine, &parameters);
+        let x = tape.leaf(Arc::new(engine.zeros(rows, width)));
+        let inside = if gated {
+            let both = tape.linears(&x, &[gate.into(), up.into()]);
+            tape.swiglu(&both[0], &both[1])
+        } else {
+            let y = tape.linear(&x, up);
+            tape.activate(Activation::Silu, &y)
+        };
+        let out = tape.linear(&inside, down);
+        drop(inside);
+        let seed = engine.zeros(rows, width);
+        let peak = || engine.account().expect("a rehearsal").peak.tensors;
+        let before = peak();
+        let mut gradients = Gradients::zeros(&engine, &parameters);
+        tape.backward(vec![(&out, seed)], &mut gradients);
+        let weights = 3 * width * inner * size_of::<f32>();
+        assert_eq!(peak() - before, weights, "gated: {gated}");
+    }
 }
 
 #[test]

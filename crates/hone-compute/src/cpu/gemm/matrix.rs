@@ -138,25 +138,21 @@ impl LeftMatrix {
         });
     }
 
-    /// The same of some columns, once `change` has changed every row: it is given the row, the columns and their numbers.
+    /// The same of some columns of a matrix, once `change` has changed every part of a row: it is given the row, the columns
+    /// of the matrix and their numbers, each once.
     pub fn pack_changed(&mut self, cpu: &Cpu, a: SomeColumns<'_>, change: &Change) {
-        let (m, k) = a.shape();
-        self.shape(cpu, m, k);
-        let (form, stride) = (self.form, self.stride);
-        let SomeColumns {
-            numbers,
-            width,
-            columns,
-        } = a;
-        let (a, parts) = (Parts::new(numbers), Parts::new(self.cells.cells_mut()));
-        cpu.pool.ranges(m, GRAIN.div_ceil(k.max(1)), &|rows| {
+        let tiles = Tiles::of(&a);
+        let out = self.parts(cpu, tiles.shape);
+        let a = a.parts();
+        cpu.pool.run(tiles.count(), &|task| {
+            let (rows, columns) = tiles.get(task);
             for row in rows {
-                let numbers = row * width + columns.start..row * width + columns.end;
-                // SAFETY: each row is one task's.
-                let (a, out) = unsafe { (a.get(numbers), parts.get(row * stride..(row + 1) * stride)) };
-                change(row, columns.clone(), a);
-                row_to_row(cpu.level, form, a, out);
-                out[form.cells(k)..].fill(0);
+                // SAFETY: tiles do not overlap.
+                unsafe {
+                    let part = a.get(row, columns.clone());
+                    change(row, a.columns(&columns), part);
+                    out.put(cpu.level, row, &columns, part);
+                }
             }
         });
     }
@@ -182,6 +178,17 @@ impl LeftMatrix {
         });
     }
 
+    /// Shapes it `[m, k]`, to be filled part by part.
+    fn parts(&mut self, cpu: &Cpu, (m, k): (usize, usize)) -> LeftParts<'_> {
+        self.shape(cpu, m, k);
+        LeftParts {
+            form: self.form,
+            stride: self.stride,
+            k,
+            cells: Parts::new(self.cells.cells_mut()),
+        }
+    }
+
     /// Cells from one row to the next of an operand whose sums are `k` long.
     const fn stride(form: Form, k: usize) -> usize {
         (form.cells(k).div_ceil(LINE) | 1) * LINE
@@ -204,84 +211,161 @@ impl LeftMatrix {
 /// Some columns of a matrix that is changed while it is packed.
 pub(crate) struct SomeColumns<'a> {
     numbers: &'a mut [f32],
-    /// Columns of the matrix.
-    width: usize,
+    /// Rows and columns of the matrix.
+    whole: (usize, usize),
     columns: Range<usize>,
 }
 
 impl<'a> SomeColumns<'a> {
-    /// Those of `numbers`, `[m, width]`.
-    pub fn of(numbers: &'a mut [f32], width: usize, columns: Range<usize>) -> Self {
+    /// Those of `numbers`, `[rows, width]`.
+    pub fn of(numbers: &'a mut [f32], (rows, width): (usize, usize), columns: Range<usize>) -> Self {
         assert!(
-            columns.end <= width && numbers.len().is_multiple_of(width.max(1)),
-            "columns {columns:?} of {} numbers, {width} a row",
+            numbers.len() == rows * width && columns.end <= width,
+            "columns {columns:?} of {} numbers, [{rows}, {width}]",
             numbers.len()
         );
         Self {
             numbers,
-            width,
+            whole: (rows, width),
             columns,
         }
     }
 
-    /// Rows and columns.
-    fn shape(&self) -> (usize, usize) {
-        (self.numbers.len() / self.width.max(1), self.columns.len())
+    fn parts(self) -> RowParts<'a> {
+        RowParts {
+            numbers: Parts::new(self.numbers),
+            width: self.whole.1,
+            first: self.columns.start,
+        }
+    }
+}
+
+/// The rows of [`SomeColumns`], of which each task has parts of its own; columns are counted from the first of these.
+struct RowParts<'a> {
+    numbers: Parts<'a, f32>,
+    width: usize,
+    first: usize,
+}
+
+impl RowParts<'_> {
+    /// The columns of the matrix that these are.
+    fn columns(&self, columns: &Range<usize>) -> Range<usize> {
+        self.first + columns.start..self.first + columns.end
+    }
+
+    /// A part of a row.
+    ///
+    /// # Safety
+    /// No two parts that are alive at once may overlap.
+    #[allow(clippy::mut_from_ref)]
+    unsafe fn get(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+        let columns = self.columns(&columns);
+        // SAFETY: by the caller's promise.
+        unsafe {
+            self.numbers
+                .get(row * self.width + columns.start..row * self.width + columns.end)
+        }
+    }
+}
+
+/// A left operand that is filled part by part.
+struct LeftParts<'a> {
+    cells: Parts<'a, u32>,
+    form: Form,
+    stride: usize,
+    /// Columns.
+    k: usize,
+}
+
+impl LeftParts<'_> {
+    /// Packs `part`, these columns of a row, and behind the last column the padding.
+    ///
+    /// # Safety
+    /// No other task packs them.
+    unsafe fn put(&self, level: Level, row: usize, columns: &Range<usize>, part: &[f32]) {
+        let first = row * self.stride;
+        let last = if columns.end == self.k {
+            self.stride
+        } else {
+            columns.end / self.form.elements()
+        };
+        // SAFETY: by the caller's promise: a part that is not the last ends where a cell does.
+        let out = unsafe {
+            self.cells
+                .get(first + columns.start / self.form.elements()..first + last)
+        };
+        row_to_row(level, self.form, part, out);
+        out[self.form.cells(part.len())..].fill(0);
     }
 }
 
 /// Changes a part of a row before it is packed, given the row, the columns and the numbers.
 pub(crate) type Change<'a> = dyn Fn(usize, Range<usize>, &mut [f32]) + Sync + 'a;
 
-/// Rows of a tile of [`pack_both`]: a multiple of what a transposition takes at once.
+/// Rows of a tile: a multiple of what a transposition takes at once.
 const TILE_ROWS: usize = 64;
-/// Columns of one.
-const TILE_COLUMNS: usize = 1024;
+/// Columns of one: as many as a transposition stages, and few enough that a slice of few rows is work for many threads.
+const TILE_COLUMNS: usize = 256;
 
-/// Packs `a`, `[m, k]`, as a left operand and its transpose as another, reading it once. Before a part of a row is packed
-/// `change` may change it: it is given the row, the columns and the numbers, each once.
+/// A matrix cut into the tasks that pack it.
+struct Tiles {
+    /// Rows and columns.
+    shape: (usize, usize),
+}
+
+impl Tiles {
+    fn of(a: &SomeColumns<'_>) -> Self {
+        Self {
+            shape: (a.whole.0, a.columns.len()),
+        }
+    }
+
+    fn across(&self) -> usize {
+        self.shape.1.div_ceil(TILE_COLUMNS)
+    }
+
+    fn count(&self) -> usize {
+        self.shape.0.div_ceil(TILE_ROWS) * self.across()
+    }
+
+    /// Rows and columns of a tile.
+    fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (i, j) = (task / self.across(), task % self.across());
+        (
+            i * TILE_ROWS..self.shape.0.min((i + 1) * TILE_ROWS),
+            j * TILE_COLUMNS..self.shape.1.min((j + 1) * TILE_COLUMNS),
+        )
+    }
+}
+
+/// Packs some columns of a matrix as a left operand and their transpose as another, reading them once. Before a part of a row
+/// is packed `change` may change it, as in [`LeftMatrix::pack_changed`].
 pub(crate) fn pack_both(
     cpu: &Cpu,
     a: SomeColumns<'_>,
     (left, transposed): (&mut LeftMatrix, &mut LeftMatrix),
     change: &Change,
 ) {
-    let (m, k) = a.shape();
-    left.shape(cpu, m, k);
-    transposed.shape(cpu, k, m);
-    let form = left.form;
-    let (stride, transposed_stride) = (left.stride, transposed.stride);
-    let (from, width) = (a.columns.start, a.width);
-    let a = Parts::new(a.numbers);
-    let rows_out = Parts::new(left.cells.cells_mut());
-    let columns_out = Parts::new(transposed.cells.cells_mut());
-    let across = k.div_ceil(TILE_COLUMNS);
-    cpu.pool.run(m.div_ceil(TILE_ROWS) * across, &|task| {
-        let (i, j) = (task / across, task % across);
-        let rows = i * TILE_ROWS..m.min((i + 1) * TILE_ROWS);
-        let columns = j * TILE_COLUMNS..k.min((j + 1) * TILE_COLUMNS);
+    let tiles = Tiles::of(&a);
+    let out = left.parts(cpu, tiles.shape);
+    let transposed = transposed.parts(cpu, (tiles.shape.1, tiles.shape.0));
+    let a = a.parts();
+    cpu.pool.run(tiles.count(), &|task| {
+        let (rows, columns) = tiles.get(task);
         // SAFETY: tiles do not overlap.
-        let part = |row: usize| unsafe { a.get(row * width + from + columns.start..row * width + from + columns.end) };
+        let part = |row: usize| unsafe { a.get(row, columns.clone()) };
         let mut tile: Vec<&mut [f32]> = rows.clone().map(part).collect();
         for (row, part) in rows.clone().zip(&mut tile) {
-            change(row, from + columns.start..from + columns.end, part);
-            let first = row * stride + columns.start / form.elements();
-            let last = if columns.end == k {
-                (row + 1) * stride
-            } else {
-                row * stride + columns.end / form.elements()
-            };
-            // SAFETY: the cells of this part of the row, with the padding behind the last.
-            let out = unsafe { rows_out.get(first..last) };
-            row_to_row(cpu.level, form, part, out);
-            out[form.cells(part.len())..].fill(0);
+            change(row, a.columns(&columns), part);
+            // SAFETY: as above.
+            unsafe { out.put(cpu.level, row, &columns, part) };
         }
         let out = TransposedTile {
-            cells: &columns_out,
-            first: columns.start * transposed_stride + rows.start / form.elements(),
-            stride: transposed_stride,
+            cells: &transposed.cells,
+            first: columns.start * transposed.stride + rows.start / transposed.form.elements(),
+            stride: transposed.stride,
         };
-        tile_to_rows(cpu.level, form, &tile, out);
+        tile_to_rows(cpu.level, transposed.form, &tile, out);
     });
 }
 

@@ -100,7 +100,7 @@ impl<'a> Product<'a> {
         Self { rows, ..self }
     }
 
-    /// Added to the output. Products of parts of longer sums that are added to each other in order are the same chain as the
+    /// Added to the output. Products over parts of longer sums that are added to each other in order are the same chain as the
     /// whole, if all but the last are multiples of [`DEPTH_UNIT`] long.
     pub fn accumulate(self) -> Self {
         Self {

@@ -416,10 +416,12 @@ fn packing_both_ways_at_once_is_packing_each() {
         let a = random.vector(m * k);
         let width = before + k + behind;
         for cpu in everywhere(3) {
-            let (mut left, mut transposed) = (LeftMatrix::new(), LeftMatrix::new());
-            // Cells of earlier use must not show
+            let [mut left, mut alone, mut transposed] = [(); 3].map(|()| LeftMatrix::new());
+            // Cells of earlier use must not show, those behind the last column neither
+            let noise = random.vector(m * (k + 1));
+            left.pack(&cpu, &noise, m, k + 1);
+            alone.pack(&cpu, &noise, m, k + 1);
             let noise = random.vector(m * k);
-            left.pack(&cpu, &noise, m, k);
             transposed.pack(&cpu, &noise, k, m);
             let mut numbers = vec![7.0; m * width];
             for (row, a) in numbers.chunks_mut(width).zip(a.chunks(k)) {
@@ -431,10 +433,10 @@ fn packing_both_ways_at_once_is_packing_each() {
                 }
             };
             let mut again = numbers.clone();
-            let columns = SomeColumns::of(&mut numbers, width, before..before + k);
+            let columns = SomeColumns::of(&mut numbers, (m, width), before..before + k);
             pack_both(&cpu, columns, (&mut left, &mut transposed), &change);
-            let mut alone = LeftMatrix::new();
-            alone.pack_changed(&cpu, SomeColumns::of(&mut again, width, before..before + k), &change);
+            let columns = SomeColumns::of(&mut again, (m, width), before..before + k);
+            alone.pack_changed(&cpu, columns, &change);
             assert_eq!(numbers, again, "{} [{m}, {k}]", cpu.isa);
             for row in numbers.chunks(width) {
                 assert!(row[..before].iter().chain(&row[before + k..]).all(|&x| x == 7.0));

@@ -168,29 +168,70 @@ fn slices_bound_what_is_packed_at_once() {
         let mut case = Case::new(&backend, rows, size);
         case.packing = Packing::ForAWhile;
         case.weighted(&backend);
-        backend.waiting().1[1].iter().copied().max().unwrap_or(0)
+        backend
+            .waiting()
+            .1
+            .map(|operands| operands.iter().copied().max().unwrap_or(0))
     };
-    let cells = |size: usize| {
-        let [form, back] = [(WIDTH, size), (size, WIDTH)].map(|(k, n)| RightMatrix::cells_of(Form::Full, 16, k, n));
-        form.max(back)
-    };
-    assert_eq!(most(128, 70_001), cells(SLICE), "two blocks of rows");
+    // Of the right operands and of the left ones, which are gradients of logits
+    let right = |(k, n)| RightMatrix::cells_of(Form::Full, 16, k, n);
+    let left = |(m, k)| LeftMatrix::cells_of(Form::Full, m, k);
+    let slice = [(WIDTH, SLICE), (SLICE, WIDTH)].map(right).into_iter().max();
+    let gradient = [(64, SLICE), (SLICE, 64)].map(left).into_iter().max();
+    let slices = [gradient, slice].map(Option::unwrap);
+    assert_eq!(most(128, 70_001), slices, "two blocks of rows");
+    let whole = right((WIDTH, 70_001));
+    assert!(whole > slices[1]);
     assert_eq!(
         most(129, 70_001),
-        cells(70_001),
+        [slices[0], whole],
         "more, for which the whole is packed once"
     );
 }
 
+/// The gradients of [`Case::weighted`] for one block of rows, each by one product with all gradients of logits.
+fn gradients_at_once(backend: &CpuBackend, case: &Case) -> [Vec<u32>; 2] {
+    let (cpu, rows, size) = (&backend.cpu, case.hidden.rows(), case.output.rows());
+    let (statistics, kept) = case.with(backend, |v| backend.token_statistics_keeping(v));
+    assert_eq!(kept.rows, rows, "one block");
+    let gradient = LogprobBackward {
+        targets: &case.targets,
+        temperature: 0.8,
+        log_normaliser: statistics.normaliser.cpu(),
+        entropy: statistics.entropy.cpu(),
+        dlogprob: case.seeds[0].cpu(),
+        dentropy: &vec![0.0; rows],
+    };
+    let mut dlogits = kept.logits.cpu().to_vec();
+    for (row, dlogits) in dlogits.chunks_mut(size).enumerate() {
+        gradient.row(cpu, row, 0..size, dlogits);
+    }
+    let (mut left, mut right) = (LeftMatrix::new(), RightMatrix::new());
+    left.pack(cpu, &dlogits, rows, size);
+    right.pack(cpu, case.output.cpu(), size, WIDTH);
+    let mut dhidden = vec![f32::NAN; rows * WIDTH];
+    gemm::multiply(cpu, &Product::of(&left, &right), &mut dhidden, WIDTH);
+    left.pack_transposed(cpu, &dlogits, size, rows);
+    right.pack(cpu, case.hidden.cpu(), rows, WIDTH);
+    let mut dweight = vec![f32::NAN; size * WIDTH];
+    gemm::multiply(cpu, &Product::of(&left, &right), &mut dweight, WIDTH);
+    [dhidden, dweight].map(|x| x.iter().map(|x| x.to_bits()).collect())
+}
+
 #[test]
-fn gradients_of_hidden_states_are_the_same_by_slices_and_at_once() {
-    // More than two blocks of rows: the whole matrix is packed; its first block alone: slice by slice
+fn gradients_are_the_same_by_slices_and_at_once() {
     for isa in Isa::all_here() {
         for precision in [Precision::Bf16, Precision::F32] {
             let backend = CpuBackend::new(isa, precision, 2);
+            for (rows, size) in [(5, 301), (3, 4097), (64, 70_001)] {
+                let case = Case::new(&backend, rows, size);
+                let (_, got) = case.weighted(&backend);
+                let what = format!("{isa} {precision:?}, {rows} rows of {size}");
+                assert!(got == gradients_at_once(&backend, &case), "{what}");
+            }
+            // More than two blocks of rows, for which all slices of the output matrix are packed once
             let [few, many] = [64, 137].map(|rows| Case::new(&backend, rows, 70_001).weighted(&backend));
-            let (few, many) = (&few.1[0], &many.1[0]);
-            assert!(few[..] == many[..64 * WIDTH], "{isa} {precision:?}");
+            assert!(few.1[0][..] == many.1[0][..64 * WIDTH], "{isa} {precision:?}");
         }
     }
 }
