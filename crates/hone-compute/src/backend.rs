@@ -9,6 +9,7 @@ use crate::layout::{AttentionShape, Layout, SequenceCache};
 use crate::profile::OperationTime;
 use crate::rehearsal::{Account, Speeds};
 use crate::rope::RopeTable;
+use crate::row_chunks::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -69,8 +70,9 @@ pub(crate) struct NormStatistics {
     pub inverse: Tensor,
 }
 
-/// Where a norm's gradients go.
+/// Where a norm's gradients go, and how the sums over rows are cut.
 pub(crate) struct NormGradients<'a> {
+    pub chunks: &'a RowChunks,
     pub dx: &'a mut Tensor,
     pub dweight: Option<&'a mut Tensor>,
     pub dbias: Option<&'a mut Tensor>,
@@ -188,7 +190,7 @@ pub(crate) trait Backend: Send + Sync {
     /// `gradient (+)= left right`, with `dy^T` on the left and `x` on the right.
     fn weight_gradient(&self, left: &Packed, right: &Packed, gradient: &mut Tensor, accumulate: bool);
     fn add_bias(&self, y: &mut Tensor, bias: &Tensor);
-    fn bias_gradient(&self, dy: &Tensor, dbias: &mut Tensor);
+    fn bias_gradient(&self, dy: &Tensor, chunks: &RowChunks, dbias: &mut Tensor);
     /// `y[i] = x[i] . w`, in f32.
     fn row_dot(&self, x: &Tensor, w: &Tensor) -> Tensor;
     fn row_dot_backward(&self, x: &Tensor, w: &Tensor, dy: &Tensor, into: (Option<&mut Tensor>, Option<&mut Tensor>));

@@ -120,6 +120,16 @@ impl Engine {
         self.backend.threads()
     }
 
+    /// How many neighbouring rows one step of a product that sums over rows takes: a sum in which rows that add nothing are
+    /// left out has the same bits if they are left out by whole groups of so many, counted from the first row.
+    pub fn rows_of_a_step(&self) -> usize {
+        match (self.precision(), self.isa()) {
+            (Precision::Bf16, Isa::Amx) => 32,
+            (Precision::Bf16, _) => 2,
+            (Precision::F32, _) => 1,
+        }
+    }
+
     /// A tensor of zeros.
     pub fn zeros(&self, rows: usize, cols: usize) -> Tensor {
         let mut tensor = self.backend.empty(rows, cols);

@@ -18,6 +18,7 @@ mod pool;
 mod profile;
 mod rehearsal;
 pub mod rope;
+mod row_chunks;
 mod sampling;
 mod system;
 mod tape;

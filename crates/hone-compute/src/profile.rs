@@ -12,6 +12,7 @@ use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
 use crate::rehearsal::{Account, Speeds};
+use crate::row_chunks::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -109,7 +110,7 @@ impl Backend for Profiled {
         fn scale_add(&self, y: &mut Tensor, x: &Tensor, factor: f32);
         fn scale(&self, y: &mut Tensor, factor: f32);
         fn add_bias(&self, y: &mut Tensor, bias: &Tensor);
-        fn bias_gradient(&self, dy: &Tensor, dbias: &mut Tensor);
+        fn bias_gradient(&self, dy: &Tensor, chunks: &RowChunks, dbias: &mut Tensor);
 
         "optimiser" =>
         fn sum_of_squares(&self, x: &Tensor) -> f64;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::ops::remake::Recipe;
 use crate::parameter::{Gradients, Packing, ParameterId, Parameters};
+use crate::row_chunks::RowChunks;
 use crate::tensor::Tensor;
 
 pub(crate) type NodeId = usize;
@@ -63,6 +64,8 @@ pub struct Tape<'p> {
     nodes: NodeId,
     recording: bool,
     pub(crate) packing: Packing,
+    /// How sums over rows are cut on the way back of what is recorded now.
+    pub(crate) chunks: RowChunks,
 }
 
 /// What operations see on the way back.
@@ -83,6 +86,7 @@ impl<'p> Tape<'p> {
             nodes: 0,
             recording: true,
             packing: parameters.packing(),
+            chunks: RowChunks::default(),
         }
     }
 
@@ -115,6 +119,27 @@ impl<'p> Tape<'p> {
     /// Whether it records.
     pub fn is_recording(&self) -> bool {
         self.recording
+    }
+
+    /// Runs `work` on results that have only these rows, in order, of those that there were. On the way back sums over rows
+    /// are cut as with all of them, so that no bit of a gradient changes by leaving out rows that have none.
+    ///
+    /// # Panics
+    /// If not whole groups of [`Engine::rows_of_a_step`] rows are left, of which the last may end earlier.
+    pub fn with_rows_left<R>(&mut self, rows: &[u32], work: impl FnOnce(&mut Self) -> R) -> R {
+        let size = self.engine.rows_of_a_step();
+        let is_group = |group: &[u32]| {
+            let last = group[0] + group.len() as u32;
+            (group[0] as usize).is_multiple_of(size) && group.iter().copied().eq(group[0]..last)
+        };
+        assert!(
+            rows.is_sorted() && rows.chunks(size).all(is_group),
+            "groups of {size} rows"
+        );
+        let before = std::mem::replace(&mut self.chunks, RowChunks::of_rows_left(rows));
+        let result = work(self);
+        self.chunks = before;
+        result
     }
 
     /// A number without gradient.

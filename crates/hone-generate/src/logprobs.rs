@@ -219,8 +219,7 @@ pub fn scores_of(engine: &Engine, model: &Transformer, sequences: &[&[u32]]) -> 
         let last: Vec<usize> = sequences.iter().map(|s| s.len() - 1).collect();
         let mut tape = Tape::inference(engine, model.parameters());
         let hidden = SharedPrefixes::find(sequences, |i| last[i]).hidden_from(&mut tape, model, &last);
-        let rows: Arc<[u32]> = (0..sequences.len() as u32).collect();
-        let outputs = model.head_outputs(&mut tape, &hidden, &rows);
+        let outputs = model.head_outputs(&mut tape, &hidden);
         scores.extend(engine.read(outputs.value()).into_iter().map(|x| Scored(x + offset)));
     }
     scores
@@ -251,8 +250,7 @@ pub fn heads_before_in(
         let pack = Pack::of(&sequences[pack.clone()], &spans[pack]);
         let mut tape = Tape::inference(engine, model.parameters());
         let chosen = pack.before(&mut tape, model);
-        let rows: Arc<[u32]> = (0..chosen.shape().0 as u32).collect();
-        let outputs = engine.read(model.head_outputs(&mut tape, &chosen, &rows).value());
+        let outputs = engine.read(model.head_outputs(&mut tape, &chosen).value());
         all.extend(pack.split().map(|range| outputs[range].to_vec()));
     }
     all

@@ -1,7 +1,5 @@
 //! Heads that give one number a position: scores of a reward model, values of a value network.
 
-use std::sync::Arc;
-
 use hone_compute::{Engine, Tape, Var};
 use hone_math::Key;
 
@@ -61,13 +59,12 @@ impl Transformer {
         }
     }
 
-    /// The head's number for these rows of the hidden states `[n, d]`, without the offset: `[rows, 1]`.
+    /// The head's number for each row of the hidden states `[n, d]`, without the offset: `[n, 1]`.
     ///
     /// # Panics
     /// If there is no head: stages load their model as what it is.
-    pub fn head_outputs(&self, tape: &mut Tape<'_>, hidden: &Var, rows: &Arc<[u32]>) -> Var {
+    pub fn head_outputs(&self, tape: &mut Tape<'_>, hidden: &Var) -> Var {
         let head = self.head.expect("a model with a head");
-        let chosen = tape.select_rows(hidden, rows);
-        tape.scalar_head(&chosen, head.weight, None)
+        tape.scalar_head(hidden, head.weight, None)
     }
 }

@@ -279,14 +279,37 @@ impl Transformer {
     pub fn hidden<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>) -> Var {
         let mut x = self.embed(tape, tokens);
         for index in 0..self.blocks.len() {
-            let layout = tokens.layout.clone();
-            x = if self.recompute && tape.is_recording() {
-                tape.recompute(&x, move |tape, x| self.block(tape, index, x.clone(), &layout, None))
-            } else {
-                self.block(tape, index, x, &layout, None)
-            };
+            x = self.whole_block(tape, index, x, tokens.layout, None);
         }
         self.normalise(tape, &x, self.norm)
+    }
+
+    /// The same for chosen rows alone, `[rows, d]`. Behind its attention the last block computes hardly any others, which
+    /// changes no bit of a result or of a gradient.
+    pub fn hidden_of<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>, rows: &Arc<[u32]>) -> Var {
+        let n = tokens.layout.rows();
+        if rows.iter().copied().eq(0..n as u32) {
+            return self.hidden(tape, tokens);
+        }
+        let left = groups_with(rows, n, tape.engine().rows_of_a_step());
+        let Some(last) = self
+            .blocks
+            .len()
+            .checked_sub(1)
+            .filter(|_| worth_leaving_out(left.len(), n))
+        else {
+            let hidden = self.hidden(tape, tokens);
+            return tape.select_rows(&hidden, rows);
+        };
+        let mut x = self.embed(tape, tokens);
+        for index in 0..last {
+            x = self.whole_block(tape, index, x, tokens.layout, None);
+        }
+        x = self.whole_block(tape, last, x, tokens.layout, Some(&left));
+        let hidden = tape.with_rows_left(&left, |tape| self.normalise(tape, &x, self.norm));
+        let place = |row| left.binary_search(row).expect("a row that was asked for is left");
+        let places = rows.iter().map(|row| place(row) as u32).collect();
+        tape.select_rows(&hidden, &places)
     }
 
     /// The same for the last `wanted[i]` tokens of each sequence alone, one after another; at least one each. The last
@@ -364,6 +387,35 @@ impl Transformer {
         self.block_of(tape, index, x, (layout, None), caches)
     }
 
+    /// A block on whole sequences, that computes some rows alone behind its attention where they are given.
+    fn whole_block<'p>(
+        &'p self,
+        tape: &mut Tape<'p>,
+        index: usize,
+        x: Var,
+        layout: &Layout,
+        left: Option<&Arc<[u32]>>,
+    ) -> Var {
+        if self.recompute && tape.is_recording() {
+            let (layout, left) = (layout.clone(), left.cloned());
+            tape.recompute(&x, move |tape, x| {
+                self.block_left(tape, index, x.clone(), &layout, left.as_ref())
+            })
+        } else {
+            self.block_left(tape, index, x, layout, left)
+        }
+    }
+
+    /// The same without recomputation.
+    fn block_left(&self, tape: &mut Tape<'_>, index: usize, x: Var, layout: &Layout, left: Option<&Arc<[u32]>>) -> Var {
+        let Some(left) = left else {
+            return self.block(tape, index, x, layout, None);
+        };
+        let attended = self.attended(tape, index, &x, (layout, None), None);
+        let [x, attended] = [x, attended].map(|all| tape.select_rows(&all, left));
+        tape.with_rows_left(left, |tape| self.behind_attention(tape, index, x, attended))
+    }
+
     /// A block, of `last` tokens alone where they are given.
     fn block_of(
         &self,
@@ -373,15 +425,20 @@ impl Transformer {
         (layout, last): (&Layout, Option<&Last>),
         caches: Option<&mut [&mut SequenceCache]>,
     ) -> Var {
-        let block = &self.blocks[index];
-        // 1. Attention on the normalised stream, added to the stream
-        let normed = self.normalise(tape, &x, block.attention_norm); // [n, d]
-        let attended = self.attend(tape, index, &normed, (layout, last), caches);
-        drop(normed);
+        let attended = self.attended(tape, index, &x, (layout, last), caches);
         if let Some(last) = last {
             x = tape.select_rows(&x, &last.rows);
         }
-        let x = tape.add(x, attended);
+        self.behind_attention(tape, index, x, attended)
+    }
+
+    /// What a block does with the results of its attention and the stream.
+    fn behind_attention(&self, tape: &mut Tape<'_>, index: usize, x: Var, attended: Var) -> Var {
+        let block = &self.blocks[index];
+        // 1. The output of the attention, added to the stream
+        let output = linears(tape, &attended, &[&block.o]).swap_remove(0); // [n, d]
+        drop(attended);
+        let x = tape.add(x, output);
         // 2. The feed-forward layer likewise
         let normed = self.normalise(tape, &x, block.mlp_norm);
         let inner = match &block.gate {
@@ -403,7 +460,8 @@ impl Transformer {
         tape.add(x, down)
     }
 
-    fn attend(
+    /// The attention of a block on the normalised stream, `[n, heads * head_dim]`.
+    fn attended(
         &self,
         tape: &mut Tape<'_>,
         index: usize,
@@ -412,16 +470,18 @@ impl Transformer {
         caches: Option<&mut [&mut SequenceCache]>,
     ) -> Var {
         let (block, a) = (&self.blocks[index], &self.architecture);
+        let x = self.normalise(tape, x, block.attention_norm); // [n, d]
         let asked = last.map_or(layout, |last| &last.layout);
         let [mut q, mut k, v] = match last {
-            None => three(linears(tape, x, &[&block.q, &block.k, &block.v])), // [n, heads * head_dim]
+            None => three(linears(tape, &x, &[&block.q, &block.k, &block.v])), // [n, heads * head_dim]
             Some(last) => {
-                let chosen = tape.select_rows(x, &last.rows);
+                let chosen = tape.select_rows(&x, &last.rows);
                 let mut all = linears(tape, &chosen, &[&block.q]);
-                all.extend(linears(tape, x, &[&block.k, &block.v]));
+                all.extend(linears(tape, &x, &[&block.k, &block.v]));
                 three(all)
             }
         };
+        drop(x);
         if let (Some(q_norm), Some(k_norm)) = (block.q_norm, block.k_norm) {
             q = tape.rms_norm_heads(&q, q_norm, a.norm_eps);
             k = tape.rms_norm_heads(&k, k_norm, a.norm_eps);
@@ -432,15 +492,14 @@ impl Transformer {
         }
         let inputs = AttentionInputs { q, k, v };
         let shape = a.attention();
-        let attended = match (caches, last) {
+        match (caches, last) {
             (Some(caches), None) => tape.attention_cached(inputs, &shape, layout, (caches, index)),
             (None, None) => tape.attention(inputs, &shape, layout),
             (caches, Some(_)) => {
                 let caches = caches.map(|caches| (caches, index));
                 tape.attention_of_last(inputs, &shape, (layout, asked), caches)
             }
-        };
-        linears(tape, &attended, &[&block.o]).swap_remove(0) // [n, d]
+        }
     }
 
     fn normalise(&self, tape: &mut Tape<'_>, x: &Var, norm: Norm) -> Var {
@@ -521,6 +580,18 @@ impl Last {
             layout: Layout::continued(parts.iter().map(|&(_, start, count)| (start, count))),
         }
     }
+}
+
+/// The groups of `size` neighbouring rows of `n` that have one of these, in order.
+fn groups_with(rows: &[u32], n: usize, size: usize) -> Arc<[u32]> {
+    let mut wanted = vec![false; n.div_ceil(size)];
+    rows.iter().for_each(|&row| wanted[row as usize / size] = true);
+    (0..n as u32).filter(|&row| wanted[row as usize / size]).collect()
+}
+
+/// Whether it is worth it to choose `left` rows of `n`, which costs a few passes over all of them.
+fn worth_leaving_out(left: usize, n: usize) -> bool {
+    left > 0 && left * 16 <= n * 15
 }
 
 fn three(results: Vec<Var>) -> [Var; 3] {

@@ -29,7 +29,7 @@ fn numbers(engine: &Engine, model: &Transformer) -> Vec<f32> {
     let mut found = engine.read(model.logprobs(&mut tape, &chosen, &pack.targets, 1.0).logprob.value());
     if model.has_head() {
         let offset = model.head_offset().expect("a head");
-        let heads = model.head_outputs(&mut tape, &hidden, &pack.rows);
+        let heads = model.head_outputs(&mut tape, &chosen);
         found.extend(engine.read(heads.value()).into_iter().map(|x| x + offset));
     }
     assert!(found.iter().all(|x| x.is_finite()));

@@ -59,8 +59,7 @@ fn engine_step(engine: &Engine, model: &Transformer, sequences: &[Vec<u32>]) -> 
     );
     let chosen = tape.select_rows(&hidden, &pack.rows);
     let numbers = model.logprobs(&mut tape, &chosen, &pack.targets, TEMPERATURE);
-    let every = (0..pack.layout.rows() as u32).collect();
-    let heads = model.head_outputs(&mut tape, &hidden, &every);
+    let heads = model.head_outputs(&mut tape, &hidden);
     let results = [&numbers.logprob, &numbers.entropy, &heads];
     let seeds = results.iter().enumerate().map(|(which, &var)| {
         let n = var.shape().0;

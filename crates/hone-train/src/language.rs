@@ -101,12 +101,7 @@ pub fn cross_entropy_step(
         .map(|g| -(f64::from(g) * scale) as f32)
         .collect();
     let mut tape = Tape::training(engine, model.parameters());
-    let hidden = model.hidden(&mut tape, &batch.tokens_of()); // [n, d]
-    let chosen = if batch.targets() == batch.tokens() {
-        hidden
-    } else {
-        tape.select_rows(&hidden, &batch.rows)
-    };
+    let chosen = model.hidden_of(&mut tape, &batch.tokens_of(), &batch.rows); // [t, d]
     let asked = model.targets(&batch.targets, 1.0);
     let (logprobs, _) = tape.backward_cross_entropy(&chosen, &asked, &weights, gradients);
     Ok(TokenStats::of(&logprobs, &mask)?)
@@ -122,12 +117,7 @@ pub fn evaluate(engine: &Engine, model: &Transformer, batch: &LanguageBatch) -> 
         return Ok(TokenStats::of(&[], &[])?);
     }
     let mut tape = Tape::inference(engine, model.parameters());
-    let hidden = model.hidden(&mut tape, &batch.tokens_of());
-    let chosen = if batch.targets() == batch.tokens() {
-        hidden
-    } else {
-        tape.select_rows(&hidden, &batch.rows)
-    };
+    let chosen = model.hidden_of(&mut tape, &batch.tokens_of(), &batch.rows);
     let logprobs = engine.read(model.logprobs(&mut tape, &chosen, &batch.targets, 1.0).logprob.value());
     Ok(TokenStats::of(&logprobs, &mask)?)
 }

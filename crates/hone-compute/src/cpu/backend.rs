@@ -14,6 +14,7 @@ use crate::backend::{
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
+use crate::row_chunks::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -276,8 +277,8 @@ impl Backend for CpuBackend {
         elementwise::add_bias(&self.cpu, y.cpu_mut(), bias.cpu(), d);
     }
 
-    fn bias_gradient(&self, dy: &Tensor, dbias: &mut Tensor) {
-        elementwise::bias_backward(&self.cpu, dy.cpu(), dy.cols(), dbias.cpu_mut());
+    fn bias_gradient(&self, dy: &Tensor, chunks: &RowChunks, dbias: &mut Tensor) {
+        elementwise::bias_backward(&self.cpu, dy.cpu(), dy.cols(), chunks, dbias.cpu_mut());
     }
 
     fn row_dot(&self, x: &Tensor, w: &Tensor) -> Tensor {
@@ -347,7 +348,10 @@ impl Backend for CpuBackend {
         let (dx, dweight) = (into.dx.cpu_mut(), into.dweight.map(Tensor::cpu_mut));
         let (x, weight, dy, inverse) = (x.cpu(), weight.cpu(), dy.cpu(), statistics.inverse.cpu());
         match &statistics.mean {
-            None => norm::rms_norm_backward(&self.cpu, norm::RmsBackward { x, weight, inverse, dy }, dx, dweight),
+            None => {
+                let inputs = norm::RmsBackward { x, weight, inverse, dy };
+                norm::rms_norm_backward(&self.cpu, inputs, into.chunks, dx, dweight);
+            }
             Some(mean) => {
                 let inputs = norm::LayerBackward {
                     x,
@@ -356,7 +360,8 @@ impl Backend for CpuBackend {
                     inverse,
                     dy,
                 };
-                norm::layer_norm_backward(&self.cpu, inputs, dx, dweight, into.dbias.map(Tensor::cpu_mut));
+                let dbias = into.dbias.map(Tensor::cpu_mut);
+                norm::layer_norm_backward(&self.cpu, inputs, into.chunks, dx, dweight, dbias);
             }
         }
     }

@@ -9,12 +9,10 @@ use super::math::dot;
 use super::simd::{Simd, dispatch};
 use crate::isa::Level;
 use crate::pool::Parts;
+use crate::row_chunks::RowChunks;
 
 /// Elements a task takes: 64 KiB of f32.
 pub(crate) const GRAIN: usize = 16_384;
-
-/// Rows whose contributions to a column are summed before they join the others. Part of the result.
-pub(crate) const ROW_CHUNK: usize = 64;
 
 /// Rows of width `d` a task takes.
 pub(crate) fn row_grain(d: usize) -> usize {
@@ -208,24 +206,29 @@ pub(crate) fn add_bias(cpu: &Cpu, y: &mut [f32], bias: &[f32], d: usize) {
 }
 
 /// `dbias += sum over rows of dy`; `dy` is `[n, d]`.
-pub(crate) fn bias_backward(cpu: &Cpu, dy: &[f32], d: usize, dbias: &mut [f32]) {
+pub(crate) fn bias_backward(cpu: &Cpu, dy: &[f32], d: usize, chunks: &RowChunks, dbias: &mut [f32]) {
     let n = rows(dy.len(), d);
-    sum_over_rows(cpu, n, dbias, &|row, sum| {
+    sum_over_rows(cpu, (n, chunks), dbias, &|row, sum| {
         map_here(cpu.level, &Add, [&dy[row * d..][..d]], [sum]);
     });
 }
 
-/// `out += sum over rows`, where `add(row, sum)` adds a row's contribution to `sum`: chunks of [`ROW_CHUNK`] rows are
-/// summed from 0 each, then added to `out` one after another.
-pub(crate) fn sum_over_rows(cpu: &Cpu, n: usize, out: &mut [f32], add: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+/// `out += sum over rows`, where `add(row, sum)` adds a row's contribution to `sum`: chunks of rows are summed from 0 each,
+/// then added to `out` one after another.
+pub(crate) fn sum_over_rows(
+    cpu: &Cpu,
+    (n, chunks): (usize, &RowChunks),
+    out: &mut [f32],
+    add: &(dyn Fn(usize, &mut [f32]) + Sync),
+) {
     let d = out.len();
-    let chunks = n.div_ceil(ROW_CHUNK);
-    let mut partials = vec![0.0; chunks * d];
+    let count = chunks.count(n);
+    let mut partials = vec![0.0; count * d];
     let parts = Parts::new(&mut partials);
-    cpu.pool.run(chunks, &|chunk| {
+    cpu.pool.run(count, &|chunk| {
         // SAFETY: each task has its own chunk.
         let sum = unsafe { parts.get(chunk * d..(chunk + 1) * d) };
-        for row in chunk * ROW_CHUNK..n.min((chunk + 1) * ROW_CHUNK) {
+        for row in chunks.rows(chunk, n) {
             add(row, sum);
         }
     });
@@ -304,7 +307,7 @@ pub(crate) fn row_dot_backward(
     }
     if let Some(dw) = dw {
         assert_eq!(dw.len(), d, "gradient of the vector");
-        sum_over_rows(cpu, n, dw, &|row, sum| {
+        sum_over_rows(cpu, (n, &RowChunks::default()), dw, &|row, sum| {
             map_here(cpu.level, &ScaleAdd(dy[row]), [&x[row * d..][..d]], [sum]);
         });
     }
@@ -314,6 +317,7 @@ pub(crate) fn row_dot_backward(
 mod tests {
     use super::*;
     use crate::cpu::testing::{WIDTHS, assert_close, bits, cpus, f64s, normal};
+    use crate::row_chunks::ROW_CHUNK;
 
     #[test]
     fn sums_and_multiples() {
@@ -349,7 +353,7 @@ mod tests {
                     assert_eq!(y, x[i] + bias[i % d]);
                 }
                 let mut dbias = vec![1.0; d];
-                bias_backward(&cpu, &dy, d, &mut dbias);
+                bias_backward(&cpu, &dy, d, &RowChunks::default(), &mut dbias);
                 let expected: Vec<f64> = (0..d)
                     .map(|j| 1.0 + dy.iter().skip(j).step_by(d).map(|&g| f64::from(g)).sum::<f64>())
                     .collect();

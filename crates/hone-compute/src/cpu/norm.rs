@@ -1,17 +1,18 @@
 //! Root-mean-square and layer normalisation.
 //!
 //! Statistics are f32 sums in the order of [`math`](super::math); square root and division are IEEE's. The sums over
-//! rows for the weights' gradients go by chunks of [`ROW_CHUNK`] rows, so they don't depend on the threads.
+//! rows for the weights' gradients go by chunks, so they don't depend on the threads.
 //!
 //! # Soundness
 //! Kernels touch memory through slices of at most sixteen numbers, cut with bounds checked; their arithmetic is sound as
 //! said in [`simd`](super::simd). Why parts of an output do not overlap stands where they are taken.
 
 use super::Cpu;
-use super::elementwise::{ROW_CHUNK, merge_chunks, row_grain, rows};
+use super::elementwise::{merge_chunks, row_grain, rows};
 use super::math::{Lanes, REDUCTION_LANES, dot, sum_row};
 use super::simd::{Simd, dispatch};
 use crate::pool::Parts;
+use crate::row_chunks::RowChunks;
 
 /// Runs the body for `range` = each block of sixteen of the `d` numbers of a row; the last may be shorter.
 macro_rules! blocks {
@@ -123,7 +124,13 @@ unsafe fn rms_backward_kernel<S: Simd>(
 }
 
 /// `dx += r (g - n mean(g n))` with `r = inverse`, `n = x r`, `g = dy weight`, and `dweight += sum over rows of dy n`.
-pub(crate) fn rms_norm_backward(cpu: &Cpu, from: RmsBackward<'_>, dx: &mut [f32], dweight: Option<&mut [f32]>) {
+pub(crate) fn rms_norm_backward(
+    cpu: &Cpu,
+    from: RmsBackward<'_>,
+    chunks: &RowChunks,
+    dx: &mut [f32],
+    dweight: Option<&mut [f32]>,
+) {
     let d = from.weight.len();
     let n = rows(from.x.len(), d);
     assert_eq!(
@@ -131,7 +138,7 @@ pub(crate) fn rms_norm_backward(cpu: &Cpu, from: RmsBackward<'_>, dx: &mut [f32]
         (n, n * d, n * d),
         "{n} rows of width {d}"
     );
-    by_chunks(cpu, dx, d, [dweight], &|row, dx, [dweight]| {
+    by_chunks(cpu, (dx, chunks), d, [dweight], &|row, dx, [dweight]| {
         let at = row * d..(row + 1) * d;
         rms_backward(
             cpu.level,
@@ -152,24 +159,24 @@ type RowBackward<'a, const N: usize> = dyn Fn(usize, &mut [f32], [&mut [f32]; N]
 /// rows of the chunk so far (empty if it is not wanted), and adds the sums of the chunks in order.
 fn by_chunks<const N: usize>(
     cpu: &Cpu,
-    dx: &mut [f32],
+    (dx, chunks): (&mut [f32], &RowChunks),
     d: usize,
     gradients: [Option<&mut [f32]>; N],
     backward: &RowBackward<'_, N>,
 ) {
     let n = dx.len() / d;
-    let chunks = n.div_ceil(ROW_CHUNK);
+    let count = chunks.count(n);
     let mut partials = [const { Vec::new() }; N];
     for (partials, gradient) in partials.iter_mut().zip(&gradients) {
         if let Some(gradient) = gradient {
             assert_eq!(gradient.len(), d, "length of a weight's gradient");
-            *partials = vec![0.0; chunks * d];
+            *partials = vec![0.0; count * d];
         }
     }
     let (dx, parts) = (Parts::new(dx), partials.each_mut().map(|p| Parts::new(p)));
     let wanted = gradients.each_ref().map(Option::is_some);
-    cpu.pool.run(chunks, &|chunk| {
-        for row in chunk * ROW_CHUNK..n.min((chunk + 1) * ROW_CHUNK) {
+    cpu.pool.run(count, &|chunk| {
+        for row in chunks.rows(chunk, n) {
             // SAFETY: each row is in one task, and each task has its own chunk.
             let (dx, sums) = unsafe {
                 let sums =
@@ -343,6 +350,7 @@ unsafe fn layer_backward_kernel<S: Simd>(
 pub(crate) fn layer_norm_backward(
     cpu: &Cpu,
     from: LayerBackward<'_>,
+    chunks: &RowChunks,
     dx: &mut [f32],
     dweight: Option<&mut [f32]>,
     dbias: Option<&mut [f32]>,
@@ -354,7 +362,7 @@ pub(crate) fn layer_norm_backward(
         (n, n, n * d, n * d),
         "{n} rows of width {d}"
     );
-    by_chunks(cpu, dx, d, [dweight, dbias], &|row, dx, [dweight, dbias]| {
+    by_chunks(cpu, (dx, chunks), d, [dweight, dbias], &|row, dx, [dweight, dbias]| {
         let at = row * d..(row + 1) * d;
         layer_backward(
             cpu.level,
@@ -374,6 +382,7 @@ pub(crate) fn layer_norm_backward(
 mod tests {
     use super::*;
     use crate::cpu::testing::{self, WIDTHS, assert_close, bits, cpus, differences, f64s, normal};
+    use crate::row_chunks::ROW_CHUNK;
     use std::collections::HashMap;
 
     const EPS: f32 = 1e-5;
@@ -470,7 +479,7 @@ mod tests {
                     inverse: &inverse,
                     dy: &dy,
                 };
-                rms_norm_backward(&cpu, from, &mut dx, Some(&mut dweight));
+                rms_norm_backward(&cpu, from, &RowChunks::default(), &mut dx, Some(&mut dweight));
                 assert_close(&dx, &plus_one(&expected[0]), 1e-5);
                 assert_close(&dweight, &plus_one(&expected[1]), 1e-5);
 
@@ -484,7 +493,14 @@ mod tests {
                     inverse: &inverse,
                     dy: &dy,
                 };
-                layer_norm_backward(&cpu, from, &mut dx, Some(&mut dweight), Some(&mut dbias));
+                layer_norm_backward(
+                    &cpu,
+                    from,
+                    &RowChunks::default(),
+                    &mut dx,
+                    Some(&mut dweight),
+                    Some(&mut dbias),
+                );
                 assert_close(&dx, &plus_one(&expected[2]), 1e-5);
                 assert_close(&dweight, &plus_one(&expected[3]), 1e-5);
                 assert_close(&dbias, &plus_one(&expected[4]), 1e-5);
@@ -510,9 +526,16 @@ mod tests {
                     inverse: &inverse,
                     dy: &dy,
                 };
-                layer_norm_backward(&cpu, from, &mut dx, Some(&mut dweight), Some(&mut dbias));
+                layer_norm_backward(
+                    &cpu,
+                    from,
+                    &RowChunks::default(),
+                    &mut dx,
+                    Some(&mut dweight),
+                    Some(&mut dbias),
+                );
                 let mut frozen = vec![0.0; n * d];
-                layer_norm_backward(&cpu, from, &mut frozen, None, None);
+                layer_norm_backward(&cpu, from, &RowChunks::default(), &mut frozen, None, None);
                 assert_eq!(bits(&frozen), bits(&dx));
 
                 rms_norm_forward(&cpu, &x, &weight, EPS, &mut y, &mut inverse);
@@ -523,9 +546,9 @@ mod tests {
                     dy: &dy,
                 };
                 let (mut rms_dx, mut rms_dweight) = (vec![0.0; n * d], vec![0.0; d]);
-                rms_norm_backward(&cpu, from, &mut rms_dx, Some(&mut rms_dweight));
+                rms_norm_backward(&cpu, from, &RowChunks::default(), &mut rms_dx, Some(&mut rms_dweight));
                 let mut frozen = vec![0.0; n * d];
-                rms_norm_backward(&cpu, from, &mut frozen, None);
+                rms_norm_backward(&cpu, from, &RowChunks::default(), &mut frozen, None);
                 assert_eq!(bits(&frozen), bits(&rms_dx));
 
                 let all = [&dx, &dweight, &dbias, &rms_dx, &rms_dweight].map(|x| bits(x));

@@ -1,6 +1,7 @@
 //! Heads that give one number a row: scores of a reward model, values of a value network. Always in f32.
 
 use crate::parameter::ParameterId;
+use crate::row_chunks::RowChunks;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -50,7 +51,7 @@ impl Operation for ScalarHead {
         );
         context.put(&self.x, dx);
         if let Some(dbias) = self.bias.and_then(|bias| context.parameter(bias)) {
-            backend.bias_gradient(&dy, dbias);
+            backend.bias_gradient(&dy, &RowChunks::default(), dbias);
         }
     }
 }

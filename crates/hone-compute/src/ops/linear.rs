@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::remake::Input;
 use crate::parameter::ParameterId;
+use crate::row_chunks::RowChunks;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -25,6 +26,7 @@ impl From<ParameterId> for LinearWeight {
 struct Linear {
     x: Input,
     weights: Vec<LinearWeight>,
+    chunks: RowChunks,
 }
 
 impl Tape<'_> {
@@ -70,6 +72,7 @@ impl Tape<'_> {
                 Linear {
                     x: Input::of(x),
                     weights: weights.to_vec(),
+                    chunks: self.chunks.clone(),
                 },
             )
         } else {
@@ -93,7 +96,7 @@ impl Operation for Linear {
         for (w, dy) in self.weights.iter().zip(upstream) {
             let Some(mut dy) = dy else { continue };
             if let Some(dbias) = w.bias.and_then(|bias| context.parameter(bias)) {
-                backend.bias_gradient(&dy, dbias);
+                backend.bias_gradient(&dy, &self.chunks, dbias);
             }
             let weight = parameters.get(w.weight);
             let (left, transposed) = match (self.x.node.is_some(), weight.trainable()) {

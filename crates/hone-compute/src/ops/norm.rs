@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::remake::Recipe;
 use crate::backend::{NormGradients, NormStatistics};
 use crate::parameter::ParameterId;
+use crate::row_chunks::RowChunks;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -13,6 +14,7 @@ struct Norm {
     weight: ParameterId,
     bias: Option<ParameterId>,
     statistics: NormStatistics,
+    chunks: RowChunks,
     /// Rows of `x` as the norm sees them, such as one a head.
     shape: (usize, usize),
 }
@@ -37,6 +39,7 @@ impl Tape<'_> {
                     weight,
                     bias: None,
                     statistics,
+                    chunks: self.chunks.clone(),
                     shape: x.shape(),
                 },
             )
@@ -60,6 +63,8 @@ impl Tape<'_> {
                     weight,
                     bias: None,
                     statistics,
+                    // Rows a head
+                    chunks: RowChunks::default(),
                     shape,
                 },
             )
@@ -88,6 +93,7 @@ impl Tape<'_> {
                     weight,
                     bias: Some(bias),
                     statistics,
+                    chunks: self.chunks.clone(),
                     shape: x.shape(),
                 },
             )
@@ -112,6 +118,7 @@ impl Operation for Norm {
             None => (context.parameter(self.weight), None),
         };
         let into = NormGradients {
+            chunks: &self.chunks,
             dx: &mut dx,
             dweight,
             dbias,

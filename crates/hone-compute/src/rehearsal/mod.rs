@@ -20,6 +20,7 @@ use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::cpu::vocabulary::{ROWS, blocks, in_slices, slices, whole_rows};
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
+use crate::row_chunks::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -336,7 +337,7 @@ impl Backend for Rehearsal {
         self.passes(y, 2);
     }
 
-    fn bias_gradient(&self, dy: &Tensor, _: &mut Tensor) {
+    fn bias_gradient(&self, dy: &Tensor, _: &RowChunks, _: &mut Tensor) {
         self.passes(dy, 1);
     }
 

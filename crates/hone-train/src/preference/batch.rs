@@ -339,8 +339,7 @@ impl Batch {
 
     pub fn numbers<'p>(&self, engine: &'p Engine, policy: &'p Transformer) -> Numbers<'p> {
         let mut tape = Tape::training(engine, policy.parameters());
-        let hidden = policy.hidden(&mut tape, &self.sequences.tokens()); // [n, d]
-        let chosen = tape.select_rows(&hidden, &self.rows); // [t, d]
+        let chosen = policy.hidden_of(&mut tape, &self.sequences.tokens(), &self.rows); // [t, d]
         let logprob = policy.logprobs(&mut tape, &chosen, &self.targets, 1.0).logprob;
         let logprobs = engine.read(logprob.value());
         Numbers {

@@ -34,8 +34,8 @@ pub(super) fn step(
         let batch = RankingBatch::new(&microbatch);
         // 2. Scores at the last token of each response
         let mut tape = Tape::training(engine, model.parameters());
-        let hidden = model.hidden(&mut tape, &batch.sequences.tokens()); // [n, d]
-        let scores = model.head_outputs(&mut tape, &hidden, &batch.ends); // [k, 1]
+        let ends = model.hidden_of(&mut tape, &batch.sequences.tokens(), &batch.ends); // [k, d]
+        let scores = model.head_outputs(&mut tape, &ends); // [k, 1]
         // 3. -ln sigmoid(s_i - s_j - margin_ij), the mean over a prompt's pairs
         let numbers = engine.read(scores.value());
         let loss = bradley_terry(&numbers, &batch.comparisons, ties, global_prompts)?;

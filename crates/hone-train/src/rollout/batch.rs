@@ -71,8 +71,7 @@ impl EpisodeBatch {
         temperature: f32,
     ) -> PolicyNumbers<'p> {
         let mut tape = Tape::training(engine, policy.parameters());
-        let hidden = policy.hidden(&mut tape, &self.sequences.tokens()); // [n, d]
-        let chosen = tape.select_rows(&hidden, &self.rows); // [t, d]
+        let chosen = policy.hidden_of(&mut tape, &self.sequences.tokens(), &self.rows); // [t, d]
         let numbers = policy.logprobs(&mut tape, &chosen, &self.targets, temperature);
         let (logprobs, entropies) = (
             engine.read(numbers.logprob.value()),
@@ -89,8 +88,8 @@ impl EpisodeBatch {
     /// Values at the position before each sampled token, with a tape to go back on.
     pub fn values<'p>(&self, engine: &'p Engine, value: &'p Transformer) -> ValueNumbers<'p> {
         let mut tape = Tape::training(engine, value.parameters());
-        let hidden = value.hidden(&mut tape, &self.sequences.tokens());
-        let output = value.head_outputs(&mut tape, &hidden, &self.rows); // [t, 1]
+        let chosen = value.hidden_of(&mut tape, &self.sequences.tokens(), &self.rows);
+        let output = value.head_outputs(&mut tape, &chosen); // [t, 1]
         let offset = value.head_offset().unwrap_or(0.0);
         let values = engine.read(output.value()).into_iter().map(|v| v + offset).collect();
         ValueNumbers { tape, output, values }
