@@ -9,7 +9,7 @@ use crate::layout::{AttentionShape, Layout, SequenceCache};
 use crate::profile::OperationTime;
 use crate::rehearsal::{Account, Speeds};
 use crate::rope::RopeTable;
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -130,6 +130,8 @@ pub(crate) trait Backend: Send + Sync {
     fn isa(&self) -> Isa;
     fn precision(&self) -> Precision;
     fn threads(&self) -> usize;
+    /// How many neighbouring rows one step of a product that sums over rows takes.
+    fn rows_of_a_step(&self) -> usize;
 
     // Memory. The numbers of an `empty` tensor are whatever was there.
     fn empty(&self, rows: usize, cols: usize) -> Tensor;

@@ -8,6 +8,7 @@ use crate::cpu::backend::CpuBackend;
 use crate::isa::{Isa, IsaError, MOST_THREADS, Precision};
 use crate::profile::{OperationTime, Profiled};
 use crate::rehearsal::{Account, Rehearsal, Speeds};
+use crate::rows_left::RowsLeft;
 use crate::tensor::Tensor;
 
 /// How to make an [`Engine`].
@@ -120,14 +121,13 @@ impl Engine {
         self.backend.threads()
     }
 
-    /// How many neighbouring rows one step of a product that sums over rows takes: a sum in which rows that add nothing are
-    /// left out has the same bits if they are left out by whole groups of so many, counted from the first row.
-    pub fn rows_of_a_step(&self) -> usize {
-        match (self.precision(), self.isa()) {
-            (Precision::Bf16, Isa::Amx) => 32,
-            (Precision::Bf16, _) => 2,
-            (Precision::F32, _) => 1,
-        }
+    /// The rows of `n` that are to be computed where these are wanted, in any order, some perhaps more than once: sums over
+    /// rows in which only the others are left out, and would add 0, have the same bits.
+    ///
+    /// # Panics
+    /// If one of them is not below `n`.
+    pub fn rows_left(&self, wanted: &[u32], n: usize) -> RowsLeft {
+        RowsLeft::with(wanted, n, self.backend.rows_of_a_step())
     }
 
     /// A tensor of zeros.

@@ -12,7 +12,7 @@ use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
 use crate::rehearsal::{Account, Speeds};
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -73,6 +73,10 @@ impl Backend for Profiled {
 
     fn threads(&self) -> usize {
         self.inner.threads()
+    }
+
+    fn rows_of_a_step(&self) -> usize {
+        self.inner.rows_of_a_step()
     }
 
     fn idle_bytes(&self) -> usize {

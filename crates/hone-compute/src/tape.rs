@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::ops::remake::Recipe;
 use crate::parameter::{Gradients, Packing, ParameterId, Parameters};
-use crate::row_chunks::RowChunks;
+use crate::rows_left::{RowChunks, RowsLeft};
 use crate::tensor::Tensor;
 
 pub(crate) type NodeId = usize;
@@ -121,25 +121,21 @@ impl<'p> Tape<'p> {
         self.recording
     }
 
-    /// Runs `work` on results that have only these rows, in order, of those that there were. On the way back sums over rows
-    /// are cut as with all of them, so that no bit of a gradient changes by leaving out rows that have none.
-    ///
-    /// # Panics
-    /// If not whole groups of [`Engine::rows_of_a_step`] rows are left, of which the last may end earlier.
-    pub fn with_rows_left<R>(&mut self, rows: &[u32], work: impl FnOnce(&mut Self) -> R) -> R {
-        let size = self.engine.rows_of_a_step();
-        let is_group = |group: &[u32]| {
-            let last = group[0] + group.len() as u32;
-            (group[0] as usize).is_multiple_of(size) && group.iter().copied().eq(group[0]..last)
-        };
-        assert!(
-            rows.is_sorted() && rows.chunks(size).all(is_group),
-            "groups of {size} rows"
-        );
-        let before = std::mem::replace(&mut self.chunks, RowChunks::of_rows_left(rows));
+    /// Runs `work`, products, norms and what goes element by element, on results that have only these rows. On the way back
+    /// sums over rows are cut as with all of them, so that gradients are the same where the others have none.
+    pub fn with_rows_left<R>(&mut self, left: &RowsLeft, work: impl FnOnce(&mut Self) -> R) -> R {
+        let before = std::mem::replace(&mut self.chunks, left.chunks());
         let result = work(self);
         self.chunks = before;
         result
+    }
+
+    /// For operations that sum over rows of their own.
+    ///
+    /// # Panics
+    /// If rows are left out.
+    pub(crate) fn needs_all_rows(&self) {
+        assert!(self.chunks.are_of_all(), "an operation that needs all rows");
     }
 
     /// A number without gradient.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hone_compute::rope::{RopeTable, inverse_frequencies};
 use hone_compute::{
-    AttentionInputs, Engine, Layout, LinearWeight, ParameterId, Parameters, SequenceCache, Tape, TokenLogprobs,
-    TokenTargets, Var,
+    AttentionInputs, Engine, Layout, LinearWeight, ParameterId, Parameters, RowsLeft, SequenceCache, Tape,
+    TokenLogprobs, TokenTargets, Var,
 };
 use hone_math::Key;
 
@@ -277,42 +277,32 @@ impl Transformer {
 
     /// Last hidden states `[n, d]` of whole sequences, after the final norm.
     pub fn hidden<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>) -> Var {
-        let mut x = self.embed(tape, tokens);
-        for index in 0..self.blocks.len() {
-            x = self.whole_block(tape, index, x, tokens.layout, None);
-        }
+        let x = self.blocks_of(tape, tokens, None);
         self.normalise(tape, &x, self.norm)
     }
 
-    /// The same for chosen rows alone, `[rows, d]`. Behind its attention the last block computes hardly any others, which
-    /// changes no bit of a result or of a gradient.
+    /// Last hidden states of these rows of whole sequences, in any order, some perhaps more than once, `[rows, d]`. Behind its
+    /// attention the last block computes hardly any others: what is asked of the states, and the gradients of finite numbers,
+    /// are those of [`Self::hidden`] and a choice among its rows, to the bit but for the sign of a zero.
+    ///
+    /// # Panics
+    /// If there is no such row.
     pub fn hidden_of<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>, rows: &Arc<[u32]>) -> Var {
         let n = tokens.layout.rows();
         if rows.iter().copied().eq(0..n as u32) {
             return self.hidden(tape, tokens);
         }
-        let left = groups_with(rows, n, tape.engine().rows_of_a_step());
-        let Some(last) = self
-            .blocks
-            .len()
-            .checked_sub(1)
-            .filter(|_| worth_leaving_out(left.len(), n))
-        else {
+        let left = tape.engine().rows_left(rows, n);
+        if self.blocks.is_empty() || !worth_leaving_out(&left) {
             let hidden = self.hidden(tape, tokens);
             return tape.select_rows(&hidden, rows);
-        };
-        let mut x = self.embed(tape, tokens);
-        for index in 0..last {
-            x = self.whole_block(tape, index, x, tokens.layout, None);
         }
-        x = self.whole_block(tape, last, x, tokens.layout, Some(&left));
+        let x = self.blocks_of(tape, tokens, Some(&left)); // [left, d]
         let hidden = tape.with_rows_left(&left, |tape| self.normalise(tape, &x, self.norm));
-        let place = |row| left.binary_search(row).expect("a row that was asked for is left");
-        let places = rows.iter().map(|row| place(row) as u32).collect();
-        tape.select_rows(&hidden, &places)
+        tape.select_rows(&hidden, &left.places(rows))
     }
 
-    /// The same for the last `wanted[i]` tokens of each sequence alone, one after another; at least one each. The last
+    /// Last hidden states of the last `wanted[i]` tokens of each sequence, one after another; at least one each. The last
     /// block computes nothing else of the others than their keys and values. Tokens that are earlier still are in
     /// `caches`, where there are any, to which all are added. Not for training.
     ///
@@ -387,32 +377,29 @@ impl Transformer {
         self.block_of(tape, index, x, (layout, None), caches)
     }
 
-    /// A block on whole sequences, that computes some rows alone behind its attention where they are given.
-    fn whole_block<'p>(
-        &'p self,
-        tape: &mut Tape<'p>,
-        index: usize,
-        x: Var,
-        layout: &Layout,
-        left: Option<&Arc<[u32]>>,
-    ) -> Var {
-        if self.recompute && tape.is_recording() {
-            let (layout, left) = (layout.clone(), left.cloned());
-            tape.recompute(&x, move |tape, x| {
-                self.block_left(tape, index, x.clone(), &layout, left.as_ref())
-            })
-        } else {
-            self.block_left(tape, index, x, layout, left)
+    /// The stream behind all blocks, of whole sequences; of `left` alone where they are given.
+    fn blocks_of<'p>(&'p self, tape: &mut Tape<'p>, tokens: &Tokens<'_>, left: Option<&RowsLeft>) -> Var {
+        let mut x = self.embed(tape, tokens);
+        for index in 0..self.blocks.len() {
+            let left = left.filter(|_| index + 1 == self.blocks.len()).cloned();
+            let layout = tokens.layout.clone();
+            let block = move |tape: &mut Tape<'_>, x: Var| match &left {
+                None => self.block(tape, index, x, &layout, None),
+                Some(left) => self.block_of_rows(tape, index, x, (&layout, left)),
+            };
+            x = if self.recompute && tape.is_recording() {
+                tape.recompute(&x, move |tape, x| block(tape, x.clone()))
+            } else {
+                block(tape, x)
+            };
         }
+        x
     }
 
-    /// The same without recomputation.
-    fn block_left(&self, tape: &mut Tape<'_>, index: usize, x: Var, layout: &Layout, left: Option<&Arc<[u32]>>) -> Var {
-        let Some(left) = left else {
-            return self.block(tape, index, x, layout, None);
-        };
+    /// A block, of some rows alone behind its attention.
+    fn block_of_rows(&self, tape: &mut Tape<'_>, index: usize, x: Var, (layout, left): (&Layout, &RowsLeft)) -> Var {
         let attended = self.attended(tape, index, &x, (layout, None), None);
-        let [x, attended] = [x, attended].map(|all| tape.select_rows(&all, left));
+        let [x, attended] = [x, attended].map(|all| tape.select_rows(&all, left.rows()));
         tape.with_rows_left(left, |tape| self.behind_attention(tape, index, x, attended))
     }
 
@@ -432,7 +419,7 @@ impl Transformer {
         self.behind_attention(tape, index, x, attended)
     }
 
-    /// What a block does with the results of its attention and the stream.
+    /// What a block does with the results `[n, heads * head_dim]` of its attention and the stream `[n, d]`.
     fn behind_attention(&self, tape: &mut Tape<'_>, index: usize, x: Var, attended: Var) -> Var {
         let block = &self.blocks[index];
         // 1. The output of the attention, added to the stream
@@ -582,16 +569,10 @@ impl Last {
     }
 }
 
-/// The groups of `size` neighbouring rows of `n` that have one of these, in order.
-fn groups_with(rows: &[u32], n: usize, size: usize) -> Arc<[u32]> {
-    let mut wanted = vec![false; n.div_ceil(size)];
-    rows.iter().for_each(|&row| wanted[row as usize / size] = true);
-    (0..n as u32).filter(|&row| wanted[row as usize / size]).collect()
-}
-
-/// Whether it is worth it to choose `left` rows of `n`, which costs a few passes over all of them.
-fn worth_leaving_out(left: usize, n: usize) -> bool {
-    left > 0 && left * 16 <= n * 15
+/// Whether it is worth it to choose these rows, which costs a few passes over all of them.
+fn worth_leaving_out(left: &RowsLeft) -> bool {
+    let count = left.rows().len();
+    count > 0 && count * 16 <= left.of() * 15
 }
 
 fn three(results: Vec<Var>) -> [Var; 3] {

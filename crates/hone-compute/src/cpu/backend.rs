@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attention::{self, KvPages};
 use super::buffer::{Store as Memory, best_fit};
-use super::gemm::{self, Forms, LeftMatrix, Product, RightMatrix, panel_width};
+use super::gemm::{self, Forms, LeftMatrix, Product, RightMatrix, elements_of_a_step, panel_width};
 use super::memory::Regions;
 use super::{Cpu, activation, elementwise, embedding, norm, optimizer, rope, vocabulary};
 use crate::backend::{
@@ -14,7 +14,7 @@ use crate::backend::{
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -131,6 +131,10 @@ impl Backend for CpuBackend {
 
     fn threads(&self) -> usize {
         self.cpu.pool.threads()
+    }
+
+    fn rows_of_a_step(&self) -> usize {
+        elements_of_a_step(self.cpu.isa, self.cpu.precision)
     }
 
     fn empty(&self, rows: usize, cols: usize) -> Tensor {

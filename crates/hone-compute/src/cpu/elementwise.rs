@@ -4,12 +4,14 @@
 //! Slices have one length, which is asserted; vectors end within it, and what is left goes by way of arrays. Arithmetic
 //! is sound as said in [`simd`](super::simd).
 
+use std::ops::Range;
+
 use super::Cpu;
 use super::math::dot;
 use super::simd::{Simd, dispatch};
 use crate::isa::Level;
 use crate::pool::Parts;
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 
 /// Elements a task takes: 64 KiB of f32.
 pub(crate) const GRAIN: usize = 16_384;
@@ -208,7 +210,7 @@ pub(crate) fn add_bias(cpu: &Cpu, y: &mut [f32], bias: &[f32], d: usize) {
 /// `dbias += sum over rows of dy`; `dy` is `[n, d]`.
 pub(crate) fn bias_backward(cpu: &Cpu, dy: &[f32], d: usize, chunks: &RowChunks, dbias: &mut [f32]) {
     let n = rows(dy.len(), d);
-    sum_over_rows(cpu, (n, chunks), dbias, &|row, sum| {
+    sum_over_rows(cpu, &chunks.ranges(n), dbias, &|row, sum| {
         map_here(cpu.level, &Add, [&dy[row * d..][..d]], [sum]);
     });
 }
@@ -217,18 +219,17 @@ pub(crate) fn bias_backward(cpu: &Cpu, dy: &[f32], d: usize, chunks: &RowChunks,
 /// then added to `out` one after another.
 pub(crate) fn sum_over_rows(
     cpu: &Cpu,
-    (n, chunks): (usize, &RowChunks),
+    chunks: &[Range<usize>],
     out: &mut [f32],
     add: &(dyn Fn(usize, &mut [f32]) + Sync),
 ) {
     let d = out.len();
-    let count = chunks.count(n);
-    let mut partials = vec![0.0; count * d];
+    let mut partials = vec![0.0; chunks.len() * d];
     let parts = Parts::new(&mut partials);
-    cpu.pool.run(count, &|chunk| {
+    cpu.pool.run(chunks.len(), &|chunk| {
         // SAFETY: each task has its own chunk.
         let sum = unsafe { parts.get(chunk * d..(chunk + 1) * d) };
-        for row in chunks.rows(chunk, n) {
+        for row in chunks[chunk].clone() {
             add(row, sum);
         }
     });
@@ -307,7 +308,7 @@ pub(crate) fn row_dot_backward(
     }
     if let Some(dw) = dw {
         assert_eq!(dw.len(), d, "gradient of the vector");
-        sum_over_rows(cpu, (n, &RowChunks::default()), dw, &|row, sum| {
+        sum_over_rows(cpu, &RowChunks::default().ranges(n), dw, &|row, sum| {
             map_here(cpu.level, &ScaleAdd(dy[row]), [&x[row * d..][..d]], [sum]);
         });
     }
@@ -317,7 +318,7 @@ pub(crate) fn row_dot_backward(
 mod tests {
     use super::*;
     use crate::cpu::testing::{WIDTHS, assert_close, bits, cpus, f64s, normal};
-    use crate::row_chunks::ROW_CHUNK;
+    use crate::rows_left::ROW_CHUNK;
 
     #[test]
     fn sums_and_multiples() {

@@ -7,12 +7,14 @@
 //! Kernels touch memory through slices of at most sixteen numbers, cut with bounds checked; their arithmetic is sound as
 //! said in [`simd`](super::simd). Why parts of an output do not overlap stands where they are taken.
 
+use std::ops::Range;
+
 use super::Cpu;
 use super::elementwise::{merge_chunks, row_grain, rows};
 use super::math::{Lanes, REDUCTION_LANES, dot, sum_row};
 use super::simd::{Simd, dispatch};
 use crate::pool::Parts;
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 
 /// Runs the body for `range` = each block of sixteen of the `d` numbers of a row; the last may be shorter.
 macro_rules! blocks {
@@ -138,7 +140,7 @@ pub(crate) fn rms_norm_backward(
         (n, n * d, n * d),
         "{n} rows of width {d}"
     );
-    by_chunks(cpu, (dx, chunks), d, [dweight], &|row, dx, [dweight]| {
+    by_chunks(cpu, &chunks.ranges(n), (dx, d), [dweight], &|row, dx, [dweight]| {
         let at = row * d..(row + 1) * d;
         rms_backward(
             cpu.level,
@@ -155,28 +157,26 @@ pub(crate) fn rms_norm_backward(
 /// The backward pass of one row, given its number, its gradient and the sums it adds to.
 type RowBackward<'a, const N: usize> = dyn Fn(usize, &mut [f32], [&mut [f32]; N]) + Sync + 'a;
 
-/// Calls `backward(row, its dx, sums)` for every row, where `sums` are, for each gradient wanted, the sum over the
+/// Calls `backward(row, its dx, sums)` for every row of `dx` `[n, d]`, where `sums` are, for each gradient wanted, the sum over the
 /// rows of the chunk so far (empty if it is not wanted), and adds the sums of the chunks in order.
 fn by_chunks<const N: usize>(
     cpu: &Cpu,
-    (dx, chunks): (&mut [f32], &RowChunks),
-    d: usize,
+    chunks: &[Range<usize>],
+    (dx, d): (&mut [f32], usize),
     gradients: [Option<&mut [f32]>; N],
     backward: &RowBackward<'_, N>,
 ) {
-    let n = dx.len() / d;
-    let count = chunks.count(n);
     let mut partials = [const { Vec::new() }; N];
     for (partials, gradient) in partials.iter_mut().zip(&gradients) {
         if let Some(gradient) = gradient {
             assert_eq!(gradient.len(), d, "length of a weight's gradient");
-            *partials = vec![0.0; count * d];
+            *partials = vec![0.0; chunks.len() * d];
         }
     }
     let (dx, parts) = (Parts::new(dx), partials.each_mut().map(|p| Parts::new(p)));
     let wanted = gradients.each_ref().map(Option::is_some);
-    cpu.pool.run(count, &|chunk| {
-        for row in chunks.rows(chunk, n) {
+    cpu.pool.run(chunks.len(), &|chunk| {
+        for row in chunks[chunk].clone() {
             // SAFETY: each row is in one task, and each task has its own chunk.
             let (dx, sums) = unsafe {
                 let sums =
@@ -362,7 +362,12 @@ pub(crate) fn layer_norm_backward(
         (n, n, n * d, n * d),
         "{n} rows of width {d}"
     );
-    by_chunks(cpu, (dx, chunks), d, [dweight, dbias], &|row, dx, [dweight, dbias]| {
+    by_chunks(cpu, &chunks.ranges(n), (dx, d), [dweight, dbias], &|row,
+                                                                   dx,
+                                                                   [
+        dweight,
+        dbias,
+    ]| {
         let at = row * d..(row + 1) * d;
         layer_backward(
             cpu.level,
@@ -382,7 +387,7 @@ pub(crate) fn layer_norm_backward(
 mod tests {
     use super::*;
     use crate::cpu::testing::{self, WIDTHS, assert_close, bits, cpus, differences, f64s, normal};
-    use crate::row_chunks::ROW_CHUNK;
+    use crate::rows_left::ROW_CHUNK;
     use std::collections::HashMap;
 
     const EPS: f32 = 1e-5;

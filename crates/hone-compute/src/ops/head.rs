@@ -1,7 +1,7 @@
 //! Heads that give one number a row: scores of a reward model, values of a value network. Always in f32.
 
 use crate::parameter::ParameterId;
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -14,6 +14,7 @@ struct ScalarHead {
 impl Tape<'_> {
     /// `x . w + b` for each row of `x` `[n, d]`, `w` `[1, d]`, `b` `[1, 1]`: `[n, 1]`.
     pub fn scalar_head(&mut self, x: &Var, weight: ParameterId, bias: Option<ParameterId>) -> Var {
+        self.needs_all_rows();
         let backend = self.engine.backend();
         let w = self.parameters.get(weight).value();
         assert_eq!(w.len(), x.value.cols(), "one weight a column");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::remake::Input;
 use crate::parameter::ParameterId;
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
 

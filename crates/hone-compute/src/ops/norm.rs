@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::remake::Recipe;
 use crate::backend::{NormGradients, NormStatistics};
 use crate::parameter::ParameterId;
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 use crate::tape::{Backward, Operation, Tape, Var};
 use crate::tensor::Tensor;
 
@@ -54,6 +54,7 @@ impl Tape<'_> {
         let (n, d) = x.shape();
         assert_eq!(d % w.len(), 0, "whole heads");
         let shape = (n * d / w.len(), w.len());
+        self.needs_all_rows();
         let (y, statistics) = self.engine.backend().rms_norm(&x.value, w, eps);
         if self.must_record(&[x], &[weight]) {
             self.record(
@@ -63,7 +64,7 @@ impl Tape<'_> {
                     weight,
                     bias: None,
                     statistics,
-                    // Rows a head
+                    // Cut by heads, not by rows of the stream
                     chunks: RowChunks::default(),
                     shape,
                 },

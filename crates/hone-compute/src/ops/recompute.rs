@@ -16,6 +16,7 @@ impl<'p> Tape<'p> {
     where
         F: Fn(&mut Tape<'_>, &Var) -> Var + 'p,
     {
+        self.needs_all_rows();
         if !self.is_recording() {
             return block(self, input);
         }

@@ -14,13 +14,13 @@ use crate::backend::{
     Activation, AttentionForward, AttentionGradients, Backend, KeptLogits, NormGradients, NormStatistics, Packed,
     Rotation, TokenStatistics, Vocabulary, VocabularyGradients, VocabularyUpstream,
 };
-use crate::cpu::gemm::{Forms, LeftMatrix, RightMatrix, panel_width};
+use crate::cpu::gemm::{Forms, LeftMatrix, RightMatrix, elements_of_a_step, panel_width};
 use crate::cpu::logprob::VOCAB_CHUNK;
 use crate::cpu::optimizer::AdamW as AdamWStep;
 use crate::cpu::vocabulary::{ROWS, blocks, in_slices, slices, whole_rows};
 use crate::isa::{Isa, Precision};
 use crate::layout::{AttentionShape, Layout, SequenceCache};
-use crate::row_chunks::RowChunks;
+use crate::rows_left::RowChunks;
 use crate::sampling::{Adjustment, BestRow, Choice, SampleRow, SamplingError};
 use crate::tensor::Tensor;
 
@@ -230,6 +230,10 @@ impl Backend for Rehearsal {
 
     fn threads(&self) -> usize {
         self.threads
+    }
+
+    fn rows_of_a_step(&self) -> usize {
+        elements_of_a_step(self.isa, self.precision)
     }
 
     fn account(&self) -> Option<Account> {

@@ -60,7 +60,10 @@ pub(super) fn rehearse(
         let sizes: Vec<(usize, usize)> = shards
             .iter()
             .flatten()
-            .map(|m| (m.iter().map(|e| e.rows()).sum(), 0))
+            .map(|m| {
+                let rows = m.iter().map(|e| e.rows()).sum();
+                (rows, m.iter().map(|e| e.responses.len()).sum())
+            })
             .collect();
         looked_at += 1;
         Ok(sizes)

@@ -30,6 +30,7 @@ mod tests;
 pub(crate) mod transpose;
 
 use crate::cpu::Cpu;
+use crate::isa::{Isa, Precision};
 pub(crate) use bf16::rounded_bits;
 #[cfg(test)]
 pub(crate) use bf16::to_bf16_bits;
@@ -212,29 +213,48 @@ struct Kernel {
     step: usize,
 }
 
+/// Cells of the right operand that a step of a kernel's chain takes.
+fn step_of(isa: Isa, forms: Forms) -> usize {
+    match (forms.left, isa) {
+        #[cfg(target_arch = "x86_64")]
+        (Form::Pairs, Isa::Amx) => amx::STEP,
+        _ => 1,
+    }
+}
+
+/// Elements along `k` that a step of the chain takes: what it is given as 0 in whole steps, counted from the first element, may
+/// be left out.
+pub(crate) fn elements_of_a_step(isa: Isa, precision: Precision) -> usize {
+    let forms = Forms::under(isa, precision);
+    step_of(isa, forms) * forms.right.elements()
+}
+
 impl Kernel {
     fn of(cpu: &Cpu, forms: Forms) -> Self {
         #[cfg(target_arch = "x86_64")]
-        use crate::isa::{Isa, Level};
-        let (run, step): (unsafe fn(&Strip), usize) = match (forms.left, cpu.level) {
+        use crate::isa::Level;
+        let run: unsafe fn(&Strip) = match (forms.left, cpu.level) {
             #[cfg(target_arch = "x86_64")]
             (Form::Pairs, _) => match cpu.isa {
-                Isa::Amx if cpu.isa.in_hardware() => (amx::strip, amx::STEP),
-                Isa::Amx => (amx_emulated::strip, amx::STEP),
-                _ => (avx512bf16::strip, 1),
+                Isa::Amx if cpu.isa.in_hardware() => amx::strip,
+                Isa::Amx => amx_emulated::strip,
+                _ => avx512bf16::strip,
             },
             #[cfg(target_arch = "x86_64")]
-            (Form::Rounded, Level::Avx512(_)) => (spread::avx512, 1),
+            (Form::Rounded, Level::Avx512(_)) => spread::avx512,
             #[cfg(target_arch = "x86_64")]
-            (Form::Rounded, Level::Avx2(_)) => (spread::avx2, 1),
-            (Form::Rounded, _) => (spread::portable, 1),
+            (Form::Rounded, Level::Avx2(_)) => spread::avx2,
+            (Form::Rounded, _) => spread::portable,
             #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx512(_)) => (fma::avx512, 1),
+            (_, Level::Avx512(_)) => fma::avx512,
             #[cfg(target_arch = "x86_64")]
-            (_, Level::Avx2(_)) => (fma::avx2, 1),
-            _ => (fma::portable, 1),
+            (_, Level::Avx2(_)) => fma::avx2,
+            _ => fma::portable,
         };
-        Self { run, step }
+        Self {
+            run,
+            step: step_of(cpu.isa, forms),
+        }
     }
 }
 
