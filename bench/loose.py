@@ -49,7 +49,7 @@ CHANGES = {
         (MATH, START + SUM, FOUR_SUMS.format(length="x.len()", step=f"sum.add({LOAD('x')})", rest="let x = &x[whole..];") + SUM),
         (MATH, START + DOT, FOUR_SUMS.format(length="a.len()", step=f"{LOAD('a')}.fma({LOAD('b')}, *sum)",
                                              rest="let (a, b) = (&a[whole..], &b[whole..]);") + DOT),
-        ("crates/hone-compute/src/cpu/elementwise.rs", "const ROW_CHUNK: usize = 64;", "const ROW_CHUNK: usize = 512;"),
+        ("crates/hone-compute/src/rows_left.rs", "const ROW_CHUNK: usize = 64;", "const ROW_CHUNK: usize = 512;"),
     ],
     # Log-probabilities by chunks of another size
     "vocabulary": [("crates/hone-compute/src/cpu/logprob.rs", "const VOCAB_CHUNK: usize = 2048;", "const VOCAB_CHUNK: usize = 8192;")],

@@ -252,8 +252,7 @@ impl Backend for CpuBackend {
 
     fn product(&self, left: &Packed, right: &Packed, out: &mut Tensor, accumulate: bool) {
         let left: &Lent<LeftMatrix> = left.0.downcast_ref().expect("a left operand packed by this backend");
-        let product = Product::of(left.get(), right_matrix(right));
-        let product = if accumulate { product.accumulate() } else { product };
+        let product = Product::of(left.get(), right_matrix(right)).added_if(accumulate);
         let cols = out.cols();
         gemm::multiply(&self.cpu, &product, out.cpu_mut(), cols);
     }

@@ -146,7 +146,7 @@ impl<'a> Output<'a> {
                 &packed
             }
         };
-        let product = added_if(tokens.start > 0, Product::of(dlogits, right.get()));
+        let product = Product::of(dlogits, right.get()).added_if(tokens.start > 0);
         gemm::multiply(&self.backend.cpu, &product, dhidden, self.v.hidden.cols());
     }
 }
@@ -333,11 +333,6 @@ pub(super) fn weighted_logprobs(
     statistics
 }
 
-/// The product, added to what is there or instead of it.
-fn added_if(add: bool, product: Product<'_>) -> Product<'_> {
-    if add { product.accumulate() } else { product }
-}
-
 /// Turns logits into their gradient, and that into the gradients of the hidden states and the output matrix, slice by slice of
 /// the vocabulary.
 fn back_through_logits(
@@ -374,7 +369,7 @@ fn back_through_logits(
         }
         if let (Some((dweight, accumulate)), Some(transposed), Some(hidden)) = (&mut into.dweight, transposed, &hidden)
         {
-            let product = added_if(*accumulate, Product::of(transposed.get(), hidden.get()));
+            let product = Product::of(transposed.get(), hidden.get()).added_if(*accumulate);
             let slice = &mut dweight.cpu_mut()[tokens.start * d..tokens.end * d];
             gemm::multiply(cpu, &product, slice, d);
         }

@@ -88,10 +88,8 @@ impl Operation for Linear {
         let parameters = context.parameters;
         // x, packed once for the gradients of all weights; one that is made again goes before there is a dx
         let trained = |(w, dy): (&LinearWeight, &Option<Tensor>)| dy.is_some() && parameters.get(w.weight).trainable();
-        let mut outputs = self.weights.iter().zip(&upstream);
-        let right = outputs
-            .any(trained)
-            .then(|| backend.pack_right(&self.x.numbers(engine, parameters)));
+        let any_trained = self.weights.iter().zip(&upstream).any(trained);
+        let right = any_trained.then(|| backend.pack_right(&self.x.numbers(engine, parameters)));
         let mut dx: Option<Tensor> = None;
         for (w, dy) in self.weights.iter().zip(upstream) {
             let Some(mut dy) = dy else { continue };

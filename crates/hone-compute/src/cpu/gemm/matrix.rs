@@ -142,7 +142,7 @@ impl LeftMatrix {
     /// of the matrix and their numbers, each once.
     pub fn pack_changed(&mut self, cpu: &Cpu, a: SomeColumns<'_>, change: &Change) {
         let tiles = Tiles::of(&a);
-        let out = self.parts(cpu, tiles.shape);
+        let out = self.parts(cpu, (tiles.rows, tiles.columns));
         let a = a.parts();
         cpu.pool.run(tiles.count(), &|task| {
             let (rows, columns) = tiles.get(task);
@@ -309,31 +309,32 @@ const TILE_COLUMNS: usize = 256;
 
 /// A matrix cut into the tasks that pack it.
 struct Tiles {
-    /// Rows and columns.
-    shape: (usize, usize),
+    rows: usize,
+    columns: usize,
 }
 
 impl Tiles {
     fn of(a: &SomeColumns<'_>) -> Self {
         Self {
-            shape: (a.whole.0, a.columns.len()),
+            rows: a.whole.0,
+            columns: a.columns.len(),
         }
     }
 
     fn across(&self) -> usize {
-        self.shape.1.div_ceil(TILE_COLUMNS)
+        self.columns.div_ceil(TILE_COLUMNS)
     }
 
     fn count(&self) -> usize {
-        self.shape.0.div_ceil(TILE_ROWS) * self.across()
+        self.rows.div_ceil(TILE_ROWS) * self.across()
     }
 
     /// Rows and columns of a tile.
     fn get(&self, task: usize) -> (Range<usize>, Range<usize>) {
         let (i, j) = (task / self.across(), task % self.across());
         (
-            i * TILE_ROWS..self.shape.0.min((i + 1) * TILE_ROWS),
-            j * TILE_COLUMNS..self.shape.1.min((j + 1) * TILE_COLUMNS),
+            i * TILE_ROWS..self.rows.min((i + 1) * TILE_ROWS),
+            j * TILE_COLUMNS..self.columns.min((j + 1) * TILE_COLUMNS),
         )
     }
 }
@@ -347,8 +348,8 @@ pub(crate) fn pack_both(
     change: &Change,
 ) {
     let tiles = Tiles::of(&a);
-    let out = left.parts(cpu, tiles.shape);
-    let transposed = transposed.parts(cpu, (tiles.shape.1, tiles.shape.0));
+    let out = left.parts(cpu, (tiles.rows, tiles.columns));
+    let transposed = transposed.parts(cpu, (tiles.columns, tiles.rows));
     let a = a.parts();
     cpu.pool.run(tiles.count(), &|task| {
         let (rows, columns) = tiles.get(task);

@@ -109,6 +109,11 @@ impl<'a> Product<'a> {
             ..self
         }
     }
+
+    /// Added to the output or instead of it, as `add` says.
+    pub fn added_if(self, add: bool) -> Self {
+        if add { self.accumulate() } else { self }
+    }
 }
 
 /// A column strip of a product, for a kernel: `c[rows, columns] = a[rows, depth] b[depth, columns]`, in cells of `b`, or
